@@ -1,0 +1,328 @@
+"""
+Settings: read once from the environment, checked together, frozen.
+
+The only module that reads the environment. Every secret may also come from a file named by ``NAME_FILE``.
+A start with wrong settings stops with one message that names every wrong one.
+
+The embedded start (``python wsgi.py``) makes the secrets that are missing and keeps them in the data
+directory; a deployed start (gunicorn) refuses to run without them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from marshmallow import EXCLUDE, Schema, ValidationError, post_load, validate
+from marshmallow import fields as typed
+
+MIB = 1024 * 1024
+YEAR_S = 366 * 24 * 3600
+ENCRYPTION_KEY_BYTES = 32
+MIN_SECRET_LENGTH = 12
+
+
+class ConfigError(Exception):
+    """One or more settings are wrong; the message has a line for each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("wrong settings:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """
+    Everything the environment decides; secrets are left out of ``repr``.
+
+    Sizes are bytes, times are seconds, ``encryption_keys`` are 32 bytes each with the current one first.
+    ``made_secrets`` names the files that this very start made.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    data_dir: Path = Path("data")
+    database_url: str = field(default="", repr=False)
+    upstream_url: str = "https://api.openai.com"
+    management_token: str = field(default="", repr=False)
+    admin_user: str = ""
+    admin_password: str = field(default="", repr=False)
+    encryption_keys: tuple[bytes, ...] = field(default=(), repr=False)
+    rate_limit_per_hour: int = 1000
+    max_body_bytes: int = 512 * MIB
+    connect_timeout_s: float = 5.0
+    first_byte_timeout_s: float = 600.0
+    idle_timeout_s: float = 300.0
+    drain_timeout_s: float = 600.0
+    web_concurrency: int = os.cpu_count() or 1
+    log_strict: bool = False
+    log_max_file_bytes: int = 64 * MIB
+    log_max_total_bytes: int = 10 * 1024 * MIB
+    logging_url: str = field(default="", repr=False)
+    logging_token: str = field(default="", repr=False)
+    metrics_token: str = field(default="", repr=False)
+    made_secrets: tuple[Path, ...] = ()
+
+    @property
+    def log_path(self) -> Path:
+        """The call log that is being written."""
+        return self.data_dir / "api_logs.jsonl"
+
+    @property
+    def weak_secrets(self) -> tuple[str, ...]:
+        """Names of the secrets that could be guessed: those under 12 characters."""
+        guarded = {
+            "MANAGEMENT_TOKEN": self.management_token,
+            "ADMIN_PASSWORD": self.admin_password,
+            "METRICS_TOKEN": self.metrics_token,
+        }
+        return tuple(name for name, value in guarded.items() if 0 < len(value) < MIN_SECRET_LENGTH)
+
+
+# Environment name -> attribute. The README's table is held against this by a test.
+ENVIRONMENT: Mapping[str, str] = {
+    "HOST": "host",
+    "PORT": "port",
+    "DATA_DIR": "data_dir",
+    "DATABASE_URL": "database_url",
+    "UPSTREAM_URL": "upstream_url",
+    "MANAGEMENT_TOKEN": "management_token",
+    "ADMIN_USER": "admin_user",
+    "ADMIN_PASSWORD": "admin_password",
+    "ENCRYPTION_KEY": "encryption_keys",
+    "RATE_LIMIT_PER_HOUR": "rate_limit_per_hour",
+    "MAX_BODY_BYTES": "max_body_bytes",
+    "CONNECT_TIMEOUT": "connect_timeout_s",
+    "FIRST_BYTE_TIMEOUT": "first_byte_timeout_s",
+    "IDLE_TIMEOUT": "idle_timeout_s",
+    "DRAIN_TIMEOUT": "drain_timeout_s",
+    "WEB_CONCURRENCY": "web_concurrency",
+    "LOG_STRICT": "log_strict",
+    "LOG_MAX_FILE_BYTES": "log_max_file_bytes",
+    "LOG_MAX_TOTAL_BYTES": "log_max_total_bytes",
+    "LOGGING_URL": "logging_url",
+    "LOGGING_TOKEN": "logging_token",
+    "METRICS_TOKEN": "metrics_token",
+}
+SECRETS = (
+    "DATABASE_URL",
+    "MANAGEMENT_TOKEN",
+    "ADMIN_PASSWORD",
+    "ENCRYPTION_KEY",
+    "LOGGING_URL",
+    "LOGGING_TOKEN",
+    "METRICS_TOKEN",
+)
+REQUIRED_WHEN_DEPLOYED = ("MANAGEMENT_TOKEN", "ADMIN_USER", "ADMIN_PASSWORD", "ENCRYPTION_KEY")
+
+
+def load(environ: Mapping[str, str] | None = None, *, embedded: bool = False) -> Settings:
+    """
+    Settings from the environment, complete and checked.
+
+    Args:
+        environ: Names and values; the process's own environment when None.
+        embedded: True for the start on one's own machine, which makes missing secrets and keeps them in
+            the data directory (mode 0600). False for a deployed start, which refuses to run without them.
+
+    Raises:
+        ConfigError: naming every wrong setting.
+    """
+    source = os.environ if environ is None else environ  # noqa: TID251
+    given, problems = _given(source)
+    values: dict[str, Any] = {}
+    try:
+        values = _SettingsSchema().load(given)
+    except ValidationError as exc:
+        problems |= {name: " ".join(messages) for name, messages in exc.messages_dict.items()}
+    if not embedded:
+        missing = set(REQUIRED_WHEN_DEPLOYED) - set(given) - set(problems)
+        problems |= {name: "is not set" for name in REQUIRED_WHEN_DEPLOYED if name in missing}
+    data_dir = Path(given.get("DATA_DIR", Settings().data_dir))
+    if reason := _unwritable(data_dir):
+        problems["DATA_DIR"] = reason
+    if problems:
+        raise ConfigError([f"{name}: {problem}" for name, problem in problems.items()])
+    if embedded:
+        values |= _made_secrets(data_dir, values)
+    values.setdefault("database_url", f"sqlite:///{data_dir.absolute()}/llm-proxy.db")
+    return Settings(**values)
+
+
+def _given(source: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """What the environment says, secrets read from their files, and what was wrong with those by name."""
+    # An empty value counts as unset: compose files pass `NAME=` for what the operator left out.
+    given = {name: source[name] for name in ENVIRONMENT if source.get(name)}
+    problems = {}
+    for name in SECRETS:
+        path = source.get(f"{name}_FILE")
+        if not path:
+            continue
+        if name in given:
+            problems[name] = f"and {name}_FILE are both set; keep one of the two"
+            continue
+        try:
+            given[name] = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            problems[name] = f"cannot be read from {path}, which {name}_FILE names ({_reason(exc)})"
+            continue
+        if not given[name]:
+            problems[name] = f"is empty in {path}, which {name}_FILE names"
+    return given, problems
+
+
+def _reason(exc: OSError | UnicodeDecodeError) -> str:
+    return exc.strerror or "failed" if isinstance(exc, OSError) else "not UTF-8 text"
+
+
+def _unwritable(data_dir: Path) -> str | None:
+    """Why nothing can be written in the data directory, which is made when missing; None when all is well."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = data_dir / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as exc:
+        return f"cannot write to {data_dir} as uid {os.getuid()} ({_reason(exc)})"
+    return None
+
+
+def _made_secrets(data_dir: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The secrets nobody set: read from the data directory, or made there on the first start."""
+    made: list[Path] = []
+    kept: dict[str, Any] = {}
+    for attribute in ("management_token", "admin_password", "encryption_keys"):
+        if attribute in values:
+            continue
+        path = data_dir / attribute.replace("encryption_keys", "encryption_key")
+        if _create_secret(path, secrets.token_urlsafe(ENCRYPTION_KEY_BYTES)):
+            made.append(path)
+        text = path.read_text(encoding="utf-8").strip()
+        kept[attribute] = _encryption_keys(text) if attribute == "encryption_keys" else text
+    return {"admin_user": "admin", **values, **kept, "made_secrets": tuple(made)}
+
+
+def _create_secret(path: Path, value: str) -> bool:
+    """Write a new secret readable by its owner alone; False when the file is there already."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return False
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(value + "\n")
+    return True
+
+
+def _encryption_keys(raw: str) -> tuple[bytes, ...]:
+    keys = []
+    for part in raw.split(","):
+        try:
+            text = part.strip()
+            key = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError):
+            key = b""
+        if len(key) != ENCRYPTION_KEY_BYTES:
+            raise ValidationError(
+                "must be 32 random bytes in base64 (openssl rand -base64 32), the current key first,"
+                " older ones after commas."
+            )
+        keys.append(key)
+    return tuple(keys)
+
+
+def _web_url(raw: str) -> SplitResult:
+    try:
+        url = urlsplit(raw)
+        url.port  # noqa: B018  reading it checks it
+    except ValueError as exc:
+        raise ValidationError("is not a URL.") from exc
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ValidationError("must start with http:// or https:// and name a host.")
+    return url
+
+
+def check_upstream_url(raw: str) -> None:
+    """Raise ValidationError unless `raw` can be an upstream's base URL: scheme, host, port and path alone."""
+    url = _web_url(raw)
+    if url.username or url.password or url.query or url.fragment:
+        raise ValidationError("must be scheme, host, port and path alone.")
+    if not raw.isascii() or any(ord(char) <= 0x20 or char in '"<>\\^`{|}\x7f' for char in raw):
+        raise ValidationError("must not hold spaces, control or non-ASCII characters.")
+    segments = url.path.lower().replace("%2e", ".").split("/")
+    if "." in segments or ".." in segments:
+        raise ValidationError("must not hold dot segments.")
+
+
+def _check_logging_url(raw: str) -> None:
+    if raw.startswith("cloudwatch://"):
+        url = urlsplit(raw)
+        if not url.netloc or not url.path.strip("/"):
+            raise ValidationError("must be cloudwatch://group/stream?region=name.")
+        return
+    _web_url(raw)
+
+
+def _check_database_url(raw: str) -> None:
+    if not raw.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://", "postgres://")):
+        raise ValidationError("must start with sqlite:/// or postgresql://.")
+
+
+def _check_header_safe(raw: str) -> None:
+    if not raw.isascii() or not raw.isprintable() or raw != raw.strip():
+        raise ValidationError("must be printable ASCII without spaces around it.")
+
+
+_seconds = validate.Range(min=0.001, max=YEAR_S)
+_positive = validate.Range(min=1, max=2**53)
+
+
+class _KeyRing(typed.Field[tuple[bytes, ...]]):
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> tuple[bytes, ...]:
+        return _encryption_keys(value)
+
+
+class _SettingsSchema(Schema):
+    """The type and range of each setting, under its environment name."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    HOST = typed.String(validate=_check_header_safe)
+    PORT = typed.Integer(validate=validate.Range(min=0, max=65535))
+    DATA_DIR = typed.String()
+    DATABASE_URL = typed.String(validate=_check_database_url)
+    UPSTREAM_URL = typed.String(validate=check_upstream_url)
+    MANAGEMENT_TOKEN = typed.String(validate=_check_header_safe)
+    ADMIN_USER = typed.String(validate=[_check_header_safe, validate.ContainsNoneOf(":")])
+    ADMIN_PASSWORD = typed.String()
+    ENCRYPTION_KEY = _KeyRing()
+    RATE_LIMIT_PER_HOUR = typed.Integer(validate=validate.Range(min=1, max=2**31 - 1))
+    MAX_BODY_BYTES = typed.Integer(validate=_positive)
+    CONNECT_TIMEOUT = typed.Float(validate=_seconds)
+    FIRST_BYTE_TIMEOUT = typed.Float(validate=_seconds)
+    IDLE_TIMEOUT = typed.Float(validate=_seconds)
+    DRAIN_TIMEOUT = typed.Float(validate=_seconds)
+    WEB_CONCURRENCY = typed.Integer(validate=validate.Range(min=1, max=1024))
+    LOG_STRICT = typed.Boolean()
+    LOG_MAX_FILE_BYTES = typed.Integer(validate=validate.Range(min=4096, max=2**53))
+    LOG_MAX_TOTAL_BYTES = typed.Integer(validate=validate.Range(min=8192, max=2**53))
+    LOGGING_URL = typed.String(validate=_check_logging_url)
+    LOGGING_TOKEN = typed.String(validate=_check_header_safe)
+    METRICS_TOKEN = typed.String(validate=_check_header_safe)
+
+    @post_load
+    def _by_attribute(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        values = {ENVIRONMENT[name]: value for name, value in data.items()}
+        if "data_dir" in values:
+            values["data_dir"] = Path(values["data_dir"])
+        return values
+
+
+assert {field.name for field in fields(Settings)} == set(ENVIRONMENT.values()) | {"made_secrets"}  # noqa: S101

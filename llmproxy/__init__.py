@@ -1,0 +1,1 @@
+"""The domain of llm-proxy: no Flask, no SQLAlchemy, no environment variables."""

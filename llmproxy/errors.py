@@ -1,0 +1,208 @@
+"""
+What can go wrong, as one tree. Each class says whose fault it is, its status, its type and its stable code.
+
+    ProxyError
+    ├── CallerError                  the caller must change something
+    │   ├── MissingBearer            401
+    │   ├── UnknownToken             401  invalid_api_key
+    │   ├── TokenExpired             401  token_expired
+    │   ├── TokenRevoked             401  token_revoked
+    │   ├── ProjectInactive          403  project_inactive
+    │   ├── RateLimited              429  rate_limit_exceeded
+    │   ├── BodyTooLarge             413  request_too_large
+    │   └── BadRequest               400  unroutable, or a body that cannot be read
+    ├── UpstreamError                the upstream, or the way to it
+    │   ├── UpstreamAuthFailed       502  upstream_auth_failed
+    │   ├── UpstreamUnreachable      502  upstream_unreachable
+    │   └── UpstreamTimeout          504  upstream_timeout
+    ├── Unavailable                  this proxy, for now
+    │   ├── AuthUnavailable          503  auth_unavailable
+    │   ├── ProxyDraining            503  proxy_draining
+    │   └── LogUnavailable           503  log_unavailable
+    └── ClientGone                   499  nobody is left to answer; only a record says so
+
+A message tells the caller what to do. It never holds a token, a key or a text from elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+Outcome = Literal["complete", "refused", "client_closed", "upstream_failed", "upstream_timeout"]
+
+# The official SDKs repeat 401, 429 and 5xx answers unless this header tells them not to.
+DO_NOT_RETRY = ("x-should-retry", "false")
+
+
+class ProxyError(Exception):
+    """An answer of the proxy's own. Never raised itself."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+    message = "The proxy failed."
+    outcome: Outcome = "refused"
+    extra_headers: tuple[tuple[str, str], ...] = ()
+
+    def __init__(self, message: str | None = None, *, param: str | None = None) -> None:
+        if message is not None:
+            self.message = message
+        self.param = param
+        super().__init__(self.message)
+
+    @property
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """The answer as OpenAI's clients know it."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class CallerError(ProxyError):
+    """The caller must change something before asking again."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class MissingBearer(CallerError):
+    """No `Authorization: Bearer …`, or not in that form."""
+
+    status = 401
+    message = "Send your proxy token in the header `Authorization: Bearer <token>`."
+    extra_headers = (("www-authenticate", "Bearer"),)
+
+
+class UnknownToken(CallerError):
+    """The token was never given out, or was deleted."""
+
+    status, code = 401, "invalid_api_key"
+    message = "This token is not known to the proxy. Check it, or ask your operator for a new one."
+    extra_headers = (DO_NOT_RETRY,)
+
+
+class TokenExpired(CallerError):
+    """The end date has passed."""
+
+    status, code = 401, "token_expired"
+    message = "This token has expired. Ask your operator for a new one."
+    extra_headers = (DO_NOT_RETRY,)
+
+
+class TokenRevoked(CallerError):
+    """An operator took the token back."""
+
+    status, code = 401, "token_revoked"
+    message = "This token was revoked. Ask your operator for a new one."
+    extra_headers = (DO_NOT_RETRY,)
+
+
+class ProjectInactive(CallerError):
+    """The token's project is switched off."""
+
+    status, type, code = 403, "permission_error", "project_inactive"
+    message = "The project of this token is switched off. Ask your operator to switch it on."
+    extra_headers = (DO_NOT_RETRY,)
+
+
+class RateLimited(CallerError):
+    """
+    The token has used up its window.
+
+    Args:
+        limit: Requests allowed per window.
+        reset_in_s: Seconds until the next window may begin.
+    """
+
+    status, type, code = 429, "requests", "rate_limit_exceeded"
+
+    def __init__(self, *, limit: int, reset_in_s: float) -> None:
+        wait_s = max(1, math.ceil(reset_in_s))
+        super().__init__(f"This token may make {limit} requests an hour. Try again in {wait_s} s.")
+        self.extra_headers = (
+            ("retry-after", str(wait_s)),
+            ("retry-after-ms", str(max(1, math.ceil(reset_in_s * 1000)))),
+            ("x-ratelimit-limit-requests", str(limit)),
+            ("x-ratelimit-remaining-requests", "0"),
+            ("x-ratelimit-reset-requests", f"{wait_s}s"),
+        )
+
+
+class BodyTooLarge(CallerError):
+    """The request body is over MAX_BODY_BYTES."""
+
+    status, code = 413, "request_too_large"
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(f"The request body is over the limit of {limit} bytes.")
+
+
+class BadRequest(CallerError):
+    """A target that leads out of `/v1/`, or a body that does not keep to its framing."""
+
+    message = "The request cannot be forwarded."
+
+
+class UpstreamError(ProxyError):
+    """The upstream, or the way to it, failed."""
+
+    status = 502
+    outcome: Outcome = "upstream_failed"
+
+
+class UpstreamAuthFailed(UpstreamError):
+    """The upstream refused the project's key with a 401."""
+
+    code = "upstream_auth_failed"
+    message = "The upstream refused the project's API key. Your operator must replace it."
+    extra_headers = (DO_NOT_RETRY,)
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection, or it broke before an answer."""
+
+    code = "upstream_unreachable"
+    message = "The upstream could not be reached, or hung up before it answered. Try again."
+
+
+class UpstreamTimeout(UpstreamError):
+    """No connection, no first byte or no further byte in time."""
+
+    status, code = 504, "upstream_timeout"
+    outcome: Outcome = "upstream_timeout"
+    message = "The upstream did not answer in time. Try again."
+
+
+class Unavailable(ProxyError):
+    """This proxy cannot decide or serve for now; the token may well be good."""
+
+    status, type = 503, "service_unavailable_error"
+    extra_headers: tuple[tuple[str, str], ...] = (("retry-after", "1"),)
+
+
+class AuthUnavailable(Unavailable):
+    """The database does not answer, so nobody can be admitted."""
+
+    code = "auth_unavailable"
+    message = "The proxy cannot check tokens at the moment. Keep yours and try again."
+
+
+class ProxyDraining(Unavailable):
+    """This process is about to stop."""
+
+    code = "proxy_draining"
+    message = "This proxy is shutting down. Try again."
+
+
+class LogUnavailable(Unavailable):
+    """LOG_STRICT is on and a record could not be written."""
+
+    code = "log_unavailable"
+    message = "The proxy cannot record calls at the moment, and is set to refuse them then. Try again."
+
+
+class ClientGone(ProxyError):
+    """The caller hung up. The status is for the record; nobody reads an answer."""
+
+    status = 499
+    outcome: Outcome = "client_closed"
+    message = "The caller hung up."

@@ -1,0 +1,74 @@
+"""
+The key ring that seals upstream API keys at rest.
+
+Format of a sealed key, as URL-safe base64 text: ``v1.<key id>.<nonce and ciphertext>``. The key id is the first eight hex
+digits of SHA-256 over the encryption key, so any ring that holds the key finds it. AES-256-GCM with the row's id as
+associated data: a ciphertext copied to another row does not open.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+from collections.abc import Sequence
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+VERSION = "v1"
+NONCE_BYTES = 12
+
+
+class SealBroken(Exception):
+    """A sealed key cannot be opened: unknown encryption key, another row's, or altered."""
+
+
+class KeyRing:
+    """
+    Seals with the first key, opens with any.
+
+    Args:
+        keys: 32 bytes each, the current one first. Empty raises ValueError.
+    """
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        if not keys:
+            raise ValueError("a key ring needs at least one encryption key")
+        self._current_id = key_id(keys[0])
+        self._ciphers = {key_id(key): AESGCM(key) for key in keys}
+
+    def seal(self, plain: str, *, row_id: str) -> str:
+        """`plain` encrypted under the current key and bound to `row_id`."""
+        nonce = os.urandom(NONCE_BYTES)
+        box = nonce + self._ciphers[self._current_id].encrypt(nonce, plain.encode(), row_id.encode())
+        return f"{VERSION}.{self._current_id}.{base64.urlsafe_b64encode(box).decode()}"
+
+    def open(self, sealed: str, *, row_id: str) -> str:
+        """
+        What was sealed for `row_id`.
+
+        Raises:
+            SealBroken: with no part of the key in its message.
+        """
+        try:
+            version, name, text = sealed.split(".")
+            box = base64.urlsafe_b64decode(text)
+            if version != VERSION:
+                raise SealBroken(f"unknown seal version {version[:8]!r}")
+            plain = self._ciphers[name].decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], row_id.encode())
+        except KeyError:
+            raise SealBroken(f"encryption key {name[:8]!r} is not on the ring") from None
+        except (ValueError, binascii.Error, InvalidTag):
+            raise SealBroken("sealed key is damaged or belongs to another row") from None
+        return plain.decode()
+
+    def is_current(self, sealed: str) -> bool:
+        """True when `sealed` needs no rotation."""
+        return sealed.startswith(f"{VERSION}.{self._current_id}.")
+
+
+def key_id(key: bytes) -> str:
+    """The public name of an encryption key: eight hex digits that say nothing about it."""
+    return hashlib.sha256(b"llm-proxy key id" + key).hexdigest()[:8]
