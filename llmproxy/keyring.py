@@ -1,9 +1,9 @@
 """
 The key ring that seals upstream API keys at rest.
 
-Format of a sealed key, as URL-safe base64 text: ``v1.<key id>.<nonce and ciphertext>``. The key id is the first eight hex
-digits of SHA-256 over the encryption key, so any ring that holds the key finds it. AES-256-GCM with the row's id as
-associated data: a ciphertext copied to another row does not open.
+Format of a sealed key, as text: ``v1.<key id>.<nonce and ciphertext in URL-safe base64>``. The key id is
+made of SHA-256 over the encryption key, so any ring that holds the key finds it. AES-256-GCM with the row's
+id as associated data: a ciphertext copied to another row does not open.
 """
 
 from __future__ import annotations

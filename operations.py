@@ -1,0 +1,277 @@
+"""
+What operators may do with projects and tokens, each as one transaction with its line in the audit trail.
+
+The management API and the admin pages both call these, so a rule stands here once. Values arrive checked for
+type and shape; what only the database knows (names taken, ids unknown, tokens alive) is checked here.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.exc import IntegrityError
+
+from llmproxy.admission import hash_token, utc_now
+from llmproxy.keyring import KeyRing
+from models import AuditEntry, Project, Token, db, new_id
+from storage import write_transaction
+
+KEY_HINT_LENGTH = 4
+
+
+class NotFound(Exception):
+    """No such row; `field` is what named it."""
+
+    def __init__(self, field: str, what: str) -> None:
+        self.field = field
+        super().__init__(f"There is no {what} with this {field}.")
+
+
+class Conflict(Exception):
+    """The change would break a rule that other rows hold; `field` is what to change."""
+
+    def __init__(self, field: str, message: str) -> None:
+        self.field = field
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who asks for a change: a name for the audit trail, and the address the request came from."""
+
+    name: str
+    address: str | None = None
+
+
+class Operations:
+    """The changes, over one key ring."""
+
+    def __init__(self, keyring: KeyRing) -> None:
+        self._keyring = keyring
+
+    # Projects
+
+    def create_project(self, actor: Actor, *, name: str, openai_api_key: str, **fields: Any) -> Project:
+        """A new project with its key sealed. Raises Conflict when the name is taken."""
+        project = Project(id=new_id(), name=name, created_at=utc_now(), **fields)
+        self._seal(project, openai_api_key)
+        with write_transaction():
+            _require_free_name(name)
+            db.session.add(project)
+            _audit(actor, "project.create", project, after=_project_facts(project))
+            _flush_name(name)
+        return project
+
+    def change_project(self, actor: Actor, project_id: str, **fields: Any) -> Project:
+        """Change any of name, openai_api_key, base_url, is_active, stream_usage. Raises NotFound, Conflict."""
+        new_key = fields.pop("openai_api_key", None)
+        with write_transaction():
+            project = _project(project_id)
+            before = _project_facts(project)
+            if "name" in fields and fields["name"] != project.name:
+                _require_free_name(fields["name"])
+            for name, value in fields.items():
+                setattr(project, name, value)
+            if new_key is not None:
+                self._seal(project, new_key)
+            changes = _changes(before, _project_facts(project))
+            if new_key is not None:
+                changes = _with_replaced_key(changes)
+            if changes[1]:
+                _audit(actor, "project.change", project, before=changes[0], after=changes[1])
+            _flush_name(project.name)
+        return project
+
+    def delete_project(self, actor: Actor, project_id: str, *, force: bool) -> None:
+        """Delete a project and its tokens. Raises NotFound, and Conflict when tokens live and `force` is False."""
+        with write_transaction():
+            project = _project(project_id)
+            live = live_token_count(project_id)
+            if live and not force:
+                raise Conflict("force", f"The project still has {live} live tokens. Revoke them, or send force=true.")
+            _audit(actor, "project.delete", project, before={**_project_facts(project), "live_tokens": live})
+            db.session.execute(delete(Token).where(Token.project_id == project_id))
+            db.session.delete(project)
+
+    def revoke_project_tokens(self, actor: Actor, project_id: str) -> int:
+        """Revoke every live token of a project; how many there were. Raises NotFound."""
+        with write_transaction():
+            project = _project(project_id)
+            live = select(func.count()).where(Token.project_id == project_id, Token.is_active)
+            revoked = db.session.scalar(live) or 0
+            db.session.execute(update(Token).where(Token.project_id == project_id).values(is_active=False))
+            _audit(actor, "project.revoke_tokens", project, after={"revoked": revoked})
+        return revoked
+
+    def _seal(self, project: Project, openai_api_key: str) -> None:
+        project.openai_api_key = self._keyring.seal(openai_api_key, row_id=project.id)
+        project.key_hint = openai_api_key[-KEY_HINT_LENGTH:]
+
+    def rotate_keys(self, actor: Actor) -> int:
+        """Seal every upstream key anew under the current encryption key; how many needed it."""
+        rotated = 0
+        with write_transaction():
+            for project in db.session.scalars(select(Project)):
+                if self._keyring.is_current(project.openai_api_key):
+                    continue
+                plain = self._keyring.open(project.openai_api_key, row_id=project.id)
+                project.openai_api_key = self._keyring.seal(plain, row_id=project.id)
+                _audit(actor, "project.rotate_encryption", project)
+                rotated += 1
+        return rotated
+
+    # Tokens
+
+    def issue_token(
+        self,
+        actor: Actor,
+        *,
+        project_id: str,
+        lifetime: timedelta,
+        label: str | None = None,
+        rate_limit: int | None = None,
+    ) -> tuple[str, Token]:
+        """A new token: the secret, which is kept nowhere, and its row. Raises NotFound for the project."""
+        secret = str(uuid.uuid4())
+        now = utc_now()
+        token = Token(
+            token=hash_token(secret),
+            id=new_id(),
+            project_id=project_id,
+            label=label,
+            rate_limit=rate_limit,
+            expires_at=now + lifetime,
+            created_at=now,
+        )
+        with write_transaction():
+            _project(project_id, field="project_id")
+            db.session.add(token)
+            db.session.flush()
+            _audit(actor, "token.issue", token, after=_token_facts(token))
+        return secret, token
+
+    def change_token(self, actor: Actor, token_id: str, **fields: Any) -> Token:
+        """Change any of label, rate_limit, expires_at, is_active. Raises NotFound."""
+        with write_transaction():
+            token = _token(token_id)
+            before = _token_facts(token)
+            for name, value in fields.items():
+                setattr(token, name, value)
+            changes = _changes(before, _token_facts(token))
+            if changes[1]:
+                _audit(actor, "token.change", token, before=changes[0], after=changes[1])
+        return token
+
+    def revoke_token(self, actor: Actor, *, token_id: str | None = None, secret: str | None = None) -> None:
+        """Revoke by public id or by the secret; revoking twice is fine. Raises NotFound."""
+        with write_transaction():
+            token = _token(token_id) if token_id is not None else _token_by_secret(secret or "")
+            if token.is_active:
+                token.is_active = False
+                _audit(actor, "token.revoke", token, before={"is_active": True}, after={"is_active": False})
+
+
+def live_token_count(project_id: str) -> int:
+    """How many tokens of a project could still be used."""
+    live = select(func.count()).where(Token.project_id == project_id, Token.is_active, Token.expires_at > utc_now())
+    return db.session.scalar(live) or 0
+
+
+def _project(project_id: str, *, field: str = "id") -> Project:
+    project: Project | None = db.session.get(Project, project_id)
+    if project is None:
+        raise NotFound(field, "project")
+    return project
+
+
+def _token(token_id: str) -> Token:
+    token: Token | None = db.session.scalar(select(Token).where(Token.id == token_id))
+    if token is None:
+        raise NotFound("id", "token")
+    return token
+
+
+def _token_by_secret(secret: str) -> Token:
+    token: Token | None = db.session.get(Token, hash_token(secret))
+    if token is None:
+        raise NotFound("token", "token")
+    return token
+
+
+def _require_free_name(name: str) -> None:
+    if db.session.scalar(select(Project.id).where(Project.name == name)):
+        raise _name_taken(name)
+
+
+def _flush_name(name: str) -> None:
+    # PostgreSQL lets two transactions look for the name at once; its unique index then decides.
+    try:
+        db.session.flush()
+    except IntegrityError as exc:
+        raise _name_taken(name) from exc
+
+
+def _name_taken(name: str) -> Conflict:
+    return Conflict("name", f"A project named {name!r} exists already. Choose another name.")
+
+
+def _project_facts(project: Project) -> dict[str, Any]:
+    return {
+        "name": project.name,
+        "key_hint": project.key_hint,
+        "base_url": project.base_url,
+        "is_active": project.is_active,
+        "stream_usage": project.stream_usage,
+    }
+
+
+def _token_facts(token: Token) -> dict[str, Any]:
+    return {
+        "project_id": token.project_id,
+        "label": token.label,
+        "rate_limit": token.rate_limit,
+        "expires_at": _iso(token.expires_at),
+        "is_active": token.is_active,
+    }
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    changed = [name for name in after if before[name] != after[name]]
+    return {name: before[name] for name in changed}, {name: after[name] for name in changed}
+
+
+def _with_replaced_key(changes: tuple[dict[str, Any], dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    # Two keys may end in the same four characters; that the key was replaced must show all the same.
+    return changes[0], {**changes[1], "openai_api_key": "replaced"}
+
+
+def _audit(
+    actor: Actor,
+    action: str,
+    target: Project | Token,
+    *,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> None:
+    is_project = isinstance(target, Project)
+    db.session.add(
+        AuditEntry(
+            at=utc_now(),
+            actor=actor.name,
+            address=actor.address,
+            action=action,
+            target_type="project" if is_project else "token",
+            target_id=target.id,
+            target_name=target.name if is_project else target.label,
+            before=before,
+            after=after,
+        )
+    )
