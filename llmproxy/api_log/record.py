@@ -1,0 +1,141 @@
+"""
+One proxied request as one line of JSON. Pure: nothing here opens a file.
+
+The line is UTF-8 JSON without raw newlines, ended by `\\n`, its keys always in this order:
+
+    timestamp, request_id, token, project_id, endpoint, method, status_code, duration_ms, metadata,
+    outcome, stream, ttft_ms, upstream_status, upstream_request_id, bytes_in, bytes_out, usage_source, error
+
+The order is part of the format: a reader finds the start of a record inside a damaged line by its first key.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import orjson
+
+Outcome = Literal["complete", "refused", "client_closed", "upstream_failed", "upstream_timeout"]
+
+# Readers hold one line in memory, so a line has a largest size: 1 MiB. Only metadata and the endpoint can be
+# long; both are shortened before a record would go over it.
+MAX_LINE_BYTES = 1 << 20
+MAX_ENDPOINT_CHARS = 8192
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MAX_DEPTH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """
+    What is kept of one request; prompts, completions, queries and secrets never are.
+
+    Attributes:
+        timestamp: Epoch seconds when the request arrived.
+        request_id: A UUID; whoever receives a record twice drops the second by it.
+        token: The token's public id, never the secret. None when no token was recognised.
+        endpoint: The path alone.
+        metadata: Usage, model, created as the upstream told them. None where it told nothing.
+        ttft_ms: Milliseconds to the first body byte. None when none came.
+        error: {"code", "type"} of an error body. None when there was none.
+    """
+
+    timestamp: float
+    request_id: str
+    token: str | None
+    project_id: str | None
+    endpoint: str
+    method: str
+    status_code: int
+    duration_ms: float
+    metadata: dict[str, Any] | None
+    outcome: Outcome
+    stream: bool
+    ttft_ms: float | None
+    upstream_status: int | None
+    upstream_request_id: str | None
+    bytes_in: int
+    bytes_out: int
+    usage_source: Literal["reported", "absent"]
+    error: dict[str, str | None] | None
+
+    def to_line(self) -> bytes:
+        """The record's line. Never raises for what a client or an upstream can send."""
+        fields = self._fields()
+        try:
+            line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
+        except orjson.JSONEncodeError:
+            # Lone surrogates (raw bytes of a path), integers over 64 bits, keys that are no strings.
+            line = orjson.dumps(_writable(fields, _MAX_DEPTH), option=orjson.OPT_APPEND_NEWLINE)
+        return line if len(line) <= MAX_LINE_BYTES else self._short_line(fields)
+
+    def _fields(self) -> dict[str, Any]:
+        return {
+            "timestamp": iso_utc(self.timestamp),
+            "request_id": self.request_id,
+            "token": self.token,
+            "project_id": self.project_id,
+            "endpoint": self.endpoint,
+            "method": self.method,
+            "status_code": self.status_code,
+            "duration_ms": round(self.duration_ms, 3),
+            "metadata": self.metadata,
+            "outcome": self.outcome,
+            "stream": self.stream,
+            "ttft_ms": None if self.ttft_ms is None else round(self.ttft_ms, 3),
+            "upstream_status": self.upstream_status,
+            "upstream_request_id": self.upstream_request_id,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "usage_source": self.usage_source,
+            "error": self.error,
+        }
+
+    def _short_line(self, fields: dict[str, Any]) -> bytes:
+        """The line of a record over MAX_LINE_BYTES: long strings cut, metadata left out."""
+        short = {key: _cut(value) for key, value in fields.items()}
+        short["metadata"] = None
+        short["error"] = {key: _cut(value) for key, value in self.error.items()} if self.error else None
+        return orjson.dumps(_writable(short, _MAX_DEPTH), option=orjson.OPT_APPEND_NEWLINE)
+
+
+def iso_utc(epoch_s: float) -> str:
+    """ISO 8601 in UTC with milliseconds and `Z`."""
+    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """
+    The record in a line, or None when the line holds none (torn, blank, someone else's text).
+
+    A JSON object with a `request_id` counts as a record, so that fields added later do not stop an older
+    reader.
+    """
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("request_id"), str) else None
+
+
+def _cut(value: Any) -> Any:
+    return value[:MAX_ENDPOINT_CHARS] if isinstance(value, str) else value
+
+
+def _writable(value: Any, depth: int) -> Any:
+    """The value with everything JSON or UTF-8 cannot hold replaced; deeper than `depth` becomes null."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**64 else str(value) if value.bit_length() < 4096 else None
+    if value is None or isinstance(value, float):
+        return value
+    if depth == 0:
+        return None
+    if isinstance(value, dict):
+        return {_writable(str(key), 0): _writable(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_writable(item, depth - 1) for item in value]
+    return _SURROGATE.sub("\ufffd", str(value))

@@ -1,0 +1,141 @@
+"""
+The files a ledger is made of: the one being written, `api_logs.jsonl`, and the segments that were rotated
+away.
+
+Our own rotation names a segment by the moment it was closed, `api_logs.20261123T101530123456Z.jsonl`, so
+names sort in order; the clock going back cannot break that, a new name is always later than every existing
+one. Files that others rotated (`api_logs.jsonl.1`, `api_logs-20261123.jsonl`) are segments too, ordered by
+their last change. Compressed ones are not read.
+
+A segment is known by its *first line*, not by name or inode: each holds a fresh UUID, so the identity
+survives renames, copies (logrotate's copytruncate) and restored backups, and is never taken over by a
+reused inode.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+_STAMP = "%Y%m%dT%H%M%S%fZ"
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
+# The identity is taken from the first line with something in it, or from this many bytes where that line is
+# longer.
+_HEAD_BYTES = 4096
+_FIRST_LINE = re.compile(rb"\n*[^\n]+\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One file of the ledger as it was when the directory was read."""
+
+    path: Path
+    id: str
+    size: int
+    closed_ns: int
+    """Epoch nanoseconds of the rotation, or of the last change where the name does not tell."""
+
+
+def segment_id(fd: int) -> str | None:
+    """The identity of an open file; None while its first line is not complete."""
+    head = os.pread(fd, _HEAD_BYTES, 0)
+    first = _FIRST_LINE.match(head)
+    if first is None and len(head) < _HEAD_BYTES:
+        return None
+    return hashlib.sha256(first.group() if first else head).hexdigest()[:24]
+
+
+def list_segments(active: Path) -> list[Segment]:
+    """Every readable segment of the ledger at `active`, oldest first, the file being written last."""
+    found = [segment for path in _candidates(active) if (segment := _look_at(active, path)) is not None]
+    return sorted(found, key=lambda segment: (segment.path == active, segment.closed_ns, segment.path.name))
+
+
+def rotate(active: Path, fd: int, now: datetime) -> Path | None:
+    """
+    Renames the file behind `fd` to its segment name; the new name, or None when another process came first.
+
+    Never waits: a held lock means that someone else is rotating.
+    """
+    with try_lock(active.with_name(f"{active.stem}.lock")) as is_ours:
+        if not is_ours or not is_file_at(active, fd):
+            return None
+        target = _segment_name(active, now)
+        os.rename(active, target)
+        return target
+
+
+def is_file_at(path: Path, fd: int) -> bool:
+    """Whether the open file is the one that the path names now."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Whether this process holds the lock file for the length of the block. The kernel frees it on any exit."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            # A lock on a file that was deleted meanwhile excludes nobody.
+            yield is_file_at(path, fd)
+    finally:
+        os.close(fd)
+
+
+def _candidates(active: Path) -> list[Path]:
+    with suppress(FileNotFoundError), os.scandir(active.parent) as entries:
+        return [Path(entry.path) for entry in entries if _is_ours(active, entry.name)]
+    return []
+
+
+def _is_ours(active: Path, name: str) -> bool:
+    rest = name.removeprefix(active.stem)
+    return name != rest and active.suffix in rest and not name.endswith(_COMPRESSED)
+
+
+def _look_at(active: Path, path: Path) -> Segment | None:
+    """The segment at a path; None when it is gone again, holds no complete line yet, or is no regular file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        identity = segment_id(fd)
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    if identity is None:
+        return None
+    stamp = _stamp_of(active, path.name)
+    closed_ns = int(stamp.timestamp() * 1e6) * 1000 if stamp else status.st_mtime_ns
+    return Segment(path, identity, status.st_size, closed_ns)
+
+
+def _segment_name(active: Path, now: datetime) -> Path:
+    """A name that sorts after every segment there is."""
+    stamps = [stamp for path in _candidates(active) if (stamp := _stamp_of(active, path.name))]
+    moment = max([now, *(stamp + timedelta(microseconds=1) for stamp in stamps)])
+    return active.with_name(f"{active.stem}.{moment.strftime(_STAMP)}{active.suffix}")
+
+
+def _stamp_of(active: Path, name: str) -> datetime | None:
+    """The moment in a name that our own rotation gave."""
+    middle = name.removeprefix(f"{active.stem}.").removesuffix(active.suffix)
+    try:
+        return datetime.strptime(middle, _STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        return None

@@ -1,0 +1,251 @@
+"""
+Appends records to `api_logs.jsonl`: one write(2) per line, from any number of processes, never on the
+client's time.
+
+Guarantees:
+* A record is written by a single write on an O_APPEND descriptor, so lines of several processes never mix,
+  and a line that was written survives `kill -9`.
+* `write` never raises and never waits. What cannot be written (disk full, read-only, directory gone) waits in
+  `pending_bytes` of memory, in order, and is written before anything newer once there is room. Beyond that
+  bound a record is lost, counted and warned about.
+* A disk that fills up in the middle of a line leaves half of it. The whole line is written again later,
+  after a newline that ends the half one; readers step over the half.
+* A file that was renamed, deleted or replaced is noticed within RECHECK_S. Until then lines go to the old
+  file, and are read there: a writer holds a shared flock on the file it writes to, so a reader that gets
+  the exclusive one knows that nobody will append any more.
+* A file that reached `max_file_bytes` is renamed to a segment by whichever process sees it first.
+"""
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from llmproxy.api_log.record import CallRecord
+from llmproxy.api_log.segment import is_file_at, rotate
+
+logger = logging.getLogger(__name__)
+
+MAX_FILE_BYTES = 64 << 20
+PENDING_BYTES = 16 << 20
+# A stat costs as much as the write itself, so the path is compared with the open file ten times a second
+# only.
+RECHECK_S = 0.1
+WARN_EVERY_S = 60.0
+# Writing out what waited may not hold up the caller: this many lines at a time, about a millisecond.
+FLUSH_LINES = 500
+# Free space under which LOG_STRICT refuses calls: room for the records of the calls already under way.
+STRICT_RESERVE_BYTES = 1 << 20
+
+
+class LogWriter:
+    """
+    One process's end of the ledger. Make it after the fork; threads and greenlets may share it.
+
+    The hot path touches one descriptor whose number never changes (a new file is put behind the same number
+    by dup2), everything else happens under a lock.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_file_bytes: int = MAX_FILE_BYTES,
+        pending_bytes: int = PENDING_BYTES,
+        monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.path = path
+        self._max_file_bytes = max_file_bytes
+        self._max_pending_bytes = pending_bytes
+        self._monotonic = monotonic
+        self._now = now
+        self._lock = threading.RLock()
+        self._fd = -1
+        self._is_open = False
+        self._owes_newline = False
+        self._is_plain = False  # open, nothing pending, nothing owed: a line may be written straight away
+        self._check_at = -1.0
+        self._warn_at = -1.0
+        self._pending: deque[bytes] = deque()
+        self._pending_bytes = 0
+        self._written = 0
+        self._lost = 0
+
+    def write(self, record: CallRecord) -> bool:
+        """True when the record is in the file now; False when it waits in memory or is lost (and counted)."""
+        try:
+            line = record.to_line()
+        except Exception:
+            # The log may fail; the call that it describes may not.
+            self._lost += 1
+            self._warn("A record could not be made into a line and is lost", exc_info=True)
+            return False
+        if not self._is_plain or self._monotonic() >= self._check_at:
+            return self._write_in_turn(line)
+        return self._append(line) or self._keep(line)
+
+    def can_write(self) -> bool:
+        """Whether a record would be written now, for callers that refuse work that cannot be logged."""
+        if self.flush_pending() or not self._is_open:
+            return False
+        try:
+            space = os.fstatvfs(self._fd)
+        except OSError:
+            return False
+        is_read_only = bool(space.f_flag & os.ST_RDONLY)
+        return not is_read_only and space.f_bavail * space.f_frsize >= STRICT_RESERVE_BYTES
+
+    def flush_pending(self) -> int:
+        """
+        Writes some of what waits and keeps up with rotation; the number of lines that still wait.
+
+        Meant to be called about once a second, so that an idle process lets go of a rotated file too.
+        """
+        with self._lock:
+            self._recheck()
+            self._drain(FLUSH_LINES)
+            return len(self._pending)
+
+    def close(self) -> None:
+        """Writes whatever still can be written and closes the file. What cannot be written is lost and counted."""
+        with self._lock:
+            self._check_at = -1.0
+            self._recheck()
+            self._drain(len(self._pending))
+            self._lost += len(self._pending)
+            if self._pending:
+                logger.error("%d call records could not be written before the end", len(self._pending))
+            self._pending.clear()
+            self._pending_bytes = 0
+            self._is_plain = self._is_open = False
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+    @property
+    def written(self) -> int:
+        """Records that are in the file."""
+        return self._written
+
+    @property
+    def pending(self) -> int:
+        """Records that wait in memory for room."""
+        return len(self._pending)
+
+    @property
+    def pending_bytes(self) -> int:
+        return self._pending_bytes
+
+    @property
+    def lost(self) -> int:
+        """Records that are nowhere: there was neither room on the disk nor in `pending_bytes`."""
+        return self._lost
+
+    def _append(self, line: bytes) -> bool:
+        """One write. False when the line as a whole must be written again."""
+        try:
+            missing = len(line) - os.write(self._fd, line)
+        except OSError as exc:
+            self._is_plain = False
+            self._warn("Call records cannot be written and wait in memory: %s", exc.strerror)
+            return False
+        if missing:
+            # All but the newline is a whole record already; a second copy would count it twice.
+            self._owes_newline, self._is_plain = True, False
+        if missing > 1:
+            self._warn("Call records cannot be written and wait in memory: the disk is full")
+            return False
+        self._written += 1
+        return True
+
+    def _write_in_turn(self, line: bytes) -> bool:
+        """The careful way: the right file, what waited first, then this line."""
+        with self._lock:
+            self._recheck()
+            self._drain(FLUSH_LINES)
+            return (self._is_plain and self._append(line)) or self._keep(line)
+
+    def _keep(self, line: bytes) -> bool:
+        """Holds a line in memory, or counts it as lost when the memory is full. Always False."""
+        with self._lock:
+            self._is_plain = False
+            if self._pending_bytes + len(line) > self._max_pending_bytes:
+                self._lost += 1
+                self._warn("The memory for waiting call records is full: %d lost so far", self._lost)
+            else:
+                self._pending.append(line)
+                self._pending_bytes += len(line)
+        return False
+
+    def _drain(self, limit: int) -> None:
+        """Writes up to `limit` waiting lines in order; stops at the first that does not go."""
+        if not self._is_open or not self._ends_the_torn_line():
+            return
+        for _ in range(min(limit, len(self._pending))):
+            if not self._append(self._pending[0]):
+                return
+            self._pending_bytes -= len(self._pending.popleft())
+        self._is_plain = not self._pending and not self._owes_newline
+
+    def _ends_the_torn_line(self) -> bool:
+        if self._owes_newline:
+            with suppress(OSError):
+                self._owes_newline = os.write(self._fd, b"\n") != 1
+        return not self._owes_newline
+
+    def _recheck(self) -> None:
+        """At most every RECHECK_S: rotates a full file, and opens the path's file if that is another one now."""
+        if self._monotonic() < self._check_at:
+            return
+        self._check_at = self._monotonic() + RECHECK_S
+        try:
+            if self._is_open and os.fstat(self._fd).st_size >= self._max_file_bytes:
+                rotate(self.path, self._fd, self._now())
+            if not self._is_open or not is_file_at(self.path, self._fd):
+                self._is_open = self._is_plain = False
+                self._open()
+        except OSError as exc:
+            self._warn("The call log cannot be opened or rotated: %s", exc.strerror)
+
+    def _open(self) -> None:
+        fd = _open_shared(self.path)
+        size = os.fstat(fd).st_size
+        # Another process may have died in the middle of a line. A newline too many is only a blank line.
+        self._owes_newline = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+        if self._fd < 0:
+            self._fd = fd
+        else:
+            os.dup2(fd, self._fd, inheritable=False)
+            os.close(fd)
+        self._is_open = True
+
+    def _warn(self, message: str, *args: object, exc_info: bool = False) -> None:
+        """Logs at most once per WARN_EVERY_S: a full disk must not fill the process log as well."""
+        if self._monotonic() >= self._warn_at:
+            self._warn_at = self._monotonic() + WARN_EVERY_S
+            logger.warning(message, *args, exc_info=exc_info)
+
+
+def _open_shared(path: Path) -> int:
+    """
+    The file at `path`, open for appending and under a shared flock.
+
+    The path is compared again once the lock is held: between opening and locking the file may have been
+    rotated, and a reader may have found it unlocked and done with it.
+    """
+    for _ in range(10):
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        # A file system without flock leaves readers to their waiting time alone.
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if is_file_at(path, fd):
+            return fd
+        os.close(fd)
+    raise OSError(0, "the file is replaced faster than it can be opened")
