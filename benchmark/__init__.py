@@ -1,0 +1,1 @@
+"""llm-benchmark: measures the proxy from outside; nothing here imports the application."""
