@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import os
 import secrets
 from collections.abc import Mapping
@@ -74,6 +75,12 @@ class Settings:
     def log_path(self) -> Path:
         """The call log that is being written."""
         return self.data_dir / "api_logs.jsonl"
+
+    @property
+    def upstream_is_unencrypted(self) -> bool:
+        """True when keys travel to another machine in the clear."""
+        url = urlsplit(self.upstream_url)
+        return url.scheme == "http" and not is_loopback(url.hostname or "")
 
     @property
     def weak_secrets(self) -> tuple[str, ...]:
@@ -218,6 +225,14 @@ def _create_secret(path: Path, value: str) -> bool:
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(value + "\n")
     return True
+
+
+def is_loopback(host: str) -> bool:
+    """True for localhost and the loopback addresses."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _encryption_keys(raw: str) -> tuple[bytes, ...]:

@@ -21,6 +21,7 @@ from models import AuditEntry, Project, Token, db, new_id
 from storage import write_transaction
 
 KEY_HINT_LENGTH = 4
+KEY_LENGTH_WORTH_A_HINT = 12  # of a shorter key, four characters would give too much away
 
 
 class NotFound(Exception):
@@ -109,7 +110,8 @@ class Operations:
 
     def _seal(self, project: Project, openai_api_key: str) -> None:
         project.openai_api_key = self._keyring.seal(openai_api_key, row_id=project.id)
-        project.key_hint = openai_api_key[-KEY_HINT_LENGTH:]
+        long_enough = len(openai_api_key) >= KEY_LENGTH_WORTH_A_HINT
+        project.key_hint = openai_api_key[-KEY_HINT_LENGTH:] if long_enough else ""
 
     def rotate_keys(self, actor: Actor) -> int:
         """Seal every upstream key anew under the current encryption key; how many needed it."""

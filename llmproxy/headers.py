@@ -106,8 +106,11 @@ def request_headers(environ: Mapping[str, Any], *, host: str, api_key: str) -> d
     headers = {"Host": host}
     for key, value in environ.items():
         name = _forwarded_name(key)
-        if name is not None:
-            headers[name] = value
+        if name is None:
+            continue
+        if "\n" in value or "\r" in value:  # a folded line; RFC 9112 section 5.2 lets a server refuse it
+            raise BadRequest("A header must stand on one line.")
+        headers[name] = value
     if not headers.get("Content-Type", "x"):
         del headers["Content-Type"]
     if connection := environ.get("HTTP_CONNECTION"):

@@ -1,0 +1,76 @@
+"""Builds the application: services from settings, blueprints on routes. No route and no rule stands here."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import Any
+
+from flask import Flask, Request
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
+
+import storage
+from blueprints import errors, health, management, proxy
+from blueprints.services import EXTENSION, Services
+from config import Settings
+from llmproxy.admission import Admission
+from llmproxy.api_log.writer import LogWriter
+from llmproxy.keyring import KeyRing
+from llmproxy.transport import Timeouts
+from llmproxy.upstream import Upstream
+from operations import Operations
+
+log = logging.getLogger("llmproxy")
+
+
+class _AdminSessions(SecureCookieSessionInterface):
+    """Sessions for the admin's pages alone: a proxied call pays nothing for them."""
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        return super().open_session(app, request) if request.path.startswith("/admin") else None
+
+
+def create_app(settings: Settings) -> Flask:
+    """
+    The WSGI application.
+
+    Args:
+        settings: Complete, as `config.load` returns them. The database must be at the newest schema
+            (`storage.migrate_to_head`).
+    """
+    app = Flask(__name__)
+    app.session_interface = _AdminSessions()
+    app.config.update(_flask_config(settings))
+    storage.init_app(app, settings.database_url)
+    app.extensions[EXTENSION] = _services(app, settings)
+    errors.register(app)
+    for blueprint in (proxy.bp, management.bp, health.bp):
+        app.register_blueprint(blueprint)
+    return app
+
+
+def _flask_config(settings: Settings) -> dict[str, Any]:
+    return {
+        # Derived, so that all workers agree on it and there is one secret less to set.
+        "SECRET_KEY": hashlib.sha256(b"llm-proxy session key" + settings.encryption_keys[0]).digest(),
+        "SESSION_COOKIE_SAMESITE": "Strict",
+        "SESSION_COOKIE_HTTPONLY": True,
+        "SESSION_COOKIE_PATH": "/admin",
+    }
+
+
+def _services(app: Flask, settings: Settings) -> Services:
+    keyring = KeyRing(settings.encryption_keys)
+    store = storage.token_store(app, settings.database_url, default_limit=settings.rate_limit_per_hour)
+    timeouts = Timeouts(
+        connect_s=settings.connect_timeout_s,
+        first_byte_s=settings.first_byte_timeout_s,
+        idle_s=settings.idle_timeout_s,
+    )
+    return Services(
+        settings=settings,
+        admission=Admission(store, keyring),
+        operations=Operations(keyring),
+        upstream=Upstream(timeouts),
+        log=LogWriter(settings.log_path, max_file_bytes=settings.log_max_file_bytes),
+    )

@@ -1,0 +1,45 @@
+"""`/healthz`, `/readyz` and `/metrics`: for load balancers and Prometheus."""
+
+from __future__ import annotations
+
+import hmac
+
+from flask import Blueprint, Response, jsonify, request
+
+from blueprints.errors import error_response
+from blueprints.services import services
+from llmproxy import metrics
+from storage import is_reachable
+
+bp = Blueprint("health", __name__)
+
+
+@bp.get("/healthz")
+def healthz() -> Response:
+    """Alive: the process answers."""
+    return jsonify(status="ok")
+
+
+@bp.get("/readyz")
+def readyz() -> Response:
+    """Ready for traffic: the database answers, and this process is not about to stop."""
+    if services().draining.is_set():
+        return error_response(503, "This process is shutting down.", code="proxy_draining")
+    if not is_reachable():
+        return error_response(503, "The database does not answer.", code="auth_unavailable")
+    return jsonify(status="ready")
+
+
+@bp.get("/metrics")
+def exposition() -> Response:
+    """Metrics in Prometheus' text format; behind METRICS_TOKEN when that is set."""
+    expected = services().settings.metrics_token
+    sent = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    if expected and not hmac.compare_digest(sent.encode(), expected.encode()):
+        response = error_response(401, "Send METRICS_TOKEN in the header `Authorization: Bearer <token>`.")
+        response.headers["WWW-Authenticate"] = "Bearer"
+        return response
+    log = services().log
+    metrics.LOG_PENDING.set(log.pending)
+    metrics.LOG_LOST.set(log.lost)
+    return Response(metrics.exposition(), content_type=metrics.CONTENT_TYPE)

@@ -1,0 +1,196 @@
+"""
+The way through: any method on `/v1/*`, forwarded with the project's key in place of the token.
+
+bearer → admission → headers → upstream → relay → record. A refusal at any of these is answered in OpenAI's
+form, and recorded like everything else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+import requests
+from flask import Blueprint, Response, request
+from flask.blueprints import BlueprintSetupState
+from werkzeug.routing import Rule
+
+from blueprints.services import Services, services
+from llmproxy.admission import Grant, Refused
+from llmproxy.call import Call
+from llmproxy.errors import (
+    BadRequest,
+    ClientGone,
+    LogUnavailable,
+    ProxyDraining,
+    ProxyError,
+    UpstreamAuthFailed,
+)
+from llmproxy.hangup import HangupWatch
+from llmproxy.headers import Headers, checked_target, origin_of, request_headers, response_headers
+from llmproxy.relay import Relay
+from llmproxy.request_body import RequestBody
+from llmproxy.usage import observe
+
+log = logging.getLogger(__name__)
+
+bp = Blueprint("proxy", __name__)
+
+
+@bp.record
+def _route_every_method(state: BlueprintSetupState) -> None:
+    # Flask's own decorator wants a list of methods; a proxy has none to refuse.
+    endpoint = f"{bp.name}.forward"
+    for path in ("/v1/", "/v1/<path:rest>"):
+        state.app.url_map.add(Rule(path, endpoint=endpoint, methods=None, merge_slashes=False, strict_slashes=True))
+    state.app.view_functions[endpoint] = forward
+
+
+class RawResponse(Response):
+    """A status, headers and an iterable, given to the server as they are."""
+
+    def __init__(self, body: Iterable[bytes], status: str, headers: Headers) -> None:
+        super().__init__()
+        self._body = body
+        self._status_line = status
+        self._header_list = headers
+
+    def __call__(self, environ: Mapping[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Answer. Werkzeug would drop entity headers of a 304, count lengths and guess a content type."""
+        start_response(self._status_line, self._header_list)
+        return self._body
+
+
+def forward(**_: str) -> Response:
+    """Forward one request; whatever happens, it leaves one record."""
+    environ = request.environ
+    parts = services()
+    raw_target: str = environ["RAW_URI"]
+    call = Call(environ["REQUEST_METHOD"], raw_target.partition("?")[0], parts.log)
+    watch = HangupWatch(environ.get("gunicorn.socket"))
+    try:
+        return _forward(parts, call, watch, environ, raw_target)
+    except Refused as refusal:
+        call.token_id, call.project_id = refusal.token_id, refusal.project_id
+        reason: ProxyError = refusal.reason
+    except ProxyError as exc:
+        reason = exc
+    except Exception:
+        # A fault of ours must not cost the caller its answer, nor the operator the record.
+        log.exception("forwarding failed")
+        reason = ProxyError()
+    watch.stop()
+    return refuse(call, ClientGone() if watch.is_gone else reason)
+
+
+def _forward(
+    parts: Services, call: Call, watch: HangupWatch, environ: Mapping[str, Any], raw_target: str
+) -> Response:
+    target = checked_target(raw_target, environ.get("HTTP_HOST"))
+    if parts.draining.is_set():
+        raise ProxyDraining
+    call.body = body = RequestBody(
+        environ["wsgi.input"],
+        length=_body_length(environ),
+        max_bytes=parts.settings.max_body_bytes,
+        client_is_gone=watch.has_hung_up,
+        on_end=watch.start,
+    )
+    if parts.settings.log_strict and not parts.log.can_write():
+        raise LogUnavailable
+    grant = parts.admission.admit(environ.get("HTTP_AUTHORIZATION"), datetime.now(UTC))
+    call.granted(grant)
+    body.hold_if_small()
+    response = _open(parts, call, watch, environ, target, grant, body)
+    call.upstream_status = response.status_code
+    call.upstream_request_id = response.headers.get("x-request-id")
+    if response.status_code == HTTPStatus.UNAUTHORIZED:
+        # It speaks of the operator's key; told to the caller it would cost a good token.
+        response.raw.close()
+        log.error("the upstream refused the API key of project %s", grant.project_id)
+        raise UpstreamAuthFailed
+    return _relayed(call, watch, response)
+
+
+def _open(
+    parts: Services,
+    call: Call,
+    watch: HangupWatch,
+    environ: Mapping[str, Any],
+    target: str,
+    grant: Grant,
+    body: RequestBody,
+) -> requests.Response:
+    origin = origin_of(grant.base_url or parts.settings.upstream_url)
+    headers = request_headers(environ, host=origin.host_header, api_key=grant.api_key)
+    return parts.upstream.open(call.method, origin, target, headers=headers, body=body, on_connection=watch.guard)
+
+
+def _relayed(call: Call, watch: HangupWatch, response: requests.Response) -> Response:
+    headers = response.headers
+    observer = observe(
+        call.endpoint,
+        status=response.status_code,
+        content_type=headers.get("content-type"),
+        content_encoding=headers.get("content-encoding"),
+    )
+
+    def end(cut: ProxyError | None) -> None:
+        call.bytes_out = relay.bytes_out
+        call.end(cut, status=response.status_code, observer=observer)
+
+    relay = Relay(response, observer=observer, watch=watch, on_first_byte=call.saw_first_byte, on_end=end)
+    down = response_headers(response.raw.headers, request_id=call.request_id)
+    return RawResponse(relay, f"{response.status_code} {response.reason or 'Unknown'}", down)
+
+
+def _body_length(environ: Mapping[str, Any]) -> int | None:
+    """The request body's length: None when it is chunked, 0 when there is none. Raises BadRequest."""
+    if environ.get("HTTP_TRANSFER_ENCODING"):
+        return None
+    raw = environ.get("CONTENT_LENGTH") or "0"
+    if not (raw.isascii() and raw.isdigit()):
+        raise BadRequest("Content-Length must be a whole number.")
+    return int(raw)
+
+
+class _Refusal:
+    """The body of a refusal; its end is the call's end."""
+
+    def __init__(self, call: Call, reason: ProxyError, body: bytes) -> None:
+        self._call = call
+        self._reason = reason
+        self._pieces = iter((body,) if body else ())
+
+    def __iter__(self) -> _Refusal:
+        return self
+
+    def __next__(self) -> bytes:
+        piece = next(self._pieces)
+        self._call.bytes_out += len(piece)
+        return piece
+
+    def close(self) -> None:
+        """Write the record."""
+        self._call.end(self._reason, status=self._reason.status)
+
+
+def refuse(call: Call, reason: ProxyError) -> Response:
+    """The answer to a call that gets none from the upstream."""
+    body = b"" if call.method == "HEAD" else orjson.dumps(reason.body)
+    headers = [
+        ("content-type", "application/json"),
+        ("content-length", str(len(body))),
+        ("x-request-id", call.request_id),
+        ("x-proxy-request-id", call.request_id),
+        *reason.extra_headers,
+    ]
+    return RawResponse(_Refusal(call, reason, body), f"{reason.status} {_phrase(reason.status)}", headers)
+
+
+def _phrase(status: int) -> str:
+    return "Client Closed Request" if status == ClientGone.status else HTTPStatus(status).phrase

@@ -1,0 +1,208 @@
+"""
+The bodies and queries that operators send, checked: types without coercion, ranges, lengths, no unknown fields.
+
+The management API and the JSON side of the admin pages share them, so a bad value gets one answer everywhere.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from marshmallow import RAISE, Schema, ValidationError, pre_load, validate, validates_schema
+from marshmallow import fields as typed
+
+from config import check_upstream_url
+from models import NAME_LENGTH
+
+MAX_DURATION_HOURS = 8760
+MAX_RATE_LIMIT = 2**31 - 1
+MAX_KEY_LENGTH = 1024
+STREAM_USAGE = ("as-sent", "ask")
+MAX_PAGE = 1000
+LATEST_EXPIRY = datetime(2200, 1, 1, tzinfo=UTC)
+
+
+class WholeNumber(typed.Integer):
+    """An integer and nothing that could be read as one: no bool, no float, no string."""
+
+    def __init__(self, low: int, high: int, **kwargs: Any) -> None:
+        self._message = f"must be a whole number from {low} to {high}."
+        super().__init__(strict=True, validate=validate.Range(low, high, error=self._message), **kwargs)
+        self.error_messages |= {"invalid": self._message, "too_large": self._message, "null": self._message}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        if type(value) is not int:
+            raise self.make_error("invalid")
+        number: int = super()._deserialize(value, attr, data, **kwargs)
+        return number
+
+
+class Flag(typed.Field[bool]):
+    """true or false."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> bool:
+        if type(value) is not bool:
+            raise ValidationError("must be true or false.")
+        return value
+
+
+def check_name(value: str) -> None:
+    """Raise ValidationError for a text that is blank, too long, or holds control characters."""
+    if not value.strip():
+        raise ValidationError("must not be empty.")
+    if len(value) > NAME_LENGTH:
+        raise ValidationError(f"must not be longer than {NAME_LENGTH} characters.")
+    if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in value):
+        raise ValidationError("must not hold control characters.")
+
+
+def check_key(value: str) -> None:
+    """Raise ValidationError for what cannot stand in an Authorization header. The value is never repeated."""
+    if not value or len(value) > MAX_KEY_LENGTH:
+        raise ValidationError(f"must have 1 to {MAX_KEY_LENGTH} characters.")
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValidationError("must be printable ASCII without spaces.")
+
+
+def _check_expiry(value: datetime) -> None:
+    if not datetime(2000, 1, 1, tzinfo=UTC) <= value <= LATEST_EXPIRY:
+        raise ValidationError("must be a date from 2000 to 2200.")
+
+
+class _Body(Schema):
+    """Base of every body: unknown fields are errors, and every message reads after its field's name."""
+
+    class Meta:
+        unknown = RAISE
+
+    error_messages = {"unknown": "is not a field of this request."}
+
+    @pre_load
+    def _must_be_object(self, data: Any, **_: Any) -> Any:
+        if not isinstance(data, dict):
+            raise ValidationError("The body must be a JSON object.")
+        return data
+
+    def on_bind_field(self, field_name: str, field_obj: typed.Field[Any]) -> None:
+        """Word the library's own messages like ours."""
+        field_obj.error_messages = {
+            **field_obj.error_messages,
+            "required": "is required.",
+            "null": field_obj.error_messages.get("null", "")
+            if isinstance(field_obj, WholeNumber)
+            else "must not be null.",
+        }
+        if isinstance(field_obj, typed.String):
+            field_obj.error_messages["invalid"] = "must be a string."
+
+
+class NewProject(_Body):
+    """POST of a project."""
+
+    name = typed.String(required=True, validate=check_name)
+    openai_api_key = typed.String(required=True, validate=check_key)
+    base_url = typed.String(allow_none=True, validate=check_upstream_url)
+    stream_usage = typed.String(validate=validate.OneOf(STREAM_USAGE, error="must be one of {choices}."))
+
+
+class ProjectChange(_Body):
+    """PATCH of a project: any of the fields."""
+
+    name = typed.String(validate=check_name)
+    openai_api_key = typed.String(validate=check_key)
+    base_url = typed.String(allow_none=True, validate=check_upstream_url)
+    stream_usage = typed.String(validate=validate.OneOf(STREAM_USAGE, error="must be one of {choices}."))
+    is_active = Flag()
+
+
+class NewToken(_Body):
+    """POST of a token."""
+
+    project_id = typed.String(required=True)
+    duration_hours = WholeNumber(1, MAX_DURATION_HOURS, required=True)
+    label = typed.String(allow_none=True, validate=check_name)
+    rate_limit = WholeNumber(1, MAX_RATE_LIMIT, allow_none=True)
+
+
+class TokenChange(_Body):
+    """PATCH of a token: any of the fields."""
+
+    label = typed.String(allow_none=True, validate=check_name)
+    rate_limit = WholeNumber(1, MAX_RATE_LIMIT, allow_none=True)
+    expires_at = typed.AwareDateTime(
+        format="iso",
+        validate=_check_expiry,
+        error_messages={
+            "invalid": "must be an ISO 8601 time with its zone.",
+            "invalid_awareness": "must be an ISO 8601 time with its zone.",
+        },
+    )
+
+
+class TokenName(_Body):
+    """DELETE of a token: by its secret, or by its public id."""
+
+    token = typed.String()
+    id = typed.String()
+
+    @validates_schema(skip_on_field_errors=True)
+    def _one_of_two(self, data: dict[str, Any], **_: Any) -> None:
+        if len(data) != 1:
+            raise ValidationError("Send either token or id.", field_name="token")
+
+
+class ProjectName(_Body):
+    """DELETE of a project by a body."""
+
+    id = typed.String(required=True)
+    force = Flag()
+
+
+class _Query(Schema):
+    """Base of every query: text comes in, unknown parameters are errors."""
+
+    class Meta:
+        unknown = RAISE
+
+    error_messages = {"unknown": "is not a parameter of this request."}
+
+
+_page_limit = f"must be a whole number from 1 to {MAX_PAGE}."
+_BOOLEAN = {"invalid": "must be true or false."}
+
+
+class PageQuery(_Query):
+    """Which page of a list."""
+
+    limit = typed.Integer(
+        load_default=100,
+        validate=validate.Range(1, MAX_PAGE, error=_page_limit),
+        error_messages={"invalid": _page_limit},
+    )
+    after = typed.String()
+
+
+class TokenQuery(PageQuery):
+    """Which tokens."""
+
+    project_id = typed.String()
+    active = typed.Boolean(error_messages=_BOOLEAN)
+
+
+class ProjectQuery(PageQuery):
+    """Which projects."""
+
+    active = typed.Boolean(error_messages=_BOOLEAN)
+
+
+class ForceQuery(_Query):
+    """Whether to delete what is in use."""
+
+    force = typed.Boolean(load_default=False, error_messages=_BOOLEAN)
+
+
+def lifetime(duration_hours: int) -> timedelta:
+    """How long a token of so many hours lives."""
+    return timedelta(hours=duration_hours)

@@ -1,0 +1,39 @@
+"""What the blueprints work with: built once per process by `create_app`, found through the current app."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from threading import Event
+from typing import cast
+
+from flask import Flask, current_app
+
+from config import Settings
+from llmproxy.admission import Admission
+from llmproxy.api_log.writer import LogWriter
+from llmproxy.upstream import Upstream
+from operations import Operations
+
+EXTENSION = "llmproxy"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The assembled parts. ``draining`` is set when this process is about to stop."""
+
+    settings: Settings
+    admission: Admission
+    operations: Operations
+    upstream: Upstream
+    log: LogWriter
+    draining: Event = field(default_factory=Event)
+
+
+def services() -> Services:
+    """The running application's parts."""
+    return services_of(current_app)
+
+
+def services_of(app: Flask) -> Services:
+    """The parts of `app`."""
+    return cast(Services, app.extensions[EXTENSION])

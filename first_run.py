@@ -1,0 +1,44 @@
+"""What the first start tells its operator: where the secrets lie, and three commands to paste."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from config import Settings
+
+
+def greeting(settings: Settings, port: int) -> str:
+    """The text for the terminal. Secrets are shown only by the start that made them."""
+    base = f"http://{settings.host if ':' not in settings.host else f'[{settings.host}]'}:{port}"
+    parts = [f"llm-proxy serves {base}/v1 and forwards to {settings.upstream_url}"]
+    if settings.made_secrets:
+        parts.append(_secrets(settings))
+    parts.append(_next_commands(base, _bearer(settings)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _secrets(settings: Settings) -> str:
+    shown = {"management_token": settings.management_token, "admin_password": settings.admin_password}
+    lines = ["Made just now and kept there, readable by you alone; shown this once:"]
+    lines += [f"  {path}  {shown.get(path.name, '(not shown)')}" for path in settings.made_secrets]
+    lines.append(f"The admin pages take the user {settings.admin_user!r} and the admin password.")
+    return "\n".join(lines)
+
+
+def _bearer(settings: Settings) -> str:
+    kept: Path = settings.data_dir / "management_token"
+    return f"$(cat {kept})" if kept.exists() else "$MANAGEMENT_TOKEN"
+
+
+def _next_commands(base: str, bearer: str) -> str:
+    field = "python3 -c 'import json,sys; print(json.load(sys.stdin)[\"%s\"])'"
+    return f"""Next, in another terminal, with OPENAI_API_KEY set to your real key:
+
+PROJECT=$(curl -sS {base}/manage/projects -H "Authorization: Bearer {bearer}" \\
+  -d '{{"name": "first project", "openai_api_key": "'"$OPENAI_API_KEY"'"}}' | {field % "id"})
+
+TOKEN=$(curl -sS {base}/manage/tokens -H "Authorization: Bearer {bearer}" \\
+  -d '{{"project_id": "'"$PROJECT"'", "duration_hours": 24}}' | {field % "token"})
+
+curl -sS {base}/v1/chat/completions -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" \\
+  -d '{{"model": "gpt-4o-mini", "messages": [{{"role": "user", "content": "Hello"}}]}}'"""

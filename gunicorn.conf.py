@@ -1,0 +1,98 @@
+"""
+The deployed server: gunicorn with gevent workers and its own Python parser, the strictest of those tried.
+
+    gunicorn -c gunicorn.conf.py wsgi:app
+
+The patch comes first: gunicorn imports `ssl` before it starts a worker.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+
+from gunicorn.http import wsgi as gunicorn_wsgi
+
+import config
+
+try:
+    settings = config.load()
+except config.ConfigError as exc:
+    sys.exit(str(exc))
+
+bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
+workers = settings.web_concurrency
+worker_class = "gevent"
+worker_connections = 4096
+http_parser = "python"
+# Both the time an idle connection is kept and the deadline for a whole request head.
+keepalive = 15
+# Only the worker's heartbeat: streams may last as long as they like.
+timeout = 60
+# A stop lets running streams end.
+graceful_timeout = int(settings.drain_timeout_s)
+control_socket_disable = True
+
+# Counters are summed over workers through files, of which none may survive from an earlier start.
+_metrics_dir = tempfile.mkdtemp(prefix="llm-proxy-metrics-")
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics_dir  # noqa: TID251  prometheus_client reads it there
+
+
+def on_starting(server):
+    """Say what an operator should know before the first request."""
+    log = logging.getLogger("gunicorn.error")
+    for name in settings.weak_secrets:
+        log.warning("%s is easy to guess: use at least %d random characters", name, config.MIN_SECRET_LENGTH)
+    if settings.upstream_is_unencrypted:
+        log.warning("UPSTREAM_URL %s is not encrypted: keys and prompts travel in the clear", settings.upstream_url)
+
+
+def pre_request(worker, req):
+    """A client that neither reads nor sends for the idle time is cut off."""
+    req.unreader.sock.settimeout(settings.idle_timeout_s)
+
+
+def post_worker_init(worker):
+    """Start this worker's background work, and let it know when it is about to stop."""
+    import background
+    from blueprints.services import services_of
+
+    background.start(worker.wsgi)
+    draining = services_of(worker.wsgi).draining
+    stop = signal.getsignal(signal.SIGTERM)
+
+    def drain(signum, frame):
+        draining.set()
+        stop(signum, frame)
+
+    signal.signal(signal.SIGTERM, drain)
+
+
+def child_exit(server, worker):
+    """Forget a dead worker's gauges; its counters stay counted."""
+    from prometheus_client import multiprocess
+
+    multiprocess.mark_process_dead(worker.pid)
+
+
+def on_exit(server):
+    """Remove the metrics' files."""
+    shutil.rmtree(_metrics_dir, ignore_errors=True)
+
+
+class _Response(gunicorn_wsgi.Response):
+    """gunicorn's response, which leaves `Server` and `Date` to the upstream where it sent them."""
+
+    def default_headers(self):
+        sent = {name.lower() for name, _ in self.headers}
+        ours = super().default_headers()
+        return [line for line in ours if line.partition(":")[0].lower() not in sent & {"server", "date"}]
+
+
+gunicorn_wsgi.Response = _Response

@@ -1,0 +1,117 @@
+"""
+One proxied call from its arrival to its record: gathers the facts as they become known, and tells the log and
+the metrics exactly once, however the call ended.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any, Protocol
+
+from llmproxy import metrics
+from llmproxy.admission import Grant
+from llmproxy.api_log.record import CallRecord
+from llmproxy.errors import ProxyError
+from llmproxy.request_body import RequestBody
+from llmproxy.usage import UsageObserver
+
+STATUS_CLIENT_CLOSED = 499
+
+
+class RecordWriter(Protocol):
+    """Where records go."""
+
+    def write(self, record: CallRecord) -> bool:
+        """Write a record, now or later. Never raises, never waits."""
+
+
+class Call:
+    """
+    The facts of one call.
+
+    Args:
+        method, endpoint: As requested; the endpoint is the path alone.
+        log: Gets the record.
+    """
+
+    def __init__(self, method: str, endpoint: str, log: RecordWriter) -> None:
+        self.request_id = str(uuid.uuid4())
+        self.method = method
+        self.endpoint = endpoint
+        self.token_id: str | None = None
+        self.project_id: str | None = None
+        self.body: RequestBody | None = None
+        self.upstream_status: int | None = None
+        self.upstream_request_id: str | None = None
+        self.bytes_out = 0
+        self._log = log
+        self._arrived_at = time.time()
+        self._arrived = time.perf_counter()
+        self._ttft_s: float | None = None
+        self._is_open = True
+        metrics.IN_FLIGHT.inc()
+
+    def granted(self, grant: Grant) -> None:
+        """The token was admitted."""
+        self.token_id, self.project_id = grant.token_id, grant.project_id
+
+    def saw_first_byte(self) -> None:
+        """The first byte of the answer's body arrived."""
+        self._ttft_s = time.perf_counter() - self._arrived
+
+    def end(self, cut: ProxyError | None, *, status: int, observer: UsageObserver | None = None) -> None:
+        """
+        Write the record. Only the first call counts.
+
+        Args:
+            cut: What ended the call early; None when the upstream's answer went through whole.
+            status: Of the answer that the client got.
+            observer: Of the answer's body; None when there was none.
+        """
+        if not self._is_open:
+            return
+        self._is_open = False
+        duration_s = time.perf_counter() - self._arrived
+        error = {"code": cut.code, "type": cut.type} if cut else None
+        metadata = observer.metadata if observer else None
+        record = CallRecord(
+            timestamp=self._arrived_at,
+            request_id=self.request_id,
+            token=self.token_id,
+            project_id=self.project_id,
+            endpoint=self.endpoint,
+            method=self.method,
+            status_code=STATUS_CLIENT_CLOSED if cut and cut.outcome == "client_closed" else status,
+            duration_ms=round(duration_s * 1000, 3),
+            metadata=metadata,
+            outcome=cut.outcome if cut else "complete",
+            stream=observer.is_stream if observer else False,
+            ttft_ms=None if self._ttft_s is None else round(self._ttft_s * 1000, 3),
+            upstream_status=self.upstream_status,
+            upstream_request_id=self.upstream_request_id,
+            bytes_in=self.body.bytes_read if self.body else 0,
+            bytes_out=self.bytes_out,
+            usage_source=observer.usage_source if observer else "absent",
+            error=(observer.error if observer else None) or error,
+        )
+        self._log.write(record)
+        _count(record, duration_s, self._ttft_s)
+
+
+def _count(record: CallRecord, duration_s: float, ttft_s: float | None) -> None:
+    metrics.IN_FLIGHT.dec()
+    metrics.REQUESTS.labels(record.outcome, str(record.status_code)).inc()
+    metrics.DURATION.observe(duration_s)
+    if ttft_s is not None:
+        metrics.FIRST_BYTE.observe(ttft_s)
+    if record.outcome == "refused":
+        metrics.REFUSALS.labels((record.error or {}).get("code") or "none").inc()
+    if record.metadata:
+        _count_usage(record.metadata)
+
+
+def _count_usage(metadata: dict[str, Any]) -> None:
+    for kind in ("prompt_tokens", "completion_tokens"):
+        if amount := metadata.get(kind):
+            metrics.USAGE_TOKENS.labels(kind).inc(amount)

@@ -1,0 +1,79 @@
+"""Sees a client hang up while nothing is being written to it, and ends the upstream call it was waiting for."""
+
+from __future__ import annotations
+
+import _socket
+import socket
+from typing import Any
+
+from gevent import get_hub
+
+from llmproxy.errors import ClientGone
+from llmproxy.transport import Connection
+
+_READ = 1  # libev's EV_READ
+
+
+class HangupWatch:
+    """
+    Watches a client's socket from the event loop, at the price of one watcher and no greenlet.
+
+    Args:
+        client: The socket of the client's connection; None where the server does not show it, and then a
+            hang-up is only noticed by writing.
+
+    Attributes:
+        is_gone: The client has hung up.
+    """
+
+    __slots__ = ("_client", "_upstream", "_watcher", "is_gone")
+
+    def __init__(self, client: socket.socket | None) -> None:
+        # gevent's socket wraps the real one; peeking at that never switches greenlets.
+        self._client: _socket.socket | None = getattr(client, "_sock", client)
+        self._watcher: Any = None
+        self._upstream: Connection | None = None
+        self.is_gone = False
+
+    def guard(self, upstream: Connection) -> None:
+        """Abort `upstream` when the client hangs up. Raises ClientGone when it has already."""
+        if self.is_gone:
+            raise ClientGone
+        self._upstream = upstream
+
+    def start(self) -> None:
+        """Begin to watch; to be called when the client's whole request has been read."""
+        if self._client is None or self._watcher is not None:
+            return
+        self._watcher = get_hub().loop.io(self._client.fileno(), _READ)
+        self._watcher.start(self._look)
+
+    def stop(self) -> None:
+        """End watching. Must come before the upstream connection goes back to the pool."""
+        self._upstream = None
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+            self._watcher = None
+
+    def has_hung_up(self) -> bool:
+        """Look now."""
+        if self._client is None:
+            return False
+        try:
+            peeked = _socket.socket.recv(self._client, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return not peeked
+
+    def _look(self) -> None:
+        # Runs in the event loop: nothing here may wait.
+        if self.has_hung_up():
+            self.is_gone = True
+            if self._upstream is not None:
+                self._upstream.abort()
+        # Either way there is nothing more to see: a client that is not gone has sent its next request.
+        if self._watcher is not None:
+            self._watcher.stop()

@@ -1,0 +1,38 @@
+"""
+What Prometheus is told, over all workers of a machine.
+
+With PROMETHEUS_MULTIPROC_DIR set (gunicorn.conf.py does) each worker counts in a file of its own and a scrape
+adds them up. No label holds anything that callers choose freely, so the number of series is bounded.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess, values
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_DURATION_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+REQUESTS = Counter("llmproxy_requests_total", "Proxied requests that ended.", ["outcome", "status"])
+REFUSALS = Counter("llmproxy_refusals_total", "Requests refused by the proxy itself.", ["code"])
+IN_FLIGHT = Gauge("llmproxy_requests_in_flight", "Requests under way.", multiprocess_mode="livesum")
+DURATION = Histogram(
+    "llmproxy_request_duration_seconds", "From arrival to the last byte.", buckets=_DURATION_BUCKETS_S
+)
+FIRST_BYTE = Histogram(
+    "llmproxy_first_byte_seconds", "From arrival to the first body byte.", buckets=_DURATION_BUCKETS_S
+)
+USAGE_TOKENS = Counter("llmproxy_usage_tokens_total", "Tokens as reported by the upstream.", ["kind"])
+LOG_PENDING = Gauge(
+    "llmproxy_log_pending_records", "Records waiting in memory for room on disk.", multiprocess_mode="livesum"
+)
+LOG_LOST = Gauge("llmproxy_log_lost_records", "Records lost since the workers started.", multiprocess_mode="livesum")
+
+
+def exposition() -> bytes:
+    """The current values in Prometheus' text format."""
+    if values.ValueClass.__name__ != "MmapedValue":
+        return generate_latest()
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)

@@ -1,0 +1,93 @@
+"""The client's request body on its way up: read once, in pieces, within a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from llmproxy.errors import BadRequest, BodyTooLarge, ClientGone
+
+PIECE_BYTES = 64 * 1024
+# A body up to this size is read before the upstream is called: head and body then leave in one packet, and
+# can be sent again when a pooled connection turns out to be dead.
+HELD_BYTES = 64 * 1024
+
+
+class ByteStream(Protocol):
+    """What WSGI calls ``wsgi.input``."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes; fewer or none at the end."""
+
+
+class RequestBody:
+    """
+    A body of known length, or a chunked one.
+
+    Args:
+        stream: Where the client's bytes come from.
+        length: Content-Length; None for a chunked body.
+        max_bytes: More than this raises BodyTooLarge, at once where the length is known.
+        client_is_gone: Tells a client that hung up from one that sent a broken body.
+        on_end: Called once the client has sent everything.
+
+    Attributes:
+        bytes_read: What has been read of the client so far.
+        held: The whole body once `hold_if_small` has read it; None where it must be streamed.
+    """
+
+    __slots__ = ("_client_is_gone", "_max_bytes", "_on_end", "_stream", "bytes_read", "held", "length")
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        *,
+        length: int | None,
+        max_bytes: int,
+        client_is_gone: Callable[[], bool] = lambda: False,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        if length is not None and length > max_bytes:
+            raise BodyTooLarge(limit=max_bytes)
+        self._stream = stream
+        self._max_bytes = max_bytes
+        self._client_is_gone = client_is_gone
+        self._on_end = on_end
+        self.length = length
+        self.bytes_read = 0
+        self.held: bytes | None = None
+
+    def hold_if_small(self) -> None:
+        """Read a body of known, small length as a whole."""
+        if self.length is not None and self.length <= HELD_BYTES:
+            self.held = b"".join(self)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """
+        The body in pieces.
+
+        Raises:
+            ClientGone: the client hung up before its body was complete.
+            BadRequest: the chunks are malformed.
+            BodyTooLarge: a chunked body went over the limit.
+        """
+        while self.length is None or self.bytes_read < self.length:
+            piece = self._read()
+            if not piece:
+                break
+            self.bytes_read += len(piece)
+            if self.bytes_read > self._max_bytes:
+                raise BodyTooLarge(limit=self._max_bytes)
+            yield piece
+        if self.length is not None and self.bytes_read < self.length:
+            raise ClientGone
+        self._on_end()
+
+    def _read(self) -> bytes:
+        wanted = PIECE_BYTES if self.length is None else min(PIECE_BYTES, self.length - self.bytes_read)
+        try:
+            return self._stream.read(wanted)
+        except Exception as exc:  # each server has its own errors for a body that breaks off
+            if isinstance(exc, ConnectionError | TimeoutError) or self._client_is_gone():
+                raise ClientGone from exc
+            raise BadRequest("The request body does not keep to its framing.") from exc

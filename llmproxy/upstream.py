@@ -1,0 +1,81 @@
+"""
+The upstream as the proxy sees it: a requests Session made for proxying, and the one place where that
+library's errors become ours.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from http.cookiejar import DefaultCookiePolicy
+
+import requests
+from requests.exceptions import RequestException, Timeout
+
+from llmproxy.errors import ProxyError, UpstreamTimeout, UpstreamUnreachable
+from llmproxy.headers import Origin
+from llmproxy.request_body import RequestBody
+from llmproxy.transport import Connection, Timeouts, UpstreamAdapter, UpstreamRequest, verifying_context
+
+log = logging.getLogger(__name__)
+
+
+class UpstreamSession(requests.Session):
+    """A Session that adds nothing: no .netrc, no cookies kept, no default headers, no redirects followed."""
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.headers.clear()
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        adapter = UpstreamAdapter(timeouts, verifying_context())
+        self.mount("https://", adapter)
+        self.mount("http://", adapter)
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: requests reads the body of a redirect even when told not to follow it."""
+
+
+class Upstream:
+    """
+    Opens calls to upstreams. One per process, made after the fork.
+
+    Args:
+        timeouts: For every call.
+    """
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._session = UpstreamSession(timeouts)
+
+    def open(
+        self,
+        method: str,
+        origin: Origin,
+        target: str,
+        *,
+        headers: dict[str, str],
+        body: RequestBody,
+        on_connection: Callable[[Connection], None],
+    ) -> requests.Response:
+        """
+        Send a request and return the answer with its body unread.
+
+        Raises:
+            UpstreamUnreachable, UpstreamTimeout: from the upstream or the way to it.
+            ClientGone, BadRequest, BodyTooLarge: from the client's body.
+        """
+        request = UpstreamRequest(method, origin, origin.prefix + target, headers, body, on_connection)
+        try:
+            return self._session.send(request, stream=True, allow_redirects=False, proxies={})
+        except RequestException as exc:
+            log.warning("upstream %s failed: %s", origin.host_header, exc)
+            raise translate(exc) from exc
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._session.close()
+
+
+def translate(exc: RequestException) -> ProxyError:
+    """Our error for one of requests'."""
+    return UpstreamTimeout() if isinstance(exc, Timeout) else UpstreamUnreachable()

@@ -1,0 +1,130 @@
+"""
+Two ways in: `app` for gunicorn, and `python wsgi.py`, gevent's own server for the first run on loopback.
+
+The patch comes first: what imports `ssl` or `socket` before it keeps the blocking ones.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import logging
+import signal
+import socket
+import sys
+from typing import ClassVar
+
+import gevent
+from flask import Flask
+from gevent.pool import Pool
+from gevent.pywsgi import WSGIHandler, WSGIServer
+
+import background
+import config
+import first_run
+import storage
+from app import create_app
+from blueprints.services import services_of
+
+HEAD_DEADLINE_S = 15.0
+REQUEST_QUEUE = 1024
+MAX_CONNECTIONS = 4096
+
+
+class Handler(WSGIHandler):
+    """gevent's handler with the checks that a front server would make."""
+
+    between_requests: ClassVar[set[gevent.Greenlet]] = set()
+
+    def handle_one_request(self) -> object:
+        """One request; a connection whose head is not complete in time is closed."""
+        self.head_deadline = gevent.Timeout.start_new(HEAD_DEADLINE_S)
+        self.between_requests.add(gevent.getcurrent())
+        try:
+            return super().handle_one_request()
+        except gevent.Timeout as timeout:
+            if timeout is not self.head_deadline:
+                raise
+            return None
+        finally:
+            self._head_is_over()
+
+    def _head_is_over(self) -> None:
+        self.head_deadline.close()
+        self.between_requests.discard(gevent.getcurrent())
+
+    def MessageClass(self, file: object, *args: object) -> object:
+        """The parsed headers. A request with two framings could be read as two different ones: refused."""
+        headers = super().MessageClass(file, *args)
+        lengths = headers.get_all("content-length") or []
+        if "transfer-encoding" in headers and (lengths or headers["transfer-encoding"].lower() != "chunked"):
+            raise ValueError("Content-Length together with Transfer-Encoding, or one that is not chunked")
+        if len(set(lengths)) > 1 or any(not length.isdigit() for length in lengths):
+            raise ValueError("more than one Content-Length, or one that is no number")
+        if len(headers.get_all("host") or []) > 1:
+            raise ValueError("more than one Host")
+        return headers
+
+    def get_environ(self) -> dict[str, object]:
+        """The WSGI environ with what the proxy needs besides: the target as sent, the client's socket."""
+        self._head_is_over()
+        environ: dict[str, object] = super().get_environ()
+        environ["RAW_URI"] = self.path
+        environ["gunicorn.socket"] = self.socket
+        return environ
+
+
+def listener(host: str, port: int) -> socket.socket:
+    """
+    A listening socket whose connections send at once.
+
+    Without TCP_NODELAY an answer's head and body, two sends, wait 40 ms for the client's delayed ACK.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.create_server((host, port), family=family, backlog=REQUEST_QUEUE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def main() -> None:
+    """Serve on loopback until SIGTERM or SIGINT, making whatever is missing."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = config.load(embedded=True)
+    except config.ConfigError as exc:
+        sys.exit(str(exc))
+    if not config.is_loopback(settings.host):
+        sys.exit(
+            f"HOST={settings.host}: this server is for the first run on loopback. To listen elsewhere, run\n"
+            f"  HOST={settings.host} .venv/bin/gunicorn -c gunicorn.conf.py wsgi:app"
+        )
+    app = _migrated(settings)
+    try:
+        sock = listener(settings.host, settings.port)
+    except OSError as exc:
+        sys.exit(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}")
+    background.start(app)
+    server = WSGIServer(sock, app, handler_class=Handler, log=None, spawn=Pool(MAX_CONNECTIONS))
+
+    def stop() -> None:
+        services_of(app).draining.set()
+        server.close()
+        # Running calls may end; connections that wait for a next request would only hold the stop up.
+        gevent.killall(list(Handler.between_requests), block=False)
+
+    gevent.signal_handler(signal.SIGTERM, stop)
+    gevent.signal_handler(signal.SIGINT, stop)
+    print(first_run.greeting(settings, sock.getsockname()[1]), flush=True)
+    server.serve_forever(stop_timeout=settings.drain_timeout_s)
+
+
+def _migrated(settings: config.Settings) -> Flask:
+    app = create_app(settings)
+    storage.migrate_to_head(app, settings.data_dir)
+    return app
+
+
+if __name__ == "__main__":
+    main()
+else:
+    app = _migrated(config.load())
