@@ -1,0 +1,40 @@
+# Each target is one readable line; the first use of any makes .venv from the pinned requirements.
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST_ARGS ?=
+
+.PHONY: run test lint bench lock clean
+
+run: .venv/.runtime  ## serve on http://127.0.0.1:8080, making what is missing in data/
+	@exec $(BIN)/python wsgi.py
+
+test: .venv/.dev  ## every test; what the machine lacks is skipped with its reason
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/.dev  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/.dev  ## what the proxy costs on this machine
+	$(BIN)/python -m benchmark.overhead
+
+lock: .venv/.dev  ## compile the pinned requirements from the .in files
+	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements.in -o requirements.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements-cloudwatch.in -o requirements-cloudwatch.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements-dev.in -o requirements-dev.txt
+
+clean:  ## remove what the other targets made, except data/
+	rm -rf .venv test-output .mypy_cache .ruff_cache
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name it with make PYTHON=python3.x")'
+	$(PYTHON) -m venv .venv
+
+.venv/.runtime: .venv/bin/python requirements.txt
+	$(BIN)/python -m pip install -q -r requirements.txt
+	@touch $@
+
+.venv/.dev: .venv/bin/python requirements-dev.txt
+	$(BIN)/python -m pip install -q -r requirements-dev.txt
+	@touch $@ .venv/.runtime
