@@ -1,0 +1,243 @@
+"""
+Finds a few members of a JSON object of any size without holding the object.
+
+`JsonScanner` takes the document in chunks cut anywhere and keeps the raw values of the wanted members of the
+outermost object, and, when asked, of one object directly inside it; everything else is stepped over. Strings and
+escapes are respected, so a wanted name inside a string or deeper down is never mistaken for the member. Memory: one
+value per wanted member up to MAX_VALUE_BYTES. Depth costs a counter, not a stack.
+
+It finds, it does not validate: a document that is not JSON gives whatever was complete before the fault. Names are
+compared as they are written; a wanted name spelt with \\u escapes is not found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+import orjson
+
+MAX_VALUE_BYTES = 16 * 1024
+# Wanted names are shorter; of a longer one only the length matters.
+_MAX_NAME_BYTES = 64
+
+_STRING_BODY = rb'(?:[^"\\]++|\\.)*+'
+# Whatever holds no bracket. Complete strings in one go, so that brackets inside them are passed unseen.
+_FLAT = rb'(?:[^"{}\[\]]++|"' + _STRING_BODY + rb'")*+'
+# The same with complete brackets around it: rows of numbers and small objects cost no Python step each.
+_NESTED = rb"(?:[^\"{}\[\]]++|\"" + _STRING_BODY + rb"\"|\[" + _FLAT + rb"\]|\{" + _FLAT + rb"\})*+"
+
+_string_rest = re.compile(_STRING_BODY, re.DOTALL).match
+_inside = re.compile(_NESTED, re.DOTALL).match
+_space = re.compile(rb"[ \t\r\n]*+").match
+_space_or_commas = re.compile(rb"[ \t\r\n,]*+").match
+_scalar_rest = re.compile(rb"[^,}\] \t\r\n]*+").match
+
+_Step = Callable[[bytes, int], int]
+
+
+class JsonScanner:
+    """
+    Scans one document for the members named in `names`.
+
+    Args:
+        names: Wanted members of the outermost object.
+        inside: A member of the outermost object whose own members of these names are wanted too.
+    """
+
+    def __init__(self, names: frozenset[bytes], *, inside: bytes | None = None) -> None:
+        self._names = names
+        self._inside = inside
+        self._found: dict[tuple[bytes, ...], bytes] = {}
+        self._path: tuple[bytes, ...] = ()  # the object we are in: () or (inside,)
+        self._step: _Step | None = self._root
+        self._name = bytearray()
+        self._value: bytearray | None = None  # bytes of the wanted value being read
+        self._depth = 0  # open brackets of the value being stepped over
+        self._escaped = False  # the last byte was a string's lone backslash
+
+    def feed(self, chunk: bytes) -> None:
+        """Takes the next bytes of the document."""
+        position, end = 0, len(chunk)
+        while position < end and self._step is not None:
+            position = self._step(chunk, position)
+
+    def document(self) -> dict[str, object]:
+        """The wanted members that are complete, parsed; of doubles the last; those of `inside` as a dict."""
+        document: dict[str, object] = {}
+        for path, raw in self._found.items():
+            target: dict[str, object] = document
+            if len(path) > 1:
+                target = document.setdefault(path[0].decode(), {})  # type: ignore[assignment]
+            try:
+                target[path[-1].decode()] = orjson.loads(raw)
+            except orjson.JSONDecodeError:
+                continue
+        return document
+
+    # Steps. Each takes the chunk and a position in it, goes as far as it can, and returns the next position.
+
+    def _root(self, chunk: bytes, position: int) -> int:
+        position = _end(_space, chunk, position)
+        if position < len(chunk):
+            self._step = self._before_name if chunk[position] == 0x7B else None
+        return position + 1
+
+    def _before_name(self, chunk: bytes, position: int) -> int:
+        position = _end(_space_or_commas, chunk, position)
+        if position == len(chunk):
+            return position
+        byte = chunk[position]
+        if byte == 0x22:
+            self._name.clear()
+            self._step = self._in_name
+        elif byte == 0x7D and self._path:
+            self._path = ()
+        else:
+            self._step = None  # the document is over, or it is no JSON
+        return position + 1
+
+    def _in_name(self, chunk: bytes, position: int) -> int:
+        end, is_closed = self._to_quote(chunk, position)
+        room = _MAX_NAME_BYTES + 1 - len(self._name)
+        self._name += chunk[position : min(end, position + room)]
+        if is_closed:
+            del self._name[-1]  # the quote, or what no longer matters
+            self._step = self._before_colon
+        return end
+
+    def _before_colon(self, chunk: bytes, position: int) -> int:
+        position = _end(_space, chunk, position)
+        if position < len(chunk):
+            self._step = self._before_value if chunk[position] == 0x3A else None
+        return position + 1
+
+    def _before_value(self, chunk: bytes, position: int) -> int:
+        position = _end(_space, chunk, position)
+        if position == len(chunk):
+            return position
+        byte, name = chunk[position], bytes(self._name)
+        if name == self._inside and not self._path:
+            self._forget_inside()
+            if byte == 0x7B:
+                self._path, self._step = (name,), self._before_name
+                return position + 1
+        self._value = bytearray() if name in self._names else None
+        if byte == 0x22:
+            self._keep(chunk, position, position + 1)
+            self._step = self._in_string
+            return position + 1
+        if byte in (0x7B, 0x5B):
+            self._keep(chunk, position, position + 1)
+            self._depth, self._step = 1, self._in_brackets
+            return position + 1
+        self._step = self._in_scalar
+        return position
+
+    def _in_string(self, chunk: bytes, position: int) -> int:
+        end, is_closed = self._to_quote(chunk, position)
+        self._keep(chunk, position, end)
+        if is_closed:
+            if self._depth:
+                self._step = self._in_brackets
+            else:
+                self._complete()
+        return end
+
+    def _in_brackets(self, chunk: bytes, position: int) -> int:
+        begin, end, depth = position, len(chunk), self._depth
+        while depth and position < end:
+            position = _end(_inside, chunk, position)
+            if position == end:
+                break
+            byte = chunk[position]
+            position += 1
+            if byte == 0x22:
+                self._step = self._in_string
+                break
+            depth += 1 if byte in (0x7B, 0x5B) else -1
+        self._depth = depth
+        self._keep(chunk, begin, position)
+        if not depth:
+            self._complete()
+        return position
+
+    def _in_scalar(self, chunk: bytes, position: int) -> int:
+        end = _end(_scalar_rest, chunk, position)
+        self._keep(chunk, position, end)
+        if end < len(chunk):
+            self._complete()
+        return end
+
+    # What the steps share.
+
+    def _to_quote(self, chunk: bytes, position: int) -> tuple[int, bool]:
+        """The position behind the string's closing quote, or the chunk's end; and whether the quote was there."""
+        if self._escaped:
+            self._escaped = False
+            position += 1
+        quote = chunk.find(b'"', position)
+        limit = quote if quote >= 0 else len(chunk)
+        if chunk.find(b"\\", position, limit) < 0:
+            return (quote + 1, True) if quote >= 0 else (limit, False)
+        end = _end(_string_rest, chunk, position)
+        if end == len(chunk):
+            return end, False
+        if chunk[end] == 0x22:
+            return end + 1, True
+        self._escaped = True
+        return len(chunk), False
+
+    def _keep(self, chunk: bytes, begin: int, end: int) -> None:
+        if self._value is not None:
+            room = MAX_VALUE_BYTES + 1 - len(self._value)
+            self._value += chunk[begin : min(end, begin + room)]
+
+    def _complete(self) -> None:
+        self._step = self._before_name
+        if self._value is None:
+            return
+        path = (*self._path, bytes(self._name))
+        self._found.pop(path, None)
+        if len(self._value) <= MAX_VALUE_BYTES:
+            self._found[path] = bytes(self._value)
+        self._value = None
+
+    def _forget_inside(self) -> None:
+        """A member given twice: the last one counts, and nothing of the first."""
+        self._found = {path: raw for path, raw in self._found.items() if path[0] != self._inside}
+
+
+def _end(match: Callable[[bytes, int], re.Match[bytes] | None], chunk: bytes, position: int) -> int:
+    """Where a pattern that always matches, if only nothing, stops."""
+    found = match(chunk, position)
+    return found.end() if found else position
+
+
+def members(document: bytes) -> Iterator[tuple[str, int, int]]:
+    """Name, begin and end of each member's value of a JSON object that is known to be valid, in order."""
+    position = document.index(b"{") + 1
+    while True:
+        position = _end(_space_or_commas, document, position)
+        if document[position] == 0x7D:
+            return
+        name_end = _end(_string_rest, document, position + 1) + 1
+        name = orjson.loads(document[position:name_end])
+        begin = _end(_space, document, document.index(b":", name_end) + 1)
+        position = _value_end(document, begin)
+        yield name, begin, position
+
+
+def _value_end(document: bytes, position: int) -> int:
+    byte = document[position]
+    if byte == 0x22:
+        return _end(_string_rest, document, position + 1) + 1
+    if byte not in (0x7B, 0x5B):
+        return _end(_scalar_rest, document, position)
+    depth = 0
+    while True:
+        depth += 1 if document[position] in (0x7B, 0x5B) else -1
+        position += 1
+        if not depth:
+            return position
+        position = _end(_inside, document, position)
