@@ -7,27 +7,27 @@ names sort in order; the clock going back cannot break that, a new name is alway
 one. Files that others rotated (`api_logs.jsonl.1`, `api_logs-20261123.jsonl`) are segments too, ordered by
 their last change. Compressed ones are not read.
 
-A segment is known by its *first line*, not by name or inode: each holds a fresh UUID, so the identity
+A segment is known by its *first record*, not by name or inode: each holds a fresh UUID, so the identity
 survives renames, copies (logrotate's copytruncate) and restored backups, and is never taken over by a
 reused inode.
 """
 
-import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from llmproxy.api_log.file_lock import FileLock, is_file_at
+
 _STAMP = "%Y%m%dT%H%M%S%fZ"
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
-# The identity is taken from the first line with something in it, or from this many bytes where that line is
-# longer.
+# The identity is everything up to the end of the first line that can hold a whole id (timestamp and UUID are
+# 90 bytes). Shorter lines are leftovers of torn ones, which two files may have in common.
 _HEAD_BYTES = 4096
-_FIRST_LINE = re.compile(rb"\n*[^\n]+\n")
+_IDENTITY = re.compile(rb"(?:[^\n]{0,99}\n)*[^\n]{100,}\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,12 @@ class Segment:
 
 
 def segment_id(fd: int) -> str | None:
-    """The identity of an open file; None while its first line is not complete."""
+    """The identity of an open file; None while its first record is not complete."""
     head = os.pread(fd, _HEAD_BYTES, 0)
-    first = _FIRST_LINE.match(head)
-    if first is None and len(head) < _HEAD_BYTES:
+    found = _IDENTITY.match(head)
+    if found is None and len(head) < _HEAD_BYTES:
         return None
-    return hashlib.sha256(first.group() if first else head).hexdigest()[:24]
+    return hashlib.sha256(found.group() if found else head).hexdigest()[:24]
 
 
 def list_segments(active: Path) -> list[Segment]:
@@ -56,42 +56,41 @@ def list_segments(active: Path) -> list[Segment]:
     return sorted(found, key=lambda segment: (segment.path == active, segment.closed_ns, segment.path.name))
 
 
+def open_segment(active: Path, wanted: str) -> int:
+    """
+    The segment of that identity, opened for reading; -1 when there is none.
+
+    Looked for three times: a file that is being renamed may be missing from a listing of its directory.
+    """
+    for _ in range(3):
+        # While logrotate copies, two files have the same first line; the longer one is complete.
+        matching = [segment for segment in list_segments(active) if segment.id == wanted]
+        for segment in sorted(matching, key=lambda segment: segment.size, reverse=True):
+            with suppress(OSError):
+                fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+                if segment_id(fd) == wanted:
+                    return fd
+                os.close(fd)
+    return -1
+
+
 def rotate(active: Path, fd: int, now: datetime) -> Path | None:
     """
     Renames the file behind `fd` to its segment name; the new name, or None when another process came first.
 
     Never waits: a held lock means that someone else is rotating.
     """
-    with try_lock(active.with_name(f"{active.stem}.lock")) as is_ours:
-        if not is_ours or not is_file_at(active, fd):
+    lock = FileLock(active.with_name(f"{active.stem}.lock"))
+    if not lock.acquire():
+        return None
+    try:
+        if not is_file_at(active, fd):
             return None
         target = _segment_name(active, now)
         os.rename(active, target)
         return target
-
-
-def is_file_at(path: Path, fd: int) -> bool:
-    """Whether the open file is the one that the path names now."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(fd))
-    except FileNotFoundError:
-        return False
-
-
-@contextmanager
-def try_lock(path: Path) -> Iterator[bool]:
-    """Whether this process holds the lock file for the length of the block. The kernel frees it on any exit."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            # A lock on a file that was deleted meanwhile excludes nobody.
-            yield is_file_at(path, fd)
     finally:
-        os.close(fd)
+        lock.release()
 
 
 def _candidates(active: Path) -> list[Path]:

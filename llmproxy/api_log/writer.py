@@ -27,8 +27,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from llmproxy.api_log.file_lock import is_file_at
 from llmproxy.api_log.record import CallRecord
-from llmproxy.api_log.segment import is_file_at, rotate
+from llmproxy.api_log.segment import rotate
 
 logger = logging.getLogger(__name__)
 

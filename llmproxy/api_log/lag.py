@@ -1,0 +1,77 @@
+"""How far a reader is behind. Needs no lock, so it can be asked while the reader works."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmproxy.api_log.lines import cut
+from llmproxy.api_log.position import Position
+from llmproxy.api_log.segment import Segment, list_segments
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """
+    What a reader still has to read.
+
+    Attributes:
+        records: Lines behind, or None when they were not counted.
+        oldest: `timestamp` of the first unread record; None when there is none.
+    """
+
+    bytes: int
+    segments: int
+    records: int | None
+    oldest: str | None
+
+
+def measure_lag(path: Path, position: Position, *, count_records: bool = False) -> Lag:
+    """
+    The lag of a position in the ledger at `path`.
+
+    Args:
+        count_records: Counts the unread lines, by reading them; leave it out where a scrape must be quick.
+    """
+    owed = [(segment, position.owed_bytes(segment.id, segment.size)) for segment in _distinct(path)]
+    behind = [(segment, size) for segment, size in owed if size]
+    return Lag(
+        bytes=sum(size for _, size in behind),
+        segments=len(behind),
+        records=sum(_count_lines(segment, size) for segment, size in behind) if count_records else None,
+        oldest=_first_timestamp(*behind[0]) if behind else None,
+    )
+
+
+def _distinct(path: Path) -> Iterator[Segment]:
+    """Segments by identity: a copy that logrotate made counts once."""
+    seen: dict[str, Segment] = {}
+    for segment in list_segments(path):
+        if segment.id not in seen or segment.size > seen[segment.id].size:
+            seen[segment.id] = segment
+    yield from seen.values()
+
+
+def _count_lines(segment: Segment, owed: int) -> int:
+    return sum(chunk.count(b"\n") for chunk in _unread(segment, owed))
+
+
+def _first_timestamp(segment: Segment, owed: int) -> str | None:
+    head = next(_unread(segment, owed), b"")
+    found = cut(head, max_lines=10)
+    return found.records[0].get("timestamp") if found.records else None
+
+
+def _unread(segment: Segment, owed: int) -> Iterator[bytes]:
+    """The last `owed` bytes of a segment in chunks; nothing when it is gone."""
+    try:
+        file = segment.path.open("rb")
+    except OSError:
+        return
+    with file:
+        file.seek(segment.size - owed, os.SEEK_SET)
+        while owed > 0 and (chunk := file.read(min(_CHUNK_BYTES, owed))):
+            owed -= len(chunk)
+            yield chunk

@@ -1,0 +1,66 @@
+"""
+Cuts a stretch of the log into records. Pure, and forgiving: whatever is no record is counted and stepped
+over.
+
+A writer that died or met a full disk leaves half a line. Where it could not be ended by a newline, the next
+record follows on the same line; it is found by the first key of every record. Inside a string that key would
+have its quotes escaped, so it cannot be mistaken for text that a client sent.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmproxy.api_log.record import parse_line
+
+_RECORD_START = b'{"timestamp":"'
+
+
+@dataclass(slots=True)
+class Cut:
+    """What was found: `records[i]` is what `lines[i]` says; `used` bytes are dealt with, `torn` pieces lost."""
+
+    lines: list[bytes] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    used: int = 0
+    torn: int = 0
+
+
+def cut(data: bytes, *, max_lines: int, is_last: bool = False) -> Cut:
+    """
+    The records among the first `max_lines` lines of `data`, which starts at the start of a line.
+
+    Args:
+        is_last: Nothing will follow, so bytes after the last newline are a line too. Otherwise they are left
+            for the next time: their newline may be on its way.
+    """
+    found = Cut()
+    *whole, rest = data.split(b"\n", max_lines)
+    if is_last and len(whole) < max_lines and rest:
+        whole.append(rest)
+    for line in whole:
+        found.used += len(line) + 1
+        record = parse_line(line)
+        if record is not None:
+            found.lines.append(line)
+            found.records.append(record)
+        elif line:
+            _salvage(line, found)
+    found.used = min(found.used, len(data))
+    return found
+
+
+def _salvage(line: bytes, found: Cut) -> None:
+    """Takes the whole records out of a damaged line; every other piece of it counts as torn."""
+    before, *others = line.split(_RECORD_START)
+    pieces = (
+        [before, *(_RECORD_START + piece for piece in others)]
+        if before
+        else [_RECORD_START + piece for piece in others]
+    )
+    for piece in pieces:
+        record = parse_line(piece)
+        if record is None:
+            found.torn += 1
+        else:
+            found.lines.append(piece)
+            found.records.append(record)
