@@ -13,7 +13,7 @@ an event that the end of the stream cut off before its blank line is never an ev
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 BOM = b"\xef\xbb\xbf"
@@ -21,6 +21,8 @@ BOM = b"\xef\xbb\xbf"
 # A line's end directly followed by another one. Possessive: the two bytes of one CRLF must never count as two ends.
 _EVENT_END = re.compile(rb"(?:\r\n?+|\n)(?:\r\n?+|\n)")
 _LINE_END = re.compile(rb"\r\n|\r|\n")
+
+_FindEnd = Callable[[bytes | bytearray, int], int]
 
 
 class Event(NamedTuple):
@@ -62,23 +64,22 @@ class EventSplitter:
         if self._at_stream_start:
             return self._feed_start(chunk)
         if not self._held:
-            return self._split(chunk, 0)
+            return self._split(chunk)
         # Three bytes back: the end of an event may have begun in the chunk before.
         search_from = max(0, len(self._held) - 3)
         self._held += chunk
-        if self._fits() and not _EVENT_END.search(self._held, search_from):
+        find_end = _end_finder(self._held, search_from)
+        end = find_end(self._held, search_from)
+        if end < 0 and not self._in_parts and len(self._held) <= self._max_event_bytes:
             return []
         buffer = bytes(self._held)
         self._held.clear()
-        return self._split(buffer, search_from)
+        return self._cut(buffer, find_end, end)
 
     def release(self) -> bytes:
         """Gives up what is held of the unfinished event; the rest of it will come in parts."""
         part = self._part(bytes(self._held))
         return part[0].raw if part else b""
-
-    def _fits(self) -> bool:
-        return not self._in_parts and len(self._held) <= self._max_event_bytes
 
     def _feed_start(self, chunk: bytes) -> list[Block]:
         # The byte order mark belongs to the stream, not to its first event: a block of its own keeps both facts.
@@ -89,16 +90,19 @@ class EventSplitter:
         buffer = bytes(self._held)
         self._held.clear()
         if buffer.startswith(BOM):
-            return [Block(BOM, True, True), *self._split(buffer[len(BOM) :], 0)]
-        return self._split(buffer, 0)
+            return [Block(BOM, True, True), *self._split(buffer[len(BOM) :])]
+        return self._split(buffer)
 
-    def _split(self, buffer: bytes, search_from: int) -> list[Block]:
+    def _split(self, buffer: bytes) -> list[Block]:
+        find_end = _end_finder(buffer, 0)
+        return self._cut(buffer, find_end, find_end(buffer, 0))
+
+    def _cut(self, buffer: bytes, find_end: _FindEnd, end: int) -> list[Block]:
         blocks, begin = [], 0
-        for match in _EVENT_END.finditer(buffer, search_from):
-            end = match.end()
+        while end >= 0:
             blocks.append(Block(buffer[begin:end], not self._in_parts, True))
             self._in_parts = False
-            begin = end
+            begin, end = end, find_end(buffer, end)
         rest = buffer[begin:] if begin else buffer
         if self._in_parts or len(rest) > self._max_event_bytes:
             return blocks + self._part(rest)
@@ -113,6 +117,23 @@ class EventSplitter:
             return []
         starts, self._in_parts = not self._in_parts, True
         return [Block(part, starts, False)]
+
+
+def _end_finder(buffer: bytes | bytearray, search_from: int) -> _FindEnd:
+    # Nearly every upstream ends its lines with a lone LF, and looking for two bytes is four times as fast as the
+    # pattern that knows all three line ends.
+    return _lf_end if buffer.find(b"\r", search_from) < 0 else _any_end
+
+
+def _lf_end(buffer: bytes | bytearray, search_from: int) -> int:
+    """Where the first event ends, or -1."""
+    found = buffer.find(b"\n\n", search_from)
+    return found + 2 if found >= 0 else -1
+
+
+def _any_end(buffer: bytes | bytearray, search_from: int) -> int:
+    found = _EVENT_END.search(buffer, search_from)
+    return found.end() if found else -1
 
 
 def parse_event(raw: bytes) -> Event | None:

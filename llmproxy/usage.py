@@ -101,9 +101,7 @@ class UsageObserver:
         return self._is_stream
 
 
-def observe(
-    endpoint: str, *, status: int, content_type: str | None, content_encoding: str | None
-) -> UsageObserver:
+def observe(endpoint: str, *, status: int, content_type: str | None, content_encoding: str | None) -> UsageObserver:
     """
     An observer for one answer.
 
