@@ -13,7 +13,8 @@ Guarantees:
 * A file that was renamed, deleted or replaced is noticed within RECHECK_S. Until then lines go to the old
   file, and are read there: a writer holds a shared flock on the file it writes to, so a reader that gets
   the exclusive one knows that nobody will append any more.
-* A file that reached `max_file_bytes` is renamed to a segment by whichever process sees it first.
+* A file that reached `max_file_bytes` is renamed to a segment by whichever process sees it first. That process
+  also holds the ledger under `max_total_bytes` (see `retention`).
 """
 
 import fcntl
@@ -29,11 +30,13 @@ from pathlib import Path
 
 from llmproxy.api_log.file_lock import is_file_at
 from llmproxy.api_log.record import CallRecord
+from llmproxy.api_log.retention import Dropped, enforce_cap
 from llmproxy.api_log.segment import rotate
 
 logger = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 64 << 20
+MAX_TOTAL_BYTES = 2 << 30
 PENDING_BYTES = 16 << 20
 # A stat costs as much as the write itself, so the path is compared with the open file ten times a second
 # only.
@@ -58,12 +61,14 @@ class LogWriter:
         path: Path,
         *,
         max_file_bytes: int = MAX_FILE_BYTES,
+        max_total_bytes: int = MAX_TOTAL_BYTES,
         pending_bytes: int = PENDING_BYTES,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.path = path
         self._max_file_bytes = max_file_bytes
+        self._max_total_bytes = max_total_bytes
         self._max_pending_bytes = pending_bytes
         self._monotonic = monotonic
         self._now = now
@@ -78,6 +83,7 @@ class LogWriter:
         self._pending_bytes = 0
         self._written = 0
         self._lost = 0
+        self._dropped = Dropped()
 
     def write(self, record: CallRecord) -> bool:
         """True when the record is in the file now; False when it waits in memory or is lost (and counted)."""
@@ -149,6 +155,16 @@ class LogWriter:
         """Records that are nowhere: there was neither room on the disk nor in `pending_bytes`."""
         return self._lost
 
+    @property
+    def dropped_unshipped_bytes(self) -> int:
+        """Bytes that this process deleted for the cap on disk use before a reader had read them."""
+        return self._dropped.bytes
+
+    @property
+    def dropped_unshipped_records(self) -> int:
+        """About how many records those were."""
+        return self._dropped.records
+
     def _append(self, line: bytes) -> bool:
         """One write. False when the line as a whole must be written again."""
         try:
@@ -208,12 +224,16 @@ class LogWriter:
         self._check_at = self._monotonic() + RECHECK_S
         try:
             if self._is_open and os.fstat(self._fd).st_size >= self._max_file_bytes:
-                rotate(self.path, self._fd, self._now())
+                self._rotate()
             if not self._is_open or not is_file_at(self.path, self._fd):
                 self._is_open = self._is_plain = False
                 self._open()
         except OSError as exc:
             self._warn("The call log cannot be opened or rotated: %s", exc.strerror)
+
+    def _rotate(self) -> None:
+        if rotate(self.path, self._fd, self._now()) is not None:
+            self._dropped += enforce_cap(self.path, self.path.parent / "positions", self._max_total_bytes)
 
     def _open(self) -> None:
         fd = _open_shared(self.path)

@@ -1,3 +1,5 @@
+import os
+import subprocess
 import time
 import uuid
 from pathlib import Path
@@ -84,3 +86,15 @@ def read_on():
             reader.commit(batch)
 
     return read
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A directory on a file system of 4 MiB of its own."""
+    path = tmp_path / "small"
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(path)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a small file system can only be mounted by root")
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
