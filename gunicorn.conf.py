@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 
+from gunicorn import util as gunicorn_util
 from gunicorn.http import wsgi as gunicorn_wsgi
 
 import config
@@ -84,6 +85,10 @@ def child_exit(server, worker):
 def on_exit(server):
     """Remove the metrics' files."""
     shutil.rmtree(_metrics_dir, ignore_errors=True)
+
+
+# gunicorn takes these two for the connection's own and would drop the upstream's.
+gunicorn_util.hop_headers -= {"server", "date"}
 
 
 class _Response(gunicorn_wsgi.Response):

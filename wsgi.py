@@ -35,6 +35,7 @@ class Handler(WSGIHandler):
     """gevent's handler with the checks that a front server would make."""
 
     between_requests: ClassVar[set[gevent.Greenlet]] = set()
+    response_headers: list[tuple[bytes, bytes]]
 
     def handle_one_request(self) -> object:
         """One request; a connection whose head is not complete in time is closed."""
@@ -72,6 +73,22 @@ class Handler(WSGIHandler):
         environ["RAW_URI"] = self.path
         environ["gunicorn.socket"] = self.socket
         return environ
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: object = None) -> object:
+        """gevent's, which fails on the length that a 304 may tell of what it stands for."""
+        if status.startswith(("204", "304")):
+            headers = [pair for pair in headers if pair[0].lower() != "content-length"]
+        return super().start_response(status, headers, exc_info)
+
+    def finalize_headers(self) -> None:
+        """gevent's, which sends a last chunk after a HEAD, and keeps HTTP/1.0 waiting after a body of no length."""
+        super().finalize_headers()
+        if self.command == "HEAD":
+            self.response_use_chunked = False
+            self.response_headers = [pair for pair in self.response_headers if pair[0] != b"Transfer-Encoding"]
+        elif self.request_version == "HTTP/1.0" and self.provided_content_length is None:
+            self.close_connection = True
+            self.response_headers = [pair for pair in self.response_headers if pair[0] != b"Connection"]
 
 
 def listener(host: str, port: int) -> socket.socket:

@@ -17,7 +17,7 @@ import orjson
 import requests
 from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
-from werkzeug.routing import Rule
+from werkzeug.routing import BaseConverter, Rule
 
 from blueprints.services import Services, services
 from llmproxy.admission import Grant, Refused
@@ -41,12 +41,20 @@ log = logging.getLogger(__name__)
 bp = Blueprint("proxy", __name__)
 
 
+class _Rest(BaseConverter):
+    """Whatever follows `/v1/`: Werkzeug's own `path` knows no empty first segment and no line break."""
+
+    part_isolating = False
+    regex = "(?s:.*)"
+    weight = 200
+
+
 @bp.record
 def _route_every_method(state: BlueprintSetupState) -> None:
     # Flask's own decorator wants a list of methods; a proxy has none to refuse.
     endpoint = f"{bp.name}.forward"
-    for path in ("/v1/", "/v1/<path:rest>"):
-        state.app.url_map.add(Rule(path, endpoint=endpoint, methods=None, merge_slashes=False, strict_slashes=True))
+    state.app.url_map.converters["rest"] = _Rest
+    state.app.url_map.add(Rule("/v1/<rest:rest>", endpoint=endpoint, methods=None, merge_slashes=False))
     state.app.view_functions[endpoint] = forward
 
 

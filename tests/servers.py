@@ -1,0 +1,267 @@
+"""
+The proxy as its users run it: `python wsgi.py` and gunicorn, as processes of their own, and an operator for each.
+
+A server listens on a free port of 127.0.0.1 with a data directory of its own, and inherits nothing from the
+environment of the tests. Whatever it prints is kept for the tests and for the message of a start that failed.
+"""
+
+import http.client
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+from urllib.parse import urlsplit
+
+ROOT = Path(__file__).resolve().parent.parent
+EMBEDDED, DEPLOYED = "embedded", "deployed"
+COMMANDS = {
+    EMBEDDED: [sys.executable, str(ROOT / "wsgi.py")],
+    DEPLOYED: [str(Path(sys.executable).with_name("gunicorn")), "-c", "gunicorn.conf.py", "wsgi:app"],
+}
+START_S = 30.0
+STOP_S = 15.0
+LISTENS = re.compile(r"(?:serves|Listening at:) (http://[^/\s]+:\d+)")
+
+MANAGEMENT_TOKEN = "management-token-of-the-tests"
+ADMIN_PASSWORD = "admin-password-of-the-tests"
+UPSTREAM_KEY = "sk-planted-upstream-key-0123456789"
+
+T = TypeVar("T")
+
+
+class Token(NamedTuple):
+    """A withering token: what its holder sends, its public id, its project."""
+
+    secret: str
+    id: str
+    project_id: str
+
+    @property
+    def bearer(self) -> tuple[str, str]:
+        """The header that carries it."""
+        return "Authorization", f"Bearer {self.secret}"
+
+
+class Server:
+    """
+    One running server, for the length of a `with` block.
+
+    Args:
+        kind: EMBEDDED or DEPLOYED.
+        data_dir: Its DATA_DIR; what it prints goes to a file beside it.
+        arguments: More for the command line.
+        cwd: Where it is started.
+        settings: Environment variables in place of the complete set that is there by default; None unsets one.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        data_dir: Path,
+        *,
+        arguments: tuple[str, ...] = (),
+        cwd: Path = ROOT,
+        **settings: str | None,
+    ) -> None:
+        self.kind = kind
+        self.data_dir = data_dir
+        self.settings = environment(data_dir, **settings)
+        self.url = ""
+        self.secrets = {MANAGEMENT_TOKEN, ADMIN_PASSWORD, self.settings.get("ENCRYPTION_KEY", ADMIN_PASSWORD)}
+        self._command = [*COMMANDS[kind], *arguments]
+        self._cwd = cwd
+        self._output = data_dir.with_name(data_dir.name + ".output")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        try:
+            self.url = self._wait_until_it_answers()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process and self._process.poll() is None:
+            self.terminate()
+            try:
+                self.wait()
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+
+    def start(self) -> None:
+        """Start without waiting for anything."""
+        with self._output.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self._cwd,
+                env=self.settings,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def _wait_until_it_answers(self) -> str:
+        def answers() -> str | None:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.output()}")
+            found = LISTENS.search(self.output())
+            if found is None:
+                return None
+            try:
+                return found[1] if fetch(found[1], "GET", "/healthz")[0] == 200 else None
+            except OSError:
+                return None
+
+        return wait_for(answers, timeout_s=START_S, otherwise=self.output)
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process that was started: under gunicorn, the one that has the workers."""
+        assert self._process is not None
+        return self._process
+
+    def worker_pids(self) -> list[int]:
+        """The processes that answer."""
+        pid = self.process.pid
+        if self.kind == EMBEDDED:
+            return [pid]
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def output(self) -> str:
+        """Everything it printed so far."""
+        return self._output.read_text(errors="replace")
+
+    def terminate(self) -> None:
+        """Ask it to stop."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self, timeout_s: float = STOP_S) -> int:
+        """Its exit code, once it has stopped. Raises subprocess.TimeoutExpired."""
+        return self.process.wait(timeout_s)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+        self.process.wait()
+
+    # The operator of this server
+
+    def manage(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Status and JSON of a call to `/manage…`."""
+        bearer = {"Authorization": f"Bearer {self.settings.get('MANAGEMENT_TOKEN', '')}"}
+        status, _, payload = fetch(self.url, method, f"/manage{path}", bearer, body)
+        return status, json.loads(payload) if payload else None
+
+    def create_project(self, **fields: Any) -> str:
+        """The id of a new project."""
+        body = {"name": f"project {uuid.uuid4()}", "openai_api_key": UPSTREAM_KEY} | fields
+        self.secrets.add(body["openai_api_key"])
+        status, project = self.manage("POST", "/projects", body)
+        assert status == 201, project
+        return str(project["id"])
+
+    def issue_token(self, project_id: str | None = None, **fields: Any) -> Token:
+        """A new token, of a new project where none is named."""
+        body = {"project_id": project_id or self.create_project(), "duration_hours": 1} | fields
+        status, token = self.manage("POST", "/tokens", body)
+        assert status == 201, token
+        self.secrets.add(token["token"])
+        return Token(token["token"], token["id"], token["project_id"])
+
+    # What it wrote
+
+    def records(self, token: Token | None = None) -> list[dict[str, Any]]:
+        """The call log, oldest first; of one token where it is given."""
+        log = self.data_dir / "api_logs.jsonl"
+        lines = log.read_text().splitlines() if log.exists() else []
+        found = [json.loads(line) for line in lines]
+        return [record for record in found if token is None or record["token"] == token.id]
+
+    def wait_for_records(self, count: int, token: Token | None = None) -> list[dict[str, Any]]:
+        """The records as soon as there are `count`: they are written after the last byte left."""
+
+        def enough() -> list[dict[str, Any]] | None:
+            found = self.records(token)
+            return found if len(found) >= count else None
+
+        return wait_for(enough, otherwise=lambda: f"{self.records(token)}\n{self.output()}")
+
+    def record_of(self, request_id: str | None) -> dict[str, Any]:
+        """The one record of this request."""
+
+        def found() -> dict[str, Any] | None:
+            return next((record for record in self.records() if record["request_id"] == request_id), None)
+
+        return wait_for(found, otherwise=self.output)
+
+    def metrics(self) -> str:
+        """What Prometheus would get."""
+        bearer = {"Authorization": f"Bearer {self.settings.get('METRICS_TOKEN', '')}"}
+        return fetch(self.url, "GET", "/metrics", bearer)[2].decode()
+
+    def leaks(self) -> list[str]:
+        """Places that hold one of this server's secrets; there should be none."""
+        places = {
+            "output": self.output(),
+            "records": (self.data_dir / "api_logs.jsonl").read_text(),
+            "metrics": self.metrics(),
+        }
+        return [place for place, text in places.items() if any(secret in text for secret in self.secrets)]
+
+
+def environment(data_dir: Path, **settings: str | None) -> dict[str, str]:
+    """A complete environment for a server, changed by `settings`; None leaves one out."""
+    complete: dict[str, str | None] = {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(data_dir.parent),
+        "HOST": "127.0.0.1",
+        "PORT": "0",
+        "DATA_DIR": str(data_dir),
+        "MANAGEMENT_TOKEN": MANAGEMENT_TOKEN,
+        "ADMIN_USER": "admin",
+        "ADMIN_PASSWORD": ADMIN_PASSWORD,
+        "ENCRYPTION_KEY": "ZW5jcnlwdGlvbi1rZXktb2YtdGhlLXRlc3RzLTMyYnk=",
+        "WEB_CONCURRENCY": "1",
+    }
+    return {name: value for name, value in (complete | settings).items() if value is not None}
+
+
+def fetch(
+    url: str, method: str, path: str, headers: dict[str, str] | None = None, body: Any = None
+) -> tuple[int, http.client.HTTPMessage, bytes]:
+    """Status, headers and body of one call on a connection of its own. A body that is not bytes goes as JSON."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+    sent = dict(headers or {})
+    if body is not None and not isinstance(body, bytes):
+        body = json.dumps(body).encode()
+        sent.setdefault("Content-Type", "application/json")
+    try:
+        connection.request(method, path, body, sent)
+        response = connection.getresponse()
+        return response.status, response.msg, response.read()
+    finally:
+        connection.close()
+
+
+def wait_for(
+    look: Callable[[], T | None], *, timeout_s: float = 10.0, otherwise: Callable[[], object] = lambda: "nothing"
+) -> T:
+    """What `look` returns as soon as that is true. For what has no event to wait for: another process's files."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"it did not happen in {timeout_s} s; seen: {otherwise()}")
+        time.sleep(0.01)
+    return found
