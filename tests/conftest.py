@@ -22,13 +22,11 @@ def upstream(running_upstream: MockOpenAI) -> MockOpenAI:
     return running_upstream
 
 
-@pytest.fixture(scope="session", params=[EMBEDDED, DEPLOYED])
-def proxy(
-    request: pytest.FixtureRequest, running_upstream: MockOpenAI, tmp_path_factory: pytest.TempPathFactory
+def serve(
+    request: pytest.FixtureRequest, upstream: MockOpenAI, paths: pytest.TempPathFactory, **settings: str
 ) -> Iterator[Server]:
-    """The proxy in front of `upstream`, on each server in turn. Afterwards it must have left everything in order."""
-    data_dir = tmp_path_factory.mktemp(request.param) / "data"
-    with Server(request.param, data_dir, UPSTREAM_URL=running_upstream.url) as server:
+    """A server in front of `upstream`. When it ends, it must have left everything in order."""
+    with Server(request.param, paths.mktemp(request.param) / "data", UPSTREAM_URL=upstream.url, **settings) as server:
         yield server
         assert server.leaks() == []
         ids = Counter(record["request_id"] for record in server.records())
@@ -36,6 +34,19 @@ def proxy(
         assert "Traceback" not in server.output()
         assert "llmproxy_requests_in_flight 0.0" in server.metrics()
     assert server.wait() == 0
+
+
+@pytest.fixture(scope="session", params=[EMBEDDED, DEPLOYED])
+def proxy(request, running_upstream, tmp_path_factory) -> Iterator[Server]:
+    """The proxy in front of `upstream`, on each of its servers in turn."""
+    yield from serve(request, running_upstream, tmp_path_factory)
+
+
+@pytest.fixture(scope="session", params=[EMBEDDED, DEPLOYED])
+def impatient_proxy(request, running_upstream, tmp_path_factory) -> Iterator[Server]:
+    """The same with short timeouts and a small limit for bodies."""
+    settings = {"FIRST_BYTE_TIMEOUT": "0.5", "IDLE_TIMEOUT": "0.5", "MAX_BODY_BYTES": "1000000"}
+    yield from serve(request, running_upstream, tmp_path_factory, **settings)
 
 
 @pytest.fixture
