@@ -6,6 +6,7 @@ import gevent
 from flask import Flask
 
 from blueprints.services import services_of
+from llmproxy import metrics
 
 LOG_TICK_S = 1.0
 
@@ -20,3 +21,4 @@ def _keep_log(app: Flask) -> None:
     while True:
         gevent.sleep(LOG_TICK_S)
         log.flush_pending()
+        metrics.publish(log_pending=log.pending, log_lost=log.lost)

@@ -10,6 +10,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import gc
 import logging
 import os
 import shutil
@@ -20,11 +21,15 @@ import tempfile
 from gunicorn import util as gunicorn_util
 from gunicorn.http import wsgi as gunicorn_wsgi
 
-import config
+# gunicorn takes every name here for a setting that it knows; `config` is one of them.
+import process_log
+from config import MIN_SECRET_LENGTH, ConfigError, load
+
+process_log.configure()
 
 try:
-    settings = config.load()
-except config.ConfigError as exc:
+    settings = load()
+except ConfigError as exc:
     sys.exit(str(exc))
 
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
@@ -39,6 +44,8 @@ timeout = 60
 # A stop lets running streams end.
 graceful_timeout = int(settings.drain_timeout_s)
 control_socket_disable = True
+# It would pass by the response class below, and gevent's is a loop of reads and writes anyway.
+sendfile = False
 
 # Counters are summed over workers through files, of which none may survive from an earlier start.
 _metrics_dir = tempfile.mkdtemp(prefix="llm-proxy-metrics-")
@@ -49,7 +56,7 @@ def on_starting(server):
     """Say what an operator should know before the first request."""
     log = logging.getLogger("gunicorn.error")
     for name in settings.weak_secrets:
-        log.warning("%s is easy to guess: use at least %d random characters", name, config.MIN_SECRET_LENGTH)
+        log.warning("%s is easy to guess: use at least %d random characters", name, MIN_SECRET_LENGTH)
     if settings.upstream_is_unencrypted:
         log.warning("UPSTREAM_URL %s is not encrypted: keys and prompts travel in the clear", settings.upstream_url)
 
@@ -64,6 +71,9 @@ def post_worker_init(worker):
     import background
     from blueprints.services import services_of
 
+    # What the start has built stays: the collector need not walk over it again and again.
+    gc.collect()
+    gc.freeze()
     background.start(worker.wsgi)
     draining = services_of(worker.wsgi).draining
     stop = signal.getsignal(signal.SIGTERM)
@@ -92,12 +102,51 @@ gunicorn_util.hop_headers -= {"server", "date"}
 
 
 class _Response(gunicorn_wsgi.Response):
-    """gunicorn's response, which leaves `Server` and `Date` to the upstream where it sent them."""
+    """
+    gunicorn's response, which leaves `Server` and `Date` to the upstream where it sent them, and sends the head
+    together with the first piece of the body: one packet and one system call less.
+    """
+
+    _head = b""
 
     def default_headers(self):
-        sent = {name.lower() for name, _ in self.headers}
-        ours = super().default_headers()
-        return [line for line in ours if line.partition(":")[0].lower() not in sent & {"server", "date"}]
+        sent = {name.lower() for name, _ in self.headers} & {"server", "date"}
+        if len(sent) < 2:
+            return [line for line in super().default_headers() if line.partition(":")[0].lower() not in sent]
+        lines = [
+            f"HTTP/{self.req.version[0]}.{self.req.version[1]} {self.status}\r\n",
+            f"Connection: {'close' if self.should_close() else 'keep-alive'}\r\n",
+        ]
+        return [*lines, "Transfer-Encoding: chunked\r\n"] if self.chunked else lines
+
+    def send_headers(self):
+        if not self.headers_sent:
+            lines = self.default_headers()
+            lines += [f"{name}: {value}\r\n" for name, value in self.headers]
+            self._head = "".join([*lines, "\r\n"]).encode("latin-1")
+            self.headers_sent = True
+
+    def write(self, arg):
+        super().write(arg)
+        if not arg:
+            self._send(b"")
+
+    def _emit_body(self, data):
+        self._send(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
+
+    def close(self):
+        self.send_headers()
+        self._send(b"0\r\n\r\n" if self.chunked else b"")
+
+    def _send(self, data):
+        head, self._head = self._head, b""
+        data = head + data if head else data
+        if not data:
+            return
+        # gevent's sendall asks for the socket's buffer size first, every time.
+        sent = self.sock.send(data)
+        if sent < len(data):
+            self.sock.sendall(memoryview(data)[sent:])
 
 
 gunicorn_wsgi.Response = _Response

@@ -8,7 +8,6 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import logging
 import signal
 import socket
 import sys
@@ -22,6 +21,7 @@ from gevent.pywsgi import WSGIHandler, WSGIServer
 import background
 import config
 import first_run
+import process_log
 import storage
 from app import create_app
 from blueprints.services import services_of
@@ -105,7 +105,7 @@ def listener(host: str, port: int) -> socket.socket:
 
 def main() -> None:
     """Serve on loopback until SIGTERM or SIGINT, making whatever is missing."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    process_log.configure()
     try:
         settings = config.load(embedded=True)
     except config.ConfigError as exc:

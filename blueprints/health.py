@@ -40,6 +40,5 @@ def exposition() -> Response:
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
     log = services().log
-    metrics.LOG_PENDING.set(log.pending)
-    metrics.LOG_LOST.set(log.lost)
+    metrics.publish(log_pending=log.pending, log_lost=log.lost)
     return Response(metrics.exposition(), content_type=metrics.CONTENT_TYPE)

@@ -50,7 +50,7 @@ class Call:
         self._arrived = time.perf_counter()
         self._ttft_s: float | None = None
         self._is_open = True
-        metrics.IN_FLIGHT.inc()
+        metrics.calls_under_way += 1
 
     def granted(self, grant: Grant) -> None:
         """The token was admitted."""
@@ -100,8 +100,8 @@ class Call:
 
 
 def _count(record: CallRecord, duration_s: float, ttft_s: float | None) -> None:
-    metrics.IN_FLIGHT.dec()
-    metrics.REQUESTS.labels(record.outcome, str(record.status_code)).inc()
+    metrics.calls_under_way -= 1
+    metrics.requests(record.outcome, record.status_code).inc()
     metrics.DURATION.observe(duration_s)
     if ttft_s is not None:
         metrics.FIRST_BYTE.observe(ttft_s)

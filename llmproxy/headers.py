@@ -7,7 +7,7 @@ commas (RFC 9110 section 5.3 allows it); repeated response fields stay as they c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -136,17 +136,18 @@ def _forwarded_name(key: str) -> str | None:
     return name.title()
 
 
-def response_headers(upstream: Iterable[tuple[str, str]], *, request_id: str) -> Headers:
+def response_headers(upstream: Sequence[tuple[str, str]], *, request_id: str) -> Headers:
     """The upstream's headers as they come down, in order and with repetitions, and our request id."""
-    listed: tuple[str, ...] = ()
-    kept = []
-    for pair in upstream:
-        name = pair[0].lower()
-        if name == "connection":
-            listed += tuple(part.strip().lower() for part in pair[1].split(","))
-        elif name not in _REMOVED_FROM_RESPONSE and not name.startswith(_RESPONSE_PREFIX):
-            kept.append(pair)
-    if listed and listed != ("keep-alive",) and listed != ("close",):
-        kept = [pair for pair in kept if pair[0].lower() not in listed]
+    kept = [pair for pair in upstream if _comes_down(pair[0])]
+    for name, value in upstream:
+        if name.lower() == "connection" and value.lower() not in ("keep-alive", "close"):
+            listed = {part.strip().lower() for part in value.split(",")}
+            kept = [pair for pair in kept if pair[0].lower() not in listed]
     kept.append(("x-proxy-request-id", request_id))
     return kept
+
+
+@lru_cache(maxsize=2048)
+def _comes_down(name: str) -> bool:
+    name = name.lower()
+    return name not in _REMOVED_FROM_RESPONSE and not name.startswith(_RESPONSE_PREFIX)

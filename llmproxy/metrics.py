@@ -7,11 +7,20 @@ adds them up. No label holds anything that callers choose freely, so the number 
 
 from __future__ import annotations
 
+import os
+from functools import lru_cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess, values
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _DURATION_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+_IS_MULTIPROCESS = values.ValueClass.__name__ == "MmapedValue"
+if _IS_MULTIPROCESS:
+    # The library asks for the pid at each count, a system call; this module is imported after the fork.
+    _PID = os.getpid()
+    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: _PID)  # type: ignore[no-untyped-call]
 
 REQUESTS = Counter("llmproxy_requests_total", "Proxied requests that ended.", ["outcome", "status"])
 REFUSALS = Counter("llmproxy_refusals_total", "Requests refused by the proxy itself.", ["code"])
@@ -28,10 +37,26 @@ LOG_PENDING = Gauge(
 )
 LOG_LOST = Gauge("llmproxy_log_lost_records", "Records lost since the workers started.", multiprocess_mode="livesum")
 
+# Counted in the plain on the hot path; `publish` copies it to its gauge.
+calls_under_way = 0
+
+
+def publish(*, log_pending: int, log_lost: int) -> None:
+    """Tell what is only looked at now and then: called by every process about once a second, and at a scrape."""
+    IN_FLIGHT.set(calls_under_way)
+    LOG_PENDING.set(log_pending)
+    LOG_LOST.set(log_lost)
+
+
+@lru_cache(maxsize=1024)
+def requests(outcome: str, status: int) -> Counter:
+    """The counter of requests that ended so; looking it up anew costs more than counting."""
+    return REQUESTS.labels(outcome, str(status))
+
 
 def exposition() -> bytes:
     """The current values in Prometheus' text format."""
-    if values.ValueClass.__name__ != "MmapedValue":
+    if not _IS_MULTIPROCESS:
         return generate_latest()
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]

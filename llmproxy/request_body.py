@@ -59,8 +59,16 @@ class RequestBody:
 
     def hold_if_small(self) -> None:
         """Read a body of known, small length as a whole."""
-        if self.length is not None and self.length <= HELD_BYTES:
-            self.held = b"".join(self)
+        if self.length is None or self.length > HELD_BYTES:
+            return
+        held = self._read() if self.length else b""
+        if len(held) == self.length:
+            self.bytes_read = self.length
+            self._on_end()
+        else:
+            self.bytes_read = len(held)
+            held += b"".join(self)
+        self.held = held
 
     def __iter__(self) -> Iterator[bytes]:
         """
