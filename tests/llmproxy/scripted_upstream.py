@@ -1,0 +1,172 @@
+"""
+An upstream whose every byte a test decides: a real TCP server that runs one script per connection.
+
+A script is a function of a Peer. It runs in a thread of its own; what it raises fails the test at the end of
+the `with` block, and so does a script that never ran.
+"""
+
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from llmproxy.headers import Origin
+
+WAIT_S = 10.0
+
+
+class Peer:
+    """The upstream's end of one connection."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        sock.settimeout(WAIT_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def read_head(self) -> bytes:
+        """A request's head, with the empty line that ends it."""
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            byte = self._sock.recv(1)
+            assert byte, f"the connection ended within a head: {head!r}"
+            head += byte
+        return head
+
+    def read_exactly(self, size: int) -> bytes:
+        """So many bytes."""
+        data = b""
+        while len(data) < size:
+            piece = self._sock.recv(size - len(data))
+            assert piece, "the connection ended early"
+            data += piece
+        return data
+
+    def read_request(self) -> bytes:
+        """A request with a body of known length, head and body."""
+        head = self.read_head()
+        for line in head.split(b"\r\n"):
+            name, _, value = line.partition(b": ")
+            if name.lower() == b"content-length":
+                return head + self.read_exactly(int(value))
+        return head
+
+    def read_to_end(self) -> bytes:
+        """Everything until the other side closes."""
+        data = b""
+        while piece := self._sock.recv(65536):
+            data += piece
+        return data
+
+    def is_closed_by_other_side(self) -> bool:
+        """Waits until the other side has closed its end."""
+        try:
+            return self._sock.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+    def send(self, data: bytes) -> None:
+        self._sock.sendall(data)
+
+    def reset(self) -> None:
+        """Close with an RST."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._sock.close()
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+Script = Callable[[Peer], None]
+
+
+class ScriptedUpstream:
+    """
+    Listens for the length of a `with` block, running one of `scripts` for each connection in their order.
+
+    Args:
+        tls: Wraps every connection.
+        family: AF_INET6 for [::1].
+    """
+
+    def __init__(
+        self, *scripts: Script, tls: ssl.SSLContext | None = None, family: socket.AddressFamily = socket.AF_INET
+    ) -> None:
+        self._scripts = list(scripts)
+        self._tls = tls
+        self._errors: list[BaseException] = []
+        self.connections = 0
+        host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
+        self._listener = socket.create_server((host, 0), family=family)
+        self._listener.settimeout(WAIT_S)
+        port = self._listener.getsockname()[1]
+        shown = f"[{host}]" if ":" in host else host
+        scheme = "https" if tls else "http"
+        self.origin = Origin(scheme, host, port, f"{shown}:{port}", "")
+        self.url = f"{scheme}://{self.origin.host_header}"
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._workers: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._listener.close()
+            return
+        self.finish()
+
+    def finish(self) -> None:
+        """Wait until every script has run, and raise what one of them raised."""
+        self._thread.join(WAIT_S)
+        for worker in self._workers:
+            worker.join(WAIT_S)
+        self._listener.close()
+        if self._errors:
+            raise self._errors[0]
+
+    def _accept(self) -> None:
+        try:
+            for script in self._scripts:
+                sock, _ = self._listener.accept()
+                self.connections += 1
+                worker = threading.Thread(target=self._run, args=(script, sock), daemon=True)
+                self._workers.append(worker)
+                worker.start()
+        except OSError as exc:
+            self._errors.append(exc)
+
+    def _run(self, script: Script, sock: socket.socket) -> None:
+        try:
+            with sock:
+                wrapped = self._tls.wrap_socket(sock, server_side=True) if self._tls else sock
+                with wrapped:
+                    script(Peer(wrapped))
+        except BaseException as exc:
+            self._errors.append(exc)
+
+
+def answering(*answers: bytes) -> Script:
+    """A script that reads a request before each of its answers, then closes."""
+
+    def script(peer: Peer) -> None:
+        for answer in answers:
+            peer.read_request()
+            peer.send(answer)
+
+    return script
+
+
+def keeping(*answers: bytes) -> Script:
+    """A script that reads a request before each of its answers, then waits for the other side to close."""
+
+    def script(peer: Peer) -> None:
+        answering(*answers)(peer)
+        assert peer.is_closed_by_other_side()
+
+    return script
