@@ -20,7 +20,7 @@ from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter, Rule
 
 from blueprints.services import Services, services
-from llmproxy.admission import Grant, Refused
+from llmproxy.admission import Refused
 from llmproxy.call import Call
 from llmproxy.errors import (
     BadRequest,
@@ -34,9 +34,14 @@ from llmproxy.hangup import HangupWatch
 from llmproxy.headers import Headers, checked_target, origin_of, request_headers, response_headers
 from llmproxy.relay import Relay
 from llmproxy.request_body import RequestBody
+from llmproxy.stream_usage import UsageChunkFilter, ask_for_usage
 from llmproxy.usage import observe
 
 log = logging.getLogger(__name__)
+
+CHAT = "/v1/chat/completions"
+# To ask for usage the body must be read as a whole; a larger one goes up as it is, and its usage stays unknown.
+MAX_ASKING_BODY_BYTES = 4 * 1024 * 1024
 
 bp = Blueprint("proxy", __name__)
 
@@ -66,7 +71,7 @@ class RawResponse(Response):
         head_first: Send the head now, though the body's first bytes are still to come.
     """
 
-    def __init__(self, body: Iterable[bytes], status: str, headers: Headers, *, head_first: bool = False) -> None:
+    def __init__(self, body: Relay | _Refusal, status: str, headers: Headers, *, head_first: bool = False) -> None:
         # Without the base class's own: it builds header and cookie structures that nobody reads, for 15 µs.
         self._head_first = head_first
         self._body = body
@@ -75,9 +80,14 @@ class RawResponse(Response):
 
     def __call__(self, environ: Mapping[str, Any], start_response: Any) -> Iterable[bytes]:
         """Answer. Werkzeug would drop entity headers of a 304, count lengths and guess a content type."""
-        write = start_response(self._status_line, self._header_list)
-        if self._head_first:
-            write(b"")
+        try:
+            write = start_response(self._status_line, self._header_list)
+            if self._head_first:
+                write(b"")
+        except BaseException:
+            # The server has not seen the body yet, so nobody else would end the call.
+            self._body.close()
+            raise
         return self._body
 
 
@@ -120,8 +130,14 @@ def _forward(
         raise LogUnavailable
     grant = parts.admission.admit(environ.get("HTTP_AUTHORIZATION"), datetime.now(UTC))
     call.granted(grant)
-    body.hold_if_small()
-    response = _open(parts, call, watch, environ, target, grant, body)
+    origin = origin_of(grant.base_url or parts.settings.upstream_url)
+    headers = request_headers(environ, host=origin.host_header, api_key=grant.api_key)
+    if grant.stream_usage == "ask" and call.endpoint == CHAT:
+        asked = _ask_for_usage(body, headers)
+    else:
+        body.hold_if_small()
+        asked = False
+    response = parts.upstream.open(call.method, origin, target, headers=headers, body=body, on_connection=watch.guard)
     call.upstream_status = response.status_code
     call.upstream_request_id = response.headers.get("x-request-id")
     if response.status_code == HTTPStatus.UNAUTHORIZED:
@@ -129,24 +145,21 @@ def _forward(
         response.raw.close()
         log.error("the upstream refused the API key of project %s", grant.project_id)
         raise UpstreamAuthFailed
-    return _relayed(call, watch, response)
+    return _relayed(call, watch, response, asked=asked)
 
 
-def _open(
-    parts: Services,
-    call: Call,
-    watch: HangupWatch,
-    environ: Mapping[str, Any],
-    target: str,
-    grant: Grant,
-    body: RequestBody,
-) -> requests.Response:
-    origin = origin_of(grant.base_url or parts.settings.upstream_url)
-    headers = request_headers(environ, host=origin.host_header, api_key=grant.api_key)
-    return parts.upstream.open(call.method, origin, target, headers=headers, body=body, on_connection=watch.guard)
+def _ask_for_usage(body: RequestBody, headers: dict[str, str]) -> bool:
+    """Ask for a chat stream's usage where its caller did not; True when the answer is to be taken out again."""
+    body.hold_if_small(MAX_ASKING_BODY_BYTES)
+    changed = ask_for_usage(body.held) if body.held else None
+    if changed is None:
+        return False
+    body.held = changed
+    headers["Accept-Encoding"] = "identity"  # what is compressed cannot be taken apart
+    return True
 
 
-def _relayed(call: Call, watch: HangupWatch, response: requests.Response) -> Response:
+def _relayed(call: Call, watch: HangupWatch, response: requests.Response, *, asked: bool) -> Response:
     headers = response.headers
     observer = observe(
         call.endpoint,
@@ -159,8 +172,18 @@ def _relayed(call: Call, watch: HangupWatch, response: requests.Response) -> Res
         call.bytes_out = relay.bytes_out
         call.end(cut, status=response.status_code, observer=observer)
 
-    relay = Relay(response, observer=observer, watch=watch, on_first_byte=call.saw_first_byte, on_end=end)
+    hides_usage = asked and observer.is_stream and "content-encoding" not in headers
+    relay = Relay(
+        response,
+        observer=observer,
+        watch=watch,
+        on_first_byte=call.saw_first_byte,
+        on_end=end,
+        body_filter=UsageChunkFilter() if hides_usage else None,
+    )
     down = response_headers(response.raw.headers, request_id=call.request_id)
+    if hides_usage:
+        down = [pair for pair in down if pair[0].lower() != "content-length"]
     status = f"{response.status_code} {response.reason or 'Unknown'}"
     # A client of a stream wants the head at once; a small answer had better leave in one packet.
     return RawResponse(relay, status, down, head_first=not response.raw.has_body_bytes())

@@ -57,9 +57,9 @@ class RequestBody:
         self.bytes_read = 0
         self.held: bytes | None = None
 
-    def hold_if_small(self) -> None:
-        """Read a body of known, small length as a whole."""
-        if self.length is None or self.length > HELD_BYTES:
+    def hold_if_small(self, most: int = HELD_BYTES) -> None:
+        """Read a body of known length, up to `most` bytes, as a whole."""
+        if self.length is None or self.length > most:
             return
         held = self._read() if self.length else b""
         if len(held) == self.length:
