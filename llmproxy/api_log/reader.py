@@ -47,11 +47,18 @@ class ReaderBusy(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Records in order, their lines without the newline, and the position after them."""
+    """
+    Records in order, their lines without the newline, and the position after them.
+
+    Attributes:
+        size: Bytes of the segment that this batch covers; 0 means that there was nothing new.
+        torn: Pieces of lines that were no record.
+    """
 
     records: list[dict[str, Any]]
     lines: list[bytes]
     position: Position
+    size: int = 0
     torn: int = 0
 
 
@@ -176,7 +183,7 @@ class LogReader:
         position = self._position
         if found.used:
             position = replace(position, offset=offset, tail=tail_of(self._fd, offset))
-        return Batch(found.records, found.lines, position, found.torn)
+        return Batch(found.records, found.lines, position, found.used, found.torn)
 
     def _read(self, max_records: int, max_bytes: int) -> tuple[Cut, bool]:
         """What can be cut at the position, and whether nothing will ever be added to the segment."""

@@ -1,11 +1,23 @@
+import gzip
+import json
 import os
+import socket
+import struct
 import subprocess
+import threading
 import time
 import uuid
+from collections import deque
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from llmproxy.api_log.dead_letters import DeadLetters
+from llmproxy.api_log.http_sink import HttpSink
+from llmproxy.api_log.logging_url import parse_logging_url
 from llmproxy.api_log.reader import LogReader
 from llmproxy.api_log.record import CallRecord
 
@@ -80,7 +92,7 @@ def read_on():
         ids = []
         while True:
             batch = reader.read_batch(**limits)
-            if not batch.lines and not batch.torn:
+            if not batch.size:
                 return ids
             ids += [record["request_id"] for record in batch.records]
             reader.commit(batch)
@@ -98,3 +110,161 @@ def small_disk(tmp_path):
         pytest.skip("a small file system can only be mounted by root")
     yield path
     subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+class Receiver:
+    """
+    A real HTTP server that takes batches, or misbehaves as told.
+
+    `script` holds behaviours for the next requests, one each; `always` is what happens after those. A behaviour is
+    called with the handler and the decoded records.
+    """
+
+    def __init__(self):
+        self.batches: list[list[dict]] = []
+        self.headers: list[dict[str, str]] = []
+        self.script: deque = deque()
+        self.always = answer(200)
+        self.tried = 0
+        self.released = threading.Event()
+        self.port = 0
+        self.start()
+
+    def start(self):
+        handler = type("Handler", (ReceiverHandler,), {"receiver": self})
+        self.server = ReceiverServer(("127.0.0.1", self.port), handler)
+        self.port = self.server.server_port
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self.thread.start()
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
+        self.server.hang_up()
+        self.thread.join()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}/ingest"
+
+    @property
+    def ids(self) -> list[str]:
+        return [record["request_id"] for batch in self.batches for record in batch]
+
+
+class ReceiverServer(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def process_request(self, request, client_address):
+        self.__dict__.setdefault("connections", []).append(request)
+        super().process_request(request, client_address)
+
+    def hang_up(self):
+        """Ends the kept-alive connections too, as the end of a process would."""
+        for connection in self.__dict__.get("connections", []):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request, client_address):
+        """A client that hung up is what some tests want."""
+
+
+class ReceiverHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    receiver: Receiver
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        self.receiver.tried += 1
+        self.receiver.headers.append(dict(self.headers.items()))
+        behave = self.receiver.script.popleft() if self.receiver.script else self.receiver.always
+        behave(self, json.loads(body))
+
+    def log_message(self, *args):
+        """Silence: the tests look at what was received."""
+
+
+def answer(status, text="", **headers):
+    """Answers with a status; a batch with a 2xx counts as received."""
+
+    def behave(handler, records):
+        if 200 <= status < 300:
+            handler.receiver.batches.append(records)
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.send_header("Content-Length", str(len(text)))
+        handler.end_headers()
+        handler.wfile.write(text.encode())
+
+    return behave
+
+
+def hang(handler, records):
+    """Takes the request and says nothing until the test is over."""
+    handler.receiver.released.wait(30)
+    handler.close_connection = True
+
+
+def reset(handler, records):
+    """Cuts the connection so that the client sees a reset."""
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+    handler.close_connection = True
+
+
+def take_and_hang_up(handler, records):
+    """Takes the batch, and the answer is lost."""
+    handler.receiver.batches.append(records)
+    reset(handler, records)
+
+
+def refuse_poison(handler, records):
+    """400 for every batch with a record to /poison, like a receiver that validates."""
+    poisonous = any(record["endpoint"] == "/poison" for record in records)
+    answer(*((400, "bad record") if poisonous else (200,)))(handler, records)
+
+
+@pytest.fixture
+def receiver():
+    receiver = Receiver()
+    yield receiver
+    receiver.released.set()
+    receiver.stop()
+
+
+@pytest.fixture
+def behave():
+    """The ways a receiver can behave."""
+    return SimpleNamespace(
+        answer=answer, hang=hang, reset=reset, take_and_hang_up=take_and_hang_up, refuse_poison=refuse_poison
+    )
+
+
+@pytest.fixture
+def dead_letters(tmp_path):
+    return DeadLetters(tmp_path / "dead_letters.jsonl")
+
+
+@pytest.fixture
+def open_http_sink(receiver):
+    sinks = []
+
+    def make(token=None, url=None, **options):
+        sinks.append(HttpSink(parse_logging_url(url or receiver.url), token=token, **options))
+        return sinks[-1]
+
+    yield make
+    for sink in sinks:
+        sink.close()
+
+
+@pytest.fixture
+def unused_port():
+    """A port that is bound and never listens, so that every connection to it is refused."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]

@@ -402,7 +402,8 @@ module.RECHECK_S = 0.001
 writer = module.LogWriter(Path(sys.argv[1]), max_file_bytes=50_000)
 for number in range(int(sys.argv[2])):
     record = CallRecord(time.time(), f"{sys.argv[3]}-{number:08d}-" + str(uuid.uuid4()), None, None,
-                        "/v1/" + "x" * (number % 7000), "GET", 200, 1.0, None, "complete", False, None, 200, None, 0, 0, "absent", None)
+                        "/v1/" + "x" * (number % 7000), "GET", 200, 1.0, None, "complete", False, None, 200, None,
+                        0, 0, "absent", None)
     assert writer.write(record) is True
     if sys.argv[4] == "die" and number == int(sys.argv[2]) // 2:
         import os; os.kill(os.getpid(), 9)

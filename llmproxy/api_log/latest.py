@@ -1,0 +1,221 @@
+"""
+Looks for records from the end of the ledger backwards, a bounded stretch at a time: for people who look at the
+latest calls. Keeps no position and takes no lock.
+
+A filter becomes byte strings that a record's line must hold, so that stretches without them are passed over at
+the speed of memory; only lines that hold them are parsed. Lines are written compact (see `record`), so the
+strings are exact; what a line says is checked again after parsing.
+
+Damaged lines are stepped over.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from llmproxy.api_log.record import MAX_LINE_BYTES, parse_line
+from llmproxy.api_log.segment import Segment, list_segments, open_segment
+
+# One search reads at most so much of the ledger: a few tens of milliseconds where the filter is rare.
+SEARCH_BYTES = 64 << 20
+# ...and parses at most so many lines, for filters that nearly every line passes at first sight.
+SEARCH_LINES = 20_000
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The start of a line: a segment's identity and an offset in it."""
+
+    segment: str
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.segment}.{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Place | None":
+        """The place in a text that `str` made; None for any other text."""
+        segment, _, offset = text.partition(".")
+        if not segment.isalnum() or not offset.isdecimal() or not offset.isascii() or len(offset) > 18:
+            return None
+        return cls(segment, int(offset))
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """
+    Which records to find; what is None does not matter.
+
+    Attributes:
+        status: An exact status, or a class of them: "429" or "4".
+        model: How the model's name begins.
+    """
+
+    project_id: str | None = None
+    token: str | None = None
+    status: str | None = None
+    outcome: str | None = None
+    model: str | None = None
+    request_id: str | None = None
+
+    def needles(self) -> list[bytes]:
+        """What the line of every such record holds."""
+        wanted = {"request_id": self.request_id, "token": self.token, "project_id": self.project_id}
+        exact = [_pair(name, value) for name, value in {**wanted, "outcome": self.outcome}.items() if value]
+        if self.status:
+            exact.append(b'"status_code":' + self.status.encode())
+        if self.model:
+            exact.append(_pair("model", self.model)[:-1])
+        return exact
+
+    def takes(self, record: dict[str, Any]) -> bool:
+        """Whether `record` is one of them."""
+        metadata = record.get("metadata")
+        model = metadata.get("model") if isinstance(metadata, dict) else None
+        wanted = {"request_id": self.request_id, "token": self.token, "project_id": self.project_id}
+        return (
+            all(record.get(name) == value for name, value in {**wanted, "outcome": self.outcome}.items() if value)
+            and _has_status(record.get("status_code"), self.status)
+            and (not self.model or (isinstance(model, str) and model.startswith(self.model)))
+        )
+
+
+@dataclass(slots=True)
+class Found:
+    """
+    What a search brought.
+
+    Attributes:
+        records: With their places, the latest first.
+        end: The end of the ledger when the search began; None when the ledger is empty.
+        older: Where the next search goes on; None when everything was searched.
+        searched_bytes: How much of the ledger was looked at.
+    """
+
+    records: list[tuple[Place, dict[str, Any]]] = field(default_factory=list)
+    end: Place | None = None
+    older: Place | None = None
+    searched_bytes: int = 0
+
+
+def search(
+    path: Path, wanted: Filter, *, limit: int, before: Place | None = None, until: Place | None = None
+) -> Found:
+    """
+    The latest records of the ledger at `path` that pass the filter.
+
+    Args:
+        limit: At most so many.
+        before: Only records before this place; the end of the ledger when None.
+        until: Nothing before this place is looked at.
+    """
+    found = Found()
+    segments = list_segments(path)
+    if segments:
+        found.end = Place(segments[-1].id, segments[-1].size)
+    candidates = _candidates(_stretches(segments, before, until), wanted.needles(), found)
+    for parsed, (place, line) in enumerate(candidates, 1):
+        record = parse_line(line)
+        if record is not None and wanted.takes(record):
+            found.records.append((place, record))
+        if len(found.records) == limit or parsed == SEARCH_LINES:
+            found.older = place
+            break
+    return found
+
+
+def read_at(path: Path, place: Place) -> dict[str, Any] | None:
+    """The record whose line begins at `place`; None when it is gone or never was one."""
+    fd = open_segment(path, place.segment)
+    if fd < 0:
+        return None
+    try:
+        line = os.pread(fd, MAX_LINE_BYTES + 1, place.offset).partition(b"\n")[0]
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return parse_line(line)
+
+
+def _pair(name: str, value: str) -> bytes:
+    return b'"%s":%s' % (name.encode(), orjson.dumps(value))
+
+
+def _has_status(status: Any, wanted: str | None) -> bool:
+    return not wanted or (len(str(status)) == 3 and str(status).startswith(wanted))
+
+
+def _stretches(
+    segments: list[Segment], before: Place | None, until: Place | None
+) -> Iterator[tuple[Segment, int, int]]:
+    """Segments with the first and the last byte to look at, the latest first."""
+    remaining = segments
+    if before is not None:
+        # A segment that is gone took everything before it along.
+        index = next((i for i, segment in enumerate(segments) if segment.id == before.segment), -1)
+        remaining = segments[: index + 1]
+    for segment in reversed(remaining):
+        end = before.offset if before and segment.id == before.segment else segment.size
+        is_last = until is not None and segment.id == until.segment
+        yield segment, until.offset if until and is_last else 0, min(end, segment.size)
+        if is_last:
+            return
+
+
+def _candidates(
+    stretches: Iterator[tuple[Segment, int, int]], needles: list[bytes], found: Found
+) -> Iterator[tuple[Place, bytes]]:
+    """Lines that may pass, the latest first. Ends at SEARCH_BYTES, and says in `found` where."""
+    for segment, start, end in stretches:
+        for offset, block in _blocks(segment, start, end):
+            found.searched_bytes += len(block)
+            for line_start, line in _lines_with(block, needles):
+                yield Place(segment.id, offset + line_start), line
+            if found.searched_bytes >= SEARCH_BYTES:
+                found.older = Place(segment.id, offset)
+                return
+            # Calls that are being forwarded get their turn between two blocks.
+            time.sleep(0)
+
+
+def _blocks(segment: Segment, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Whole lines between two offsets with the offset of the first, the last block first."""
+    with suppress(OSError):
+        fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            rest = b""
+            while end > start:
+                at = max(start, end - _BLOCK_BYTES)
+                data = os.pread(fd, end - at, at) + rest
+                # What stands before the first newline began in the block before.
+                cut = data.find(b"\n") + 1 if at > start else 0
+                rest = data[: cut or len(data)] if at > start else b""
+                if at == start or cut:
+                    yield at + cut, data[cut:]
+                end = at
+        finally:
+            os.close(fd)
+
+
+def _lines_with(block: bytes, needles: list[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Lines of `block` that hold every needle with their offsets in it, the last first."""
+    if any(needle not in block for needle in needles):
+        return
+    # The rarest of several filters is not known; the first one leads, the others are looked for in its lines.
+    lead = needles[0] if needles else b"\n"
+    end = len(block)
+    while (hit := block.rfind(lead, 0, end)) >= 0:
+        line_start = block.rfind(b"\n", 0, hit) + 1
+        line_end = block.find(b"\n", hit)
+        line = block[line_start : line_end if line_end >= 0 else len(block)]
+        end = line_start if needles else hit
+        if line and all(needle in line for needle in needles):
+            yield line_start, line

@@ -1,0 +1,106 @@
+"""
+What LOGGING_URL says, and the sink for it.
+
+    https://receiver.example/path?key=…            JSON arrays by POST; `user:password@` becomes Basic authentication
+    cloudwatch://<group>/<stream>?region=eu-west-1  CloudWatch log events; slashes in a group's name are written %2F
+
+A CloudWatch address may name another `endpoint`, for a VPC endpoint or a test server.
+"""
+
+import re
+from dataclasses import dataclass, field
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit, urlunsplit
+
+from llmproxy.api_log.sink import Sink
+
+_GROUP = re.compile(r"[A-Za-z0-9_./#-]{1,512}")
+_STREAM = re.compile(r"[^:*]{1,512}")
+_REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d{1,2}")
+_BEARER = re.compile(r"[\x21-\x7e]+")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpTarget:
+    """A receiver of JSON arrays. Only `origin` may be shown: path, query and credentials can hold secrets."""
+
+    url: str = field(repr=False)
+    origin: str
+    credentials: tuple[str, str] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CloudWatchTarget:
+    group: str
+    stream: str
+    region: str
+    endpoint: str | None = None
+
+
+def parse_logging_url(url: str) -> HttpTarget | CloudWatchTarget:
+    """The target that a LOGGING_URL names. ValueError tells what is wrong without repeating the URL."""
+    if re.search(r"[\x00-\x20\x7f]", url):
+        raise ValueError("LOGGING_URL holds a blank or a control character")
+    try:
+        parts = urlsplit(url)
+        has_bad_port = parts.port == 0
+    except ValueError as exc:
+        raise ValueError("LOGGING_URL is no URL: check its host and port") from exc
+    if has_bad_port:
+        raise ValueError("LOGGING_URL has port 0")
+    if parts.fragment:
+        raise ValueError("LOGGING_URL has a fragment (#…), which would never be sent; write # as %23")
+    if parts.scheme in ("http", "https"):
+        return _http_target(parts)
+    if parts.scheme == "cloudwatch":
+        return _cloudwatch_target(parts)
+    raise ValueError("LOGGING_URL must begin with https://, http:// or cloudwatch://")
+
+
+def open_sink(target: HttpTarget | CloudWatchTarget, *, token: str | None = None) -> Sink:
+    """
+    The sink for a target.
+
+    Args:
+        token: LOGGING_TOKEN, sent as a bearer token by HTTP. ValueError when it cannot stand in a header.
+
+    ImportError names the command to run when CloudWatch's library is not installed.
+    """
+    if isinstance(target, HttpTarget):
+        if token and not _BEARER.fullmatch(token):
+            raise ValueError("LOGGING_TOKEN holds a character that cannot stand in a header")
+        from llmproxy.api_log.http_sink import HttpSink
+
+        return HttpSink(target, token=token)
+    from llmproxy.api_log.cloudwatch import CloudWatchSink
+
+    return CloudWatchSink(target)
+
+
+def _http_target(parts: SplitResult) -> HttpTarget:
+    if not parts.hostname:
+        raise ValueError("LOGGING_URL names no host")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    netloc = f"{host}:{parts.port}" if parts.port else host
+    credentials = None
+    if parts.username is not None:
+        credentials = (unquote(parts.username), unquote(parts.password or ""))
+    url = urlunsplit((parts.scheme, netloc, parts.path or "/", parts.query, ""))
+    return HttpTarget(url, f"{parts.scheme}://{netloc}", credentials)
+
+
+def _cloudwatch_target(parts: SplitResult) -> CloudWatchTarget:
+    group, stream = unquote(parts.netloc), unquote(parts.path.removeprefix("/"))
+    if not _GROUP.fullmatch(group):
+        raise ValueError("LOGGING_URL's log group must be 1 to 512 of A-Z a-z 0-9 _ - . and %2F, %23")
+    if not _STREAM.fullmatch(stream):
+        raise ValueError("LOGGING_URL's log stream must be 1 to 512 characters without : and *")
+    query = parse_qs(parts.query, keep_blank_values=True)
+    if unknown := sorted(set(query) - {"region", "endpoint"}):
+        raise ValueError(f"LOGGING_URL knows region and endpoint, not {', '.join(unknown)}")
+    region = query.get("region", [""])[-1]
+    if not _REGION.fullmatch(region):
+        raise ValueError("LOGGING_URL needs a region, like ?region=eu-west-1")
+    endpoint = query.get("endpoint", [None])[-1]
+    if endpoint is not None and urlsplit(endpoint).scheme not in ("http", "https"):
+        raise ValueError("LOGGING_URL's endpoint must begin with https:// or http://")
+    return CloudWatchTarget(group, stream, region, endpoint)

@@ -1,0 +1,257 @@
+"""
+Carries the ledger to a receiver, in the background: nothing here is ever on a request's path.
+
+Guarantees:
+* At least once. The reader's position is saved after a batch was delivered or set aside, never before. A crash
+  in between repeats the batch; `request_id` tells the receiver which records it has.
+* Bounded memory. The file is the queue: one batch is in memory, whether the receiver is down for a second or a
+  week.
+* Patience. A receiver that fails is asked again after a random pause that grows to `max_pause_s`, or after the
+  Retry-After that it asked for (an hour at most).
+* A record that will never be taken does not hold up the rest: a refused batch is halved until the record at
+  fault stands alone, and that one goes to the dead letters.
+* One process ships; others stand by and take over when it ends.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llmproxy.api_log.dead_letters import DeadLetters
+from llmproxy.api_log.reader import Batch, LogReader, ReaderBusy
+from llmproxy.api_log.sink import BatchRefused, Entry, Rejection, Sink, SinkUnavailable
+
+logger = logging.getLogger(__name__)
+
+MAX_RECORDS = 500
+MAX_BYTES = 512 << 10
+MAX_AGE_S = 5.0
+POLL_S = 0.5
+FIRST_PAUSE_S = 1.0
+MAX_PAUSE_S = 60.0
+MAX_RETRY_AFTER_S = 3600.0
+STAND_BY_S = 5.0
+
+
+@dataclass(slots=True)
+class ShipperStats:
+    """
+    What this process shipped so far.
+
+    Attributes:
+        failures: Deliveries that must be repeated.
+        last_error: Why the last delivery failed; None after one that passed. Holds no secret.
+        last_delivered_at: Epoch seconds. None before the first delivery.
+    """
+
+    delivered: int = 0
+    dead_lettered: int = 0
+    batches: int = 0
+    failures: int = 0
+    last_error: str | None = None
+    last_delivered_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShipResult:
+    """What one `ship_once` did; `stopped_by` tells why it ended before the end of the ledger, None if it did not."""
+
+    delivered: int
+    dead_lettered: int
+    batches: int
+    stopped_by: str | None
+
+
+class Shipper:
+    """
+    One reader, one sink. `run` is for a thread or a greenlet of its own; `ship_once` for a command.
+
+    Args:
+        wait: Waits that many seconds; True when the shipper shall stop. By default on an event that `stop` sets.
+        uniform: Draws the pause between two bounds.
+    """
+
+    def __init__(
+        self,
+        reader: LogReader,
+        sink: Sink,
+        dead_letters: DeadLetters,
+        *,
+        max_records: int = MAX_RECORDS,
+        max_bytes: int = MAX_BYTES,
+        max_age_s: float = MAX_AGE_S,
+        poll_s: float = POLL_S,
+        first_pause_s: float = FIRST_PAUSE_S,
+        max_pause_s: float = MAX_PAUSE_S,
+        wait: Callable[[float], bool] | None = None,
+        uniform: Callable[[float, float], float] = random.uniform,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.reader = reader
+        self.sink = sink
+        self.dead_letters = dead_letters
+        self.stats = ShipperStats()
+        self._max_records, self._max_bytes = max_records, max_bytes
+        self._max_age_s, self._poll_s = max_age_s, poll_s
+        self._first_pause_s, self._max_pause_s = first_pause_s, max_pause_s
+        self._stopping = threading.Event()
+        self._wait = wait or self._stopping.wait
+        self._uniform = uniform
+        self._monotonic = monotonic
+        self._wall_clock = wall_clock
+        self._batch: Batch | None = None  # under way; kept over failures so that its delivered parts stay delivered
+        self._parts: list[list[Entry]] = []  # of the batch, what is not delivered yet, the next one last
+        self._seen_at: float | None = None  # when the oldest waiting record was first seen
+        self._failures_in_a_row = 0
+
+    def run(self) -> None:
+        """Ships until `stop`. Never raises: whatever happens, it is logged and tried again."""
+        try:
+            while not self._stopping.is_set():
+                pause_s = self._turn()
+                if pause_s and self._wait(pause_s):
+                    break
+        finally:
+            self.close()
+
+    def stop(self) -> None:
+        """Makes `run` end after the delivery that is under way. What is left stays in the file."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Lets another process ship."""
+        self._batch, self._parts = None, []
+        self.reader.close()
+        self.sink.close()
+
+    def ship_once(self) -> ShipResult:
+        """
+        Ships what is in the ledger now, without waiting for anything; a failing receiver ends it.
+
+        ReaderBusy when another process ships.
+        """
+        before = (self.stats.delivered, self.stats.dead_lettered, self.stats.batches)
+        stopped_by = None
+        self.reader.acquire()
+        left = self.reader.lag().bytes
+        try:
+            while left > 0 and (batch := self._batch or self._read()).size:
+                self._ship(batch)
+                left -= batch.size
+        except SinkUnavailable as exc:
+            stopped_by = self._note_failure(exc)
+        return ShipResult(
+            self.stats.delivered - before[0],
+            self.stats.dead_lettered - before[1],
+            self.stats.batches - before[2],
+            stopped_by,
+        )
+
+    def _turn(self) -> float:
+        """One step of `run`; the seconds to wait before the next one."""
+        try:
+            batch = self._batch or self._read()
+            pause_s = 0.0 if self._batch else self._pause_until_due(batch)
+            if not pause_s:
+                self._ship(batch)
+            return pause_s
+        except ReaderBusy:
+            return STAND_BY_S
+        except SinkUnavailable as exc:
+            self._note_failure(exc)
+            return self._pause_after(exc.retry_after_s)
+        except Exception:
+            # The one thing that a shipper may not do is end: records would pile up unseen.
+            logger.exception("Shipping the call log failed; trying again")
+            self._failures_in_a_row += 1
+            return self._pause_after(None)
+
+    def _read(self) -> Batch:
+        return self.reader.read_batch(max_records=self._max_records, max_bytes=self._max_bytes)
+
+    def _pause_until_due(self, batch: Batch) -> float:
+        """0 when the batch shall go: full, or its first record has waited for `max_age_s`."""
+        if not batch.size:
+            self._seen_at = None
+            return self._poll_s
+        if self._seen_at is None:
+            self._seen_at = self._monotonic()
+        # A batch ends at a whole line, so it rarely reaches its size to the byte: half of it is full enough.
+        if len(batch.lines) >= self._max_records or batch.size * 2 >= self._max_bytes:
+            return 0.0
+        left_s = self._seen_at + self._max_age_s - self._monotonic()
+        return min(self._poll_s, left_s) if left_s > 0 else 0.0
+
+    def _ship(self, batch: Batch) -> None:
+        """Delivers the batch, or what is left of it, and saves the position."""
+        if self._batch is None:
+            entries = [Entry(line, record) for line, record in zip(batch.lines, batch.records, strict=True)]
+            self._batch, self._parts = batch, [entries] if entries else []
+        while self._parts:
+            self._deliver(self._parts[-1])
+        self._finish(batch)
+
+    def _deliver(self, part: list[Entry]) -> None:
+        """Delivers the last part, or puts its two halves in its place."""
+        try:
+            rejections = self.sink.deliver(part)
+        except BatchRefused as exc:
+            if len(part) > 1:
+                middle = len(part) // 2
+                self._parts[-1:] = [part[middle:], part[:middle]]
+                return
+            rejections = [Rejection(part[0], str(exc))]
+        if rejections:
+            self._set_aside(rejections)
+        self._parts.pop()
+        self._note_success(len(part) - len(rejections))
+
+    def _set_aside(self, rejections: list[Rejection]) -> None:
+        self.dead_letters.add(rejections, sink=self.sink.name, now_s=self._wall_clock())
+        self.stats.dead_lettered += len(rejections)
+        logger.warning(
+            "%s will not take %d call records: set aside in %s",
+            self.sink.name, len(rejections), self.dead_letters.path.name,
+        )  # fmt: skip
+
+    def _finish(self, batch: Batch) -> None:
+        try:
+            self.reader.commit(batch)
+        except OSError as exc:
+            # A full disk is no reason to send the same records for ever: go on in memory, a later batch saves.
+            logger.warning("The shipper's position cannot be saved: %s", exc.strerror)
+            self.reader.advance(batch)
+        self.stats.batches += 1
+        self._batch = self._seen_at = None
+
+    def _note_success(self, delivered: int) -> None:
+        if self._failures_in_a_row:
+            logger.info("%s takes call records again", self.sink.name)
+        self._failures_in_a_row = 0
+        self.stats.last_error = None
+        self.stats.delivered += delivered
+        if delivered:
+            self.stats.last_delivered_at = self._wall_clock()
+
+    def _note_failure(self, exc: SinkUnavailable) -> str:
+        reason = str(exc)
+        # Once per reason: an outage of hours needs one line, not one per try.
+        if reason != self.stats.last_error:
+            logger.warning("%s does not take call records, they wait in the file: %s", self.sink.name, reason)
+        self._failures_in_a_row += 1
+        self.stats.failures += 1
+        self.stats.last_error = reason
+        return reason
+
+    def _pause_after(self, retry_after_s: float | None) -> float:
+        """Full jitter: anything between nothing and a bound that doubles, so that many nodes do not come at once."""
+        bound_s = min(self._max_pause_s, self._first_pause_s * 2 ** min(self._failures_in_a_row - 1, 30))
+        pause_s = self._uniform(0.0, bound_s)
+        if retry_after_s is not None:
+            # Asked to wait, never come earlier; the draw on top spreads those who were told the same moment.
+            pause_s += min(retry_after_s, MAX_RETRY_AFTER_S)
+        return max(pause_s, 0.05)
