@@ -11,6 +11,7 @@ monkey.patch_all()
 import signal
 import socket
 import sys
+from http.client import HTTPException
 from typing import ClassVar
 
 import gevent
@@ -31,9 +32,10 @@ REQUEST_QUEUE = 1024
 MAX_CONNECTIONS = 4096
 
 
-class Handler(WSGIHandler):
+class Handler(WSGIHandler):  # type: ignore[misc]
     """gevent's handler with the checks that a front server would make."""
 
+    path: str
     between_requests: ClassVar[set[gevent.Greenlet]] = set()
     response_headers: list[tuple[bytes, bytes]]
 
@@ -56,9 +58,16 @@ class Handler(WSGIHandler):
 
     def MessageClass(self, file: object, *args: object) -> object:
         """The parsed headers. A request with two framings could be read as two different ones: refused."""
-        headers = super().MessageClass(file, *args)
+        try:
+            headers = super().MessageClass(file, *args)
+        except HTTPException as exc:
+            raise ValueError("too many headers") from exc
+        # Python's parser takes everything after a malformed line for the body, the other headers with it.
+        if headers.defects or self.request_version == "HTTP/0.9":
+            raise ValueError("a line that is no header, or no version")
         lengths = headers.get_all("content-length") or []
-        if "transfer-encoding" in headers and (lengths or headers["transfer-encoding"].lower() != "chunked"):
+        codings = headers.get_all("transfer-encoding") or []
+        if codings and (lengths or [coding.lower() for coding in codings] != ["chunked"]):
             raise ValueError("Content-Length together with Transfer-Encoding, or one that is not chunked")
         if len(set(lengths)) > 1 or any(not length.isdigit() for length in lengths):
             raise ValueError("more than one Content-Length, or one that is no number")
@@ -69,10 +78,14 @@ class Handler(WSGIHandler):
     def get_environ(self) -> dict[str, object]:
         """The WSGI environ with what the proxy needs besides: the target as sent, the client's socket."""
         self._head_is_over()
+        target, self.path = self.path, _origin_form(self.path)
         environ: dict[str, object] = super().get_environ()
-        environ["RAW_URI"] = self.path
+        environ["RAW_URI"] = target
         environ["gunicorn.socket"] = self.socket
         return environ
+
+    def log_error(self, msg: str, *args: object) -> None:
+        """Nothing: gevent would quote a malformed line, and that may hold a token."""
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: object = None) -> object:
         """gevent's, which fails on the length that a 304 may tell of what it stands for."""
@@ -89,6 +102,13 @@ class Handler(WSGIHandler):
         elif self.request_version == "HTTP/1.0" and self.provided_content_length is None:
             self.close_connection = True
             self.response_headers = [pair for pair in self.response_headers if pair[0] != b"Connection"]
+
+
+def _origin_form(target: str) -> str:
+    """The path and query of a request target: routing goes by these. Whose host it names is checked later."""
+    if target.startswith("/") or "://" not in target:
+        return target
+    return "/" + target.partition("://")[2].partition("/")[2]
 
 
 def listener(host: str, port: int) -> socket.socket:

@@ -25,13 +25,13 @@ bp = Blueprint("management", __name__, url_prefix="/manage")
 auth = HTTPTokenAuth(scheme="Bearer", realm="management")
 
 
-@auth.verify_token
+@auth.verify_token  # type: ignore[untyped-decorator]
 def _is_management_token(token: str) -> str | None:
     expected = services().settings.management_token.encode()
     return "management" if hmac.compare_digest(token.encode(), expected) else None
 
 
-@auth.error_handler
+@auth.error_handler  # type: ignore[untyped-decorator]
 def _unauthorized(status: int) -> Response:
     return error_response(status, "Send the management token in the header `Authorization: Bearer <token>`.")
 
@@ -209,7 +209,7 @@ def _token(token_id: str) -> Token:
     return token
 
 
-def _page(statement: Select[Any], table: type[Project | Token], query: dict[str, Any]) -> tuple[list[Any], bool]:
+def _page(statement: Select[Any], table: Any, query: dict[str, Any]) -> tuple[list[Any], bool]:
     """One page, newest first, after the row whose id is `after`; and whether there is a next one."""
     if "after" in query:
         last = db.session.scalar(select(table).where(table.id == query["after"]))

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import requests
@@ -35,6 +35,7 @@ from llmproxy.headers import Headers, checked_target, origin_of, request_headers
 from llmproxy.relay import Relay
 from llmproxy.request_body import RequestBody
 from llmproxy.stream_usage import UsageChunkFilter, ask_for_usage
+from llmproxy.transport import UpstreamAnswer
 from llmproxy.usage import observe
 
 log = logging.getLogger(__name__)
@@ -181,12 +182,13 @@ def _relayed(call: Call, watch: HangupWatch, response: requests.Response, *, ask
         on_end=end,
         body_filter=UsageChunkFilter() if hides_usage else None,
     )
-    down = response_headers(response.raw.headers, request_id=call.request_id)
+    answer = cast(UpstreamAnswer, response.raw)
+    down = response_headers(answer.headers, request_id=call.request_id)
     if hides_usage:
         down = [pair for pair in down if pair[0].lower() != "content-length"]
     status = f"{response.status_code} {response.reason or 'Unknown'}"
     # A client of a stream wants the head at once; a small answer had better leave in one packet.
-    return RawResponse(relay, status, down, head_first=not response.raw.has_body_bytes())
+    return RawResponse(relay, status, down, head_first=not answer.has_body_bytes())
 
 
 def _body_length(environ: Mapping[str, Any]) -> int | None:

@@ -170,7 +170,7 @@ class _Query(Schema):
 
 
 _page_limit = f"must be a whole number from 1 to {MAX_PAGE}."
-_BOOLEAN = {"invalid": "must be true or false."}
+_BOOLEAN: dict[str, Any] = {"invalid": "must be true or false."}
 
 
 class PageQuery(_Query):
