@@ -2,8 +2,8 @@
 Content codings undone incrementally and in bounded memory, on a copy that nobody but an observer reads.
 
 Output comes in pieces of about 64 KiB, so a chunk that unfolds into gigabytes is never in memory at once. Time is
-bounded by the ratio: a body may unfold to 8 MiB freely and to 250 times what has arrived beyond that. Text with a
-server's flushes in it stays under 50, gzip itself cannot pass 1032; there is no limit on the total, since an event
+bounded by the ratio: a body may unfold to 8 MiB freely and to 100 times what has arrived beyond that. Text with a
+server's flushes in it stays under 50, zeros in gzip reach 1032; there is no limit on the total, since an event
 stream may last a day. Past the ratio it is a bomb, and `DecodingStopped` ends the decoding for good.
 
 Source: RFC 9110 section 8.4 (codings are undone from the last to the first), RFC 1950 to 1952, RFC 7932, RFC 8878
@@ -21,7 +21,7 @@ from backports import zstd
 
 PIECE_BYTES = 64 * 1024
 FREE_BYTES = 8 * 1024 * 1024
-MAX_RATIO = 250
+MAX_RATIO = 100
 # More than two codings on one body is nobody's honest answer; four are allowed and five are not looked into.
 MAX_CODINGS = 4
 # The ratio is looked at between slices: one chunk of megabytes must not earn its allowance before it is counted.

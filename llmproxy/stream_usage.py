@@ -90,38 +90,49 @@ class UsageChunkFilter:
     def __init__(self) -> None:
         self._splitter = EventSplitter(max_event_bytes=MAX_EVENT_BYTES)
         self._is_done = False
+        self._may_lack_lf = False  # the chunk ended with a CR: an LF that comes next is its last byte
 
     def feed(self, chunk: bytes) -> bytes:
         """What of the bytes so far may go down now."""
         if self._is_done:
-            return chunk
+            return self._after(chunk)
         if self._splitter.is_between_events and chunk.endswith(b"\n\n") and not _has_usage(chunk):
             return chunk
-        blocks = self._splitter.feed(chunk)
-        usage = next((index for index, block in enumerate(blocks) if _is_usage_event(block)), None)
-        if usage is not None:
-            self._is_done = True
-            del blocks[usage]
-        passed = b"".join(block.raw for block in blocks)
-        held = self._splitter.held
-        if self._is_done:
-            return passed + held
-        if _has_a_choice(held) or _is_no_object(held):
-            passed += self._splitter.release()
-        return passed
+        passed = b"".join([self._passed(block) for block in self._splitter.feed(chunk)])
+        return passed + self._released()
 
     def finish(self) -> bytes:
         """What was held back of an event that the end of the stream cut off."""
+        if self._is_done:
+            return b""
         held = self._splitter.held
-        return b"" if self._is_done or _is_usage_chunk(held) else held
+        return _blank_lines_before(held) if _is_usage_chunk(held) else held
+
+    def _released(self) -> bytes:
+        held = self._splitter.held
+        if self._is_done:
+            return held
+        return self._splitter.release() if _has_a_choice(held) or _is_no_object(held) else b""
+
+    def _after(self, chunk: bytes) -> bytes:
+        if self._may_lack_lf and chunk:
+            self._may_lack_lf = False
+            return chunk.removeprefix(b"\n")
+        return chunk
+
+    def _passed(self, block: Block) -> bytes:
+        if self._is_done or not (block.starts and block.ends and _is_usage_chunk(block.raw)):
+            return block.raw
+        self._is_done, self._may_lack_lf = True, block.raw.endswith(b"\r")
+        return _blank_lines_before(block.raw)
 
 
-def _is_usage_event(block: Block) -> bool:
-    return block.starts and block.ends and _is_usage_chunk(block.raw)
+def _blank_lines_before(raw: bytes) -> bytes:
+    return raw[: len(raw) - len(raw.lstrip(b"\r\n"))]
 
 
 def _is_usage_chunk(raw: bytes) -> bool:
-    event = parse_event(raw) if _has_usage(raw) else None
+    event = parse_event(raw) if len(raw) <= MAX_EVENT_BYTES and _has_usage(raw) else None
     if event is None:
         return False
     try:
