@@ -296,6 +296,12 @@ def test_a_value_on_a_line_of_its_own_is_read_as_on_the_same_line(usage_member, 
     assert told_of_stream(b'data: {"model":"m"}\n\n', event)[0] == {**counts, "model": "m"}
 
 
+def test_an_event_that_is_no_json_is_passed_over():
+    broken = b'data: {"usage":{"total_tokens":1}\n\n'
+
+    assert told_of_stream(broken, bodies.CHAT_STREAM.body, broken)[0] == bodies.CHAT_STREAM.metadata
+
+
 # Errors.
 
 
