@@ -13,6 +13,7 @@ monkey.patch_all()
 import gc
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -44,12 +45,24 @@ timeout = 60
 # A stop lets running streams end.
 graceful_timeout = int(settings.drain_timeout_s)
 control_socket_disable = True
+# By default a client on this machine may say where the application is mounted, and so move its routes.
+forwarder_headers = ""
 # It would pass by the response class below, and gevent's is a loop of reads and writes anyway.
 sendfile = False
 
 # Counters are summed over workers through files, of which none may survive from an earlier start.
 _metrics_dir = tempfile.mkdtemp(prefix="llm-proxy-metrics-")
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics_dir  # noqa: TID251  prometheus_client reads it there
+
+
+def _without_quotes(record):
+    """gunicorn quotes a malformed line of a request, and that may hold a token."""
+    if isinstance(record.msg, str) and record.msg.startswith("Invalid request from"):
+        record.msg = re.split("['\"]", record.msg)[0].rstrip(": ")
+    return True
+
+
+logging.getLogger("gunicorn.error").addFilter(_without_quotes)
 
 
 def on_starting(server):

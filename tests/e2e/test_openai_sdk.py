@@ -1,4 +1,4 @@
-"""OpenAI's own Python client, unmodified, against the proxy: what it gets equals what the upstream itself tells it."""
+"""OpenAI's own Python client, unmodified, against the proxy: what it gets is what the upstream itself tells it."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""What callers are told when the proxy itself answers: the body, the headers, and the exception that OpenAI's client raises."""
+"""What callers are told when the proxy itself answers: body, headers, and what the openai client raises."""
 
 import socket
 from datetime import UTC, datetime, timedelta
@@ -83,9 +83,11 @@ def test_openais_client_raises_the_matching_exception_after_one_try(
 ):
     token = holder(state)
     before = len(proxy.records())
-    with openai.OpenAI(api_key=token.secret, base_url=f"{proxy.url}/v1", max_retries=2) as client:
-        with pytest.raises(raised) as error:
-            client.chat.completions.create(**CHAT)
+    with (
+        openai.OpenAI(api_key=token.secret, base_url=f"{proxy.url}/v1", max_retries=2) as client,
+        pytest.raises(raised) as error,
+    ):
+        client.chat.completions.create(**CHAT)
 
     assert (error.value.status_code, error.value.code, error.value.type) == (status, code, type_)
     assert error.value.request_id == proxy.record_of(error.value.request_id)["request_id"]
@@ -144,18 +146,22 @@ def test_a_used_up_token_is_told_when_to_come_back(proxy, upstream, holder):
 
 
 def test_openais_client_raises_rate_limit_error_for_a_used_up_token(proxy, holder):
-    with openai.OpenAI(api_key=holder("used up").secret, base_url=f"{proxy.url}/v1", max_retries=0) as client:
-        with pytest.raises(openai.RateLimitError) as error:
-            client.models.list()
+    with (
+        openai.OpenAI(api_key=holder("used up").secret, base_url=f"{proxy.url}/v1", max_retries=0) as client,
+        pytest.raises(openai.RateLimitError) as error,
+    ):
+        client.models.list()
 
     assert error.value.code == "rate_limit_exceeded" and int(error.value.response.headers["retry-after"]) > 3000
 
 
 def test_a_refused_key_is_the_operators_fault_and_not_the_tokens(proxy, upstream):
     token = proxy.issue_token(proxy.create_project(openai_api_key="not-what-openai-gave-out"))
-    with openai.OpenAI(api_key=token.secret, base_url=f"{proxy.url}/v1", max_retries=2) as client:
-        with pytest.raises(openai.InternalServerError) as error:
-            client.models.list()
+    with (
+        openai.OpenAI(api_key=token.secret, base_url=f"{proxy.url}/v1", max_retries=2) as client,
+        pytest.raises(openai.InternalServerError) as error,
+    ):
+        client.models.list()
 
     assert (error.value.status_code, error.value.code, error.value.type) == (
         502,
@@ -170,9 +176,11 @@ def test_a_refused_key_is_the_operators_fault_and_not_the_tokens(proxy, upstream
 
 def test_an_upstream_that_refuses_the_connection_is_a_502(proxy, holder):
     token = holder("unreachable")
-    with openai.OpenAI(api_key=token.secret, base_url=f"{proxy.url}/v1", max_retries=0) as client:
-        with pytest.raises(openai.InternalServerError) as error:
-            client.models.list()
+    with (
+        openai.OpenAI(api_key=token.secret, base_url=f"{proxy.url}/v1", max_retries=0) as client,
+        pytest.raises(openai.InternalServerError) as error,
+    ):
+        client.models.list()
 
     assert (error.value.status_code, error.value.code) == (502, "upstream_unreachable")
     (record,) = proxy.wait_for_records(1, token)
@@ -188,9 +196,11 @@ def test_an_upstream_that_hangs_up_before_it_answers_is_a_502(proxy, upstream, t
 
 def test_a_body_over_the_limit_is_refused_before_it_is_sent(impatient_proxy, upstream):
     token = impatient_proxy.issue_token()
-    with openai.OpenAI(api_key=token.secret, base_url=f"{impatient_proxy.url}/v1", max_retries=0) as client:
-        with pytest.raises(openai.APIStatusError) as error:
-            client.files.create(file=b"x" * 2_000_000, purpose="batch")
+    with (
+        openai.OpenAI(api_key=token.secret, base_url=f"{impatient_proxy.url}/v1", max_retries=0) as client,
+        pytest.raises(openai.APIStatusError) as error,
+    ):
+        client.files.create(file=b"x" * 2_000_000, purpose="batch")
 
     assert (error.value.status_code, error.value.code) == (413, "request_too_large")
     assert upstream.requests("/v1/files") == []
