@@ -65,6 +65,7 @@ class Relay:
 
     __slots__ = (
         "_cut",
+        "_drained",
         "_ended",
         "_filter",
         "_observer",
@@ -93,7 +94,8 @@ class Relay:
         self._on_end: Callable[[ProxyError | None], None] | None = on_end
         self._filter = body_filter
         self._seen = b""
-        self._ended = False
+        self._drained = False  # the upstream has nothing more to say
+        self._ended = False  # and the server has asked for more, so everything was written
         self._cut: ProxyError | None = None
         self.bytes_out = 0
 
@@ -106,7 +108,8 @@ class Relay:
             if self._seen:
                 self._observer.feed(self._seen)
                 self._seen = b""
-            if self._ended:
+            if self._drained:
+                self._ended = True
                 raise StopIteration
             piece = self._read()
             if piece:
@@ -114,7 +117,7 @@ class Relay:
                 return piece
 
     def _read(self) -> bytes:
-        """What to send next; b"" when there is nothing yet, or nothing more and `_ended` says so."""
+        """What to send next; b"" when there is nothing yet, or nothing more and `_drained` says so."""
         try:
             data: bytes = self._raw.read1(decode_content=False)
         except RequestException as exc:
@@ -125,7 +128,7 @@ class Relay:
             self._on_first_byte()
             self._on_first_byte = None
         if not data:
-            self._ended = True
+            self._drained = True
             return self._filter.finish() if self._filter else b""
         return self._filter.feed(data) if self._filter else data
 
@@ -135,15 +138,12 @@ class Relay:
         if on_end is None:
             return
         self._watch.stop()
-        never_asked = not self.bytes_out and not self._seen and not self._ended and self._raw_is_complete()
+        # An answer without a body, such as one to HEAD, may not be iterated over at all.
+        has_no_body = not self.bytes_out and not self._seen and getattr(self._raw, "is_drained", False)
         self._raw.close()
         if self._seen:  # written in vain, but the upstream told it
             self._observer.feed(self._seen)
         self._observer.finish()
-        if self._cut is None and not self._ended and not never_asked:
+        if self._cut is None and not self._ended and not has_no_body:
             self._cut = ClientGone()
         on_end(self._cut)
-
-    def _raw_is_complete(self) -> bool:
-        """True for an answer without a body, such as one to HEAD, which servers do not iterate over."""
-        return bool(getattr(self._raw, "is_complete", False))

@@ -319,6 +319,11 @@ class UpstreamAnswer:
                 return
             raise RequestsConnectionError(f"the upstream's answer is not HTTP ({type(exc).__name__})") from exc
 
+    @property
+    def is_drained(self) -> bool:
+        """True when nothing of the body is left to read."""
+        return self.is_complete and not self._answer.body
+
     def has_body_bytes(self) -> bool:
         """True when `read1` would not wait."""
         return self.is_complete or bool(self._answer.body)
