@@ -7,6 +7,7 @@ commas (RFC 9110 section 5.3 allows it); repeated response fields stay as they c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,8 @@ from llmproxy.errors import BadRequest
 
 Headers = list[tuple[str, str]]
 
-API_PREFIX = "/v1/"
+# Neither spaces nor controls, which could end the request line, nor a fragment, which has no place in one.
+_is_api_target = re.compile(r"/v1/[!\"$-~\x80-\xff]*").fullmatch
 HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection"}
 )
@@ -75,9 +77,9 @@ def checked_target(raw_target: str, host: str | None) -> str:
         BadRequest: the target is for another host, or a dot segment could lead out of ``/v1/``.
     """
     target = raw_target if raw_target.startswith("/") else _from_absolute_form(raw_target, host)
-    path = target.partition("?")[0]
-    if not path.startswith(API_PREFIX) or "#" in target:
+    if not _is_api_target(target):
         raise BadRequest
+    path = target.partition("?")[0]
     # Few paths hold a dot or an escape at all; only those are looked at closely.
     if ("." in path or "%" in path) and _has_dot_segment(path):
         raise BadRequest("The path must not hold dot segments.")
@@ -87,7 +89,7 @@ def checked_target(raw_target: str, host: str | None) -> str:
 def _from_absolute_form(raw_target: str, host: str | None) -> str:
     scheme, _, rest = raw_target.partition("://")
     authority, slash, path = rest.partition("/")
-    if scheme.lower() not in ("http", "https") or authority.lower() != (host or "").lower():
+    if scheme.lower() not in ("http", "https") or not host or "@" in host or authority.lower() != host.lower():
         raise BadRequest("The request target names another host.")
     return slash + path
 
@@ -108,8 +110,9 @@ def request_headers(environ: Mapping[str, Any], *, host: str, api_key: str) -> d
         name = _forwarded_name(key)
         if name is None:
             continue
-        if "\n" in value or "\r" in value:  # a folded line; RFC 9112 section 5.2 lets a server refuse it
-            raise BadRequest("A header must stand on one line.")
+        # RFC 9110 section 5.5: dangerous, whatever the server made of them; one may be left of a folded line.
+        if "\n" in value or "\r" in value or "\0" in value:
+            raise BadRequest("A header must stand on one line, and hold no NUL.")
         headers[name] = value
     if not headers.get("Content-Type", "x"):
         del headers["Content-Type"]
