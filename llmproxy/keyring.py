@@ -56,7 +56,7 @@ class KeyRing:
             version, name, text = sealed.split(".")
             box = base64.urlsafe_b64decode(text)
             if version != VERSION:
-                raise SealBroken(f"unknown seal version {version[:8]!r}")
+                raise SealBroken("sealed key has an unknown version")
             plain = self._ciphers[name].decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], row_id.encode())
         except KeyError:
             raise SealBroken(f"encryption key {name[:8]!r} is not on the ring") from None
