@@ -28,13 +28,16 @@ clean:  ## remove what the other targets made, except data/
 	rm -rf .venv test-output .mypy_cache .ruff_cache
 
 .venv/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name it with make PYTHON=python3.x")'
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name it with make PYTHON=python3.x")'
+	@echo "making .venv"
+	@$(PYTHON) -m venv .venv
 
 .venv/.runtime: .venv/bin/python requirements.txt
-	$(BIN)/python -m pip install -q -r requirements.txt
+	@echo "installing the pinned requirements"
+	@$(BIN)/python -m pip install -q -r requirements.txt
 	@touch $@
 
 .venv/.dev: .venv/bin/python requirements-dev.txt
-	$(BIN)/python -m pip install -q -r requirements-dev.txt
+	@echo "installing what tests and checks need"
+	@$(BIN)/python -m pip install -q -r requirements-dev.txt
 	@touch $@ .venv/.runtime
