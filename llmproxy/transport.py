@@ -141,6 +141,8 @@ class Connection:
     def abort(self) -> None:
         """End the exchange from outside: whoever waits in `send` or `receive` gets an OSError. Never waits."""
         self.is_aborted = True
+        if self._sock.fileno() < 0:  # closed, and then gevent's socket has no real one inside
+            return
         # Past TLS and gevent, down to the socket: the others may switch greenlets, or wait for the peer.
         with suppress(OSError):
             _socket.socket.shutdown(getattr(self._sock, "_sock", self._sock), socket.SHUT_RDWR)
