@@ -10,7 +10,7 @@ from flask import Flask, Request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 
 import storage
-from blueprints import errors, health, management, proxy
+from blueprints import admin, errors, health, management, proxy
 from blueprints.services import EXTENSION, Services
 from config import Settings
 from llmproxy.admission import Admission
@@ -38,13 +38,14 @@ def create_app(settings: Settings) -> Flask:
         settings: Complete, as `config.load` returns them. The database must be at the newest schema
             (`storage.migrate_to_head`).
     """
-    app = Flask(__name__)
+    # Styles and scripts are served under /admin, with its headers; nothing else here is static.
+    app = Flask(__name__, static_folder=None)
     app.session_interface = _AdminSessions()
     app.config.update(_flask_config(settings))
     storage.init_app(app, settings.database_url)
     app.extensions[EXTENSION] = _services(app, settings)
     errors.register(app)
-    for blueprint in (proxy.bp, management.bp, health.bp):
+    for blueprint in (proxy.bp, management.bp, health.bp, admin.bp):
         app.register_blueprint(blueprint)
     return app
 

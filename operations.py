@@ -7,6 +7,8 @@ type and shape; what only the database knows (names taken, ids unknown, tokens a
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,6 +24,8 @@ from storage import write_transaction
 
 KEY_HINT_LENGTH = 4
 KEY_LENGTH_WORTH_A_HINT = 12  # of a shorter key, four characters would give too much away
+# A form that was sent twice gets its first answer again for so long; later, it has been used up.
+REPEAT_WITHIN = timedelta(minutes=1)
 
 
 class NotFound(Exception):
@@ -40,6 +44,13 @@ class Conflict(Exception):
         super().__init__(message)
 
 
+class Stale(Conflict):
+    """The row is not what the caller saw any more."""
+
+    def __init__(self) -> None:
+        super().__init__("seen", "Somebody changed this meanwhile. Look at the current values, and save again.")
+
+
 @dataclass(frozen=True, slots=True)
 class Actor:
     """Who asks for a change: a name for the audit trail, and the address the request came from."""
@@ -56,22 +67,41 @@ class Operations:
 
     # Projects
 
-    def create_project(self, actor: Actor, *, name: str, openai_api_key: str, **fields: Any) -> Project:
-        """A new project with its key sealed. Raises Conflict when the name is taken."""
-        project = Project(id=new_id(), name=name, created_at=utc_now(), **fields)
+    def create_project(
+        self, actor: Actor, *, name: str, openai_api_key: str, project_id: str | None = None, **fields: Any
+    ) -> Project:
+        """
+        A new project with its key sealed. Raises Conflict when the name is taken.
+
+        Args:
+            project_id: The id to give it, a UUID. The same call again finds the project made: a form that
+                was sent twice makes one.
+        """
+        project = Project(id=project_id or new_id(), name=name, created_at=utc_now(), **fields)
         self._seal(project, openai_api_key)
         with write_transaction():
+            made: Project | None = db.session.get(Project, project_id) if project_id else None
+            if made is not None and made.name == name:
+                return made
+            if made is not None:
+                raise Conflict("name", f"This form has created the project {made.name!r} already.")
             _require_free_name(name)
             db.session.add(project)
             _audit(actor, "project.create", project, after=_project_facts(project))
             _flush_name(name)
         return project
 
-    def change_project(self, actor: Actor, project_id: str, **fields: Any) -> Project:
-        """Change any of name, openai_api_key, base_url, is_active, stream_usage. Raises NotFound, Conflict."""
+    def change_project(self, actor: Actor, project_id: str, *, seen: str | None = None, **fields: Any) -> Project:
+        """
+        Change any of name, openai_api_key, base_url, is_active, stream_usage. Raises NotFound, Conflict.
+
+        Args:
+            seen: `version_of` the project that the caller decided by; another one raises Stale.
+        """
         new_key = fields.pop("openai_api_key", None)
         with write_transaction():
             project = _project(project_id)
+            _require_seen(project, seen)
             before = _project_facts(project)
             if "name" in fields and fields["name"] != project.name:
                 _require_free_name(fields["name"])
@@ -87,11 +117,18 @@ class Operations:
             _flush_name(project.name)
         return project
 
-    def delete_project(self, actor: Actor, project_id: str, *, force: bool) -> None:
-        """Delete a project and its tokens. Raises NotFound, and Conflict when tokens live and `force` is False."""
+    def delete_project(self, actor: Actor, project_id: str, *, force: bool, live_tokens: int | None = None) -> None:
+        """
+        Delete a project and its tokens. Raises NotFound, and Conflict when tokens live and `force` is False.
+
+        Args:
+            live_tokens: How many live tokens the caller reckons with; another number raises Conflict.
+        """
         with write_transaction():
             project = _project(project_id)
             live = live_token_count(project_id)
+            if live_tokens is not None and live_tokens != live:
+                raise Conflict("live_tokens", f"The project has {live} live tokens now.")
             if live and not force:
                 raise Conflict("force", f"The project still has {live} live tokens. Revoke them, or send force=true.")
             _audit(actor, "project.delete", project, before={**_project_facts(project), "live_tokens": live})
@@ -136,9 +173,17 @@ class Operations:
         lifetime: timedelta,
         label: str | None = None,
         rate_limit: int | None = None,
+        secret: str | None = None,
     ) -> tuple[str, Token]:
-        """A new token: the secret, which is kept nowhere, and its row. Raises NotFound for the project."""
-        secret = str(uuid.uuid4())
+        """
+        A new token: the secret, which is kept nowhere, and its row. Raises NotFound for the project.
+
+        Args:
+            secret: An unguessable UUID to use, so that the same call again within REPEAT_WITHIN gives the same
+                token. Raises Conflict when it is another call, or comes later.
+        """
+        is_repeatable = secret is not None
+        secret = secret or str(uuid.uuid4())
         now = utc_now()
         token = Token(
             token=hash_token(secret),
@@ -151,15 +196,23 @@ class Operations:
         )
         with write_transaction():
             _project(project_id, field="project_id")
+            if is_repeatable and (issued := db.session.get(Token, token.token)):
+                return secret, _repeated(issued, token)
             db.session.add(token)
-            db.session.flush()
+            _flush_secret()
             _audit(actor, "token.issue", token, after=_token_facts(token))
         return secret, token
 
-    def change_token(self, actor: Actor, token_id: str, **fields: Any) -> Token:
-        """Change any of label, rate_limit, expires_at, is_active. Raises NotFound."""
+    def change_token(self, actor: Actor, token_id: str, *, seen: str | None = None, **fields: Any) -> Token:
+        """
+        Change any of label, rate_limit, expires_at, is_active. Raises NotFound.
+
+        Args:
+            seen: `version_of` the token that the caller decided by; another one raises Stale.
+        """
         with write_transaction():
             token = _token(token_id)
+            _require_seen(token, seen)
             before = _token_facts(token)
             for name, value in fields.items():
                 setattr(token, name, value)
@@ -181,6 +234,29 @@ def live_token_count(project_id: str) -> int:
     """How many tokens of a project could still be used."""
     live = select(func.count()).where(Token.project_id == project_id, Token.is_active, Token.expires_at > utc_now())
     return db.session.scalar(live) or 0
+
+
+def version_of(row: Project | Token) -> str:
+    """A short text that changes with whatever an operator can change in the row."""
+    facts = _project_facts(row) if isinstance(row, Project) else _token_facts(row)
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _require_seen(row: Project | Token, seen: str | None) -> None:
+    if seen is not None and seen != version_of(row):
+        raise Stale
+
+
+def _repeated(issued: Token, wanted: Token) -> Token:
+    """The token that an equal call has issued a moment ago. Raises Conflict."""
+    asked_the_same = (issued.project_id, issued.label, issued.rate_limit) == (
+        wanted.project_id,
+        wanted.label,
+        wanted.rate_limit,
+    )
+    if not asked_the_same or not issued.is_active or wanted.created_at - issued.created_at > REPEAT_WITHIN:
+        raise Conflict("nonce", "This form has issued its token already.")
+    return issued
 
 
 def _project(project_id: str, *, field: str = "id") -> Project:
@@ -215,6 +291,14 @@ def _flush_name(name: str) -> None:
         db.session.flush()
     except IntegrityError as exc:
         raise _name_taken(name) from exc
+
+
+def _flush_secret() -> None:
+    # PostgreSQL again: two equal calls at the same moment.
+    try:
+        db.session.flush()
+    except IntegrityError as exc:
+        raise Conflict("nonce", "This form has issued its token already.") from exc
 
 
 def _name_taken(name: str) -> Conflict:

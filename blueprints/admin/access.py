@@ -1,0 +1,97 @@
+"""
+Who may see the admin pages: Basic auth by ADMIN_USER and ADMIN_PASSWORD, throttled after repeated failures.
+
+A browser that signed in once carries a random mark in its signed session cookie, and is counted by that mark
+instead of its address. So somebody who guesses from the same address (an office, a reverse proxy) locks out
+newcomers for a while, and not the operator at work. The mark opens nothing; stolen, it is worth ten guesses.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import secrets
+from typing import cast
+
+from flask import Response, current_app, request, session
+from flask_httpauth import HTTPBasicAuth
+
+from blueprints.admin.throttle import SignInThrottle
+from blueprints.services import services
+from operations import Actor
+
+REALM = 'Basic realm="llm-proxy admin", charset="UTF-8"'
+THROTTLE = "llmproxy.admin_throttle"
+_MARK = "browser"
+# Whoever has an IPv6 address has a whole /64 of them.
+_IPV6_PREFIX = 64
+
+auth = HTTPBasicAuth()
+
+
+class TooManyFailures(Exception):
+    """Wrong passwords too often; `wait_s` seconds are left to wait."""
+
+    def __init__(self, wait_s: int) -> None:
+        self.wait_s = wait_s
+        super().__init__(f"Too many wrong passwords. Try again in {wait_s} s.")
+
+
+class NotSignedIn(Exception):
+    """No credentials, or wrong ones."""
+
+
+@auth.verify_password  # type: ignore[untyped-decorator]
+def _is_operator(user: str, password: str) -> str | None:
+    settings = services().settings
+    # Both are always compared, so that the time does not tell which one was wrong.
+    is_user = hmac.compare_digest(user.encode(), settings.admin_user.encode())
+    is_password = hmac.compare_digest(password.encode(), settings.admin_password.encode())
+    return user if is_user & is_password & bool(settings.admin_password) else None
+
+
+@auth.error_handler  # type: ignore[untyped-decorator]
+def _refuse(_: int) -> Response:
+    raise NotSignedIn
+
+
+@auth.login_required  # type: ignore[untyped-decorator]
+def _require_password() -> None:
+    """Raises NotSignedIn."""
+
+
+def require_operator() -> None:
+    """Let operators pass. Raises NotSignedIn, TooManyFailures."""
+    throttle: SignInThrottle = current_app.extensions[THROTTLE]
+    caller = _caller()
+    if wait_s := throttle.wait_s(caller):
+        raise TooManyFailures(wait_s)
+    try:
+        _require_password()
+    except NotSignedIn:
+        # A browser's first request carries no password; that is no guess.
+        if "Authorization" in request.headers:
+            throttle.failed(caller)
+        raise
+    throttle.succeeded(caller)
+    if _MARK not in session and "text/html" in request.headers.get("Accept", ""):
+        session[_MARK] = secrets.token_hex(16)
+
+
+def _caller() -> str:
+    """Whom failures are counted for."""
+    mark = session.get(_MARK)
+    if isinstance(mark, str):
+        return f"browser {mark}"
+    try:
+        address = ipaddress.ip_address(request.remote_addr or "")
+    except ValueError:
+        return "unknown"
+    if address.version == 6:
+        return str(ipaddress.ip_network((address, _IPV6_PREFIX), strict=False))
+    return str(address)
+
+
+def actor() -> Actor:
+    """Who the audit trail names for a change made here."""
+    return Actor(cast(str, auth.current_user()), request.remote_addr)

@@ -1,0 +1,105 @@
+"""The audit trail, newest first: who changed what and when, here, by `/manage` or on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Response, jsonify, request
+from sqlalchemy import select
+
+from blueprints.admin.answers import page, wants_json
+from blueprints.admin.site import bp
+from blueprints.management import iso
+from models import AuditEntry, db
+
+PAGE_SIZE = 50
+TARGET_TYPES = {"project": "Projects", "token": "Tokens"}
+
+_ACTIONS = {
+    "project.create": "created the project",
+    "project.change": "changed the project",
+    "project.delete": "deleted the project",
+    "project.revoke_tokens": "revoked all tokens of",
+    "project.rotate_encryption": "sealed anew the key of",
+    "token.issue": "issued the token",
+    "token.change": "changed the token",
+    "token.revoke": "revoked the token",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AuditView:
+    """An entry as a page shows it; `changes` are (field, before, after), None where there is none."""
+
+    entry: AuditEntry
+    words: str
+    title: str
+    changes: list[tuple[str, str | None, str | None]]
+    has_page: bool
+
+
+@bp.get("/audit")
+def audit() -> Response:
+    """Entries, filtered by target and actor."""
+    target, actor = request.args.get("target", "").strip(), request.args.get("actor", "").strip()
+    kind = request.args.get("type", "")
+    statement = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(PAGE_SIZE + 1)
+    if kind in TARGET_TYPES:
+        statement = statement.where(AuditEntry.target_type == kind)
+    if target:
+        statement = statement.where(AuditEntry.target_id == target)
+    if actor:
+        statement = statement.where(AuditEntry.actor == actor)
+    before = request.args.get("before", type=int)
+    if before is not None:
+        statement = statement.where(AuditEntry.id < before)
+    rows = list(db.session.scalars(statement))
+    shown, has_more = rows[:PAGE_SIZE], len(rows) > PAGE_SIZE
+    if wants_json():
+        return jsonify(data=[_json(row) for row in shown], has_more=has_more)
+    return page(
+        "audit.html",
+        rows=[_view(row) for row in shown],
+        older=shown[-1].id if has_more else None,
+        before=before,
+        filters={"type": kind, "target": target, "actor": actor},
+        is_filtered=bool(target or actor or kind),
+        types=TARGET_TYPES,
+    )
+
+
+def _view(entry: AuditEntry) -> AuditView:
+    before, after = entry.before or {}, entry.after or {}
+    fields = list(dict.fromkeys([*before, *after]))
+    return AuditView(
+        entry=entry,
+        words=_ACTIONS.get(entry.action, entry.action),
+        title=entry.target_name or entry.target_id[:8],
+        changes=[(name, _said(before, name), _said(after, name)) for name in fields],
+        has_page=entry.action != "project.delete",
+    )
+
+
+def _said(facts: dict[str, Any], name: str) -> str | None:
+    if name not in facts:
+        return None
+    value = facts[name]
+    if value is None:
+        return "none"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _json(entry: AuditEntry) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "at": iso(entry.at),
+        "actor": entry.actor,
+        "address": entry.address,
+        "action": entry.action,
+        "target_type": entry.target_type,
+        "target_id": entry.target_id,
+        "target_name": entry.target_name,
+        "before": entry.before,
+        "after": entry.after,
+    }

@@ -1,0 +1,187 @@
+"""How values read on a page: times relative to now, numbers, sizes, and bars that wither. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from llmproxy.admission import WINDOW, utc_now
+from models import Project, Token
+
+Tone = Literal["fresh", "fading", "withered"]
+
+_FADING_PERCENT = 50
+_WITHERED_PERCENT = 15
+_NOW_S = 5
+ABSENT = "\N{EN DASH}"
+# Up to so many seconds, counted in this unit.
+_UNITS = (
+    (90, 1, "second"),
+    (90 * 60, 60, "minute"),
+    (36 * 3600, 3600, "hour"),
+    (21 * 86400, 86400, "day"),
+    (60 * 86400, 7 * 86400, "week"),
+    (730 * 86400, 30.44 * 86400, "month"),
+    (float("inf"), 365.25 * 86400, "year"),
+)
+
+
+def span(seconds: float) -> str:
+    """A length of time in one unit: "3 hours"."""
+    for limit, unit_s, name in _UNITS:
+        if seconds < limit:
+            number = max(1, round(seconds / unit_s))
+            return f"{number} {name}{'' if number == 1 else 's'}"
+    raise AssertionError("the last unit has no limit")
+
+
+def relative(moment: datetime, now: datetime) -> str:
+    """A time as seen from `now`: "in 3 hours", "2 days ago", "just now"."""
+    seconds = (moment - now).total_seconds()
+    if abs(seconds) < _NOW_S:
+        return "just now"
+    return f"in {span(seconds)}" if seconds > 0 else f"{span(-seconds)} ago"
+
+
+def exact(moment: datetime) -> str:
+    """A time to the second: "2026-11-23 13:41:05 UTC"."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def moment_of(text: Any) -> datetime | None:
+    """The time in a record's `timestamp`; None where it holds none."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+    return moment if moment.tzinfo else None
+
+
+def when(moment: datetime | str | None, absent: str = "never") -> Markup:
+    """A time for a page: relative to now, exact on hover and for machines."""
+    known = moment_of(moment) if isinstance(moment, str) else moment
+    if known is None:
+        return Markup('<span class="quiet">{}</span>').format(absent)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        known.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        exact(known),
+        relative(known, utc_now()),
+    )
+
+
+def number(value: Any) -> str:
+    """A number with its thousands apart; a dash for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ABSENT
+    return f"{value:,.0f}"
+
+
+def compact(value: float) -> str:
+    """A number in four characters or so: 950, 12.3k, 1.2M."""
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if value >= limit:
+            divisor = 1e3 if unit == "k" else limit
+            return f"{value / divisor:.1f}".rstrip("0").rstrip(".") + unit
+    return f"{value:,.0f}"
+
+
+def milliseconds(value: Any) -> str:
+    """A duration: 850 ms, 12.4 s, 3.5 min."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ABSENT
+    if value < 1000:
+        return f"{value:.0f} ms"
+    return f"{value / 1000:.1f} s" if value < 120_000 else f"{value / 60_000:.1f} min"
+
+
+def size(value: float) -> str:
+    """Bytes: 512 B, 1.5 MiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Something that withers: how much is left of it, in percent and in words."""
+
+    percent: int
+    words: str
+
+    @property
+    def tone(self) -> Tone:
+        """Its colour."""
+        if self.percent <= _WITHERED_PERCENT:
+            return "withered"
+        return "fading" if self.percent <= _FADING_PERCENT else "fresh"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenView:
+    """A token as a row of a table shows it. `state` is live, limited, expired, revoked or off (its project is)."""
+
+    token: Token
+    project: Project
+    state: str
+    time_left: Bar
+    requests_left: Bar
+    rate_limit: int
+
+    @property
+    def title(self) -> str:
+        """Its label, or the start of its id where it has none."""
+        return self.token.label or f"Token {self.token.id[:8]}"
+
+
+def token_view(token: Token, project: Project, *, now: datetime, default_limit: int) -> TokenView:
+    """What is left of `token` at `now`."""
+    limit = token.rate_limit or default_limit
+    in_window = token.window_started_at is not None and token.window_started_at > now - WINDOW
+    used = token.request_count if in_window else 0
+    left = max(0, limit - used)
+    left_s = (token.expires_at - now).total_seconds()
+    lifetime_s = max(1.0, (token.expires_at - token.created_at).total_seconds())
+    return TokenView(
+        token=token,
+        project=project,
+        state=_state(token, project, now, left),
+        time_left=Bar(_percent(left_s / lifetime_s), f"{span(left_s)} left" if left_s > 0 else "none left"),
+        requests_left=Bar(_percent(left / limit), f"{left:,} of {limit:,} left"),
+        rate_limit=limit,
+    )
+
+
+def _state(token: Token, project: Project, now: datetime, left: int) -> str:
+    if not token.is_active:
+        return "revoked"
+    if token.expires_at <= now:
+        return "expired"
+    if not project.is_active:
+        return "off"
+    return "live" if left else "limited"
+
+
+def _percent(part: float) -> int:
+    return round(100 * min(1.0, max(0.0, part)))
+
+
+def for_input(moment: datetime) -> str:
+    """A time as `<input type="datetime-local">` holds it, in UTC to the minute."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
+
+
+def from_input(text: str) -> str:
+    """The other way round, as ISO 8601 with its zone; text that is no time stays what it is."""
+    return f"{text}Z" if text else text
+
+
+def register(environment: Environment) -> None:
+    """Give the templates these filters."""
+    for function in (when, number, compact, milliseconds, size):
+        environment.filters[function.__name__] = function

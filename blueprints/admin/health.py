@@ -1,0 +1,194 @@
+"""Health: what an operator looks at when something is slow, full or not there."""
+
+from __future__ import annotations
+
+import io
+import logging
+import shutil
+import time
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from flask import Response, jsonify, request
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+import storage
+from blueprints.admin.answers import page, wants_json
+from blueprints.admin.display import Bar
+from blueprints.admin.site import bp
+from blueprints.services import services
+from llmproxy import __version__
+from llmproxy.api_log.lag import Lag, measure_lag
+from llmproxy.api_log.position import registered_positions
+from llmproxy.api_log.segment import list_segments
+from llmproxy.errors import ProxyError
+from llmproxy.headers import origin_of
+from llmproxy.request_body import RequestBody
+from llmproxy.transport import Timeouts
+from llmproxy.upstream import Upstream
+from models import Project, db
+from operations import NotFound
+
+log = logging.getLogger(__name__)
+
+PROBE_TIMEOUTS = Timeouts(connect_s=3, first_byte_s=3, idle_s=3)
+MAX_UPSTREAMS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """The database as it answers now; `version` None where it does not."""
+
+    kind: str
+    is_reachable: bool
+    answer_ms: float
+    version: str | None
+    head: str
+
+    @property
+    def is_current(self) -> bool:
+        """Whether its schema is the one that this program was written for."""
+        return self.version == self.head
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The call log: what lies on the disk, and what this worker process could not write there."""
+
+    segments: int
+    size_bytes: int
+    pending: int
+    lost: int
+    readers: dict[str, Lag]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What came of trying an upstream."""
+
+    url: str
+    is_reachable: bool
+    words: str
+
+
+@bp.get("/health")
+def health() -> Response:
+    """The state of the parts."""
+    database, disk, calls = _database(), _disk(), _log()
+    if wants_json():
+        return jsonify(
+            version=__version__,
+            database={"kind": database.kind, "reachable": database.is_reachable, "answer_ms": database.answer_ms},
+            schema={"current": database.version, "head": database.head},
+            disk={"free_bytes": disk.free, "total_bytes": disk.total},
+            log={"segments": calls.segments, "bytes": calls.size_bytes, "pending": calls.pending, "lost": calls.lost},
+            readers={name: {"bytes": lag.bytes, "oldest": lag.oldest} for name, lag in calls.readers.items()},
+        )
+    return _page(database, disk, calls)
+
+
+@bp.post("/health/upstream")
+def try_upstream() -> Response:
+    """Try one of the upstreams in use: a request without any key, within a few seconds."""
+    url = request.form.get("url", "")
+    if url not in _upstreams():
+        raise NotFound("url", "upstream")
+    probe = _probe(url)
+    if wants_json():
+        return jsonify(url=probe.url, reachable=probe.is_reachable, message=probe.words)
+    return _page(_database(), _disk(), _log(), probe=probe)
+
+
+def _page(database: Database, disk: Any, calls: Log, *, probe: Probe | None = None) -> Response:
+    settings = services().settings
+    return page(
+        "health.html",
+        version=__version__,
+        database=database,
+        disk=disk,
+        disk_bar=Bar(round(100 * disk.free / disk.total) if disk.total else 0, ""),
+        log=calls,
+        upstreams=_upstreams() if database.is_reachable else [settings.upstream_url],
+        probe=probe,
+        ships=bool(settings.logging_url),
+        log_cap=settings.log_max_total_bytes,
+    )
+
+
+def _database() -> Database:
+    started = time.perf_counter()
+    is_reachable = storage.is_reachable()
+    answer_ms = (time.perf_counter() - started) * 1000
+    version = None
+    if is_reachable:
+        version = storage.schema_version()
+    kind = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}.get(db.engine.dialect.name, db.engine.dialect.name)
+    number = ".".join(map(str, getattr(db.engine.dialect, "server_version_info", None) or ()))
+    return Database(f"{kind} {number}".strip(), is_reachable, answer_ms, version, storage.SCHEMA_HEAD)
+
+
+def _disk() -> Any:
+    return shutil.disk_usage(services().settings.data_dir)
+
+
+def _log() -> Log:
+    parts = services()
+    path = parts.settings.log_path
+    segments = list_segments(path)
+    return Log(
+        segments=len(segments),
+        size_bytes=sum(segment.size for segment in segments),
+        pending=parts.log.pending,
+        lost=parts.log.lost,
+        readers=reader_lags(),
+    )
+
+
+def reader_lags() -> dict[str, Lag]:
+    """How far each reader of the call log is behind, by its name."""
+    path = services().settings.log_path
+    positions = registered_positions(path.parent / "positions")
+    return {name: measure_lag(path, position) for name, position in positions.items()}
+
+
+def _upstreams() -> list[str]:
+    """Base URLs in use, the setting's first."""
+    of_projects = select(Project.base_url).where(Project.base_url.is_not(None)).distinct().order_by(Project.base_url)
+    try:
+        others = [url for url in db.session.scalars(of_projects.limit(MAX_UPSTREAMS)) if url]
+    except SQLAlchemyError:
+        others = []
+    return list(dict.fromkeys([services().settings.upstream_url, *others]))
+
+
+def _probe(url: str) -> Probe:
+    origin = origin_of(url)
+    headers = {"host": origin.host_header, "accept": "application/json", "user-agent": "llm-proxy health check"}
+    upstream = Upstream(PROBE_TIMEOUTS)
+    started = time.perf_counter()
+    try:
+        response = upstream.open(
+            "GET",
+            origin,
+            "/v1/models",
+            headers=headers,
+            body=RequestBody(io.BytesIO(), length=0, max_bytes=0),
+            on_connection=lambda _: None,
+        )
+        took_ms = (time.perf_counter() - started) * 1000
+        response.raw.close()
+    except ProxyError as exc:
+        return Probe(url, False, exc.message)
+    finally:
+        upstream.close()
+    return Probe(url, True, f"{_meaning(response.status_code)} It took {took_ms:.0f} ms.")
+
+
+def _meaning(status: int) -> str:
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return f"It answers, and asks for a key as it should ({status})."
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return f"It answers, but with an error of its own ({status})."
+    return f"It answers ({status})."

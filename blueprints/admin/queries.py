@@ -1,0 +1,160 @@
+"""What the pages read of projects and tokens, each list in a bounded number of statements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+
+from blueprints.admin.display import TokenView, token_view
+from llmproxy.admission import WINDOW, utc_now
+from models import Project, Token, db
+
+PAGE_SIZE = 50
+# A page far down a list makes the database walk there; nobody reads that far, filters lead there sooner.
+LAST_PAGE = 1000
+# A selection of more names is no help; the pages of projects lead on from there.
+MAX_CHOICES = 500
+
+TOKEN_STATES = {
+    "live": "Live",
+    "limited": "Over the limit",
+    "expired": "Expired",
+    "revoked": "Revoked",
+}
+TOKEN_ORDERS = {"newest": "Newest first", "withering": "Withering first", "used": "Used last first"}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some rows of a list. `number` counts from 1."""
+
+    rows: list[Any]
+    number: int
+    total: int
+
+    @property
+    def last(self) -> int:
+        """The number of the last page."""
+        return max(1, min(LAST_PAGE, -(-self.total // PAGE_SIZE)))
+
+    @property
+    def has_next(self) -> bool:
+        """Whether more follow."""
+        return self.number < self.last
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectView:
+    """A project as a row of a table shows it."""
+
+    project: Project
+    live_tokens: int
+
+
+def projects_page(number: int, *, search: str) -> Page:
+    """Projects by name."""
+    statement = select(Project).order_by(func.lower(Project.name), Project.id)
+    if search:
+        statement = statement.where(Project.name.icontains(search, autoescape=True))
+    page = _page(statement, number)
+    live = _live_tokens([project.id for (project,) in page.rows])
+    return Page([ProjectView(project, live.get(project.id, 0)) for (project,) in page.rows], page.number, page.total)
+
+
+def _live_tokens(project_ids: Iterable[str]) -> dict[str, int]:
+    live = (
+        select(Token.project_id, func.count())
+        .where(Token.project_id.in_(project_ids), Token.is_active, Token.expires_at > utc_now())
+        .group_by(Token.project_id)
+    )
+    return {row[0]: row[1] for row in db.session.execute(live)}
+
+
+def tokens_page(
+    number: int,
+    *,
+    project_id: str,
+    state: str,
+    search: str,
+    order: str,
+    now: datetime,
+    default_limit: int,
+) -> Page:
+    """Tokens with their projects, filtered by what is not empty."""
+    statement = select(Token, Project).join(Token.project)
+    if project_id:
+        statement = statement.where(Token.project_id == project_id)
+    if state:
+        statement = statement.where(_in_state(state, now, default_limit))
+    if search:
+        statement = statement.where(or_(Token.label.icontains(search, autoescape=True), Token.id == search))
+    page = _page(statement.order_by(*_ordered(order)), number)
+    return Page([view(row, now, default_limit) for row in page.rows], page.number, page.total)
+
+
+def view(row: Any, now: datetime, default_limit: int) -> TokenView:
+    """The view of a row of (Token, Project)."""
+    token, project = row
+    return token_view(token, project, now=now, default_limit=default_limit)
+
+
+def _in_state(state: str, now: datetime, default_limit: int) -> ColumnElement[bool]:
+    living = and_(Token.is_active, Token.expires_at > now)
+    limited = and_(
+        Token.window_started_at.is_not(None),
+        Token.window_started_at > now - WINDOW,
+        Token.request_count >= func.coalesce(Token.rate_limit, default_limit),
+    )
+    return {
+        "live": and_(living, Project.is_active, ~limited),
+        "limited": and_(living, limited),
+        "expired": and_(Token.is_active, Token.expires_at <= now),
+        "revoked": ~Token.is_active,
+    }[state]
+
+
+def _ordered(order: str) -> tuple[Any, ...]:
+    if order == "withering":
+        return (Token.expires_at, Token.id)
+    if order == "used":
+        return (Token.last_used_at.is_(None), Token.last_used_at.desc(), Token.id)
+    return (Token.created_at.desc(), Token.id.desc())
+
+
+def next_to_wither(limit: int, *, now: datetime, default_limit: int) -> list[TokenView]:
+    """Living tokens, the one that expires first first."""
+    statement = (
+        select(Token, Project)
+        .join(Token.project)
+        .where(Token.is_active, Token.expires_at > now)
+        .order_by(Token.expires_at)
+        .limit(limit)
+    )
+    return [view(row, now, default_limit) for row in db.session.execute(statement)]
+
+
+def project_choices() -> list[tuple[str, str]]:
+    """Ids and names of projects to choose from, by name."""
+    statement = select(Project.id, Project.name).order_by(func.lower(Project.name)).limit(MAX_CHOICES)
+    return [(row.id, row.name) for row in db.session.execute(statement)]
+
+
+def names_of(project_ids: Iterable[str], token_ids: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Names of these projects and labels of these tokens by id, of those that still are."""
+    projects = db.session.execute(select(Project.id, Project.name).where(Project.id.in_(set(project_ids))))
+    tokens = db.session.execute(select(Token.id, Token.label).where(Token.id.in_(set(token_ids))))
+    return (
+        {row.id: row.name for row in projects},
+        {row.id: row.label or f"Token {row.id[:8]}" for row in tokens},
+    )
+
+
+def _page(statement: Select[*tuple[Any, ...]], number: int) -> Page:
+    number = min(max(1, number), LAST_PAGE)
+    total = db.session.scalar(select(func.count()).select_from(statement.order_by(None).subquery())) or 0
+    rows = list(db.session.execute(statement.limit(PAGE_SIZE).offset((number - 1) * PAGE_SIZE)))
+    return Page(rows, number, total)

@@ -1,0 +1,172 @@
+"""Requests: the latest records of the call log, one of them in full, and those that arrive while one looks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, get_args
+
+import orjson
+from flask import Response, jsonify, request
+
+from blueprints.admin import queries
+from blueprints.admin.answers import page, wants_json
+from blueprints.admin.site import bp
+from blueprints.services import services
+from llmproxy.api_log.latest import Filter, Found, Place, read_at, search
+from llmproxy.errors import Outcome
+from operations import NotFound
+
+PAGE_SIZE = 50
+OUTCOMES = {name: name.replace("_", " ").capitalize() for name in get_args(Outcome)}
+_STATUS = re.compile(r"[1-5](xx|[0-9]{2})", re.IGNORECASE)
+_GOOD, _BAD = 400, 500
+
+
+@dataclass(frozen=True, slots=True)
+class RecordView:
+    """A record as a row of a table shows it. Every value came from a file and may be of any type."""
+
+    record: dict[str, Any]
+    place: Place | None
+    project: str | None
+    token: str | None
+
+    @property
+    def tone(self) -> str:
+        """The colour of its status."""
+        status = self.record.get("status_code")
+        if not isinstance(status, int) or status >= _BAD:
+            return "bad"
+        return "good" if status < _GOOD else "warn"
+
+    @property
+    def outcome(self) -> str:
+        """How it ended, in words."""
+        name = str(self.record.get("outcome"))
+        return str(OUTCOMES.get(name, name))
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the upstream told; empty where it told nothing."""
+        metadata = self.record.get("metadata")
+        return metadata if isinstance(metadata, dict) else {}
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """Code and type of the error; empty where there was none."""
+        error = self.record.get("error")
+        return error if isinstance(error, dict) else {}
+
+
+@bp.get("/requests")
+def requests() -> Response:
+    """The latest records that pass the filter."""
+    sent = _sent_filters()
+    wanted, problem = _filter(sent)
+    before = Place.parse(request.args.get("before", ""))
+    found = search(_log_path(), wanted, limit=PAGE_SIZE, before=before) if not problem else Found()
+    if wants_json():
+        return jsonify(data=[record for _, record in found.records], before=str(found.older) if found.older else None)
+    return page(
+        "requests.html",
+        400 if problem else 200,
+        rows=_views(found),
+        found=found,
+        before=before,
+        filters=sent,
+        filters_in_use={name: value for name, value in sent.items() if value},
+        problem=problem,
+        projects=queries.project_choices(),
+        outcomes=OUTCOMES,
+        reached=_reached(found),
+    )
+
+
+@bp.get("/requests/tail")
+def tail() -> Response:
+    """For the live view: rows of the records after the place `after`, and the place to ask for next."""
+    after = Place.parse(request.args.get("after", ""))
+    wanted, problem = _filter(_sent_filters())
+    found = search(_log_path(), wanted, limit=PAGE_SIZE, until=after) if not problem else Found()
+    response = page("_request_rows.html", rows=_views(found))
+    response.headers["X-Next-Place"] = str(found.end or after or "")
+    return response
+
+
+@bp.get("/requests/<request_id>")
+def one_request(request_id: str) -> Response:
+    """One record in full; the link says by `at` where it stands, or the latest stretch of the log is searched."""
+    place = Place.parse(request.args.get("at", ""))
+    record = read_at(_log_path(), place) if place else None
+    if record is None or record.get("request_id") != request_id:
+        found = search(_log_path(), Filter(request_id=request_id), limit=1)
+        record = found.records[0][1] if found.records else None
+    if record is None:
+        raise NotFound("request_id", "record in the latest part of the call log")
+    if wants_json():
+        return jsonify(record)
+    (row,) = _with_names([(None, record)])
+    return page("request.html", row=row, status_words=_status_words(record), text=_pretty(record))
+
+
+def _log_path() -> Any:
+    return services().settings.log_path
+
+
+def _sent_filters() -> dict[str, str]:
+    return {
+        name: request.args.get(name, "").strip() for name in ("project_id", "token", "status", "outcome", "model")
+    }
+
+
+def _filter(sent: Mapping[str, str]) -> tuple[Filter, str | None]:
+    """What to search for, and what is wrong with the filters."""
+    status = sent["status"].lower()
+    if status and not _STATUS.fullmatch(status):
+        return Filter(), "Status must be a number like 429, or a class like 4xx."
+    fields = {name: value or None for name, value in sent.items()}
+    return Filter(**fields | {"status": status.removesuffix("xx") or None}), None
+
+
+def _views(found: Found) -> list[RecordView]:
+    return _with_names(found.records)
+
+
+def _with_names(records: list[Any]) -> list[RecordView]:
+    """Records with the names of their projects and tokens, of those that still are."""
+    projects, tokens = queries.names_of(
+        (_text(record.get("project_id")) for _, record in records),
+        (_text(record.get("token")) for _, record in records),
+    )
+    return [
+        RecordView(
+            record,
+            place,
+            projects.get(_text(record.get("project_id"))),
+            tokens.get(_text(record.get("token"))),
+        )
+        for place, record in records
+    ]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _reached(found: Found) -> Any:
+    """The time of the oldest record shown."""
+    return found.records[-1][1].get("timestamp") if found.records else None
+
+
+def _status_words(record: dict[str, Any]) -> str:
+    try:
+        return HTTPStatus(record.get("status_code") or 0).phrase
+    except ValueError:
+        return "Client closed request" if record.get("outcome") == "client_closed" else ""
+
+
+def _pretty(record: dict[str, Any]) -> str:
+    return orjson.dumps(record, option=orjson.OPT_INDENT_2).decode()

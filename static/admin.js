@@ -1,0 +1,90 @@
+"use strict";
+/* Comforts. Every page does its work without this file. */
+
+/* A form goes once, however often its button is pressed. A page that comes back from the browser's memory may
+   send it again. */
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (form.method !== "post") return;
+  if (form.dataset.sent) return event.preventDefault();
+  form.dataset.sent = "yes";
+});
+window.addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+});
+
+for (const element of document.querySelectorAll(".js-only, [data-presets-for]")) element.hidden = false;
+
+/* Lifetimes to choose from. */
+for (const group of document.querySelectorAll("[data-presets-for]")) {
+  const input = document.getElementById(group.dataset.presetsFor);
+  group.addEventListener("click", (event) => {
+    const chip = event.target.closest("[data-value]");
+    if (chip) input.value = chip.dataset.value;
+  });
+}
+
+/* Copy buttons. Without the clipboard (plain http) the text is selected for the keyboard. */
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.addEventListener("click", async () => {
+    const source = document.getElementById(button.dataset.copy);
+    let words = "Copied";
+    try {
+      await navigator.clipboard.writeText(source.value ?? source.textContent);
+    } catch {
+      if (source.select) source.select();
+      else window.getSelection().selectAllChildren(source);
+      words = document.execCommand("copy") ? "Copied" : "Press Ctrl+C";
+    }
+    button.textContent = words;
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+  });
+}
+
+/* Live requests: asks for the rows after the last known place of the log. */
+const live = document.querySelector("[data-live]");
+const rows = document.getElementById("requests");
+const PAUSE_MS = 2000;
+const MOST_ROWS = 200;
+
+async function fetchRows() {
+  const url = new URL(rows.dataset.tail, location);
+  url.searchParams.set("after", rows.dataset.place);
+  const answer = await fetch(url, { headers: { Accept: "text/html" } });
+  if (!answer.ok) throw new Error(`status ${answer.status}`);
+  rows.dataset.place = answer.headers.get("X-Next-Place");
+  const arrived = document.createElement("template");
+  arrived.innerHTML = await answer.text();
+  return [...arrived.content.querySelectorAll("tr")];
+}
+
+function show(arrived) {
+  if (!arrived.length) return;
+  document.querySelector("[data-empty]")?.remove();
+  rows.closest("table").hidden = false;
+  for (const row of arrived) row.classList.add("new-row");
+  rows.prepend(...arrived);
+  while (rows.rows.length > MOST_ROWS) rows.lastElementChild.remove();
+  document.querySelector("[data-live-words]").textContent = `${arrived.length} new`;
+}
+
+async function follow() {
+  while (live.getAttribute("aria-pressed") === "true") {
+    try {
+      if (!document.hidden) show(await fetchRows());
+    } catch {
+      live.setAttribute("aria-pressed", "false");
+      document.querySelector("[data-live-words]").textContent = "Live view stopped: the proxy did not answer.";
+    }
+    await new Promise((done) => setTimeout(done, PAUSE_MS));
+  }
+}
+
+if (live && rows) {
+  let following = Promise.resolve();
+  live.addEventListener("click", () => {
+    const on = live.getAttribute("aria-pressed") !== "true";
+    live.setAttribute("aria-pressed", String(on));
+    if (on) following = following.then(follow);
+  });
+}
