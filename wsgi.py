@@ -37,7 +37,6 @@ class Handler(WSGIHandler):  # type: ignore[misc]
 
     path: str
     between_requests: ClassVar[set[gevent.Greenlet]] = set()
-    path: str
     response_headers: list[tuple[bytes, bytes]]
 
     def handle_one_request(self) -> object:

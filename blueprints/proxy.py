@@ -169,7 +169,11 @@ def _relayed(call: Call, watch: HangupWatch, response: requests.Response, *, ask
         content_encoding=headers.get("content-encoding"),
     )
 
+    is_1_0 = request.environ["SERVER_PROTOCOL"] == "HTTP/1.0"
+
     def end(cut: ProxyError | None) -> None:
+        if cut is not None and is_1_0:
+            watch.reset_client()
         call.bytes_out = relay.bytes_out
         call.end(cut, status=response.status_code, observer=observer)
 

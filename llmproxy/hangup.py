@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import _socket
 import socket
+import struct
+from contextlib import suppress
 from typing import Any
 
 from gevent import get_hub
@@ -55,6 +57,12 @@ class HangupWatch:
             self._watcher.stop()
             self._watcher.close()
             self._watcher = None
+
+    def reset_client(self) -> None:
+        """Have the client's connection end by a reset, for an answer whose clean end would be the connection's."""
+        if self._client is not None:
+            with suppress(OSError):
+                self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def has_hung_up(self) -> bool:
         """Look now."""
