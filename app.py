@@ -10,7 +10,7 @@ from flask import Flask, Request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 
 import storage
-from blueprints import admin, errors, health, management, proxy
+from blueprints import admin, errors, health, management, proxy, usage
 from blueprints.services import EXTENSION, Services
 from config import Settings
 from llmproxy.admission import Admission
@@ -45,7 +45,7 @@ def create_app(settings: Settings) -> Flask:
     storage.init_app(app, settings.database_url)
     app.extensions[EXTENSION] = _services(app, settings)
     errors.register(app)
-    for blueprint in (proxy.bp, management.bp, health.bp, admin.bp):
+    for blueprint in (proxy.bp, management.bp, usage.bp, health.bp, admin.bp):
         app.register_blueprint(blueprint)
     return app
 
@@ -73,5 +73,9 @@ def _services(app: Flask, settings: Settings) -> Services:
         admission=Admission(store, keyring),
         operations=Operations(keyring),
         upstream=Upstream(timeouts),
-        log=LogWriter(settings.log_path, max_file_bytes=settings.log_max_file_bytes),
+        log=LogWriter(
+            settings.log_path,
+            max_file_bytes=settings.log_max_file_bytes,
+            max_total_bytes=settings.log_max_total_bytes,
+        ),
     )

@@ -130,7 +130,7 @@ SECRETS = (
 REQUIRED_WHEN_DEPLOYED = ("MANAGEMENT_TOKEN", "ADMIN_USER", "ADMIN_PASSWORD", "ENCRYPTION_KEY")
 
 
-def load(environ: Mapping[str, str] | None = None, *, embedded: bool = False) -> Settings:
+def load(environ: Mapping[str, str] | None = None, *, embedded: bool = False, command: bool = False) -> Settings:
     """
     Settings from the environment, complete and checked.
 
@@ -138,12 +138,17 @@ def load(environ: Mapping[str, str] | None = None, *, embedded: bool = False) ->
         environ: Names and values; the process's own environment when None.
         embedded: True for the start on one's own machine, which makes missing secrets and keeps them in
             the data directory (mode 0600). False for a deployed start, which refuses to run without them.
+        command: True for a command beside a server of either kind: secrets that are not set are those that an
+            embedded start has kept in the data directory; none is made.
 
     Raises:
         ConfigError: naming every wrong setting.
     """
     source = os.environ if environ is None else environ  # noqa: TID251
     given, problems = _given(source)
+    data_dir = Path(given.get("DATA_DIR", Settings().data_dir))
+    if command:
+        given = _kept_secrets(data_dir) | given
     values: dict[str, Any] = {}
     try:
         values = _SettingsSchema().load(given)
@@ -152,7 +157,6 @@ def load(environ: Mapping[str, str] | None = None, *, embedded: bool = False) ->
     if not embedded:
         missing = set(REQUIRED_WHEN_DEPLOYED) - set(given) - set(problems)
         problems |= {name: "is not set" for name in REQUIRED_WHEN_DEPLOYED if name in missing}
-    data_dir = Path(given.get("DATA_DIR", Settings().data_dir))
     if reason := _unwritable(data_dir):
         problems["DATA_DIR"] = reason
     if problems:
@@ -199,6 +203,16 @@ def _unwritable(data_dir: Path) -> str | None:
     except OSError as exc:
         return f"cannot write to {data_dir} as uid {os.getuid()} ({_reason(exc)})"
     return None
+
+
+def _kept_secrets(data_dir: Path) -> dict[str, str]:
+    """What an embedded start made and kept, by environment name."""
+    kept = {}
+    for name in ("MANAGEMENT_TOKEN", "ADMIN_PASSWORD", "ENCRYPTION_KEY"):
+        path = data_dir / name.lower()
+        if path.is_file():
+            kept[name] = path.read_text(encoding="utf-8").strip()
+    return {"ADMIN_USER": "admin", **kept} if kept else {}
 
 
 def _made_secrets(data_dir: Path, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from flask import Flask
 from sqlalchemy import Connection, Engine, event, inspect
@@ -28,6 +28,7 @@ from llmproxy.admission import WINDOW, Claim, StoreUnavailable, TokenState
 from models import db
 
 BUSY_TIMEOUT_S = 5.0
+BACKGROUND_BUSY_MS = 50
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Revisions are numbered, so the last file is the newest schema.
 SCHEMA_HEAD = max(path.name for path in (MIGRATIONS / "versions").glob("*.py"))[:4]
@@ -111,6 +112,31 @@ def write_transaction() -> Iterator[None]:
     except BaseException:
         db.session.rollback()
         raise
+
+
+@contextmanager
+def background_transaction(engine: Engine, *, busy_ms: int = BACKGROUND_BUSY_MS) -> Iterator[Connection]:
+    """
+    All or nothing, for work that is done again when a power cut takes it back: SQLite does not wait for the disk.
+
+    Args:
+        busy_ms: How long to wait where another process holds SQLite's write lock; OperationalError then. The
+            whole process stands still meanwhile.
+    """
+    with engine.connect().execution_options(writes=True) as connection:
+        if engine.dialect.name != "sqlite":
+            with connection.begin():
+                yield connection
+            return
+        driver = cast(sqlite3.Connection, connection.connection.driver_connection)
+        driver.execute("PRAGMA synchronous=NORMAL")
+        driver.execute(f"PRAGMA busy_timeout={busy_ms}")
+        try:
+            with connection.begin():
+                yield connection
+        finally:
+            driver.execute("PRAGMA synchronous=FULL")
+            driver.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000:.0f}")
 
 
 def migrate_to_head(app: Flask, data_dir: Path) -> None:

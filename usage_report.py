@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, func, select
@@ -28,6 +28,8 @@ from usage_tables import (
     TOKEN_DAYS,
     TTFT,
     View,
+    hours_around,
+    moment,
     usage_keys,
     usage_sums,
 )
@@ -35,7 +37,6 @@ from usage_tables import (
 Step = Literal["hour", "day"]
 Kind = Literal["project", "token", "model"]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STEP_HOURS = {"hour": 1, "day": 24}
 _COLUMN = {"project": "project_id", "token": "token_id", "model": "model"}
 # The fewest rows first.
@@ -127,31 +128,31 @@ class Consumer:
 
 def whole_hours(begin: datetime, end: datetime) -> tuple[datetime, datetime]:
     """The span of whole hours around a span of time: what a report over it covers."""
-    first, last = _span(begin, end)
-    return _moment(first), _moment(last)
+    first, last = hours_around(begin, end)
+    return moment(first), moment(last)
 
 
 def totals(filters: Filters, begin: datetime, end: datetime) -> Usage:
     """Usage of the whole span."""
-    return _usage(_added(_rows(filters, _span(begin, end))))
+    return _usage(_added(_rows(filters, hours_around(begin, end))))
 
 
 def series(filters: Filters, begin: datetime, end: datetime, *, step: Step) -> list[Period]:
     """Usage hour by hour or day by day (in UTC), every one of the span, zeros where there was none."""
     hours = _STEP_HOURS[step]
-    span = first, last = _span(begin, end)
+    span = first, last = hours_around(begin, end)
     found: dict[int, list[int]] = {}
     for hour, *sums in _rows(filters, span, by_hour=True, whole_days=step == "day"):
         start = hour // hours * hours
         found[start] = _sum(found.get(start), sums)
     starts = range(first // hours * hours, last, hours)
-    return [Period(_moment(start), _usage(found.get(start))) for start in starts]
+    return [Period(moment(start), _usage(found.get(start))) for start in starts]
 
 
 def top(by: Kind, filters: Filters, begin: datetime, end: datetime, *, limit: int) -> list[Consumer]:
     """The `limit` projects, tokens or models with the most requests, the busiest first."""
     column = _COLUMN[by]
-    span = _span(begin, end)
+    span = hours_around(begin, end)
     chosen = _busiest(column, filters, span, limit)
     found: dict[str, list[int]] = {}
     for key, *sums in _rows(filters, span, column=column, among=chosen):
@@ -163,7 +164,7 @@ def top(by: Kind, filters: Filters, begin: datetime, end: datetime, *, limit: in
 def refusals_by_reason(filters: Filters, begin: datetime, end: datetime) -> dict[str, int]:
     """How often the proxy itself refused, by the error's code ('none' where it has none), the commonest first."""
     found: dict[str, int] = {}
-    for code, count in _rows(filters, _span(begin, end), column="refusal", sums=("refusals",)):
+    for code, count in _rows(filters, hours_around(begin, end), column="refusal", sums=("refusals",)):
         if count:
             found[code] = found.get(code, 0) + int(count)
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
@@ -173,7 +174,7 @@ def _busiest(column: str, filters: Filters, span: tuple[int, int], limit: int) -
     found: dict[str, int] = {}
     for key, count in _rows(filters, span, column=column, sums=("requests",)):
         found[key] = found.get(key, 0) + int(count)
-    return sorted(found, key=lambda key: (-found[key], key))[:limit]
+    return sorted((key for key in found if found[key]), key=lambda key: (-found[key], key))[:limit]
 
 
 def _names(by: Kind, keys: list[str]) -> dict[str, str | None]:
@@ -253,15 +254,6 @@ def _keys(view: View, wanted: dict[str, Any]) -> Select[Any]:
         for name, value in wanted.items()
     ]
     return select(usage_keys.c.id).where(usage_keys.c.view == view.id, *conditions)
-
-
-def _span(begin: datetime, end: datetime) -> tuple[int, int]:
-    """The hours from the first to the one after the last."""
-    return (begin - _EPOCH) // timedelta(hours=1), -((_EPOCH - end) // timedelta(hours=1))
-
-
-def _moment(hour: int) -> datetime:
-    return _EPOCH + timedelta(hours=hour)
 
 
 def _added(rows: Iterable[Iterable[Any]]) -> list[int] | None:

@@ -13,10 +13,13 @@ find again.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, SmallInteger, String, Text, UniqueConstraint
 
 from models import UtcDateTime, db
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 COUNTS = (
     "requests",
@@ -90,3 +93,13 @@ reader_positions = db.Table(
     Column("position", Text, nullable=False),
     Column("saved_at", UtcDateTime, nullable=False),
 )
+
+
+def hours_around(begin: datetime, end: datetime) -> tuple[int, int]:
+    """The whole hours around a span of time: the first, and the one after the last."""
+    return (begin - _EPOCH) // timedelta(hours=1), -((_EPOCH - end) // timedelta(hours=1))
+
+
+def moment(hour: int) -> datetime:
+    """When an hour begins."""
+    return _EPOCH + timedelta(hours=hour)

@@ -38,7 +38,7 @@ def _unauthorized(status: int) -> Response:
 
 @bp.before_request
 @auth.login_required  # type: ignore[untyped-decorator]
-def _only_operators() -> None:
+def only_operators() -> None:
     request.max_content_length = MAX_BODY_BYTES
 
 

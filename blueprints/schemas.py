@@ -10,7 +10,7 @@ import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from marshmallow import RAISE, Schema, ValidationError, pre_load, validate, validates_schema
+from marshmallow import RAISE, Schema, ValidationError, post_load, pre_load, validate, validates_schema
 from marshmallow import fields as typed
 
 from config import check_upstream_url
@@ -21,6 +21,8 @@ MAX_RATE_LIMIT = 2**31 - 1
 MAX_KEY_LENGTH = 1024
 STREAM_USAGE = ("as-sent", "ask")
 MAX_PAGE = 1000
+MAX_USAGE_STEPS = 2400
+USAGE_GROUPS = ("hour", "day", "project", "token", "model")
 LATEST_EXPIRY = datetime(2200, 1, 1, tzinfo=UTC)
 
 
@@ -169,6 +171,7 @@ class _Query(Schema):
     error_messages = {"unknown": "is not a parameter of this request."}
 
 
+_STEPS = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
 _page_limit = f"must be a whole number from 1 to {MAX_PAGE}."
 _BOOLEAN: dict[str, Any] = {"invalid": "must be true or false."}
 
@@ -201,6 +204,48 @@ class ForceQuery(_Query):
     """Whether to delete what is in use."""
 
     force = typed.Boolean(load_default=False, error_messages=_BOOLEAN)
+
+
+class _When(typed.AwareDateTime):
+    """An ISO 8601 time with its zone. A `+` that nobody escaped arrives as a blank."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        words = "must be an ISO 8601 time with its zone."
+        messages: dict[str, Any] = {"invalid": words, "invalid_awareness": words}
+        super().__init__(format="iso", validate=_check_expiry, error_messages=messages, **kwargs)
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        moment = super()._deserialize(value.replace(" ", "+"), *args, **kwargs)
+        return moment.astimezone(UTC)
+
+
+class UsageQuery(_Query):
+    """Whose usage, over what time, summed by what."""
+
+    project_id = typed.String()
+    token_id = typed.String()
+    model = typed.String()
+    begin = _When(data_key="from")
+    end = _When(data_key="to")
+    group_by = typed.String(
+        load_default="hour", validate=validate.OneOf(USAGE_GROUPS, error="must be one of {choices}.")
+    )
+    limit = typed.Integer(
+        load_default=100,
+        validate=validate.Range(1, MAX_PAGE, error=_page_limit),
+        error_messages={"invalid": _page_limit},
+    )
+
+    @post_load
+    def _span(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        end = data.setdefault("end", datetime.now(UTC))
+        begin = data.setdefault("begin", end - timedelta(days=1))
+        if begin >= end:
+            raise ValidationError("must be before to.", field_name="from")
+        longest = MAX_USAGE_STEPS * _STEPS.get(data["group_by"], timedelta(0))
+        if longest and end - begin > longest:
+            raise ValidationError(f"must not be more than {longest.days} days before to.", field_name="from")
+        return data
 
 
 def lifetime(duration_hours: int) -> timedelta:

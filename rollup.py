@@ -1,0 +1,180 @@
+"""
+Adds the call log to the sums of usage, every record exactly once.
+
+Guarantees:
+* A batch's sums and the position after it are committed in one transaction. A process that is killed at any
+  instant has done both or neither; whoever reads next goes on from there.
+* One process of a node adds at a time (the reader's lock); any other takes its place within a tick.
+* The records of a batch are summed up in memory first, so the transaction is short: nobody's admission waits
+  for more than a few milliseconds of it.
+
+A log file that somebody edited is read again by the reader, and counted again here; `recount` puts that right.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, select
+
+from llmproxy.admission import utc_now
+from llmproxy.api_log.position import Position
+from llmproxy.api_log.reader import LogReader
+from models import UtcDateTime
+from storage import background_transaction
+from usage_fold import Cells, Row, fold, rows
+from usage_tables import DIMENSIONS, MODEL_HOURS, SUMS, reader_positions, usage_keys
+
+READER = "rollup"
+# About ten milliseconds, most of which is the write lock's.
+BATCH_RECORDS = 250
+# Names come from upstreams. An upstream that makes them up may not fill the tables with them.
+MAX_MODELS = 1000
+OTHER_MODELS = "(other)"
+_MAX_KNOWN_KEYS = 200_000
+
+_KEY_COLUMNS = ("view", "node_id", *DIMENSIONS)
+_SUM_COLUMNS = ("view", "hour", "key_id", *SUMS)
+# By hand, for the driver itself: 600 rows of 40 numbers are a batch, and this is a fifth of the ORM's time.
+_ADD = (
+    f"INSERT INTO usage_sums ({', '.join(_SUM_COLUMNS)}) VALUES ({', '.join('?' * len(_SUM_COLUMNS))}) "  # noqa: S608
+    "ON CONFLICT (view, hour, key_id) DO UPDATE SET "
+    + ", ".join(f"{name} = usage_sums.{name} + excluded.{name}" for name in SUMS)
+)
+_NEW_KEY = (
+    f"INSERT INTO usage_keys ({', '.join(_KEY_COLUMNS)}) VALUES ({', '.join('?' * len(_KEY_COLUMNS))}) "  # noqa: S608
+    f"ON CONFLICT ({', '.join(_KEY_COLUMNS)}) DO UPDATE SET view = excluded.view RETURNING id"
+)
+_SAVE_POSITION = (
+    "INSERT INTO reader_positions (node_id, reader, position, saved_at) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (node_id, reader) DO UPDATE SET position = excluded.position, saved_at = excluded.saved_at"
+)
+
+
+def node_id(data_dir: Path) -> str:
+    """The name under which this data directory's records are counted; made on the first call, and kept there."""
+    with (data_dir / "node_id").open("a+", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        kept = file.read().strip()
+        if not kept:
+            kept = str(uuid.uuid4())
+            file.write(f"{kept}\n")
+    return kept
+
+
+class UsageSums:
+    """
+    The sums of one node together with the position of the reader that feeds them.
+
+    A `PositionStore`: what was staged is added in the transaction that saves the position.
+    """
+
+    def __init__(self, engine: Engine, node: str) -> None:
+        self._engine = engine
+        self.node = node
+        self._is_sqlite = engine.dialect.name == "sqlite"
+        self._staged: Cells = {}
+        self._ids: dict[tuple[Any, ...], int] = {}
+        self._models: set[str] | None = None
+
+    def stage(self, records: Iterable[dict[str, Any]]) -> None:
+        """Sum up the records that the next saved position will have passed."""
+        self._staged = self.fold(records)
+
+    def fold(self, records: Iterable[dict[str, Any]]) -> Cells:
+        """The records' sums, with models beyond MAX_MODELS under one name."""
+        return fold(records, model_name=self._model_name)
+
+    def load(self) -> Position:
+        """The position that was saved last. Its sums are in the tables, and nothing after it."""
+        where = (reader_positions.c.node_id == self.node) & (reader_positions.c.reader == READER)
+        with self._engine.connect() as connection:
+            saved = connection.scalar(select(reader_positions.c.position).where(where))
+        return Position.from_json(saved.encode()) if saved else Position()
+
+    def save(self, position: Position) -> None:
+        """Add what was staged, and remember the position. All or nothing."""
+        try:
+            with background_transaction(self._engine) as connection:
+                self.add(connection, rows(self._staged))
+                self._save_position(connection, position)
+        finally:
+            self._staged = {}
+
+    def add(self, connection: Connection, added: dict[Row, list[int]]) -> None:
+        """Add to the tables within the caller's transaction. After a failure the caller must not commit."""
+        try:
+            # In one order everywhere, so that no two transactions wait for each other; and the rows of one
+            # view and hour lie together.
+            numbers = sorted(
+                (row.view, row.hour, self._key_id(connection, row), *sums) for row, sums in added.items()
+            )
+            if numbers:
+                connection.exec_driver_sql(self._native(_ADD), numbers)
+        except BaseException:
+            # Keys of a transaction that is rolled back do not exist.
+            self._ids.clear()
+            raise
+
+    def _key_id(self, connection: Connection, row: Row) -> int:
+        key = (row.view, self.node, *row[2:])
+        known = self._ids.get(key)
+        if known is None:
+            if len(self._ids) >= _MAX_KNOWN_KEYS:
+                self._ids.clear()
+            known = self._ids[key] = connection.exec_driver_sql(self._native(_NEW_KEY), key).scalar_one()
+        return known
+
+    def _save_position(self, connection: Connection, position: Position) -> None:
+        saved_at = UtcDateTime().process_bind_param(utc_now(), connection.dialect)
+        values = (self.node, READER, position.to_json().decode(), str(saved_at) if self._is_sqlite else saved_at)
+        connection.exec_driver_sql(self._native(_SAVE_POSITION), values)
+
+    def _native(self, statement: str) -> str:
+        return statement if self._is_sqlite else statement.replace("?", "%s")
+
+    def _model_name(self, model: str) -> str:
+        if self._models is None:
+            with self._engine.connect() as connection:
+                known = select(usage_keys.c.model).where(usage_keys.c.view == MODEL_HOURS.id).distinct()
+                self._models = set(connection.scalars(known))
+        if model not in self._models:
+            if len(self._models) >= MAX_MODELS:
+                return OTHER_MODELS
+            self._models.add(model)
+        return model
+
+
+class Rollup:
+    """Moves a reader on through the log, a batch at a time."""
+
+    def __init__(self, path: Path, sums: UsageSums, **reader_options: Any) -> None:
+        self.reader = LogReader(path, READER, positions=sums, **reader_options)
+        self._sums = sums
+
+    def step(self, *, max_records: int = BATCH_RECORDS) -> int:
+        """
+        Add one batch; how many records it held, or 0 at the end of the log.
+
+        ReaderBusy when another process adds. Any other error leaves the batch for the next time.
+        """
+        try:
+            while (batch := self.reader.read_batch(max_records=max_records)).size:
+                self._sums.stage(batch.records)
+                self.reader.commit(batch)
+                if batch.records:
+                    return len(batch.records)
+        except BaseException:
+            # Whether a commit that failed took place is known to the database alone: ask it the next time.
+            self.reader.close()
+            raise
+        return 0
+
+    def close(self) -> None:
+        """Let another process add."""
+        self.reader.close()
