@@ -94,11 +94,11 @@ class Refused(Exception):
     ``reason`` is what the caller is told; both ids are None where no token was recognised.
     """
 
-    def __init__(self, reason: ProxyError, state: TokenState | None = None) -> None:
+    def __init__(self, reason: ProxyError, whose: TokenState | Claim | None = None) -> None:
         super().__init__(str(reason))
         self.reason = reason
-        self.token_id = state.token_id if state else None
-        self.project_id = state.project_id if state else None
+        self.token_id = whose.token_id if whose else None
+        self.project_id = whose.project_id if whose else None
 
 
 def hash_token(token: str) -> str:
@@ -160,9 +160,8 @@ class Admission:
             api_key = self._keyring.open(claim.sealed_key, row_id=claim.project_id)
         except SealBroken as exc:
             log.error("cannot open the upstream key of project %s: %s", claim.project_id, exc)
-            raise AuthUnavailable(
-                "The proxy cannot open this project's API key. Tell your operator."
-            ) from exc
+            reason = AuthUnavailable("The proxy cannot open this project's API key. Tell your operator.")
+            raise Refused(reason, claim) from exc
         return Grant(claim.token_id, claim.project_id, api_key, claim.base_url, claim.stream_usage)
 
 

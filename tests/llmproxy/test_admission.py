@@ -1,0 +1,289 @@
+import logging
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmproxy.admission import (
+    WINDOW,
+    Admission,
+    Claim,
+    Grant,
+    Refused,
+    StoreUnavailable,
+    TokenState,
+    bearer_of,
+    explain,
+    hash_token,
+    utc_now,
+)
+from llmproxy.errors import (
+    AuthUnavailable,
+    MissingBearer,
+    ProjectInactive,
+    ProxyError,
+    RateLimited,
+    TokenExpired,
+    TokenRevoked,
+    UnknownToken,
+)
+from llmproxy.keyring import KeyRing
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+SECRET = "00000000-0000-4000-8000-00000000beef"
+KEY = "sk-planted-upstream-key"
+RING = KeyRing([b"k" * 32])
+GOOD = TokenState(
+    token_id="token-id",
+    project_id="project-id",
+    is_active=True,
+    project_is_active=True,
+    expires_at=NOW + SECOND,
+    request_count=0,
+    window_started_at=None,
+    rate_limit=10,
+)
+
+
+class Store:
+    """Gives the answers it was made with, one per call, the last one for ever."""
+
+    def __init__(self, claims: list[Claim | Exception | None], states: list[TokenState | Exception | None]) -> None:
+        self._claims, self._states = claims, states
+        self.calls: list[tuple[str, str]] = []
+
+    def claim(self, token_hash: str, now: datetime) -> Claim | None:
+        self.calls.append(("claim", token_hash))
+        return _next(self._claims)
+
+    def state(self, token_hash: str) -> TokenState | None:
+        self.calls.append(("state", token_hash))
+        return _next(self._states)
+
+
+def _next(answers: list):  # type: ignore[type-arg, no-untyped-def]
+    answer = answers.pop(0) if len(answers) > 1 else answers[0]
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def claim(sealed: str | None = None) -> Claim:
+    return Claim("token-id", "project-id", sealed or RING.seal(KEY, row_id="project-id"), None, "as-sent")
+
+
+def refused(store: Store, authorization: str | None = f"Bearer {SECRET}") -> Refused:
+    with pytest.raises(Refused) as refusal:
+        Admission(store, RING).admit(authorization, NOW)
+    return refusal.value
+
+
+# The bearer
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [f"Bearer {SECRET}", f"bearer {SECRET}", f"BEARER  {SECRET}", f"Bearer {SECRET} "],
+)
+def test_a_bearer_is_found_whatever_its_case_and_spaces(authorization: str) -> None:
+    assert bearer_of(authorization) == SECRET
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [None, "", " ", "Bearer", "Bearer ", "Bearer   ", SECRET, f"Basic {SECRET}", f"Bearer{SECRET}",
+     f" Bearer {SECRET}", f"Bearer {SECRET} {SECRET}", f"Bearer {SECRET}, Bearer {SECRET}", f"Bearer\t{SECRET}", f"Token {SECRET}"],
+)  # fmt: skip
+def test_anything_else_is_no_bearer_and_costs_the_database_nothing(authorization: str | None) -> None:
+    store = Store([claim()], [None])
+    refusal = refused(store, authorization)
+
+    assert isinstance(refusal.reason, MissingBearer)
+    assert store.calls == []
+
+
+@pytest.mark.parametrize("token", ["x", SECRET[:-1], SECRET + "0", "sk-" + "x" * 48, "\xe9" * 36])
+def test_what_has_not_the_form_of_a_token_is_unknown_and_costs_the_database_nothing(token: str) -> None:
+    store = Store([claim()], [None])
+
+    assert isinstance(refused(store, f"Bearer {token}").reason, UnknownToken)
+    assert store.calls == []
+
+
+# The claim
+
+
+def test_an_admitted_request_gets_the_opened_key_by_one_statement() -> None:
+    store = Store([claim()], [])
+    grant = Admission(store, RING).admit(f"Bearer {SECRET}", NOW)
+
+    assert grant == Grant("token-id", "project-id", KEY, None, "as-sent")
+    assert store.calls == [("claim", hash_token(SECRET))]
+
+
+def test_a_refused_claim_is_explained_by_the_tokens_state() -> None:
+    refusal = refused(Store([None], [replace(GOOD, is_active=False)]))
+
+    assert isinstance(refusal.reason, TokenRevoked)
+    assert (refusal.token_id, refusal.project_id) == ("token-id", "project-id")
+
+
+def test_an_unknown_token_names_nobody() -> None:
+    refusal = refused(Store([None], [None]))
+
+    assert isinstance(refusal.reason, UnknownToken)
+    assert (refusal.token_id, refusal.project_id) == (None, None)
+
+
+def test_a_window_that_ends_between_claim_and_look_is_claimed_again() -> None:
+    store = Store([None, claim()], [GOOD])
+
+    assert Admission(store, RING).admit(f"Bearer {SECRET}", NOW).token_id == "token-id"
+    assert [kind for kind, _ in store.calls] == ["claim", "state", "claim"]
+
+
+def test_two_refusals_without_a_reason_are_nobodys_bad_token() -> None:
+    store = Store([None], [GOOD])
+
+    assert isinstance(refused(store).reason, AuthUnavailable)
+    assert len(store.calls) == 4
+
+
+@pytest.mark.parametrize(
+    "store",
+    [Store([StoreUnavailable("x")], [None]), Store([None], [StoreUnavailable("x")])],
+    ids=["claim", "state"],
+)
+def test_a_store_that_does_not_answer_refuses_with_503(store: Store) -> None:
+    refusal = refused(store)
+
+    assert isinstance(refusal.reason, AuthUnavailable)
+    assert refusal.reason.status == 503
+
+
+@pytest.mark.parametrize(
+    "sealed", ["garbage", RING.seal(KEY, row_id="other"), KeyRing([b"x" * 32]).seal(KEY, row_id="project-id")]
+)
+def test_a_key_that_cannot_be_opened_is_the_operators_trouble_and_not_a_bad_token(sealed: str) -> None:
+    refusal = refused(Store([claim(sealed)], []))
+
+    assert isinstance(refusal.reason, AuthUnavailable)
+    assert "operator" in refusal.reason.message
+    assert (refusal.token_id, refusal.project_id) == ("token-id", "project-id")
+
+
+def test_nothing_of_a_token_or_a_key_is_shown_or_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    shown = [repr(Admission(Store([claim()], []), RING).admit(f"Bearer {SECRET}", NOW))]
+    for store in (
+        Store([None], [None]),
+        Store([None], [replace(GOOD, is_active=False)]),
+        Store([StoreUnavailable("x")], []),
+        Store([claim(KEY)], []),
+        Store([claim(f"{KEY}.planted.AAAA")], []),
+    ):
+        refusal = refused(store)
+        shown += [str(refusal), repr(refusal), str(refusal.reason), str(refusal.reason.body)]
+    shown += [str(refused(Store([None], [None]), f"Basic {SECRET}").reason.body), repr(claim())]
+
+    assert caplog.records
+    for text in [*shown, caplog.text]:
+        assert SECRET not in text
+        assert hash_token(SECRET) not in text
+        assert "planted" not in text
+
+
+# Explanations
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"is_active": False, "expires_at": NOW, "project_is_active": False, "request_count": 99}, TokenRevoked),
+        ({"expires_at": NOW, "project_is_active": False, "request_count": 99}, TokenExpired),
+        ({"project_is_active": False, "request_count": 99}, ProjectInactive),
+        ({"request_count": 99}, RateLimited),
+        ({"request_count": 9}, type(None)),
+    ],
+)
+def test_a_refusal_names_what_must_change_first(changes: dict[str, object], reason: type[ProxyError]) -> None:
+    state = replace(GOOD, window_started_at=NOW, **changes)  # type: ignore[arg-type]
+
+    assert type(explain(state, NOW)) is reason
+
+
+@pytest.mark.parametrize(("seconds_left", "reason"), [(1, type(None)), (0, TokenExpired), (-1, TokenExpired)])
+def test_a_token_dies_at_the_second_it_expires(seconds_left: int, reason: type[ProxyError]) -> None:
+    assert type(explain(replace(GOOD, expires_at=NOW + seconds_left * SECOND), NOW)) is reason
+
+
+@pytest.mark.parametrize(
+    ("age", "reason"), [(WINDOW - SECOND, RateLimited), (WINDOW, type(None)), (WINDOW + SECOND, type(None))]
+)
+def test_a_window_is_over_at_the_second_it_ends(age: timedelta, reason: type[ProxyError]) -> None:
+    assert type(explain(replace(GOOD, request_count=10, window_started_at=NOW - age), NOW)) is reason
+
+
+@pytest.mark.parametrize(
+    ("count", "reason"), [(9, type(None)), (10, RateLimited), (11, RateLimited), (5000, RateLimited)]
+)
+def test_a_limit_holds_also_for_a_count_that_is_already_over_it(count: int, reason: type[ProxyError]) -> None:
+    assert type(explain(replace(GOOD, request_count=count, window_started_at=NOW), NOW)) is reason
+
+
+@pytest.mark.parametrize(
+    ("age", "retry_after", "retry_after_ms"),
+    [
+        (timedelta(0), "3600", "3600000"),
+        (timedelta(minutes=59, seconds=59), "1", "1000"),
+        (WINDOW - timedelta(milliseconds=1), "1", "1"),
+        (WINDOW - timedelta(microseconds=1), "1", "1"),
+        (timedelta(seconds=0.5), "3600", "3599500"),
+    ],
+)
+def test_a_refused_caller_is_told_when_the_window_ends(age: timedelta, retry_after: str, retry_after_ms: str) -> None:
+    reason = explain(replace(GOOD, request_count=10, window_started_at=NOW - age), NOW)
+
+    assert isinstance(reason, RateLimited)
+    headers = dict(reason.extra_headers)
+    assert (headers["retry-after"], headers["retry-after-ms"]) == (retry_after, retry_after_ms)
+    assert (headers["x-ratelimit-limit-requests"], headers["x-ratelimit-remaining-requests"]) == ("10", "0")
+    assert headers["x-ratelimit-reset-requests"] == f"{retry_after}s"
+
+
+moments = st.integers(-7200, 7200).map(lambda seconds: NOW + seconds * SECOND)
+
+
+@given(
+    st.booleans(), st.booleans(), moments, st.integers(0, 20), st.none() | moments, st.integers(1, 20), moments
+)  # fmt: skip
+def test_an_explanation_is_given_exactly_when_the_claim_would_refuse(
+    active: bool,
+    project_active: bool,
+    expires_at: datetime,
+    count: int,
+    window: datetime | None,
+    limit: int,
+    now: datetime,
+) -> None:
+    state = TokenState("t", "p", active, project_active, expires_at, count, window, limit)
+    # The conditions of the claim's SQL, in words of Python.
+    has_room = window is None or window <= now - WINDOW or count < limit
+    admits = active and project_active and expires_at > now and has_room
+
+    assert (explain(state, now) is None) == admits
+
+
+def test_now_is_aware_and_in_utc() -> None:
+    assert utc_now().utcoffset() == timedelta(0)
+
+
+def test_a_token_is_kept_as_its_hash_alone() -> None:
+    token = str(uuid.uuid4())
+
+    assert len(hash_token(token)) == 64
+    assert token not in hash_token(token)
