@@ -1,0 +1,128 @@
+"""A client that hangs up, at any moment: the upstream call ends with it, and one record says so."""
+
+import pytest
+
+from tests.http_by_hand import HandClient
+
+CHAT = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}]}'
+STREAM = CHAT[:-1] + b', "stream": true}'
+JSON = ("Content-Type", "application/json")
+ENDINGS = pytest.mark.parametrize("reset", [False, True], ids=["fin", "reset"])
+
+
+def assert_client_closed(proxy, token) -> dict:
+    (record,) = proxy.wait_for_records(1, token)
+    assert (record["outcome"], record["status_code"]) == ("client_closed", 499)
+    assert record["error"] is None or record["error"]["code"] is None
+    return record
+
+
+@ENDINGS
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_while_it_sends_its_body(proxy, upstream, token, framing, reset):
+    client = HandClient(proxy.url)
+    kind = {"length": ("Content-Length", "1000000"), "chunked": ("Transfer-Encoding", "chunked")}[framing]
+    client.send_request("POST", "/v1/echo", token.bearer, kind)
+    client.send(b"20000\r\n" * (framing == "chunked") + b"x" * 0x20000)
+    upstream.wait_for("receiving")
+    client.close(reset=reset)
+
+    assert not upstream.wait_for("client_gone")["body_complete"]
+    record = assert_client_closed(proxy, token)
+    assert record["upstream_status"] is None and 0 < record["bytes_in"] <= 0x20000
+
+
+@ENDINGS
+def test_while_it_sends_a_body_that_would_be_held(proxy, upstream, token, reset):
+    client = HandClient(proxy.url)
+    client.send_request("POST", "/v1/echo", token.bearer, ("Content-Length", "1000"))
+    client.send(b"x" * 10)
+    client.close(reset=reset)
+
+    assert_client_closed(proxy, token)
+    assert upstream.requests() == []
+
+
+@ENDINGS
+@pytest.mark.parametrize("warm", [False, True], ids=["first call", "kept connection"])
+def test_while_it_waits_for_the_first_byte(proxy, upstream, token, reset, warm):
+    client = HandClient(proxy.url)
+    if warm:
+        client.call("POST", "/v1/echo", token.bearer, body=b"x")
+    client.send_request("POST", "/v1/chat/completions", token.bearer, JSON, ("x-mock-hold", "1"), body=CHAT)
+    upstream.wait_for("waiting", path="/v1/chat/completions")
+    client.close(reset=reset)
+
+    upstream.wait_for("client_gone", path="/v1/chat/completions", timeout=1)
+    proxy.wait_for_records(1 + warm, token)
+    assert [record["outcome"] for record in proxy.records(token)] == ["complete"] * warm + ["client_closed"]
+    # Nobody asks again on behalf of somebody who left.
+    assert len(upstream.requests("/v1/chat/completions")) == 1
+
+
+@ENDINGS
+@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
+def test_while_the_upstream_is_silent_within_its_stream(proxy, upstream, token, framing, reset):
+    client = HandClient(proxy.url)
+    controls = (("x-mock-hang-after", "2"), ("x-mock-framing", framing))
+    client.send_request("POST", "/v1/chat/completions", token.bearer, JSON, *controls, body=STREAM)
+    client.read_chunk(client.read_head())
+    client.close(reset=reset)
+
+    upstream.wait_for("client_gone", timeout=1)
+    record = assert_client_closed(proxy, token)
+    assert record["upstream_status"] == 200 and record["bytes_out"] > 0 and record["ttft_ms"] is not None
+
+
+@ENDINGS
+def test_between_the_head_and_the_first_event(proxy, upstream, token, reset):
+    client = HandClient(proxy.url)
+    client.send_request("POST", "/v1/chat/completions", token.bearer, JSON, ("x-mock-hang-after", "0"), body=STREAM)
+    client.read_head()
+    client.close(reset=reset)
+
+    upstream.wait_for("client_gone", timeout=1)
+    assert assert_client_closed(proxy, token)["ttft_ms"] is None
+
+
+@ENDINGS
+def test_while_the_upstream_sends_faster_than_anybody_reads(proxy, upstream, token, reset):
+    client = HandClient(proxy.url, receive_buffer=8192)
+    client.send_request("GET", "/v1/files/file-1/content", token.bearer, ("x-mock-size", "100000000"))
+    client.read_chunk(client.read_head())
+    client.close(reset=reset)
+
+    assert upstream.wait_for("client_gone")["pieces_sent"] < 1000
+    assert_client_closed(proxy, token)
+
+
+def test_a_chunked_upload_whose_client_leaves_never_ends_cleanly_upstream(proxy, upstream, token):
+    client = HandClient(proxy.url)
+    client.send_request("POST", "/v1/echo", token.bearer, ("Transfer-Encoding", "chunked"))
+    client.send(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+    upstream.wait_for("receiving")
+    client.close()
+
+    assert not upstream.wait_for("client_gone")["body_complete"]
+
+
+def test_a_client_that_sent_its_next_request_early_is_not_taken_for_gone(proxy, upstream, token):
+    with HandClient(proxy.url) as client:
+        client.send_request("GET", "/v1/models", token.bearer, ("x-mock-delay-ms", "100"))
+        upstream.wait_for("waiting")
+        client.send_request("GET", "/v1/models/gpt-4o-mini", token.bearer)
+
+        assert client.read_answer().json["object"] == "list"
+        assert client.read_answer().json["object"] == "model"
+
+
+def test_a_connection_whose_client_left_is_not_used_for_somebody_else(proxy, upstream, token):
+    client = HandClient(proxy.url)
+    client.send_request("POST", "/v1/chat/completions", token.bearer, JSON, ("x-mock-hang-after", "2"), body=STREAM)
+    client.read_chunk(client.read_head())
+    client.close()
+    broken = upstream.wait_for("client_gone")
+
+    with HandClient(proxy.url) as other:
+        assert other.call("GET", "/v1/models", token.bearer).json["object"] == "list"
+    assert upstream.last_request()["connection"] != broken["connection"]

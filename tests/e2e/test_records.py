@@ -1,0 +1,156 @@
+"""One record per request, whatever became of it, with what the specification promises in each field."""
+
+import json
+import re
+import uuid
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.http_by_hand import HandClient, call
+
+CHAT = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "planted prompt"}]}'
+STREAM = CHAT[:-1] + b', "stream": true}'
+STREAM_WITH_USAGE = STREAM[:-1] + b', "stream_options": {"include_usage": true}}'
+JSON = ("Content-Type", "application/json")
+FIELDS = [
+    "timestamp", "request_id", "token", "project_id", "endpoint", "method", "status_code", "duration_ms", "metadata",
+    "outcome", "stream", "ttft_ms", "upstream_status", "upstream_request_id", "bytes_in", "bytes_out",
+    "usage_source", "error",
+]  # fmt: skip
+
+
+@pytest.fixture
+def recorded(proxy, upstream, token):
+    """Makes a call; its answer and the one record that it left."""
+
+    def make(method, target, *headers, body=None):
+        answer = call(proxy.url, method, target, token.bearer, *headers, body=body)
+        (record,) = proxy.wait_for_records(1, token)
+        assert record["request_id"] == answer["x-proxy-request-id"]
+        return answer, record
+
+    return make
+
+
+def test_a_call_leaves_everything_that_a_record_has(recorded, token):
+    before = datetime.now(UTC)
+    answer, record = recorded("POST", "/v1/chat/completions?secret=in-a-query", JSON, body=CHAT)
+
+    assert list(record) == FIELDS
+    assert before.timestamp() - 1 < datetime.fromisoformat(record["timestamp"]).timestamp()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", record["timestamp"])
+    assert str(uuid.UUID(record["request_id"])) == record["request_id"]
+    assert (record["token"], record["project_id"]) == (token.id, token.project_id)
+    assert (record["method"], record["endpoint"]) == ("POST", "/v1/chat/completions")
+    assert (record["status_code"], record["upstream_status"], record["outcome"]) == (200, 200, "complete")
+    assert (record["bytes_in"], record["bytes_out"]) == (len(CHAT), len(answer.body))
+    assert record["upstream_request_id"] == answer["x-request-id"]
+    assert 0 < record["ttft_ms"] <= record["duration_ms"]
+    assert (record["stream"], record["usage_source"], record["error"]) == (False, "reported", None)
+
+
+def test_usage_model_and_created_are_those_of_the_answer(recorded):
+    answer, record = recorded("POST", "/v1/chat/completions", JSON, body=CHAT)
+
+    told = answer.json
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        assert record["metadata"][name] == told["usage"][name] > 0
+    assert (record["metadata"]["model"], record["metadata"]["created"]) == (told["model"], told["created"])
+
+
+def test_a_stream_reports_usage_where_its_caller_asked(recorded):
+    answer, record = recorded("POST", "/v1/chat/completions", JSON, body=STREAM_WITH_USAGE)
+
+    usage = json.loads(answer.body.split(b"\n\n")[-3].removeprefix(b"data: "))["usage"]
+    assert record["metadata"]["total_tokens"] == usage["total_tokens"] > 0
+    assert (record["stream"], record["usage_source"]) == (True, "reported")
+
+
+def test_a_stream_whose_caller_did_not_ask_has_no_usage_and_no_zeros(recorded):
+    _, record = recorded("POST", "/v1/chat/completions", JSON, body=STREAM)
+
+    assert (record["stream"], record["usage_source"]) == (True, "absent")
+    assert not (record["metadata"] or {}).keys() & {"prompt_tokens", "completion_tokens", "total_tokens"}
+    assert record["metadata"]["model"].startswith("gpt-4o-mini")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
+def test_usage_is_read_from_a_compressed_answer(recorded, encoding):
+    headers = (("Accept-Encoding", encoding), ("x-mock-encoding", encoding))
+    _, record = recorded("POST", "/v1/chat/completions", JSON, *headers, body=CHAT)
+
+    assert record["metadata"]["total_tokens"] > 0
+
+
+def test_a_bare_list_tells_nothing_of_usage(recorded):
+    _, record = recorded("GET", "/v1/models")
+
+    assert (record["metadata"], record["usage_source"]) == (None, "absent")
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "control", "status"),
+    [
+        ("HEAD", "/v1/models", "status: 200", 200),
+        ("HEAD", "/v1/models", "framing: chunked", 200),
+        ("DELETE", "/v1/files/file-1", "status: 204", 204),
+        ("GET", "/v1/models", "status: 304", 304),
+    ],
+)
+def test_an_answer_without_a_body_is_complete(recorded, method, target, control, status):
+    name, _, value = control.partition(": ")
+    _, record = recorded(method, target, (f"x-mock-{name}", value))
+
+    assert (record["outcome"], record["status_code"], record["upstream_status"]) == ("complete", status, status)
+    assert (record["bytes_out"], record["ttft_ms"], record["metadata"]) == (0, None, None)
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 500, 503])
+def test_an_error_of_the_upstream_is_a_complete_call_with_its_code(recorded, status):
+    answer, record = recorded("POST", "/v1/chat/completions", JSON, ("x-mock-status", str(status)), body=CHAT)
+
+    assert (record["outcome"], record["status_code"], record["upstream_status"]) == ("complete", status, status)
+    told = answer.json["error"]
+    assert record["error"] == {"code": told["code"], "type": told["type"]}
+
+
+def test_calls_on_one_connection_have_a_record_each(proxy, token):
+    with HandClient(proxy.url) as client:
+        answers = [client.call("GET", "/v1/models", token.bearer) for _ in range(5)]
+
+    records = proxy.wait_for_records(5, token)
+    assert [record["request_id"] for record in records] == [answer["x-proxy-request-id"] for answer in answers]
+
+
+def test_nothing_of_a_prompt_or_an_answer_or_a_query_is_kept(proxy, token):
+    for body in (CHAT, STREAM_WITH_USAGE):
+        call(proxy.url, "POST", "/v1/chat/completions?planted=query", token.bearer, JSON, body=body)
+    proxy.wait_for_records(2, token)
+
+    kept = (proxy.data_dir / "api_logs.jsonl").read_text() + proxy.output()
+    assert not [text for text in ("planted prompt", "planted=query", "wither,", " calls") if text in kept]
+
+
+def test_no_file_of_the_data_directory_holds_a_secret_in_the_clear(proxy, token):
+    call(proxy.url, "GET", "/v1/models", token.bearer)
+    proxy.wait_for_records(1, token)
+
+    for path in proxy.data_dir.iterdir():
+        content = path.read_bytes()
+        assert [secret for secret in proxy.secrets if secret.encode() in content] == [], path
+
+
+def test_metrics_count_what_the_records_tell(proxy, token):
+    def count(series: str) -> float:
+        found = re.search(rf"^{re.escape(series)} (\S+)$", proxy.metrics(), re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    complete = 'llmproxy_requests_total{outcome="complete",status="200"}'
+    refused = 'llmproxy_refusals_total{code="invalid_api_key"}'
+    before = count(complete), count(refused)
+    call(proxy.url, "GET", "/v1/models", token.bearer)
+    call(proxy.url, "GET", "/v1/models", ("Authorization", f"Bearer {uuid.uuid4()}"))
+    proxy.wait_for_records(1, token)
+
+    assert (count(complete), count(refused)) == (before[0] + 1, before[1] + 1)
