@@ -160,4 +160,5 @@ class FilePositions:
 
 def registered_positions(directory: Path) -> dict[str, Position]:
     """The last saved position of every registered reader, by its name."""
-    return {path.stem: FilePositions(directory, path.stem).load() for path in sorted(directory.glob("*.json"))}
+    names = sorted(path.stem for path in directory.glob("*.json") if _NAME.fullmatch(path.stem))
+    return {name: FilePositions(directory, name).load() for name in names}

@@ -89,14 +89,14 @@ class LogWriter:
         """True when the record is in the file now; False when it waits in memory or is lost (and counted)."""
         try:
             line = record.to_line()
+            if not self._is_plain or self._monotonic() >= self._check_at:
+                return self._write_in_turn(line)
+            return self._append(line) or self._keep(line)
         except Exception:
             # The log may fail; the call that it describes may not.
             self._lost += 1
-            self._warn("A record could not be made into a line and is lost", exc_info=True)
+            self._warn("A call record could not be written and is lost", exc_info=True)
             return False
-        if not self._is_plain or self._monotonic() >= self._check_at:
-            return self._write_in_turn(line)
-        return self._append(line) or self._keep(line)
 
     def can_write(self) -> bool:
         """Whether a record would be written now, for callers that refuse work that cannot be logged."""
@@ -121,7 +121,11 @@ class LogWriter:
             return len(self._pending)
 
     def close(self) -> None:
-        """Writes whatever still can be written and closes the file. What cannot be written is lost and counted."""
+        """
+        Writes whatever still can be written and closes the file; what cannot be written is lost and counted.
+
+        A request that outlives this is recorded all the same: its write opens the file again.
+        """
         with self._lock:
             self._check_at = -1.0
             self._recheck()
@@ -132,6 +136,7 @@ class LogWriter:
             self._pending.clear()
             self._pending_bytes = 0
             self._is_plain = self._is_open = False
+            self._check_at = -1.0
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1
@@ -229,11 +234,15 @@ class LogWriter:
                 self._is_open = self._is_plain = False
                 self._open()
         except OSError as exc:
-            self._warn("The call log cannot be opened or rotated: %s", exc.strerror)
+            self._warn("The call log cannot be opened: %s", exc.strerror)
 
     def _rotate(self) -> None:
-        if rotate(self.path, self._fd, self._now()) is not None:
-            self._dropped += enforce_cap(self.path, self.path.parent / "positions", self._max_total_bytes)
+        try:
+            if rotate(self.path, self._fd, self._now()) is not None:
+                self._dropped += enforce_cap(self.path, self.path.parent / "positions", self._max_total_bytes)
+        except OSError as exc:
+            # The file grows on; that is better than a record that is not written.
+            self._warn("The call log cannot be rotated or held under its cap: %s", exc.strerror)
 
     def _open(self) -> None:
         fd = _open_shared(self.path)

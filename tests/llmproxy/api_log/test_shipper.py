@@ -345,3 +345,47 @@ def test_a_shipper_killed_at_any_instant_leaves_nothing_out(log_path, receiver, 
     assert set(receiver.ids) == written
     aside = {json.loads(line)["record"]["request_id"] for line in log_path.with_name("dead_letters.jsonl").open()}
     assert aside == poisonous
+
+
+COOPERATES = """
+from gevent import monkey; monkey.patch_all()
+import sys, threading
+from pathlib import Path
+import gevent
+from gevent.pywsgi import WSGIServer
+from llmproxy.api_log.dead_letters import DeadLetters
+from llmproxy.api_log.logging_url import open_sink, parse_logging_url
+from llmproxy.api_log.reader import LogReader
+from llmproxy.api_log.shipper import Shipper
+
+sizes = []
+def receive(environ, start_response):
+    sizes.append(len(environ["wsgi.input"].read()))
+    if len(sizes) == 1:
+        start_response("503 Later", [("Retry-After", "0")])
+        return [b""]
+    start_response("204 No Content", [])
+    if len(sizes) == 4:
+        shipper.stop()
+    return [b""]
+
+server = WSGIServer(("127.0.0.1", 0), receive, log=None)
+server.start()
+log = Path(sys.argv[1])
+sink = open_sink(parse_logging_url(f"http://127.0.0.1:{server.server_port}/"))
+shipper = Shipper(LogReader(log, "shipper"), sink, DeadLetters(log.with_name("dead_letters.jsonl")),
+                  max_records=2, max_age_s=0, first_pause_s=0.01)
+thread = threading.Thread(target=shipper.run)
+thread.start()
+thread.join()
+print(shipper.stats.delivered)
+"""
+
+
+def test_under_gevent_the_shipper_yields_to_the_receiver_in_its_own_process(append, log_path):
+    append(6)
+    done = subprocess.run(
+        [sys.executable, "-c", COOPERATES, str(log_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.stdout.strip() == "6", done.stderr

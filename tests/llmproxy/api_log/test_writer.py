@@ -121,7 +121,7 @@ def test_a_record_that_cannot_be_made_into_a_line_is_counted(open_writer, call_r
     writer = open_writer()
 
     assert writer.write(call_record(timestamp=float("inf"))) is False
-    assert writer.lost == 1 and "could not be made into a line" in caplog.text
+    assert writer.lost == 1 and "could not be written and is lost" in caplog.text
 
 
 class TestOtherHands:
@@ -294,6 +294,15 @@ class TestFullDisk:
         assert ids_in(path) == ids
 
 
+def test_a_request_that_outlives_the_writer_is_recorded(open_writer, write, log_path):
+    writer = open_writer()
+    ids = write(writer)
+    writer.close()
+    ids += write(writer, 2)
+
+    assert ids_in(log_path) == ids
+
+
 class TestStrict:
     def test_a_writer_that_can_write_says_so(self, open_writer):
         assert open_writer().can_write() is True
@@ -340,6 +349,32 @@ class TestRotation:
             clock.advance(1)
 
         assert all_ids(log_path) == ids
+
+    def test_a_rotation_that_fails_loses_no_record(self, open_writer, write, log_path, clock, caplog, monkeypatch):
+        def fails(*args):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(writer_module, "rotate", fails)
+        writer = open_writer(max_file_bytes=1000)
+        ids = write(writer, 5)
+        clock.advance(1)
+        ids += write(writer, 5)
+        log_path.rename(log_path.with_name("api_logs.jsonl.1"))
+        clock.advance(1)
+        ids += write(writer, 1)
+
+        assert all_ids(log_path) == ids and "cannot be rotated" in caplog.text
+
+    def test_strange_files_among_the_positions_do_not_stop_the_cap(self, open_writer, write, log_path, clock):
+        (log_path.parent / "positions").mkdir()
+        for name in ("My Notes.json", "x.tmp", "shipper.lock"):
+            (log_path.parent / "positions" / name).write_text("?")
+        writer = open_writer(max_file_bytes=2000, max_total_bytes=5000)
+        for _ in range(20):
+            write(writer, 2)
+            clock.advance(1)
+
+        assert sum(item.size for item in list_segments(log_path)) < 5000 + 2 * 2000
 
     def test_segments_that_everyone_has_passed_go_first_and_silently(
         self, open_writer, open_reader, read_on, write, log_path, clock, caplog
