@@ -7,6 +7,7 @@ environment of the tests. Whatever it prints is kept for the tests and for the m
 
 import http.client
 import json
+import os
 import re
 import signal
 import subprocess
@@ -138,6 +139,13 @@ class Server:
         if self.kind == EMBEDDED:
             return [pid]
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def kill_a_worker(self) -> int:
+        """Ends one worker without a warning, once it has been replaced; which one it was."""
+        before = self.worker_pids()
+        os.kill(before[0], signal.SIGKILL)
+        wait_for(lambda: len(self.worker_pids()) == len(before) and before[0] not in self.worker_pids())
+        return before[0]
 
     def output(self) -> str:
         """Everything it printed so far."""

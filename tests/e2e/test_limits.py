@@ -1,0 +1,213 @@
+"""Four workers and one database: limits are exact, and what an operator changes holds for the next request."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.http_by_hand import HandClient, call
+from tests.servers import DEPLOYED, Server, Token
+
+WORKERS = 4
+CLIENTS = 16
+
+
+@pytest.fixture(scope="module")
+def deployed(running_upstream, tmp_path_factory) -> Iterator[Server]:
+    data_dir = tmp_path_factory.mktemp("workers") / "data"
+    with Server(DEPLOYED, data_dir, UPSTREAM_URL=running_upstream.url, WEB_CONCURRENCY=str(WORKERS)) as server:
+        assert len(server.worker_pids()) == WORKERS
+        yield server
+        assert server.leaks() == []
+    assert server.wait() == 0
+
+
+def test_of_400_parallel_calls_exactly_the_allowed_100_pass(deployed, upstream):
+    token = deployed.issue_token(rate_limit=100)
+
+    def use(_: int) -> list[tuple[int, int]]:
+        with HandClient(deployed.url) as client:
+            answers = [client.call("GET", "/v1/models", token.bearer) for _ in range(400 // CLIENTS)]
+        return [(answer.status, len(answer.all("retry-after"))) for answer in answers]
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        seen = Counter(result for results in pool.map(use, range(CLIENTS)) for result in results)
+
+    assert seen == {(200, 0): 100, (429, 1): 300}
+    assert len(upstream.requests("/v1/models")) == 100
+    assert deployed.manage("GET", f"/tokens/{token.id}")[1]["request_count"] == 100
+    outcomes = Counter(record["outcome"] for record in deployed.wait_for_records(400, token))
+    assert outcomes == {"complete": 100, "refused": 300}
+
+
+def test_metrics_are_summed_over_the_workers(deployed, upstream):
+    token = deployed.issue_token()
+
+    def total() -> float:
+        name = 'llmproxy_requests_total{outcome="complete",status="200"} '
+        return next((float(line.removeprefix(name)) for line in deployed.metrics().splitlines() if name in line), 0.0)
+
+    before = total()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(lambda _: call(deployed.url, "GET", "/v1/models", token.bearer), range(80)))
+    deployed.wait_for_records(80, token)
+
+    assert total() == before + 80
+
+
+class Load:
+    """Clients that call without a pause, each noting when it began a call and how that ended."""
+
+    def __init__(self, server: Server, token: Token) -> None:
+        self._server = server
+        self._token = token
+        self._stop = threading.Event()
+        self._calls: list[tuple[float, int]] = []
+        self._enough = threading.Semaphore(0)
+        self._threads = [threading.Thread(target=self._run) for _ in range(CLIENTS)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        self.wait_for_calls(100)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(20)
+
+    def wait_for_calls(self, count: int) -> None:
+        """Returns when so many more calls have ended."""
+        for _ in range(count):
+            assert self._enough.acquire(timeout=20)
+
+    def statuses_since(self, moment: float) -> Counter[int]:
+        """How the calls ended that began later."""
+        return Counter(status for began, status in self._calls if began > moment)
+
+    def statuses_before(self, moment: float) -> Counter[int]:
+        return Counter(status for began, status in self._calls if began <= moment)
+
+    def _run(self) -> None:
+        with HandClient(self._server.url) as client:
+            while not self._stop.is_set():
+                began = time.monotonic()
+                status = client.call("GET", "/v1/models", self._token.bearer).status
+                self._calls.append((began, status))
+                self._enough.release()
+
+
+def revoke(server: Server, token: Token) -> int:
+    return server.manage("DELETE", "/tokens", {"token": token.secret})[0]
+
+
+def switch_off(server: Server, token: Token) -> int:
+    return server.manage("PATCH", f"/projects/{token.project_id}", {"is_active": False})[0]
+
+
+def revoke_all(server: Server, token: Token) -> int:
+    return server.manage("POST", f"/projects/{token.project_id}/revoke")[0]
+
+
+def expire(server: Server, token: Token) -> int:
+    past = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+    return server.manage("PATCH", f"/tokens/{token.id}", {"expires_at": past})[0]
+
+
+def lower_the_limit(server: Server, token: Token) -> int:
+    return server.manage("PATCH", f"/tokens/{token.id}", {"rate_limit": 1})[0]
+
+
+def delete_the_project(server: Server, token: Token) -> int:
+    return server.manage("DELETE", f"/projects/{token.project_id}?force=true")[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        (revoke, 401),
+        (switch_off, 403),
+        (revoke_all, 401),
+        (expire, 401),
+        (lower_the_limit, 429),
+        (delete_the_project, 401),
+    ],
+)
+def test_no_call_that_begins_after_a_change_was_confirmed_passes(
+    deployed, change: Callable[[Server, Token], int], status: int
+):
+    token = deployed.issue_token(rate_limit=100_000)
+    with Load(deployed, token) as load:
+        before = time.monotonic()
+        assert change(deployed, token) in (200, 204)
+        after = time.monotonic()
+        load.wait_for_calls(200)
+
+    assert load.statuses_before(before)[200] > 50
+    assert set(load.statuses_since(after)) == {status}
+
+
+def test_what_was_switched_off_can_be_switched_on(deployed):
+    token = deployed.issue_token()
+    switch_off(deployed, token)
+    assert call(deployed.url, "GET", "/v1/models", token.bearer).status == 403
+
+    assert deployed.manage("PATCH", f"/projects/{token.project_id}", {"is_active": True})[0] == 200
+    assert call(deployed.url, "GET", "/v1/models", token.bearer).status == 200
+
+
+def test_a_raised_limit_lets_the_next_call_pass(deployed):
+    token = deployed.issue_token(rate_limit=1)
+    statuses = [call(deployed.url, "GET", "/v1/models", token.bearer).status for _ in range(2)]
+    deployed.manage("PATCH", f"/tokens/{token.id}", {"rate_limit": 2})
+
+    assert [*statuses, call(deployed.url, "GET", "/v1/models", token.bearer).status] == [200, 429, 200]
+
+
+def test_a_replaced_key_is_sent_by_every_worker_from_the_next_call_on(deployed, upstream):
+    token = deployed.issue_token()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(lambda _: call(deployed.url, "GET", "/v1/models", token.bearer), range(40)))
+        upstream.reset()
+        deployed.secrets.add("sk-the-replacement")
+        change = {"openai_api_key": "sk-the-replacement"}
+        assert deployed.manage("PATCH", f"/projects/{token.project_id}", change)[0] == 200
+        list(pool.map(lambda _: call(deployed.url, "GET", "/v1/models", token.bearer), range(40)))
+
+    keys = Counter(dict(request["headers"])["Authorization"] for request in upstream.requests("/v1/models"))
+    assert keys == {"Bearer sk-the-replacement": 40}
+
+
+def test_a_changed_base_url_is_where_the_next_call_goes(deployed, upstream):
+    token = deployed.issue_token()
+    call(deployed.url, "GET", "/v1/models", token.bearer)
+    deployed.manage("PATCH", f"/projects/{token.project_id}", {"base_url": upstream.url + "/moved"})
+    call(deployed.url, "GET", "/v1/models", token.bearer)
+
+    assert [request["target"] for request in upstream.requests()] == ["/v1/models", "/moved/v1/models"]
+
+
+def test_a_refused_call_does_not_count(deployed):
+    token = deployed.issue_token(rate_limit=2)
+    for _ in range(5):
+        call(deployed.url, "GET", "/v1/models", token.bearer)
+
+    assert deployed.manage("GET", f"/tokens/{token.id}")[1]["request_count"] == 2
+
+
+def test_a_worker_that_was_killed_is_replaced_and_no_count_or_record_is_lost(deployed):
+    token = deployed.issue_token(rate_limit=30)
+    for _ in range(20):
+        call(deployed.url, "GET", "/v1/models", token.bearer)
+    deployed.wait_for_records(20, token)
+    killed = deployed.kill_a_worker()
+
+    statuses = Counter(call(deployed.url, "GET", "/v1/models", token.bearer).status for _ in range(20))
+    assert statuses == {200: 10, 429: 10}
+    assert len(deployed.wait_for_records(40, token)) == 40
+    assert killed not in deployed.worker_pids()
