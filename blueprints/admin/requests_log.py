@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, get_args
 
 import orjson
@@ -112,7 +113,12 @@ def one_request(request_id: str) -> Response:
     return page("request.html", row=row, status_words=_status_words(record), text=_pretty(record))
 
 
-def _log_path() -> Any:
+def latest(wanted: Filter, *, limit: int) -> list[RecordView]:
+    """The latest records that pass, as far back as one search goes."""
+    return _views(search(_log_path(), wanted, limit=limit))
+
+
+def _log_path() -> Path:
     return services().settings.log_path
 
 
