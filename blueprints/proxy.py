@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any
 
 import orjson
 import requests
@@ -31,11 +31,10 @@ from llmproxy.errors import (
     UpstreamAuthFailed,
 )
 from llmproxy.hangup import HangupWatch
-from llmproxy.headers import Headers, checked_target, origin_of, request_headers, response_headers
+from llmproxy.headers import Headers, checked_target, endpoint_of, origin_of, request_headers, response_headers
 from llmproxy.relay import Relay
 from llmproxy.request_body import RequestBody
 from llmproxy.stream_usage import UsageChunkFilter, ask_for_usage
-from llmproxy.transport import UpstreamAnswer
 from llmproxy.usage import observe
 
 log = logging.getLogger(__name__)
@@ -43,6 +42,9 @@ log = logging.getLogger(__name__)
 CHAT = "/v1/chat/completions"
 # To ask for usage the body must be read as a whole; a larger one goes up as it is, and its usage stays unknown.
 MAX_ASKING_BODY_BYTES = 4 * 1024 * 1024
+
+# More than any body has; Python refuses to read thousands of them.
+MAX_LENGTH_DIGITS = 20
 
 bp = Blueprint("proxy", __name__)
 
@@ -97,7 +99,7 @@ def forward(**_: str) -> Response:
     environ = request.environ
     parts = services()
     raw_target: str = environ["RAW_URI"]
-    call = Call(environ["REQUEST_METHOD"], raw_target.partition("?")[0], parts.log)
+    call = Call(environ["REQUEST_METHOD"], endpoint_of(raw_target), parts.log)
     watch = HangupWatch(environ.get("gunicorn.socket"))
     try:
         return _forward(parts, call, watch, environ, raw_target)
@@ -143,6 +145,7 @@ def _forward(
     call.upstream_request_id = response.headers.get("x-request-id")
     if response.status_code == HTTPStatus.UNAUTHORIZED:
         # It speaks of the operator's key; told to the caller it would cost a good token.
+        watch.stop()
         response.raw.close()
         log.error("the upstream refused the API key of project %s", grant.project_id)
         raise UpstreamAuthFailed
@@ -186,13 +189,12 @@ def _relayed(call: Call, watch: HangupWatch, response: requests.Response, *, ask
         on_end=end,
         body_filter=UsageChunkFilter() if hides_usage else None,
     )
-    answer = cast(UpstreamAnswer, response.raw)
-    down = response_headers(answer.headers, request_id=call.request_id)
+    down = response_headers(response.raw.headers.items(), request_id=call.request_id)
     if hides_usage:
         down = [pair for pair in down if pair[0].lower() != "content-length"]
     status = f"{response.status_code} {response.reason or 'Unknown'}"
     # A client of a stream wants the head at once; a small answer had better leave in one packet.
-    return RawResponse(relay, status, down, head_first=not answer.has_body_bytes())
+    return RawResponse(relay, status, down, head_first=relay.is_waiting)
 
 
 def _body_length(environ: Mapping[str, Any]) -> int | None:
@@ -200,7 +202,7 @@ def _body_length(environ: Mapping[str, Any]) -> int | None:
     if environ.get("HTTP_TRANSFER_ENCODING"):
         return None
     raw = environ.get("CONTENT_LENGTH") or "0"
-    if not (raw.isascii() and raw.isdigit()):
+    if not (raw.isascii() and raw.isdigit()) or len(raw) > MAX_LENGTH_DIGITS:
         raise BadRequest("Content-Length must be a whole number.")
     return int(raw)
 

@@ -8,7 +8,7 @@ commas (RFC 9110 section 5.3 allows it); repeated response fields stay as they c
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -86,6 +86,12 @@ def checked_target(raw_target: str, host: str | None) -> str:
     return target
 
 
+def endpoint_of(raw_target: str) -> str:
+    """The path of a request target, for the record: no query, and no authority, which may hold credentials."""
+    path = raw_target.partition("?")[0]
+    return path if path.startswith("/") else "/" + path.partition("://")[2].partition("/")[2]
+
+
 def _from_absolute_form(raw_target: str, host: str | None) -> str:
     scheme, _, rest = raw_target.partition("://")
     authority, slash, path = rest.partition("/")
@@ -139,8 +145,13 @@ def _forwarded_name(key: str) -> str | None:
     return name.title()
 
 
-def response_headers(upstream: Sequence[tuple[str, str]], *, request_id: str) -> Headers:
-    """The upstream's headers as they come down, in order and with repetitions, and our request id."""
+def response_headers(upstream: Iterable[tuple[str, str]], *, request_id: str) -> Headers:
+    """
+    The upstream's headers as they come down, in order and with repetitions, and our request id.
+
+    Args:
+        upstream: Iterated over twice.
+    """
     kept = [pair for pair in upstream if _comes_down(pair[0])]
     for name, value in upstream:
         if name.lower() == "connection" and value.lower() not in ("keep-alive", "close"):

@@ -99,6 +99,12 @@ class Relay:
         self._cut: ProxyError | None = None
         self.bytes_out = 0
 
+    @property
+    def is_waiting(self) -> bool:
+        """True when the first piece is known to be still to come."""
+        has_body_bytes: Callable[[], bool] = getattr(self._raw, "has_body_bytes", lambda: True)
+        return not has_body_bytes()
+
     def __iter__(self) -> Relay:
         return self
 

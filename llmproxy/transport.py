@@ -198,6 +198,14 @@ class ConnectionPool:
                 kept.pop().close()
 
 
+class _Pairs(Headers):
+    """Fields in order, with repetitions; `items` gives them as urllib3's own kind does."""
+
+    def items(self) -> _Pairs:
+        """The fields."""
+        return self
+
+
 class _Answer:
     """What llhttp tells of one response; its callbacks are named by httptools."""
 
@@ -207,7 +215,7 @@ class _Answer:
         self.parser = httptools.HttpResponseParser(self)
         self.status = 0
         self.reason = ""
-        self.headers: Headers = []
+        self.headers = _Pairs()
         self.body: list[bytes] = []
         self.head_done = self.is_done = self.is_excess = self.keeps_alive = False
 

@@ -96,7 +96,8 @@ def test_a_bearer_is_found_whatever_its_case_and_spaces(authorization: str) -> N
 @pytest.mark.parametrize(
     "authorization",
     [None, "", " ", "Bearer", "Bearer ", "Bearer   ", SECRET, f"Basic {SECRET}", f"Bearer{SECRET}",
-     f" Bearer {SECRET}", f"Bearer {SECRET} {SECRET}", f"Bearer {SECRET}, Bearer {SECRET}", f"Bearer\t{SECRET}", f"Token {SECRET}"],
+     f" Bearer {SECRET}", f"Bearer {SECRET} {SECRET}", f"Bearer {SECRET}, Bearer {SECRET}",
+     f"Bearer\t{SECRET}", f"Token {SECRET}"],
 )  # fmt: skip
 def test_anything_else_is_no_bearer_and_costs_the_database_nothing(authorization: str | None) -> None:
     store = Store([claim()], [None])

@@ -1,0 +1,120 @@
+"""The application without a server: a fresh migrated database per test, and an operator who calls its API."""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+import storage
+from app import create_app
+from blueprints.services import services_of
+from config import Settings
+from models import db
+
+MANAGEMENT_TOKEN = "management-token-of-the-tests"
+UPSTREAM_KEY = "sk-planted-upstream-key-0123456789"
+UPSTREAM_URL = "https://upstream.test"
+
+
+def settings_in(data_dir: Path, **changes: Any) -> Settings:
+    """Complete settings with everything in one directory."""
+    complete: dict[str, Any] = {
+        "data_dir": data_dir,
+        "database_url": f"sqlite:///{data_dir}/llm-proxy.db",
+        "upstream_url": UPSTREAM_URL,
+        "management_token": MANAGEMENT_TOKEN,
+        "admin_user": "admin",
+        "admin_password": "admin-password-of-the-tests",
+        "encryption_keys": (b"encryption-key-of-the-tests-32by",),
+    }
+    return Settings(**complete | changes)
+
+
+def close(app: Flask) -> None:
+    """Let go of everything an application holds open."""
+    parts = services_of(app)
+    parts.log.close()
+    parts.upstream.close()
+    connection = getattr(parts.admission._store, "_connection", None)
+    if connection is not None:
+        connection.close()
+    with app.app_context():
+        db.engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database at the newest schema, to copy: migrating takes much longer."""
+    data_dir = tmp_path_factory.mktemp("migrated")
+    app = create_app(settings_in(data_dir))
+    storage.migrate_to_head(app, data_dir)
+    close(app)
+    return data_dir / "llm-proxy.db"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, migrated_database: Path) -> Settings:
+    shutil.copy(migrated_database, tmp_path / "llm-proxy.db")
+    return settings_in(tmp_path)
+
+
+@pytest.fixture
+def app(settings: Settings) -> Iterator[Flask]:
+    made = create_app(settings)
+    yield made
+    close(made)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+class Operator:
+    """Calls the management API with the right token, and looks at the tables afterwards."""
+
+    def __init__(self, client: FlaskClient, settings: Settings) -> None:
+        self._client = client
+        self._database = settings.data_dir / "llm-proxy.db"
+
+    def call(self, method: str, path: str, body: Any = None, **options: Any) -> TestResponse:
+        """One call to `/manage…`; a body that is not bytes goes as JSON."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {MANAGEMENT_TOKEN}"} | options.pop("headers", {})
+        return self._client.open(f"/manage{path}", method=method, data=data, headers=headers, **options)
+
+    def create_project(self, **fields: Any) -> str:
+        """The id of a new project."""
+        response = self.call("POST", "/projects", {"name": "a project", "openai_api_key": UPSTREAM_KEY} | fields)
+        assert response.status_code == 201, response.json
+        return str(response.json["id"])
+
+    def issue_token(self, project_id: str, **fields: Any) -> dict[str, Any]:
+        """The answer to a token's making: its only showing."""
+        response = self.call("POST", "/tokens", {"project_id": project_id, "duration_hours": 1} | fields)
+        assert response.status_code == 201, response.json
+        return dict(response.json)
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """A table as it lies in the database."""
+        with sqlite3.connect(self._database) as connection:
+            connection.row_factory = sqlite3.Row
+            found = [dict(row) for row in connection.execute(f"SELECT * FROM {table}")]
+        connection.close()
+        return found
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Everything an operator can change, and the trail of changes."""
+        return {table: self.rows(table) for table in ("projects", "tokens", "audit")}
+
+
+@pytest.fixture
+def operator(client: FlaskClient, settings: Settings) -> Operator:
+    return Operator(client, settings)

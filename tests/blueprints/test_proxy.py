@@ -1,0 +1,415 @@
+"""The proxy's view without a server: requests-mock in the upstream's place, and one record for every exit."""
+
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+import requests_mock
+from flask import Flask
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from werkzeug.test import TestResponse
+
+from app import create_app
+from blueprints.services import services_of
+from config import Settings
+from llmproxy import metrics
+from tests.blueprints.conftest import UPSTREAM_KEY, UPSTREAM_URL, Operator, close
+
+CHAT = "/v1/chat/completions"
+JSON = {"Content-Type": "application/json"}
+ANSWER = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1700000000,
+    "model": "gpt-4o-mini",
+    "usage": {"prompt_tokens": 9, "completion_tokens": 12, "total_tokens": 21},
+}
+
+
+@pytest.fixture(autouse=True)
+def upstream(requests_mock: requests_mock.Mocker) -> requests_mock.Mocker:
+    """Every call to the upstream; one that a test did not foresee fails it."""
+    return requests_mock
+
+
+@pytest.fixture
+def token(operator: Operator) -> dict[str, Any]:
+    return operator.issue_token(operator.create_project())
+
+
+class Caller:
+    """Calls `/v1/…` with a token, and reads the records."""
+
+    def __init__(self, client: FlaskClient, token: dict[str, Any], data_dir: Path) -> None:
+        self._client = client
+        self._log = data_dir / "api_logs.jsonl"
+        self.secret = token["token"]
+
+    def call(self, method: str = "POST", target: str = CHAT, data: bytes = b"{}", **headers: str) -> TestResponse:
+        """One call; `headers` in the form of WSGI's environ."""
+        environ = {"RAW_URI": target, "HTTP_AUTHORIZATION": f"Bearer {self.secret}"} | headers
+        path = "/" + urlsplit(target).path.lstrip("/")
+        return self._client.open(path, method=method, data=data, environ_overrides=environ, buffered=True)
+
+    def records(self) -> list[dict[str, Any]]:
+        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def caller(client: FlaskClient, token: dict[str, Any], settings: Settings) -> Caller:
+    return Caller(client, token, settings.data_dir)
+
+
+def test_a_call_goes_up_with_the_projects_key_and_its_answer_comes_back(
+    caller: Caller, upstream: requests_mock.Mocker, token: dict[str, Any]
+) -> None:
+    upstream.post(UPSTREAM_URL + CHAT, json=ANSWER, headers=JSON | {"X-Request-Id": "req_1", "Set-Cookie": "a=b"})
+    response = caller.call(target=CHAT + "?a=%2F", HTTP_X_CUSTOM="1", HTTP_COOKIE="session=1")
+
+    assert (response.status_code, response.json) == (200, ANSWER)
+    assert "set-cookie" not in response.headers
+    sent = upstream.last_request
+    assert (sent.headers["Authorization"], sent.headers["X-Custom"]) == (f"Bearer {UPSTREAM_KEY}", "1")
+    assert "Cookie" not in sent.headers
+    assert sent.url == UPSTREAM_URL + CHAT + "?a=%2F"
+    [record] = caller.records()
+    assert record["request_id"] == response.headers["x-proxy-request-id"]
+    assert record | {"timestamp": "", "request_id": "", "duration_ms": 0, "ttft_ms": 0} == {
+        "timestamp": "",
+        "request_id": "",
+        "token": token["id"],
+        "project_id": token["project_id"],
+        "endpoint": CHAT,
+        "method": "POST",
+        "status_code": 200,
+        "duration_ms": 0,
+        "metadata": ANSWER["usage"] | {"model": "gpt-4o-mini", "created": 1700000000},
+        "outcome": "complete",
+        "stream": False,
+        "ttft_ms": 0,
+        "upstream_status": 200,
+        "upstream_request_id": "req_1",
+        "bytes_in": 2,
+        "bytes_out": len(json.dumps(ANSWER)),
+        "usage_source": "reported",
+        "error": None,
+    }
+
+
+def test_a_project_with_a_base_url_calls_that(
+    client: FlaskClient, operator: Operator, settings: Settings, upstream: requests_mock.Mocker
+) -> None:
+    project = operator.create_project(base_url="http://models.test:9/openai/v1/")
+    upstream.get("http://models.test:9/openai/v1/models", json={}, headers=JSON)
+
+    assert Caller(client, operator.issue_token(project), settings.data_dir).call("GET", "/v1/models").json == {}
+    assert upstream.last_request.headers["Host"] == "models.test:9"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "get"])
+def test_every_method_is_forwarded(method: str, caller: Caller, upstream: requests_mock.Mocker) -> None:
+    upstream.register_uri(requests_mock.ANY, UPSTREAM_URL + "/v1/x", text="y")
+
+    assert caller.call(method, "/v1/x", b"").status_code == 200
+    assert caller.records()[0]["method"] == method
+
+
+@pytest.mark.parametrize("status", [200, 201, 299, 301, 400, 403, 404, 429, 500, 503])
+def test_any_status_but_401_passes_as_it_is(status: int, caller: Caller, upstream: requests_mock.Mocker) -> None:
+    upstream.post(UPSTREAM_URL + CHAT, text="text", status_code=status, reason="A Reason", headers={"Location": "/x"})
+    response = caller.call()
+
+    assert (response.status, response.text) == (f"{status} A Reason", "text")
+    assert len(upstream.request_history) == 1
+    assert (caller.records()[0]["status_code"], caller.records()[0]["outcome"]) == (status, "complete")
+
+
+def test_the_upstreams_401_is_the_operators_trouble(
+    caller: Caller, upstream: requests_mock.Mocker, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream.post(UPSTREAM_URL + CHAT, status_code=401, text=f"Incorrect API key provided: {UPSTREAM_KEY}")
+    response = caller.call()
+
+    assert (response.status_code, response.json["error"]["code"]) == (502, "upstream_auth_failed")
+    assert response.headers["x-should-retry"] == "false"
+    [record] = caller.records()
+    assert (record["status_code"], record["upstream_status"], record["outcome"]) == (502, 401, "upstream_failed")
+    assert UPSTREAM_KEY not in response.text + caplog.text + json.dumps(record)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "outcome"),
+    [
+        (requests.ConnectionError("x"), 502, "upstream_unreachable", "upstream_failed"),
+        (requests.exceptions.SSLError("x"), 502, "upstream_unreachable", "upstream_failed"),
+        (requests.exceptions.ChunkedEncodingError("x"), 502, "upstream_unreachable", "upstream_failed"),
+        (requests.ConnectTimeout("x"), 504, "upstream_timeout", "upstream_timeout"),
+        (requests.ReadTimeout("x"), 504, "upstream_timeout", "upstream_timeout"),
+    ],
+)
+def test_an_upstream_that_cannot_be_reached_is_told_and_recorded(
+    error: Exception, status: int, code: str, outcome: str, caller: Caller, upstream: requests_mock.Mocker
+) -> None:
+    upstream.post(UPSTREAM_URL + CHAT, exc=error)
+    response = caller.call()
+
+    assert (response.status_code, response.json["error"]["code"]) == (status, code)
+    [record] = caller.records()
+    assert (record["outcome"], record["error"]) == (outcome, {"code": code, "type": "server_error"})
+    assert response.headers["x-request-id"] == response.headers["x-proxy-request-id"] == record["request_id"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "status", "code"),
+    [
+        ({"HTTP_AUTHORIZATION": ""}, 401, None),
+        ({"HTTP_AUTHORIZATION": "Bearer 00000000-0000-4000-8000-000000000000"}, 401, "invalid_api_key"),
+        ({"RAW_URI": "/v1/../manage/tokens"}, 400, None),
+        ({"RAW_URI": "http://elsewhere/v1/models", "HTTP_HOST": "localhost"}, 400, None),
+        ({"CONTENT_LENGTH": "x"}, 400, None),
+        ({"CONTENT_LENGTH": "-1"}, 400, None),
+        ({"CONTENT_LENGTH": "+1"}, 400, None),
+        ({"CONTENT_LENGTH": "9" * 5000}, 400, None),
+        ({"CONTENT_LENGTH": str(512 * 1024 * 1024 + 1)}, 413, "request_too_large"),
+        ({"HTTP_X_A": "a\r\nb"}, 400, None),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_refusal_has_its_status_its_code_and_its_record(
+    environ: dict[str, str], status: int, code: str | None, caller: Caller
+) -> None:
+    response = caller.call(**environ)
+
+    assert (response.status_code, response.json["error"]["code"]) == (status, code)
+    assert response.content_type == "application/json"
+    [record] = caller.records()
+    assert (record["status_code"], record["outcome"], record["error"]["code"]) == (status, "refused", code)
+    assert record["bytes_out"] == len(response.data)
+
+
+def test_an_expired_or_revoked_token_is_named_in_its_record(
+    caller: Caller, operator: Operator, token: dict[str, Any], upstream: requests_mock.Mocker
+) -> None:
+    operator.call("DELETE", f"/tokens/{token['id']}")
+
+    assert caller.call().json["error"]["code"] == "token_revoked"
+    assert (caller.records()[0]["token"], caller.records()[0]["project_id"]) == (token["id"], token["project_id"])
+    assert upstream.request_history == []
+
+
+def test_a_refusal_to_head_has_no_body(caller: Caller) -> None:
+    response = caller.call("HEAD", "/v1/models", HTTP_AUTHORIZATION="")
+
+    assert (response.status_code, response.data) == (401, b"")
+    assert len(caller.records()) == 1
+
+
+def test_a_draining_process_refuses_and_says_when_to_come_back(app: Flask, caller: Caller) -> None:
+    services_of(app).draining.set()
+    response = caller.call()
+
+    assert (response.status_code, response.json["error"]["code"]) == (503, "proxy_draining")
+    assert response.headers["retry-after"] == "1"
+
+
+def test_a_database_that_is_gone_refuses_nobodys_token(
+    app: Flask, caller: Caller, settings: Settings, upstream: requests_mock.Mocker
+) -> None:
+    (settings.data_dir / "llm-proxy.db").rename(settings.data_dir / "gone.db")
+    response = caller.call()
+
+    assert (response.status_code, response.json["error"]["code"]) == (503, "auth_unavailable")
+    assert upstream.request_history == []
+
+
+def test_a_strict_log_that_cannot_be_written_refuses_before_forwarding(
+    settings: Settings, token: dict[str, Any], upstream: requests_mock.Mocker
+) -> None:
+    strict = create_app(replace(settings, log_strict=True))
+    try:
+        services_of(strict).log.path = settings.data_dir / "missing" / "api_logs.jsonl"
+        response = Caller(strict.test_client(), token, settings.data_dir).call()
+    finally:
+        close(strict)
+
+    assert (response.status_code, response.json["error"]["code"]) == (503, "log_unavailable")
+    assert upstream.request_history == []
+
+
+def test_a_fault_of_ours_is_a_500_with_a_record(
+    app: Flask, caller: Caller, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(type(services_of(app).admission), "admit", broken)
+    response = caller.call()
+
+    assert (response.status_code, response.json["error"]["type"]) == (500, "server_error")
+    assert "a fault" not in response.text
+    assert "a fault" in caplog.text
+    assert len(caller.records()) == 1
+
+
+def test_a_query_and_credentials_in_a_target_are_never_recorded(
+    caller: Caller, settings: Settings, upstream: requests_mock.Mocker
+) -> None:
+    upstream.post(UPSTREAM_URL + "/v1/x")
+    caller.call(target="/v1/x?api_key=planted-secret")
+    caller.call(target="http://user:planted-secret@elsewhere/v1/x?planted-secret")
+
+    assert [record["endpoint"] for record in caller.records()] == ["/v1/x", "/v1/x"]
+    assert "planted-secret" not in (settings.data_dir / "api_logs.jsonl").read_text()
+
+
+def test_an_absolute_target_for_this_host_is_recorded_by_its_path(
+    caller: Caller, upstream: requests_mock.Mocker
+) -> None:
+    upstream.post(UPSTREAM_URL + CHAT, json=ANSWER, headers=JSON)
+
+    assert caller.call(target=f"http://localhost{CHAT}", HTTP_HOST="localhost").status_code == 200
+    assert caller.records()[0]["endpoint"] == CHAT
+    assert caller.records()[0]["usage_source"] == "reported"
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v2/models", "/", "/v1models", "/chat/completions"])
+def test_what_is_not_below_v1_is_not_found_in_openais_form(path: str, caller: Caller) -> None:
+    response = caller.call("POST", path)
+
+    assert response.status_code == 404
+    assert response.json["error"]["type"] == "invalid_request_error"
+
+
+def test_a_server_that_refuses_the_head_still_ends_the_call(
+    app: Flask, caller: Caller, upstream: requests_mock.Mocker
+) -> None:
+    upstream.post(UPSTREAM_URL + CHAT, json=ANSWER)
+
+    def start_response(*_: object) -> Callable[[bytes], None]:
+        raise ValueError("this header cannot be sent")
+
+    environ = {
+        "REQUEST_METHOD": "POST", "RAW_URI": CHAT, "PATH_INFO": CHAT, "SERVER_NAME": "x", "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1", "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(),
+        "HTTP_AUTHORIZATION": f"Bearer {caller.secret}",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="this header"):
+        app(environ, start_response)
+
+    assert [record["outcome"] for record in caller.records()] == ["client_closed"]
+
+
+# Whatever happens, one record
+
+
+class Stream(io.BytesIO):
+    """A client's body that breaks off with an error after some reads."""
+
+    def __init__(self, data: bytes, error: Exception | None) -> None:
+        super().__init__(data)
+        self._error = error
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if not data and self._error:
+            raise self._error
+        return data
+
+
+class Answer(io.RawIOBase):
+    """An upstream's body that breaks off with an error after some pieces."""
+
+    def __init__(self, pieces: list[bytes], error: Exception | None) -> None:
+        self._pieces = list(pieces)
+        self._error = error
+
+    def read1(self, _amount: int = -1, *, decode_content: bool = False) -> bytes:
+        if self._pieces:
+            return self._pieces.pop(0)
+        if self._error:
+            raise self._error
+        return b""
+
+
+@hypothesis_settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    body=st.sampled_from([b"", b"{}", b'{"stream": true}', b"x" * 100_000]),
+    body_error=st.sampled_from([None, ConnectionResetError(), TimeoutError(), ValueError("bad chunk")]),
+    chunked=st.booleans(),
+    short=st.booleans(),
+    bearer=st.sampled_from(["good", "unknown", "none"]),
+    status=st.sampled_from([200, 204, 304, 401, 429, 500]),
+    content_type=st.sampled_from(["application/json", "text/event-stream", "audio/mpeg"]),
+    pieces=st.lists(st.sampled_from([b"{", b'{"usage": {"total_tokens": -1}}', b"data: x\n\n", b"\x00"]), max_size=3),
+    error=st.sampled_from([None, requests.ConnectionError("x"), requests.ReadTimeout("x")]),
+    opens=st.sampled_from([None, requests.ConnectionError("x"), requests.ConnectTimeout("x"), RuntimeError("fault")]),
+    reads=st.integers(0, 4),
+    method=st.sampled_from(["GET", "POST", "HEAD"]),
+)
+def test_every_call_leaves_exactly_one_record_whatever_happens(
+    app: Flask, caller: Caller, monkeypatch: pytest.MonkeyPatch, **course: Any
+) -> None:
+    def send(sent: Any, **_: object) -> requests.Response:
+        if sent.body.held is None:
+            assert sum(map(len, sent.body)) <= len(course["body"])
+        if course["opens"]:
+            raise course["opens"]
+        response = requests.Response()
+        response.status_code = course["status"]
+        response.headers["Content-Type"] = course["content_type"]
+        response.raw = Answer(course["pieces"], course["error"])
+        response.raw.headers = response.headers  # type: ignore[attr-defined]
+        return response
+
+    session = services_of(app).upstream._session
+    monkeypatch.setattr(session, "send", send)
+    before = len(caller.records())
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": course["method"], "RAW_URI": CHAT, "PATH_INFO": CHAT, "SERVER_NAME": "x",
+        "SERVER_PORT": "80", "SERVER_PROTOCOL": "HTTP/1.1", "wsgi.url_scheme": "http",
+        "wsgi.input": Stream(course["body"], course["body_error"]),
+        "HTTP_AUTHORIZATION": {
+            "good": f"Bearer {caller.secret}", "unknown": f"Bearer {'0' * 36}", "none": "",
+        }[course["bearer"]],
+    }  # fmt: skip
+    if course["chunked"]:
+        environ["HTTP_TRANSFER_ENCODING"] = "chunked"
+    else:
+        environ["CONTENT_LENGTH"] = str(len(course["body"]) + (7 if course["short"] else 0))
+    body: Any = app(environ, lambda status, headers: lambda data: None)
+    try:
+        for _, _piece in zip(range(course["reads"]), body, strict=False):
+            pass
+    except OSError:
+        pass
+    finally:
+        body.close()
+        body.close()
+
+    assert len(caller.records()) == before + 1
+    assert metrics.calls_under_way == 0
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_under_way() -> Iterator[None]:
+    metrics.calls_under_way = 0
+    yield
+    assert metrics.calls_under_way == 0
+
+
+@pytest.fixture(autouse=True)
+def nothing_secret_in_the_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    caplog.set_level(logging.DEBUG)
+    yield
+    assert UPSTREAM_KEY not in caplog.text
