@@ -9,6 +9,7 @@ from typing import Any
 from flask import Flask, Request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 
+import cli
 import storage
 from blueprints import admin, errors, health, management, proxy, usage
 from blueprints.services import EXTENSION, Services
@@ -47,6 +48,7 @@ def create_app(settings: Settings) -> Flask:
     errors.register(app)
     for blueprint in (proxy.bp, management.bp, usage.bp, health.bp, admin.bp):
         app.register_blueprint(blueprint)
+    cli.register(app)
     return app
 
 

@@ -1,24 +1,115 @@
-"""What a process does besides answering: keeps its end of the log in order."""
+"""
+What a process does besides answering: keeps its end of the log in order, adds usage up, ships records, and
+deletes tokens that expired long ago.
+
+Every process runs all of it. Where one suffices, a file lock decides which: the others stand by and take over when
+it ends. Nothing here is on a request's path, and whatever takes milliseconds is cut into pieces between which
+requests get their turn. Nothing here ever ends: what fails is tried again.
+"""
 
 from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections.abc import Callable
+from datetime import timedelta
 
 import gevent
 from flask import Flask
 
-from blueprints.services import services_of
+import ledger
+from blueprints.services import Services, services_of
 from llmproxy import metrics
+from llmproxy.api_log.reader import ReaderBusy
+from models import db
+from operations import delete_expired_tokens
+from rollup import Rollup
 
 LOG_TICK_S = 1.0
+ROLLUP_TICK_S = 2.0
+CLEANUP_TICK_S = 600.0
+# A single failure is routine (another process held the lock a little longer); this many in a row are told.
+FAILURES_WORTH_TELLING = 3
+
+log = logging.getLogger(__name__)
 
 
 def start(app: Flask) -> None:
-    """Start the background work of this process. After the fork: greenlets do not survive one."""
-    gevent.spawn(_keep_log, app)
+    """
+    Start the background work of this process. After the fork: greenlets do not survive one.
+
+    ImportError names the command to run when LOGGING_URL needs a library that is not installed.
+    """
+    parts = services_of(app)
+    if parts.settings.logging_url:
+        gevent.spawn(ledger.open_shipper(parts.settings, fsync=_fsync_in_thread).run)
+    with app.app_context():
+        rollup = ledger.open_rollup(parts.settings, db.engine, fsync=_fsync_in_thread)
+    grace = timedelta(days=parts.settings.token_retention_days)
+    gevent.spawn(_forever, "keeping the call log", _LogKeeper(parts), LOG_TICK_S)
+    gevent.spawn(_forever, "adding up usage", lambda: catch_up(rollup), ROLLUP_TICK_S)
+    gevent.spawn(_forever, "deleting expired tokens", lambda: _clean_up(app, grace), CLEANUP_TICK_S)
 
 
-def _keep_log(app: Flask) -> None:
-    log = services_of(app).log
+def catch_up(rollup: Rollup) -> None:
+    """Add what is in the log by now, if no other process does; half of the time at most is spent on it."""
+    try:
+        while True:
+            started = time.perf_counter()
+            if not rollup.step():
+                return
+            gevent.sleep(time.perf_counter() - started)
+    except ReaderBusy:
+        return
+    finally:
+        # Not held between two ticks, so that a recount can have it.
+        rollup.close()
+
+
+def _forever(what: str, work: Callable[[], object], tick_s: float) -> None:
+    failures = 0
     while True:
-        gevent.sleep(LOG_TICK_S)
-        log.flush_pending()
-        metrics.publish(log_pending=log.pending, log_lost=log.lost)
+        # Drawn anew each time: processes that started together need not work at the same moments.
+        gevent.sleep(tick_s * random.uniform(0.75, 1.25))  # noqa: S311
+        try:
+            work()
+        except Exception as exc:
+            failures += 1
+            if failures == FAILURES_WORTH_TELLING:
+                log.warning("%s fails, and is tried again: %s", what, exc, exc_info=True)
+        else:
+            if failures >= FAILURES_WORTH_TELLING:
+                log.info("%s works again", what)
+            failures = 0
+
+
+class _LogKeeper:
+    """Writes what waited for room, lets go of rotated files, and keeps what the cap on disk use deleted."""
+
+    def __init__(self, parts: Services) -> None:
+        self._parts = parts
+        self._noted = ledger.Dropped(0, 0)
+
+    def __call__(self) -> None:
+        writer = self._parts.log
+        writer.flush_pending()
+        metrics.publish(log_pending=writer.pending, log_lost=writer.lost)
+        dropped = ledger.Dropped(writer.dropped_unshipped_bytes, writer.dropped_unshipped_records)
+        if dropped != self._noted:
+            news = ledger.Dropped(dropped.bytes - self._noted.bytes, dropped.records - self._noted.records)
+            ledger.note_dropped(self._parts.settings, news)
+            self._noted = dropped
+
+
+def _clean_up(app: Flask, grace: timedelta) -> None:
+    with app.app_context():
+        while deleted := delete_expired_tokens(grace):
+            log.info("deleted %d tokens that expired long ago", deleted)
+            gevent.sleep(0.01)
+
+
+def _fsync_in_thread(fd: int) -> None:
+    # A slow disk takes tens of milliseconds, in which no request would get its turn.
+    gevent.get_hub().threadpool.apply(os.fsync, (fd,))

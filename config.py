@@ -24,6 +24,8 @@ from urllib.parse import SplitResult, urlsplit
 from marshmallow import EXCLUDE, Schema, ValidationError, post_load, validate
 from marshmallow import fields as typed
 
+from llmproxy.api_log.logging_url import parse_logging_url
+
 MIB = 1024 * 1024
 YEAR_S = 366 * 24 * 3600
 ENCRYPTION_KEY_BYTES = 32
@@ -69,6 +71,7 @@ class Settings:
     logging_url: str = field(default="", repr=False)
     logging_token: str = field(default="", repr=False)
     metrics_token: str = field(default="", repr=False)
+    token_retention_days: float = 30.0
     made_secrets: tuple[Path, ...] = ()
 
     @property
@@ -117,6 +120,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "LOGGING_URL": "logging_url",
     "LOGGING_TOKEN": "logging_token",
     "METRICS_TOKEN": "metrics_token",
+    "TOKEN_RETENTION_DAYS": "token_retention_days",
 }
 SECRETS = (
     "DATABASE_URL",
@@ -290,12 +294,10 @@ def check_upstream_url(raw: str) -> None:
 
 
 def _check_logging_url(raw: str) -> None:
-    if raw.startswith("cloudwatch://"):
-        url = urlsplit(raw)
-        if not url.netloc or not url.path.strip("/"):
-            raise ValidationError("must be cloudwatch://group/stream?region=name.")
-        return
-    _web_url(raw)
+    try:
+        parse_logging_url(raw)
+    except ValueError as exc:
+        raise ValidationError(str(exc)) from exc
 
 
 def _check_database_url(raw: str) -> None:
@@ -345,6 +347,7 @@ class _SettingsSchema(Schema):
     LOGGING_URL = typed.String(validate=_check_logging_url)
     LOGGING_TOKEN = typed.String(validate=_check_header_safe)
     METRICS_TOKEN = typed.String(validate=_check_header_safe)
+    TOKEN_RETENTION_DAYS = typed.Float(validate=validate.Range(min=0, max=36_500))
 
     @post_load
     def _by_attribute(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:

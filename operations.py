@@ -230,6 +230,15 @@ class Operations:
                 _audit(actor, "token.revoke", token, before={"is_active": True}, after={"is_active": False})
 
 
+def delete_expired_tokens(grace: timedelta, *, limit: int = 500) -> int:
+    """Delete tokens that expired more than `grace` ago, so many at most; how many it were."""
+    expired = select(Token.token).where(Token.expires_at < utc_now() - grace).limit(limit)
+    with write_transaction():
+        found = list(db.session.scalars(expired))
+        db.session.execute(delete(Token).where(Token.token.in_(found)))
+    return len(found)
+
+
 def live_token_count(project_id: str) -> int:
     """How many tokens of a project could still be used."""
     live = select(func.count()).where(Token.project_id == project_id, Token.is_active, Token.expires_at > utc_now())

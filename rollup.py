@@ -155,7 +155,7 @@ class Rollup:
 
     def __init__(self, path: Path, sums: UsageSums, **reader_options: Any) -> None:
         self.reader = LogReader(path, READER, positions=sums, **reader_options)
-        self._sums = sums
+        self.sums = sums
 
     def step(self, *, max_records: int = BATCH_RECORDS) -> int:
         """
@@ -165,7 +165,7 @@ class Rollup:
         """
         try:
             while (batch := self.reader.read_batch(max_records=max_records)).size:
-                self._sums.stage(batch.records)
+                self.sums.stage(batch.records)
                 self.reader.commit(batch)
                 if batch.records:
                     return len(batch.records)

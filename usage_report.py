@@ -8,12 +8,12 @@ Call within an application context.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Subquery, func, select, union_all
 
 from models import Project, Token, db
 from usage_tables import (
@@ -134,17 +134,18 @@ def whole_hours(begin: datetime, end: datetime) -> tuple[datetime, datetime]:
 
 def totals(filters: Filters, begin: datetime, end: datetime) -> Usage:
     """Usage of the whole span."""
-    return _usage(_added(_rows(filters, hours_around(begin, end))))
+    sums = _sources(filters.columns, hours_around(begin, end), SUMS)
+    return _usage(db.session.execute(select(*_added(sums, SUMS))).one())
 
 
 def series(filters: Filters, begin: datetime, end: datetime, *, step: Step) -> list[Period]:
     """Usage hour by hour or day by day (in UTC), every one of the span, zeros where there was none."""
     hours = _STEP_HOURS[step]
     span = first, last = hours_around(begin, end)
-    found: dict[int, list[int]] = {}
-    for hour, *sums in _rows(filters, span, by_hour=True, whole_days=step == "day"):
-        start = hour // hours * hours
-        found[start] = _sum(found.get(start), sums)
+    sums = _sources(filters.columns, span, SUMS, by_hour=True, whole_days=step == "day")
+    start = sums.c.hour - sums.c.hour % hours
+    statement = select(start, *_added(sums, SUMS)).group_by(start)
+    found = {start: row for start, *row in db.session.execute(statement)}
     starts = range(first // hours * hours, last, hours)
     return [Period(moment(start), _usage(found.get(start))) for start in starts]
 
@@ -152,29 +153,22 @@ def series(filters: Filters, begin: datetime, end: datetime, *, step: Step) -> l
 def top(by: Kind, filters: Filters, begin: datetime, end: datetime, *, limit: int) -> list[Consumer]:
     """The `limit` projects, tokens or models with the most requests, the busiest first."""
     column = _COLUMN[by]
+    wanted: dict[str, Any] = dict(filters.columns)
     span = hours_around(begin, end)
-    chosen = _busiest(column, filters, span, limit)
-    found: dict[str, list[int]] = {}
-    for key, *sums in _rows(filters, span, column=column, among=chosen):
-        found[key] = _sum(found.get(key), sums)
-    names = _names(by, chosen)
-    return [Consumer(key, names.get(key), _usage(found.get(key))) for key in chosen]
+    if by == "token":
+        # There are many of them. To add up the numbers of all for the sake of a few would take most of the time.
+        rows = _by_column(column, _sources(wanted, span, ("requests",), column=column), ("requests",), limit)
+        wanted.setdefault(column, [key for key, _ in rows])
+    rows = _by_column(column, _sources(wanted, span, SUMS, column=column), SUMS, limit)
+    names = _names(by, [key for key, *_ in rows])
+    return [Consumer(key, names.get(key), _usage(sums)) for key, *sums in rows]
 
 
 def refusals_by_reason(filters: Filters, begin: datetime, end: datetime) -> dict[str, int]:
     """How often the proxy itself refused, by the error's code ('none' where it has none), the commonest first."""
-    found: dict[str, int] = {}
-    for code, count in _rows(filters, hours_around(begin, end), column="refusal", sums=("refusals",)):
-        if count:
-            found[code] = found.get(code, 0) + int(count)
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _busiest(column: str, filters: Filters, span: tuple[int, int], limit: int) -> list[str]:
-    found: dict[str, int] = {}
-    for key, count in _rows(filters, span, column=column, sums=("requests",)):
-        found[key] = found.get(key, 0) + int(count)
-    return sorted((key for key in found if found[key]), key=lambda key: (-found[key], key))[:limit]
+    sums = _sources(filters.columns, hours_around(begin, end), ("requests",), column="refusal")
+    found = _by_column("refusal", sums, ("requests",), limit=None)
+    return {code: int(count) for code, count in found if code}
 
 
 def _names(by: Kind, keys: list[str]) -> dict[str, str | None]:
@@ -188,29 +182,62 @@ def _names(by: Kind, keys: list[str]) -> dict[str, str | None]:
     return dict(db.session.execute(statement).tuples().all())
 
 
-def _rows(
-    filters: Filters,
+def _by_column(column: str, sums: Subquery, names: tuple[str, ...], limit: int | None) -> list[Any]:
+    """The groups of a column with their sums, those with the most requests first."""
+    group, added = usage_keys.c[column], _added(sums, names)
+    requests = added[names.index("requests")]
+    statement = (
+        select(group, *added)
+        .join(sums, sums.c.key_id == usage_keys.c.id)
+        .group_by(group)
+        .having(requests > 0)
+        .order_by(requests.desc(), group)
+        .limit(limit)
+    )
+    return list(db.session.execute(statement))
+
+
+def _added(sums: Subquery, names: tuple[str, ...]) -> list[Any]:
+    return [func.sum(sums.c[name]) for name in names]
+
+
+def _sources(
+    wanted: Mapping[str, Any],
     span: tuple[int, int],
+    names: tuple[str, ...],
     *,
     column: str | None = None,
-    among: list[str] | None = None,
     by_hour: bool = False,
     whole_days: bool = True,
-    sums: tuple[str, ...] = SUMS,
-) -> Iterator[Any]:
+) -> Subquery:
     """
-    Sums by the hour, by a column, or by nothing. One group may come in several rows, one of each part of the span.
+    Sums by `key_id`, or by `hour`, from the views that have them with the fewest rows.
 
     Args:
-        among: Only these values of the column.
+        wanted: Column -> the value it must have, or a list of values.
+        column: What the keys will be told apart by.
         whole_days: False when days are too coarse.
     """
-    wanted = dict[str, Any](filters.columns)
-    if among is not None and column is not None:
-        wanted.setdefault(column, among)
+    group = usage_sums.c.hour if by_hour else usage_sums.c.key_id
     dimensions = {*wanted, column} - {None}
-    for view, first, last in _parts(dimensions, span, whole_days=whole_days):
-        yield from db.session.execute(_statement(view, first, last, wanted, column, by_hour, sums))
+    parts = [
+        select(group, *(func.sum(usage_sums.c[name]).label(name) for name in names))
+        .where(usage_sums.c.hour >= first, usage_sums.c.hour < last, _is_in(view, wanted))
+        .group_by(group)
+        for view, first, last in _parts(dimensions, span, whole_days=whole_days)
+    ]
+    return union_all(*parts).subquery()
+
+
+def _is_in(view: View, wanted: Mapping[str, Any]) -> ColumnElement[bool]:
+    if not wanted:
+        return usage_sums.c.view == view.id
+    conditions = [
+        usage_keys.c[name].in_(value) if isinstance(value, list) else usage_keys.c[name] == value
+        for name, value in wanted.items()
+    ]
+    # A key belongs to one view. Naming the view besides would invite the database to walk through all of it.
+    return usage_sums.c.key_id.in_(select(usage_keys.c.id).where(usage_keys.c.view == view.id, *conditions))
 
 
 def _parts(dimensions: set[Any], span: tuple[int, int], *, whole_days: bool) -> Iterable[tuple[View, int, int]]:
@@ -225,52 +252,9 @@ def _parts(dimensions: set[Any], span: tuple[int, int], *, whole_days: bool) -> 
     return [part for part in parts if part[1] < part[2]]
 
 
-def _statement(
-    view: View,
-    first: int,
-    last: int,
-    wanted: dict[str, Any],
-    column: str | None,
-    by_hour: bool,
-    sums: tuple[str, ...],
-) -> Select[Any]:
-    added = [func.sum(usage_sums.c[name]).label(name) for name in sums]
-    in_span: list[ColumnElement[bool]] = [usage_sums.c.hour >= first, usage_sums.c.hour < last]
-    # A key belongs to one view. Naming the view besides would invite the database to walk through all of it.
-    in_span.append(usage_sums.c.key_id.in_(_keys(view, wanted)) if wanted else usage_sums.c.view == view.id)
-    if by_hour:
-        return select(usage_sums.c.hour, *added).where(*in_span).group_by(usage_sums.c.hour)
-    if column is None:
-        return select(*added).where(*in_span)
-    by_key = select(usage_sums.c.key_id, *added).where(*in_span).group_by(usage_sums.c.key_id).subquery()
-    again = [func.sum(by_key.c[name]) for name in sums]
-    group = usage_keys.c[column]
-    return select(group, *again).join(by_key, by_key.c.key_id == usage_keys.c.id).group_by(group)
-
-
-def _keys(view: View, wanted: dict[str, Any]) -> Select[Any]:
-    conditions = [
-        usage_keys.c[name].in_(value) if isinstance(value, list) else usage_keys.c[name] == value
-        for name, value in wanted.items()
-    ]
-    return select(usage_keys.c.id).where(usage_keys.c.view == view.id, *conditions)
-
-
-def _added(rows: Iterable[Iterable[Any]]) -> list[int] | None:
-    found: list[int] | None = None
-    for row in rows:
-        found = _sum(found, row)
-    return found
-
-
-def _sum(so_far: list[int] | None, sums: Iterable[Any]) -> list[int]:
+def _usage(sums: Iterable[Any] | None) -> Usage:
     # PostgreSQL adds bigints up to a numeric, and both databases nothing at all up to NULL.
-    numbers = [int(number or 0) for number in sums]
-    return numbers if so_far is None else [a + b for a, b in zip(so_far, numbers, strict=True)]
-
-
-def _usage(sums: list[int] | None) -> Usage:
-    by_name = dict(zip(SUMS, sums or [0] * len(SUMS), strict=True))
+    by_name = {name: int(number or 0) for name, number in zip(SUMS, sums or [0] * len(SUMS), strict=True)}
     return Usage(
         **{name: by_name[name] for name in COUNTS},
         duration_ms=_percentiles([by_name[name] for name in DURATION]),

@@ -14,6 +14,7 @@ import sys
 from http.client import HTTPException
 from typing import ClassVar
 
+import click
 import gevent
 from flask import Flask
 from gevent.pool import Pool
@@ -164,4 +165,5 @@ def _migrated(settings: config.Settings) -> Flask:
 if __name__ == "__main__":
     main()
 else:
-    app = _migrated(config.load())
+    # Also the way in of `flask` commands, which may use what an embedded start keeps.
+    app = _migrated(config.load(command=click.get_current_context(silent=True) is not None))

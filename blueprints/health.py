@@ -6,9 +6,11 @@ import hmac
 
 from flask import Blueprint, Response, jsonify, request
 
+import ledger
 from blueprints.errors import error_response
 from blueprints.services import services
 from llmproxy import metrics
+from llmproxy.admission import utc_now
 from storage import is_reachable
 
 bp = Blueprint("health", __name__)
@@ -41,4 +43,5 @@ def exposition() -> Response:
         return response
     log = services().log
     metrics.publish(log_pending=log.pending, log_lost=log.lost)
+    ledger.publish_metrics(services().settings, utc_now())
     return Response(metrics.exposition(), content_type=metrics.CONTENT_TYPE)

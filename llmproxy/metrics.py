@@ -36,6 +36,22 @@ LOG_PENDING = Gauge(
     "llmproxy_log_pending_records", "Records waiting in memory for room on disk.", multiprocess_mode="livesum"
 )
 LOG_LOST = Gauge("llmproxy_log_lost_records", "Records lost since the workers started.", multiprocess_mode="livesum")
+# Of a machine, not of a process: whoever looked last is right.
+LOG_LAG_BYTES = Gauge(
+    "llmproxy_log_lag_bytes", "Bytes of the call log not read yet.", ["reader"], multiprocess_mode="mostrecent"
+)
+LOG_LAG_SECONDS = Gauge(
+    "llmproxy_log_lag_seconds", "Age of the oldest record not read yet.", ["reader"], multiprocess_mode="mostrecent"
+)
+LOG_DISK_BYTES = Gauge("llmproxy_log_disk_bytes", "Disk that the call log takes.", multiprocess_mode="mostrecent")
+LOG_DEAD_LETTERS = Gauge(
+    "llmproxy_log_dead_letters", "Records that the receiver will never take.", multiprocess_mode="mostrecent"
+)
+LOG_DROPPED = Gauge(
+    "llmproxy_log_dropped_records",
+    "Records, about, that the cap on disk use deleted before every reader had read them.",
+    multiprocess_mode="mostrecent",
+)
 
 # Counted in the plain on the hot path; `publish` copies it to its gauge.
 calls_under_way = 0
