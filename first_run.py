@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from config import Settings
@@ -27,7 +28,7 @@ def _secrets(settings: Settings) -> str:
 
 def _bearer(settings: Settings) -> str:
     kept: Path = settings.data_dir / "management_token"
-    return f"$(cat {kept})" if kept.exists() else "$MANAGEMENT_TOKEN"
+    return f"$(cat {shlex.quote(str(kept.absolute()))})" if kept.exists() else "$MANAGEMENT_TOKEN"
 
 
 def _next_commands(base: str, bearer: str) -> str:

@@ -19,6 +19,7 @@ import gevent
 from flask import Flask
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIHandler, WSGIServer
+from sqlalchemy.exc import DBAPIError
 
 import background
 import config
@@ -31,6 +32,8 @@ from blueprints.services import services_of
 HEAD_DEADLINE_S = 15.0
 REQUEST_QUEUE = 1024
 MAX_CONNECTIONS = 4096
+# The exit code by which a worker tells gunicorn not to start it again and again.
+CANNOT_BOOT = 3
 
 
 class Handler(WSGIHandler):  # type: ignore[misc]
@@ -158,7 +161,11 @@ def main() -> None:
 
 def _migrated(settings: config.Settings) -> Flask:
     app = create_app(settings)
-    storage.migrate_to_head(app, settings.data_dir)
+    try:
+        storage.migrate_to_head(app, settings.data_dir)
+    except DBAPIError as exc:
+        print(f"the database that DATABASE_URL names cannot be used: {exc.orig}", file=sys.stderr)
+        sys.exit(CANNOT_BOOT)
     return app
 
 

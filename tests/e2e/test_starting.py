@@ -1,0 +1,214 @@
+"""Starts: the first one on one's own machine, the deployed one, and everything that can be wrong with either."""
+
+import json
+import re
+import shutil
+import socket
+import sqlite3
+import stat
+import subprocess
+
+import pytest
+
+from tests.http_by_hand import call
+from tests.servers import DEPLOYED, EMBEDDED, UPSTREAM_KEY, Server, fetch
+
+KINDS = pytest.mark.parametrize("kind", [EMBEDDED, DEPLOYED])
+NO_SECRETS = dict.fromkeys(["MANAGEMENT_TOKEN", "ADMIN_USER", "ADMIN_PASSWORD", "ENCRYPTION_KEY"])
+MADE = ["management_token", "admin_password", "encryption_key"]
+
+
+def fails_to_start(kind, data_dir, **settings) -> str:
+    """What a start that must fail says."""
+    server = Server(kind, data_dir, **settings)
+    server.start()
+    try:
+        assert server.wait() not in (0, None)
+    finally:
+        server.kill()
+    assert "Traceback" not in server.output()
+    return server.output()
+
+
+# --- the first start ---
+
+
+def test_the_first_start_makes_its_secrets_and_shows_them_once(tmp_path):
+    data_dir = tmp_path / "data"
+    with Server(EMBEDDED, data_dir, **NO_SECRETS) as server:
+        made = {name: (data_dir / name).read_text().strip() for name in MADE}
+        assert all(str(data_dir / name) in server.output() for name in MADE)
+        assert made["management_token"] in server.output() and made["admin_password"] in server.output()
+        assert made["encryption_key"] not in server.output()
+        assert all(stat.S_IMODE((data_dir / name).stat().st_mode) == 0o600 for name in MADE)
+        assert all(len(secret) >= 40 for secret in made.values()) and len(set(made.values())) == 3
+    shutil.move(data_dir.with_name("data.output"), tmp_path / "first.output")
+
+    with Server(EMBEDDED, data_dir, **NO_SECRETS) as server:
+        assert {name: (data_dir / name).read_text().strip() for name in MADE} == made
+        assert [secret for secret in made.values() if secret in server.output()] == []
+        bearer = {"Authorization": f"Bearer {made['management_token']}"}
+        assert fetch(server.url, "GET", "/manage/projects", bearer)[0] == 200
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.parametrize("settings", [NO_SECRETS, {}], ids=["made secrets", "set secrets"])
+@pytest.mark.parametrize("place", ["data", "data of mine (1)"])
+def test_the_three_commands_of_the_first_start_work_when_pasted(upstream, tmp_path, settings, place):
+    with Server(EMBEDDED, tmp_path / place, UPSTREAM_URL=upstream.url, **settings) as server:
+        commands = server.output().partition("to your real key:")[2]
+        assert commands.count("curl ") == 3
+        environ = {"PATH": "/usr/local/bin:/usr/bin:/bin", "OPENAI_API_KEY": UPSTREAM_KEY} | {
+            name: value for name, value in server.settings.items() if name == "MANAGEMENT_TOKEN"
+        }
+        done = subprocess.run(
+            ["bash"],
+            input=commands,
+            env=environ,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+        assert done.stderr == "" and json.loads(done.stdout)["object"] == "chat.completion"
+        assert dict(upstream.last_request()["headers"])["Authorization"] == f"Bearer {UPSTREAM_KEY}"
+
+
+def test_the_first_start_needs_no_environment_and_a_relative_data_dir_is_fine(tmp_path):
+    with Server(
+        EMBEDDED, tmp_path / "data", cwd=tmp_path, **NO_SECRETS, HOST=None, DATA_DIR=None, WEB_CONCURRENCY=None
+    ):
+        assert (tmp_path / "data" / "llm-proxy.db").exists()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_the_first_start_stays_on_loopback_and_names_the_other_one(tmp_path, host):
+    said = fails_to_start(EMBEDDED, tmp_path / "data", HOST=host)
+
+    assert f"HOST={host}" in said and "gunicorn -c gunicorn.conf.py wsgi:app" in said
+
+
+@KINDS
+def test_both_servers_listen_on_ipv6(kind, tmp_path):
+    with Server(kind, tmp_path / "data", HOST="::1") as server:
+        assert server.url.startswith("http://[::1]:")
+        assert fetch(server.url, "GET", "/healthz")[0] == 200
+
+
+# --- the deployed start ---
+
+
+def test_a_deployed_start_without_secrets_names_them_all_at_once(tmp_path):
+    said = fails_to_start(DEPLOYED, tmp_path / "data", **NO_SECRETS)
+
+    assert [name for name in NO_SECRETS if f"{name}: is not set" not in said] == []
+    assert not (tmp_path / "data" / "management_token").exists()
+
+
+def test_a_deployed_start_warns_of_what_is_easily_guessed_or_overheard(tmp_path):
+    settings = {"ADMIN_PASSWORD": "admin", "MANAGEMENT_TOKEN": "secret", "UPSTREAM_URL": "http://models.internal"}
+    with Server(DEPLOYED, tmp_path / "data", **settings) as server:
+        said = server.output()
+
+    assert "ADMIN_PASSWORD is easy to guess" in said and "MANAGEMENT_TOKEN is easy to guess" in said
+    assert "http://models.internal is not encrypted" in said
+    assert not re.search(r"\bsecret\b", said)
+
+
+@KINDS
+def test_secrets_may_come_from_files(kind, tmp_path):
+    (tmp_path / "token").write_text("management-token-from-a-file\n")
+    settings = {"MANAGEMENT_TOKEN": None, "MANAGEMENT_TOKEN_FILE": str(tmp_path / "token")}
+    with Server(kind, tmp_path / "data", **settings) as server:
+        bearer = {"Authorization": "Bearer management-token-from-a-file"}
+        assert fetch(server.url, "GET", "/manage/projects", bearer)[0] == 200
+
+
+# --- wrong settings ---
+
+WRONG = {
+    "PORT": "eighty",
+    "UPSTREAM_URL": "ftp://example.org",
+    "DATABASE_URL": "mysql://x",
+    "ENCRYPTION_KEY": "short",
+    "RATE_LIMIT_PER_HOUR": "0",
+    "MAX_BODY_BYTES": "-1",
+    "CONNECT_TIMEOUT": "soon",
+    "FIRST_BYTE_TIMEOUT": "-1",
+    "IDLE_TIMEOUT": "nan",
+    "DRAIN_TIMEOUT": "inf",
+    "WEB_CONCURRENCY": "0",
+    "LOG_STRICT": "perhaps",
+    "LOGGING_URL": "example.org",
+    "ADMIN_USER": "a:b",
+    "MANAGEMENT_TOKEN": "two words\n",
+}
+
+
+@KINDS
+def test_a_start_with_wrong_settings_names_every_one_of_them(kind, tmp_path):
+    (tmp_path / "file").write_text("")
+    said = fails_to_start(kind, tmp_path / "data", **WRONG | {"DATA_DIR": str(tmp_path / "file" / "data")})
+
+    assert [name for name in [*WRONG, "DATA_DIR"] if f"- {name}: " not in said] == []
+    assert said.count("wrong settings") == 1
+
+
+@KINDS
+def test_a_data_directory_that_is_a_file_stops_the_start(kind, tmp_path):
+    (tmp_path / "file").write_text("")
+    said = fails_to_start(kind, tmp_path / "data", DATA_DIR=str(tmp_path / "file"))
+
+    assert "DATA_DIR: cannot write to" in said and str(tmp_path / "file") in said
+
+
+@KINDS
+def test_a_database_that_cannot_be_opened_stops_the_start_with_a_clear_message(kind, tmp_path):
+    (tmp_path / "data" / "llm-proxy.db").mkdir(parents=True)
+    said = fails_to_start(kind, tmp_path / "data")
+
+    assert "database" in said
+
+
+@KINDS
+def test_a_port_that_is_taken_stops_the_start(kind, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = fails_to_start(kind, tmp_path / "data", PORT=port)
+
+    assert port in said and re.search("in use", said)
+
+
+# --- several of them ---
+
+
+def test_both_servers_share_one_database(upstream, tmp_path):
+    with Server(EMBEDDED, tmp_path / "data", UPSTREAM_URL=upstream.url) as first:
+        token = first.issue_token(rate_limit=2)
+        with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url) as second:
+            statuses = [call(server.url, "GET", "/v1/models", token.bearer).status for server in (first, second) * 2]
+
+            assert statuses == [200, 200, 429, 429]
+            assert len(second.wait_for_records(4, token)) == 4
+
+
+def test_workers_that_start_together_migrate_once(tmp_path):
+    with Server(DEPLOYED, tmp_path / "data", WEB_CONCURRENCY="4") as server:
+        assert server.manage("GET", "/projects")[0] == 200
+        assert len(server.worker_pids()) == 4
+
+    with sqlite3.connect(tmp_path / "data" / "llm-proxy.db") as database:
+        assert len(database.execute("SELECT * FROM alembic_version").fetchall()) == 1
+    database.close()
+
+
+@KINDS
+def test_tokens_outlive_a_restart(kind, upstream, tmp_path):
+    with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
+        token = server.issue_token()
+    shutil.move(tmp_path / "data.output", tmp_path / "first.output")
+
+    with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
+        assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
