@@ -131,6 +131,7 @@ SECRETS = (
     "LOGGING_TOKEN",
     "METRICS_TOKEN",
 )
+MADE_WHEN_MISSING = ("MANAGEMENT_TOKEN", "ADMIN_PASSWORD", "ENCRYPTION_KEY")
 REQUIRED_WHEN_DEPLOYED = ("MANAGEMENT_TOKEN", "ADMIN_USER", "ADMIN_PASSWORD", "ENCRYPTION_KEY")
 
 
@@ -151,8 +152,8 @@ def load(environ: Mapping[str, str] | None = None, *, embedded: bool = False, co
     source = os.environ if environ is None else environ  # noqa: TID251
     given, problems = _given(source)
     data_dir = Path(given.get("DATA_DIR", Settings().data_dir))
-    if command:
-        given = _kept_secrets(data_dir) | given
+    if embedded or command:
+        _add_kept_secrets(data_dir, given, problems)
     values: dict[str, Any] = {}
     try:
         values = _SettingsSchema().load(given)
@@ -166,7 +167,7 @@ def load(environ: Mapping[str, str] | None = None, *, embedded: bool = False, co
     if problems:
         raise ConfigError([f"{name}: {problem}" for name, problem in problems.items()])
     if embedded:
-        values |= _made_secrets(data_dir, values)
+        values = {"admin_user": "admin", **values, **_made_secrets(data_dir, values)}
     values.setdefault("database_url", f"sqlite:///{data_dir.absolute()}/llm-proxy.db")
     return Settings(**values)
 
@@ -175,22 +176,27 @@ def _given(source: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """What the environment says, secrets read from their files, and what was wrong with those by name."""
     # An empty value counts as unset: compose files pass `NAME=` for what the operator left out.
     given = {name: source[name] for name in ENVIRONMENT if source.get(name)}
-    problems = {}
+    problems: dict[str, str] = {}
     for name in SECRETS:
         path = source.get(f"{name}_FILE")
-        if not path:
-            continue
-        if name in given:
+        if path and name in given:
             problems[name] = f"and {name}_FILE are both set; keep one of the two"
-            continue
-        try:
-            given[name] = Path(path).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as exc:
-            problems[name] = f"cannot be read from {path}, which {name}_FILE names ({_reason(exc)})"
-            continue
-        if not given[name]:
-            problems[name] = f"is empty in {path}, which {name}_FILE names"
+        elif path:
+            _read_secret(name, Path(path), given, problems)
     return given, problems
+
+
+def _read_secret(name: str, path: Path, given: dict[str, str], problems: dict[str, str]) -> None:
+    """Add the secret that lies in a file to `given`, or why there is none to `problems`."""
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        problems[name] = f"cannot be read from {path} ({_reason(exc)})"
+        return
+    if text:
+        given[name] = text
+    else:
+        problems[name] = f"is empty in {path}"
 
 
 def _reason(exc: OSError | UnicodeDecodeError) -> str:
@@ -209,40 +215,44 @@ def _unwritable(data_dir: Path) -> str | None:
     return None
 
 
-def _kept_secrets(data_dir: Path) -> dict[str, str]:
-    """What an embedded start made and kept, by environment name."""
-    kept = {}
-    for name in ("MANAGEMENT_TOKEN", "ADMIN_PASSWORD", "ENCRYPTION_KEY"):
+def _add_kept_secrets(data_dir: Path, given: dict[str, str], problems: dict[str, str]) -> None:
+    """Add what an embedded start has made and kept, where nothing else is set."""
+    for name in MADE_WHEN_MISSING:
         path = data_dir / name.lower()
-        if path.is_file():
-            kept[name] = path.read_text(encoding="utf-8").strip()
-    return {"ADMIN_USER": "admin", **kept} if kept else {}
+        if name not in given and name not in problems and path.exists():
+            given.setdefault("ADMIN_USER", "admin")
+            _read_secret(name, path, given, problems)
 
 
 def _made_secrets(data_dir: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The secrets nobody set: read from the data directory, or made there on the first start."""
-    made: list[Path] = []
-    kept: dict[str, Any] = {}
-    for attribute in ("management_token", "admin_password", "encryption_keys"):
-        if attribute in values:
+    """The secrets that are still missing, made and kept, by attribute. Raises ConfigError when they cannot be."""
+    made: dict[str, Any] = {}
+    paths = []
+    problems = []
+    for name in MADE_WHEN_MISSING:
+        if ENVIRONMENT[name] in values:
             continue
-        path = data_dir / attribute.replace("encryption_keys", "encryption_key")
-        if _create_secret(path, secrets.token_urlsafe(ENCRYPTION_KEY_BYTES)):
-            made.append(path)
-        text = path.read_text(encoding="utf-8").strip()
-        kept[attribute] = _encryption_keys(text) if attribute == "encryption_keys" else text
-    return {"admin_user": "admin", **values, **kept, "made_secrets": tuple(made)}
+        path, secret = data_dir / name.lower(), secrets.token_urlsafe(ENCRYPTION_KEY_BYTES)
+        try:
+            _create_secret(path, secret)
+        except OSError as exc:
+            problems.append(f"{name}: cannot be kept in {path} ({_reason(exc)})")
+        made |= _SettingsSchema().load({name: secret})
+        paths.append(path)
+    if problems:
+        raise ConfigError(problems)
+    return made | {"made_secrets": tuple(paths)}
 
 
-def _create_secret(path: Path, value: str) -> bool:
-    """Write a new secret readable by its owner alone; False when the file is there already."""
+def _create_secret(path: Path, value: str) -> None:
+    """Write a new file readable by its owner alone; when it cannot be written whole, it is removed again."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return False
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(value + "\n")
-    return True
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(value + "\n")
+    except OSError:
+        path.unlink()
+        raise
 
 
 def is_loopback(host: str) -> bool:
@@ -273,9 +283,11 @@ def _encryption_keys(raw: str) -> tuple[bytes, ...]:
 def _web_url(raw: str) -> SplitResult:
     try:
         url = urlsplit(raw)
-        url.port  # noqa: B018  reading it checks it
+        has_port = url.port != 0  # reading it checks it
     except ValueError as exc:
         raise ValidationError("is not a URL.") from exc
+    if not has_port:
+        raise ValidationError("must not name port 0.")
     if url.scheme not in ("http", "https") or not url.hostname:
         raise ValidationError("must start with http:// or https:// and name a host.")
     return url
@@ -284,7 +296,7 @@ def _web_url(raw: str) -> SplitResult:
 def check_upstream_url(raw: str) -> None:
     """Raise ValidationError unless `raw` can be an upstream's base URL: scheme, host, port and path alone."""
     url = _web_url(raw)
-    if url.username or url.password or url.query or url.fragment:
+    if "@" in url.netloc or url.query or url.fragment:
         raise ValidationError("must be scheme, host, port and path alone.")
     if not raw.isascii() or any(ord(char) <= 0x20 or char in '"<>\\^`{|}\x7f' for char in raw):
         raise ValidationError("must not hold spaces, control or non-ASCII characters.")
@@ -303,6 +315,19 @@ def _check_logging_url(raw: str) -> None:
 def _check_database_url(raw: str) -> None:
     if not raw.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://", "postgres://")):
         raise ValidationError("must start with sqlite:/// or postgresql://.")
+    if raw.startswith("sqlite"):
+        # In memory, each connection and each process would have a database of its own.
+        if _sqlite_path(raw) in ("", ":memory:"):
+            raise ValidationError("must name a file.")
+        return
+    try:
+        urlsplit(raw).port  # noqa: B018  reading it checks it
+    except ValueError as exc:
+        raise ValidationError("is not a URL.") from exc
+
+
+def _sqlite_path(database_url: str) -> str:
+    return database_url.removeprefix("sqlite:///").partition("?")[0]
 
 
 def _check_header_safe(raw: str) -> None:
@@ -354,6 +379,10 @@ class _SettingsSchema(Schema):
         values = {ENVIRONMENT[name]: value for name, value in data.items()}
         if "data_dir" in values:
             values["data_dir"] = Path(values["data_dir"])
+        database_url = values.get("database_url", "")
+        if database_url.startswith("sqlite") and not _sqlite_path(database_url).startswith("/"):
+            # Flask-SQLAlchemy would look for it in its instance folder, the claim where the process runs.
+            values["database_url"] = database_url.replace("sqlite:///", f"sqlite:///{Path.cwd()}/", 1)
         return values
 
 

@@ -1,0 +1,390 @@
+import base64
+import os
+import resource
+import stat
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from marshmallow import ValidationError
+
+import config
+from config import ConfigError, Settings, check_upstream_url, load
+
+KEY = base64.b64encode(b"k" * 32).decode()
+DEPLOYED = {
+    "MANAGEMENT_TOKEN": "planted-management-token",
+    "ADMIN_USER": "admin",
+    "ADMIN_PASSWORD": "planted-admin-password",
+    "ENCRYPTION_KEY": KEY,
+}
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def deployed(data_dir: Path, **environ: str) -> Settings:
+    return load(DEPLOYED | {"DATA_DIR": str(data_dir)} | environ)
+
+
+def problems(data_dir: Path, *, embedded: bool = False, **environ: str) -> dict[str, str]:
+    """What is wrong with these settings, by name."""
+    complete = {} if embedded else DEPLOYED
+    with pytest.raises(ConfigError) as error:
+        load(complete | {"DATA_DIR": str(data_dir)} | environ, embedded=embedded)
+    return dict(problem.split(": ", 1) for problem in error.value.problems)
+
+
+def test_a_deployed_start_needs_its_secrets_and_nothing_else(data_dir: Path) -> None:
+    settings = deployed(data_dir)
+
+    assert settings.management_token == "planted-management-token"
+    assert settings.encryption_keys == (b"k" * 32,)
+    assert settings.database_url == f"sqlite:///{data_dir}/llm-proxy.db"
+    assert settings.made_secrets == ()
+    assert not list(data_dir.glob("*"))
+    defaults = {field.name: field.default for field in fields(Settings)}
+    for name in (
+        "host",
+        "port",
+        "upstream_url",
+        "rate_limit_per_hour",
+        "max_body_bytes",
+        "idle_timeout_s",
+        "log_strict",
+    ):
+        assert getattr(settings, name) == defaults[name]
+
+
+def test_a_deployed_start_without_its_secrets_names_every_one(data_dir: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        load({"DATA_DIR": str(data_dir)})
+
+    assert [problem.split(":")[0] for problem in error.value.problems] == list(config.REQUIRED_WHEN_DEPLOYED)
+    assert not (data_dir / "management_token").exists()
+
+
+WRONG = {
+    "HOST": "a b\x00", "PORT": "65536", "DATABASE_URL": "mysql://planted-secret@h/d", "UPSTREAM_URL": "ftp://h",
+    "MANAGEMENT_TOKEN": "\x7fplanted-secret", "ADMIN_USER": "a:b", "ENCRYPTION_KEY": "planted-secret",
+    "RATE_LIMIT_PER_HOUR": "0", "MAX_BODY_BYTES": "1.5", "CONNECT_TIMEOUT": "nan", "FIRST_BYTE_TIMEOUT": "-1",
+    "IDLE_TIMEOUT": "inf", "DRAIN_TIMEOUT": "x", "WEB_CONCURRENCY": "0", "LOG_STRICT": "perhaps",
+    "LOG_MAX_FILE_BYTES": "1", "LOG_MAX_TOTAL_BYTES": "1", "LOGGING_URL": "cloudwatch://[planted-secret",
+    "LOGGING_TOKEN": "planted-secret\u2028", "METRICS_TOKEN": "planted-secret\u00e9", "TOKEN_RETENTION_DAYS": "-1",
+}  # fmt: skip
+
+
+def test_every_wrong_setting_is_named_in_one_message_that_shows_no_secret(data_dir: Path) -> None:
+    found = problems(data_dir, **WRONG)
+
+    # Any text is a directory until it is tried, and a password.
+    assert set(found) == set(config.ENVIRONMENT) - {"DATA_DIR", "ADMIN_PASSWORD"}
+    assert "planted-secret" not in str(found)
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_a_wrong_setting_makes_no_secret(embedded: bool, data_dir: Path) -> None:
+    assert set(problems(data_dir, embedded=embedded, PORT="x")) == {"PORT"}
+    assert not list(data_dir.glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "attribute", "read"),
+    [
+        ("PORT", "0", "port", 0), ("PORT", "65535", "port", 65535), ("LOG_STRICT", "on", "log_strict", True),
+        ("LOG_STRICT", "off", "log_strict", False), ("LOG_STRICT", "1", "log_strict", True),
+        ("CONNECT_TIMEOUT", "0.5", "connect_timeout_s", 0.5), ("HOST", "::1", "host", "::1"),
+        ("RATE_LIMIT_PER_HOUR", "1", "rate_limit_per_hour", 1), ("MAX_BODY_BYTES", "1", "max_body_bytes", 1),
+        ("LOGGING_URL", "https://logs.example/in", "logging_url", "https://logs.example/in"),
+        ("DATABASE_URL", "postgresql://u:p@h/d", "database_url", "postgresql://u:p@h/d"),
+    ],
+)  # fmt: skip
+def test_a_setting_is_read_with_its_type(name: str, value: str, attribute: str, read: object, data_dir: Path) -> None:
+    assert getattr(deployed(data_dir, **{name: value}), attribute) == read
+
+
+@pytest.mark.parametrize("name", sorted(config.ENVIRONMENT))
+def test_an_empty_value_counts_as_unset(name: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(data_dir.parent)
+    if name in config.REQUIRED_WHEN_DEPLOYED:
+        assert problems(data_dir, **{name: ""}) == {name: "is not set"}
+    else:
+        assert deployed(data_dir, **{name: ""}) == deployed(Path("data") if name == "DATA_DIR" else data_dir)
+
+
+# Databases
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///?x=y"])
+def test_a_database_in_memory_is_refused_for_it_would_be_another_in_each_process(url: str, data_dir: Path) -> None:
+    assert set(problems(data_dir, DATABASE_URL=url)) == {"DATABASE_URL"}
+
+
+def test_a_relative_path_to_a_database_means_one_file_to_everybody(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data_dir.parent)
+
+    assert deployed(data_dir, DATABASE_URL="sqlite:///x.db").database_url == f"sqlite:///{data_dir.parent}/x.db"
+    assert deployed(data_dir, DATABASE_URL="sqlite:////a/x.db").database_url == "sqlite:////a/x.db"
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:planted@h:x/d", "postgresql://u:planted@h:99999/d", "postgresql://[u"]
+)
+def test_a_malformed_database_url_is_refused_without_showing_it(url: str, data_dir: Path) -> None:
+    found = problems(data_dir, DATABASE_URL=url)
+
+    assert set(found) == {"DATABASE_URL"}
+    assert "planted" not in str(found)
+
+
+# Secrets from files
+
+
+@pytest.mark.parametrize("name", config.SECRETS)
+def test_a_secret_may_come_from_a_file(name: str, data_dir: Path, tmp_path: Path) -> None:
+    value = {
+        "DATABASE_URL": "postgresql://u:p@h/d", "ENCRYPTION_KEY": KEY, "LOGGING_URL": "https://u:p@h/x",
+    }.get(name, "a-secret-from-a-file")  # fmt: skip
+    file = tmp_path / "secret"
+    file.write_text(f"{value}\n")
+    without = {key: value for key, value in DEPLOYED.items() if key != name}
+    settings = load(without | {"DATA_DIR": str(data_dir), f"{name}_FILE": str(file)})
+
+    read = getattr(settings, config.ENVIRONMENT[name])
+    assert read == ((b"k" * 32,) if name == "ENCRYPTION_KEY" else value)
+
+
+def test_a_secret_set_in_both_ways_is_refused(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("planted-file-secret")
+    found = problems(data_dir, MANAGEMENT_TOKEN_FILE=str(tmp_path / "x"))
+
+    assert found == {"MANAGEMENT_TOKEN": "and MANAGEMENT_TOKEN_FILE are both set; keep one of the two"}
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff\xfe"], ids=["missing", "empty", "blank", "no text"])
+def test_a_file_without_a_secret_is_named(content: bytes | None, data_dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_bytes(content)
+    found = problems(data_dir, MANAGEMENT_TOKEN="", MANAGEMENT_TOKEN_FILE=str(file))
+
+    assert set(found) == {"MANAGEMENT_TOKEN"}
+    assert str(file) in found["MANAGEMENT_TOKEN"]
+
+
+# The embedded start
+
+
+def test_the_embedded_start_makes_what_is_missing_for_its_owner_alone(data_dir: Path) -> None:
+    settings = load({"DATA_DIR": str(data_dir)}, embedded=True)
+
+    assert {path.name for path in settings.made_secrets} == {"management_token", "admin_password", "encryption_key"}
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in settings.made_secrets)
+    assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
+    assert settings.admin_user == "admin"
+    assert len({settings.management_token, settings.admin_password}) == 2
+    assert min(len(settings.management_token), len(settings.admin_password)) >= 32
+    assert sorted(path.name for path in data_dir.iterdir()) == [
+        "admin_password",
+        "encryption_key",
+        "management_token",
+    ]
+
+
+def test_made_secrets_stay_the_same_from_start_to_start(data_dir: Path) -> None:
+    first = load({"DATA_DIR": str(data_dir)}, embedded=True)
+    second = load({"DATA_DIR": str(data_dir)}, embedded=True)
+
+    assert second.made_secrets == ()
+    for name in ("management_token", "admin_password", "encryption_keys"):
+        assert getattr(first, name) == getattr(second, name)
+
+
+def test_what_is_set_is_not_made(data_dir: Path) -> None:
+    settings = load(DEPLOYED | {"DATA_DIR": str(data_dir)}, embedded=True)
+
+    assert settings.made_secrets == ()
+    assert settings.management_token == "planted-management-token"
+    assert list(data_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["management_token", "admin_password", "encryption_key"])
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xff"], ids=["empty", "blank", "no text"])
+def test_a_kept_secret_that_is_damaged_stops_the_start(name: str, content: bytes, data_dir: Path) -> None:
+    """An empty management token would let everybody in."""
+    load({"DATA_DIR": str(data_dir)}, embedded=True)
+    (data_dir / name).write_bytes(content)
+    found = problems(data_dir, embedded=True)
+
+    assert set(found) == {name.upper()}
+    assert str(data_dir / name) in found[name.upper()]
+
+
+def test_a_kept_encryption_key_that_is_none_stops_the_start(data_dir: Path) -> None:
+    load({"DATA_DIR": str(data_dir)}, embedded=True)
+    (data_dir / "encryption_key").write_text("planted-garbage")
+    found = problems(data_dir, embedded=True)
+
+    assert set(found) == {"ENCRYPTION_KEY"}
+    assert "planted" not in str(found)
+
+
+def test_a_start_on_a_full_disk_leaves_no_half_secret(data_dir: Path) -> None:
+    load(DEPLOYED | {"DATA_DIR": str(data_dir)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # every write fails now, as on a full disk
+    try:
+        found = problems(data_dir, embedded=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert set(found) == {"MANAGEMENT_TOKEN", "ADMIN_PASSWORD", "ENCRYPTION_KEY"}
+    assert list(data_dir.iterdir()) == []
+    assert load({"DATA_DIR": str(data_dir)}, embedded=True).management_token
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="asks for a directory that only root could not write to either")
+@pytest.mark.parametrize("path", ["/proc/llm-proxy", "/dev/null/x"])
+def test_a_data_directory_that_cannot_be_written_is_named(path: str) -> None:
+    assert set(problems(Path(path))) == {"DATA_DIR"}
+
+
+def test_a_data_directory_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+
+    assert set(problems(tmp_path / "data")) == {"DATA_DIR"}
+
+
+# What is shown
+
+
+def test_nothing_secret_is_in_the_repr(data_dir: Path) -> None:
+    settings = deployed(
+        data_dir,
+        DATABASE_URL="postgresql://u:planted-password@h/d",
+        LOGGING_URL="https://u:planted-password@h/x",
+        LOGGING_TOKEN="planted-logging-token",
+        METRICS_TOKEN="planted-metrics-token",
+    )
+
+    assert "planted" not in repr(settings)
+    assert KEY not in repr(settings)
+    assert "kkkk" not in repr(settings)
+
+
+def test_every_attribute_that_a_secret_fills_is_left_out_of_the_repr() -> None:
+    hidden = {field.name for field in fields(Settings) if not field.repr}
+
+    assert hidden == {config.ENVIRONMENT[name] for name in config.SECRETS}
+
+
+@pytest.mark.parametrize(
+    ("secret", "is_weak"), [("secret", True), ("admin", True), ("x" * 11, True), ("x" * 12, False)]
+)
+def test_a_short_secret_is_called_weak(secret: str, is_weak: bool, data_dir: Path) -> None:
+    settings = deployed(data_dir, MANAGEMENT_TOKEN=secret, ADMIN_PASSWORD=secret, METRICS_TOKEN=secret)
+
+    assert settings.weak_secrets == (("MANAGEMENT_TOKEN", "ADMIN_PASSWORD", "METRICS_TOKEN") if is_weak else ())
+
+
+@pytest.mark.parametrize(
+    ("url", "is_unencrypted"),
+    [
+        ("https://api.openai.com", False), ("http://models:8000", True), ("http://127.0.0.1:9", False),
+        ("http://localhost", False), ("http://[::1]:9", False), ("http://127.0.0.1.example", True),
+        ("http://0.0.0.0", True),
+    ],
+)  # fmt: skip
+def test_keys_in_the_clear_to_another_machine_are_noticed(url: str, is_unencrypted: bool, data_dir: Path) -> None:
+    assert deployed(data_dir, UPSTREAM_URL=url).upstream_is_unencrypted is is_unencrypted
+
+
+# Keys and URLs
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        base64.b64encode(b"\xfb\xff" * 16).decode(), base64.urlsafe_b64encode(b"\xfb\xff" * 16).decode(),
+        base64.urlsafe_b64encode(b"\xfb\xff" * 16).decode().rstrip("="),
+    ],
+)  # fmt: skip
+def test_an_encryption_key_is_base64_of_either_kind(text: str, data_dir: Path) -> None:
+    assert deployed(data_dir, ENCRYPTION_KEY=text).encryption_keys == (b"\xfb\xff" * 16,)
+
+
+def test_older_encryption_keys_follow_after_commas(data_dir: Path) -> None:
+    older = base64.b64encode(b"o" * 32).decode()
+
+    assert deployed(data_dir, ENCRYPTION_KEY=f"{KEY} , {older}").encryption_keys == (b"k" * 32, b"o" * 32)
+
+
+@pytest.mark.parametrize("text", ["x", KEY[:-4], KEY + KEY, f"{KEY},", f"{KEY},x", "\u00e9" * 44, "k" * 32])
+def test_anything_else_is_no_encryption_key(text: str, data_dir: Path) -> None:
+    assert set(problems(data_dir, ENCRYPTION_KEY=text)) == {"ENCRYPTION_KEY"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.openai.com", "https://api.openai.com/v1", "https://api.openai.com/v1/", "http://h:8000",
+        "http://[::1]:8000", "https://h/a/b/v1", "HTTPS://H", "http://127.0.0.1:1", "https://h_x.internal",
+        "https://h/a%20b", "https://h/..a/b..",
+    ],
+)  # fmt: skip
+def test_a_base_url_may_be(url: str) -> None:
+    check_upstream_url(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "h", "api.openai.com", "ftp://h", "https://", "https:///v1", "https://u@h", "https://u:p@h", "https://:p@h",
+        "https://@h", "https://:@h", "https://h?x", "https://h/?x=y", "https://h#x", "https://h:x", "https://h:65536",
+        "https://h:-1", "https://h:0", "https://h /", "https://h\n", "\nhttps://h", "https://h\t", "https://h\x00", "https://h\x7f",
+        "https://h/\u00e9", "https://h\u00e9", "https://h/a b", 'https://h/"', "https://h/<x>", "https://h\\@evil", "https://[::1",
+        "https://h/../x", "https://h/.", "https://h/%2e%2e/x", "https://h/%2E/x", "javascript:alert(1)", "//h", "https://?",
+    ],
+)  # fmt: skip
+def test_a_base_url_may_not_be(url: str) -> None:
+    with pytest.raises(ValidationError):
+        check_upstream_url(url)
+
+
+@given(st.text() | st.text().map("https://".__add__))
+def test_any_text_is_a_base_url_or_is_refused(text: str) -> None:
+    try:
+        check_upstream_url(text)
+    except ValidationError:
+        return
+
+    assert text.isascii()
+    assert text.isprintable()
+    assert "@" not in text.split("/")[2]
+
+
+# A command beside a server
+
+
+def test_a_command_takes_the_kept_secrets_and_makes_none(data_dir: Path) -> None:
+    with pytest.raises(ConfigError):
+        load({"DATA_DIR": str(data_dir)}, command=True)
+    made = load({"DATA_DIR": str(data_dir)}, embedded=True)
+    settings = load({"DATA_DIR": str(data_dir)}, command=True)
+
+    assert (settings.admin_user, settings.made_secrets) == ("admin", ())
+    assert settings.encryption_keys == made.encryption_keys
+
+
+def test_a_set_secret_goes_before_a_kept_one(data_dir: Path) -> None:
+    load({"DATA_DIR": str(data_dir)}, embedded=True)
+
+    for start in ({"embedded": True}, {"command": True}):
+        settings = load(DEPLOYED | {"DATA_DIR": str(data_dir)}, **start)
+        assert settings.management_token == "planted-management-token"
