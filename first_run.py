@@ -28,7 +28,9 @@ def _secrets(settings: Settings) -> str:
 
 def _bearer(settings: Settings) -> str:
     kept: Path = settings.data_dir / "management_token"
-    return f"$(cat {shlex.quote(str(kept.absolute()))})" if kept.exists() else "$MANAGEMENT_TOKEN"
+    # A token that is set holds, though an earlier start may have kept another one.
+    holds = kept.exists() and kept.read_text(encoding="utf-8").strip() == settings.management_token
+    return f"$(cat {shlex.quote(str(kept.absolute()))})" if holds else "$MANAGEMENT_TOKEN"
 
 
 def _next_commands(base: str, bearer: str) -> str:
