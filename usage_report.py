@@ -179,7 +179,7 @@ def _names(by: Kind, keys: list[str]) -> dict[str, str | None]:
         if by == "project"
         else select(Token.id, Token.label).where(Token.id.in_(keys))
     )
-    return dict(db.session.execute(statement).tuples().all())
+    return {row[0]: row[1] for row in db.session.execute(statement)}
 
 
 def _by_column(column: str, sums: Subquery, names: tuple[str, ...], limit: int | None) -> list[Any]:
