@@ -10,15 +10,19 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import contextlib
 import gc
 import logging
 import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import tempfile
+import weakref
 
+import gevent
 from gunicorn import util as gunicorn_util
 from gunicorn.http import wsgi as gunicorn_wsgi
 
@@ -42,8 +46,9 @@ http_parser = "python"
 keepalive = 15
 # Only the worker's heartbeat: streams may last as long as they like.
 timeout = 60
-# A stop lets running streams end.
-graceful_timeout = int(settings.drain_timeout_s)
+# A stop lets running streams end. The master kills a worker that is late; in between lies the worker's own end,
+# which cuts the streams that are left and records them.
+graceful_timeout = int(settings.drain_timeout_s) + 5
 control_socket_disable = True
 # By default a client on this machine may say where the application is mounted, and so move its routes.
 forwarder_headers = ""
@@ -74,9 +79,28 @@ def on_starting(server):
         log.warning("UPSTREAM_URL %s is not encrypted: keys and prompts travel in the clear", settings.upstream_url)
 
 
+_between_requests = weakref.WeakSet()
+
+
 def pre_request(worker, req):
     """A client that neither reads nor sends for the idle time is cut off."""
-    req.unreader.sock.settimeout(settings.idle_timeout_s)
+    sock = req.unreader.sock
+    sock.settimeout(settings.idle_timeout_s)
+    _between_requests.discard(sock)
+
+
+def post_request(worker, req, environ, resp):
+    """Know the connections that wait for a next request: a stop need not."""
+    _between_requests.add(req.unreader.sock)
+    if not worker.alive:
+        _hang_up_on_the_idle()
+
+
+def _hang_up_on_the_idle():
+    for sock in list(_between_requests):
+        # A request that has arrived meanwhile is still read, and answered.
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RD)
 
 
 def post_worker_init(worker):
@@ -90,9 +114,11 @@ def post_worker_init(worker):
     background.start(worker.wsgi)
     draining = services_of(worker.wsgi).draining
     stop = signal.getsignal(signal.SIGTERM)
+    worker.cfg.set("graceful_timeout", int(settings.drain_timeout_s))
 
     def drain(signum, frame):
         draining.set()
+        gevent.spawn(_hang_up_on_the_idle)
         stop(signum, frame)
 
     signal.signal(signal.SIGTERM, drain)

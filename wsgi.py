@@ -44,7 +44,9 @@ class Handler(WSGIHandler):  # type: ignore[misc]
     response_headers: list[tuple[bytes, bytes]]
 
     def handle_one_request(self) -> object:
-        """One request; a connection whose head is not complete in time is closed."""
+        """One request; a connection whose head is not complete in time is closed, and so is one after the stop."""
+        if self.server.closed:
+            return None
         self.head_deadline = gevent.Timeout.start_new(HEAD_DEADLINE_S)
         self.between_requests.add(gevent.getcurrent())
         try:

@@ -110,6 +110,10 @@ class HandClient:
         """The next answer, whole, without informational ones before it. Raises Broken when it is cut off."""
         while (answer := self.read_head(method)).status < 200:
             pass
+        return self.read_rest(answer)
+
+    def read_rest(self, answer: Answer) -> Answer:
+        """The same answer, its body read to the end. Raises Broken."""
         while self.read_chunk(answer):
             pass
         return answer
