@@ -19,7 +19,22 @@ function inWords(unit, value) {
   return value.toLocaleString("en");
 }
 
-function options(data, width) {
+/* Noon is 12:00; midnight is the day that begins. All in UTC. */
+function timeWords(seconds) {
+  const [day, time] = [new Date(seconds * 1000).toUTCString().slice(5, 11), new Date(seconds * 1000).toISOString().slice(11, 16)];
+  return time === "00:00" ? day : time;
+}
+
+/* Says beside the legend what is under the pointer. */
+function tell(figure, data, index) {
+  const values = figure.querySelectorAll(".legend b:not(.at)");
+  data.series.forEach((series, i) => { values[i].textContent = index == null ? "" : inWords(data.unit, series.values[index]); });
+  const moment = index == null ? "" : new Date(data.starts[index] * 1000).toUTCString();
+  figure.querySelector(".at").textContent = moment && `${moment.slice(5, 11)}, ${moment.slice(17, 22)}`;
+}
+
+function options(figure, data, width) {
+  const step = data.starts.length > 1 ? data.starts[1] - data.starts[0] : 3600;
   const line = color("--line");
   const ink = color("--quiet");
   const font = "11px " + getComputedStyle(document.body).fontFamily;
@@ -29,21 +44,25 @@ function options(data, width) {
     height: CHART_HEIGHT,
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "UTC"),
     padding: [8, 4, 0, 0],
-    legend: { live: true },
+    legend: { show: false },
     cursor: { y: false, points: { size: 7 } },
-    scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.05 : 1] } },
+    hooks: { setCursor: [(chart) => tell(figure, data, chart.cursor.idx)] },
+    scales: {
+      x: { range: () => [data.starts[0] - step * 0.6, data.starts.at(-1) + step * 0.6] },
+      y: { range: (_, low, high) => [0, high > 0 ? high * 1.05 : 1] },
+    },
     axes: [
-      { ...axis, grid: { show: false }, space: 60, size: 26 },
+      { ...axis, grid: { show: false }, space: 64, size: 26, values: (_, values) => values.map(timeWords) },
       { ...axis, size: 52, space: 30, values: (_, values) => values.map((value) => inWords(data.unit, value)) },
     ],
     series: [
-      { value: "{YYYY}-{MM}-{DD} {HH}:{mm}" },
+      {},
       ...data.series.map((series) => {
         const stroke = color(COLORS[series.tone]);
         const shape = data.kind === "bars"
           ? { fill: stroke, width: 0, paths: uPlot.paths.bars({ size: [0.78, 28], radius: 0.15 }), points: { show: false } }
           : { width: 2, points: { show: data.starts.length < 40, size: 4, fill: stroke } };
-        return { label: series.label, stroke, value: (_, value) => inWords(data.unit, value), ...shape };
+        return { stroke, ...shape };
       }),
     ],
   };
@@ -55,7 +74,7 @@ function draw(figure) {
   const columns = [data.starts, ...data.series.map((series) => series.values)];
   figure.classList.add("alive");
   place.replaceChildren();
-  const chart = new uPlot(options(data, place.clientWidth), columns, place);
+  const chart = new uPlot(options(figure, data, place.clientWidth), columns, place);
   drawn.push({ chart, place });
 }
 

@@ -12,6 +12,7 @@ from typing import Any
 from flask_wtf import FlaskForm
 from marshmallow import Schema, ValidationError
 from wtforms import HiddenField, PasswordField, SelectField, StringField
+from wtforms.fields.choices import SelectChoice
 
 from blueprints import schemas
 from blueprints.admin.display import for_input, from_input
@@ -20,8 +21,8 @@ from models import Project, Token
 from operations import Conflict, NotFound, version_of
 
 STREAM_USAGE = (
-    ("as-sent", "Only when the caller asks for it"),
-    ("ask", "Always: ask the upstream for it in every stream"),
+    SelectChoice("as-sent", "Only when the caller asks for it"),
+    SelectChoice("ask", "Always: ask the upstream for it in every stream"),
 )
 _MAX_NONCE_LENGTH = 64
 STALE_FORM = "This form was open for too long, so nothing was changed. Look it over and send it again."

@@ -7,6 +7,7 @@ from typing import Any
 from flask import Response, jsonify, make_response, request
 from marshmallow import ValidationError
 from sqlalchemy import select
+from wtforms.fields.choices import SelectChoice
 
 import operations
 from blueprints import schemas
@@ -182,7 +183,7 @@ def _issued_json(secret: str, token: Token) -> Response:
 def _new_token(form: Form, status: int = 200) -> Response:
     form.nonce.data = form.nonce.data or new_nonce()
     projects = queries.project_choices()
-    form.project_id.choices = projects
+    form.project_id.choices = [SelectChoice(*project) for project in projects]
     return page("token_new.html", status, form=form, has_projects=bool(projects), default_limit=_default_limit())
 
 
