@@ -25,7 +25,6 @@ from llmproxy.api_log.position import Position
 from llmproxy.api_log.record import MAX_LINE_BYTES
 from llmproxy.api_log.segment import list_segments
 from rollup import UsageSums
-from storage import background_transaction
 from usage_fold import Cell, Cells, Row, added, rows
 from usage_tables import CALLS, DIMENSIONS, RECOUNT, SUMS, View, moment, usage_keys, usage_sums
 
@@ -77,7 +76,7 @@ class _Recounting:
 
     def gather(self, records: list[dict[str, Any]]) -> None:
         gathered = {Row(RECOUNT.id, *cell): sums for cell, sums in self._sums.fold(records).items()}
-        with background_transaction(self._engine, busy_ms=_BUSY_MS) as connection:
+        with self._sums.transaction(busy_ms=_BUSY_MS) as connection:
             self._sums.add(connection, gathered)
 
     def hours(self) -> list[int]:
@@ -87,7 +86,7 @@ class _Recounting:
 
     def settle(self, hour: int) -> bool:
         """Bring one hour of every view to what was counted; False when it must be kept."""
-        with background_transaction(self._engine, busy_ms=_BUSY_MS) as connection:
+        with self._sums.transaction(busy_ms=_BUSY_MS) as connection:
             counted, current = self._cells(connection, RECOUNT, hour), self._cells(connection, CALLS, hour)
             is_forced = self._replace_from is not None and moment(hour) >= self._replace_from
             if not is_forced and _requests(counted) < _requests(current):
@@ -98,7 +97,7 @@ class _Recounting:
     def clear(self) -> None:
         """Remove what was gathered."""
         for hour in self.hours():
-            with background_transaction(self._engine, busy_ms=_BUSY_MS) as connection:
+            with self._sums.transaction(busy_ms=_BUSY_MS) as connection:
                 here = (usage_sums.c.view == RECOUNT.id) & (usage_sums.c.hour == hour)
                 connection.execute(delete(usage_sums).where(here, usage_sums.c.key_id.in_(self._keys(RECOUNT))))
 

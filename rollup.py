@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import fcntl
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from llmproxy.admission import utc_now
 from llmproxy.api_log.position import Position
 from llmproxy.api_log.reader import LogReader
 from models import UtcDateTime
-from storage import background_transaction
+from storage import BACKGROUND_BUSY_MS, background_transaction
 from usage_fold import Cells, Row, fold, rows
 from usage_tables import DIMENSIONS, MODEL_HOURS, SUMS, reader_positions, usage_keys
 
@@ -90,6 +91,17 @@ class UsageSums:
         """The records' sums, with models beyond MAX_MODELS under one name."""
         return fold(records, model_name=self._model_name)
 
+    @contextmanager
+    def transaction(self, *, busy_ms: int = BACKGROUND_BUSY_MS) -> Iterator[Connection]:
+        """A `storage.background_transaction` to add in."""
+        try:
+            with background_transaction(self._engine, busy_ms=busy_ms) as connection:
+                yield connection
+        except BaseException:
+            # The keys that it made were rolled back with it.
+            self._ids.clear()
+            raise
+
     def load(self) -> Position:
         """The position that was saved last. Its sums are in the tables, and nothing after it."""
         where = (reader_positions.c.node_id == self.node) & (reader_positions.c.reader == READER)
@@ -99,27 +111,17 @@ class UsageSums:
 
     def save(self, position: Position) -> None:
         """Add what was staged, and remember the position. All or nothing."""
-        try:
-            with background_transaction(self._engine) as connection:
-                self.add(connection, rows(self._staged))
-                self._save_position(connection, position)
-        finally:
-            self._staged = {}
+        with self.transaction() as connection:
+            self.add(connection, rows(self._staged))
+            self._save_position(connection, position)
+        self._staged = {}
 
     def add(self, connection: Connection, added: dict[Row, list[int]]) -> None:
-        """Add to the tables within the caller's transaction. After a failure the caller must not commit."""
-        try:
-            # In one order everywhere, so that no two transactions wait for each other; and the rows of one
-            # view and hour lie together.
-            numbers = sorted(
-                (row.view, row.hour, self._key_id(connection, row), *sums) for row, sums in added.items()
-            )
-            if numbers:
-                connection.exec_driver_sql(self._native(_ADD), numbers)
-        except BaseException:
-            # Keys of a transaction that is rolled back do not exist.
-            self._ids.clear()
-            raise
+        """Add to the tables, within a `transaction` of these sums."""
+        # Rows of one view and hour lie together, and are reached in one go.
+        numbers = sorted((row.view, row.hour, self._key_id(connection, row), *sums) for row, sums in added.items())
+        if numbers:
+            connection.exec_driver_sql(self._native(_ADD), numbers)
 
     def _key_id(self, connection: Connection, row: Row) -> int:
         key = (row.view, self.node, *row[2:])

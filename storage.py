@@ -134,9 +134,12 @@ def background_transaction(engine: Engine, *, busy_ms: int = BACKGROUND_BUSY_MS)
         try:
             with connection.begin():
                 yield connection
-        finally:
-            driver.execute("PRAGMA synchronous=FULL")
-            driver.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000:.0f}")
+        except BaseException:
+            # A COMMIT that failed may have left its transaction open. Nobody else shall get this connection.
+            connection.invalidate()
+            raise
+        driver.execute("PRAGMA synchronous=FULL")
+        driver.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000:.0f}")
 
 
 def migrate_to_head(app: Flask, data_dir: Path) -> None:

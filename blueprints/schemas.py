@@ -215,8 +215,7 @@ class _When(typed.AwareDateTime):
         super().__init__(format="iso", validate=_check_expiry, error_messages=messages, **kwargs)
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
-        moment = super()._deserialize(value.replace(" ", "+"), *args, **kwargs)
-        return moment.astimezone(UTC)
+        return super()._deserialize(value.replace(" ", "+"), *args, **kwargs)
 
 
 class UsageQuery(_Query):

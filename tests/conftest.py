@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmark.mock_openai import MockOpenAI
+from tests.postgres import database, database_url, postgres_server  # noqa: F401  fixtures of everybody
 from tests.servers import DEPLOYED, EMBEDDED, Server, Token
 
 

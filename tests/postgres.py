@@ -1,0 +1,124 @@
+"""
+A PostgreSQL of the tests' own: in a temporary directory, on a free port of 127.0.0.1, ended with the session.
+
+`initdb` and the server refuse to run as root, so root runs them as the user `postgres`. Where the programs are
+missing, tests that ask for a database on it skip.
+"""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from flask import Flask
+from sqlalchemy import Engine
+
+import storage
+from models import db
+
+_FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "max_connections=40")
+
+
+class PostgresServer:
+    """One server. `stop` and `start` are for tests of an outage: port and databases stay."""
+
+    def __init__(self, programs: Path, directory: Path) -> None:
+        self._programs = programs
+        self._data = directory / "data"
+        self._log = directory / "log"
+        self._user = "postgres" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        if os.getuid() == 0:
+            shutil.chown(directory, "postgres")
+        self._run(
+            "initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"
+        )
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        settings = [f"port={self.port}", "listen_addresses=127.0.0.1", "unix_socket_directories=", *_FAST]
+        options = " ".join(f"-c {setting}" for setting in settings)
+        self._run("pg_ctl", "-D", self._data, "-l", self._log, "-o", options, "-w", "start")
+
+    def stop(self) -> None:
+        """End at once, as a crash would."""
+        self._run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
+
+    def new_database(self) -> str:
+        """The URL of an empty database."""
+        name = f"test_{uuid.uuid4().hex}"
+        with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return self._url(name)
+
+    def _url(self, database: str) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def _run(self, program: str, *arguments: object) -> None:
+        command = [str(self._programs / program), *map(str, arguments)]
+        done = subprocess.run(
+            command,
+            check=False,
+            cwd="/",
+            user=self._user if os.getuid() == 0 else None,
+            stdin=subprocess.DEVNULL,
+            # Not a pipe: the server inherits it, and would keep it open.
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=60,
+        )
+        if done.returncode:
+            told = self._log.read_text() if self._log.exists() else ""
+            raise RuntimeError(f"{program} ended with {done.returncode}\n{told}")
+
+
+def programs() -> Path | None:
+    """Where PostgreSQL's programs are; None when they are not installed, or could not be run."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    in_path = shutil.which("initdb")
+    if os.getuid() == 0 and "postgres" not in {user.pw_name for user in pwd.getpwall()}:
+        return None
+    return found[-1].parent if found else Path(in_path).parent if in_path else None
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A running server."""
+    found = programs()
+    if found is None:
+        pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
+    # Not below pytest's own temporary directory, which only its user may enter.
+    with tempfile.TemporaryDirectory(prefix="llm-proxy-postgres-") as directory:
+        server = PostgresServer(found, Path(directory))
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/test.db"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.new_database()
+
+
+@pytest.fixture
+def database(database_url: str, tmp_path: Path) -> Iterator[Engine]:
+    """A migrated database of each kind in turn, within an application context of its own."""
+    app = Flask(__name__)
+    storage.init_app(app, database_url)
+    storage.migrate_to_head(app, tmp_path)
+    with app.app_context():
+        yield db.engine
+        db.session.remove()
+        db.engine.dispose()
