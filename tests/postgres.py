@@ -23,7 +23,7 @@ from sqlalchemy import Engine
 import storage
 from models import db
 
-_FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "max_connections=40")
+_FAST = ("fsync=off", "full_page_writes=off", "max_connections=40")
 
 
 class PostgresServer:
