@@ -11,7 +11,7 @@ import hashlib
 import json
 import uuid
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, func, select, update
@@ -87,8 +87,8 @@ class Operations:
                 raise Conflict("name", f"This form has created the project {made.name!r} already.")
             _require_free_name(name)
             db.session.add(project)
+            _flush_name(name)  # first, for the columns' defaults are filled in by it
             _audit(actor, "project.create", project, after=_project_facts(project))
-            _flush_name(name)
         return project
 
     def change_project(self, actor: Actor, project_id: str, *, seen: str | None = None, **fields: Any) -> Project:
@@ -142,7 +142,8 @@ class Operations:
             live = select(func.count()).where(Token.project_id == project_id, Token.is_active)
             revoked = db.session.scalar(live) or 0
             db.session.execute(update(Token).where(Token.project_id == project_id).values(is_active=False))
-            _audit(actor, "project.revoke_tokens", project, after={"revoked": revoked})
+            if revoked:
+                _audit(actor, "project.revoke_tokens", project, after={"revoked": revoked})
         return revoked
 
     def _seal(self, project: Project, openai_api_key: str) -> None:
@@ -329,13 +330,14 @@ def _token_facts(token: Token) -> dict[str, Any]:
         "project_id": token.project_id,
         "label": token.label,
         "rate_limit": token.rate_limit,
-        "expires_at": _iso(token.expires_at),
+        "expires_at": iso_utc(token.expires_at),
         "is_active": token.is_active,
     }
 
 
-def _iso(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+def iso_utc(moment: datetime) -> str:
+    """An aware time as ISO 8601 in UTC with seconds and Z."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _changes(before: dict[str, Any], after: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

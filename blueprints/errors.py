@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Flask, Response, jsonify
 from marshmallow import ValidationError
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
@@ -57,6 +57,12 @@ def _database_down(exc: DBAPIError | PoolTimeout) -> Response:
     return response
 
 
+def _unstorable(_: DataError) -> Response:
+    # PostgreSQL takes no NUL in a text, not even in one that is only looked for; what else can be told apart
+    # before has been.
+    return error_response(400, "A value holds a character that the database cannot store.")
+
+
 def register(app: Flask) -> None:
     """Answer every error of `app` by this table."""
     app.register_error_handler(ValidationError, _invalid)
@@ -64,6 +70,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(Conflict, lambda exc: error_response(409, str(exc), param=exc.field))
     app.register_error_handler(OperationalError, _database_down)
     app.register_error_handler(PoolTimeout, _database_down)
+    app.register_error_handler(DataError, _unstorable)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _fault)
 

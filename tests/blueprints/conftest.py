@@ -16,6 +16,7 @@ import storage
 from app import create_app
 from blueprints.services import services_of
 from config import Settings
+from llmproxy import upstream
 from models import db
 
 MANAGEMENT_TOKEN = "management-token-of-the-tests"
@@ -47,6 +48,15 @@ def close(app: Flask) -> None:
         connection.close()
     with app.app_context():
         db.engine.dispose()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_tls_context() -> Iterator[None]:
+    """Reading the machine's certificates is most of an application's making."""
+    context = upstream.verifying_context()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upstream, "verifying_context", lambda: context)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -81,14 +91,14 @@ class Operator:
     """Calls the management API with the right token, and looks at the tables afterwards."""
 
     def __init__(self, client: FlaskClient, settings: Settings) -> None:
-        self._client = client
+        self.client = client
         self._database = settings.data_dir / "llm-proxy.db"
 
     def call(self, method: str, path: str, body: Any = None, **options: Any) -> TestResponse:
         """One call to `/manage…`; a body that is not bytes goes as JSON."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {MANAGEMENT_TOKEN}"} | options.pop("headers", {})
-        return self._client.open(f"/manage{path}", method=method, data=data, headers=headers, **options)
+        return self.client.open(f"/manage{path}", method=method, data=data, headers=headers, **options)
 
     def create_project(self, **fields: Any) -> str:
         """The id of a new project."""
