@@ -8,6 +8,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import email.errors
 import signal
 import socket
 import sys
@@ -32,6 +33,13 @@ from blueprints.services import services_of
 HEAD_DEADLINE_S = 15.0
 REQUEST_QUEUE = 1024
 MAX_CONNECTIONS = 4096
+# A form's headers have other defects in the eyes of a parser that expects the form with them.
+MALFORMED_LINES = (
+    email.errors.FirstHeaderLineIsContinuationDefect,
+    email.errors.InvalidHeaderDefect,
+    email.errors.MisplacedEnvelopeHeaderDefect,
+    email.errors.MissingHeaderBodySeparatorDefect,
+)
 # The exit code by which a worker tells gunicorn not to start it again and again.
 CANNOT_BOOT = 3
 
@@ -69,7 +77,8 @@ class Handler(WSGIHandler):  # type: ignore[misc]
         except HTTPException as exc:
             raise ValueError("too many headers") from exc
         # Python's parser takes everything after a malformed line for the body, the other headers with it.
-        if headers.defects or self.request_version == "HTTP/0.9":
+        is_malformed = any(isinstance(defect, MALFORMED_LINES) for defect in headers.defects)
+        if is_malformed or self.request_version == "HTTP/0.9":
             raise ValueError("a line that is no header, or no version")
         lengths = headers.get_all("content-length") or []
         codings = headers.get_all("transfer-encoding") or []

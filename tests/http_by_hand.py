@@ -21,7 +21,7 @@ class Broken(Exception):
 
 @dataclass
 class Answer:
-    """An answer as it came. `framing` is length, chunked, close or none; `chunks` are those of the wire, if any."""
+    """An answer as it came. `framing` is length, chunked, close or none; `length` is what came of the body."""
 
     version: str
     status: int
@@ -30,6 +30,7 @@ class Answer:
     framing: str
     chunks: list[bytes] = field(default_factory=list)
     trailers: Pairs = field(default_factory=list)
+    length: int = 0
     is_whole: bool = False
 
     @property
@@ -141,12 +142,13 @@ class HandClient:
             case "chunked":
                 piece = self._wire_chunk(answer)
             case "length":
-                left = int(answer["content-length"]) - len(answer.body)
+                left = int(answer["content-length"]) - answer.length
                 piece = self._some(left, answer) if left else b""
             case _:
                 piece = self._some(65536, answer, may_end=True)
         answer.is_whole = not piece
         if piece:
+            answer.length += len(piece)
             answer.chunks.append(piece)
         return piece
 

@@ -6,6 +6,7 @@ environment of the tests. Whatever it prints is kept for the tests and for the m
 """
 
 import http.client
+import itertools
 import json
 import os
 import re
@@ -35,6 +36,7 @@ ADMIN_PASSWORD = "admin-password-of-the-tests"
 UPSTREAM_KEY = "sk-planted-upstream-key-0123456789"
 
 T = TypeVar("T")
+_numbers = itertools.count(1)
 
 
 class Token(NamedTuple):
@@ -78,7 +80,7 @@ class Server:
         self.secrets = {MANAGEMENT_TOKEN, ADMIN_PASSWORD, self.settings.get("ENCRYPTION_KEY", ADMIN_PASSWORD)}
         self._command = [*COMMANDS[kind], *arguments]
         self._cwd = cwd
-        self._output = data_dir.with_name(data_dir.name + ".output")
+        self._output = data_dir.with_name(f"{data_dir.name}.{next(_numbers)}.output")
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:

@@ -4,6 +4,7 @@ import json
 import re
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -136,7 +137,7 @@ def test_no_file_of_the_data_directory_holds_a_secret_in_the_clear(proxy, token)
     call(proxy.url, "GET", "/v1/models", token.bearer)
     proxy.wait_for_records(1, token)
 
-    for path in proxy.data_dir.iterdir():
+    for path in filter(Path.is_file, proxy.data_dir.rglob("*")):
         content = path.read_bytes()
         assert [secret for secret in proxy.secrets if secret.encode() in content] == [], path
 

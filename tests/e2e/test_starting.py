@@ -42,7 +42,6 @@ def test_the_first_start_makes_its_secrets_and_shows_them_once(tmp_path):
         assert made["encryption_key"] not in server.output()
         assert all(stat.S_IMODE((data_dir / name).stat().st_mode) == 0o600 for name in MADE)
         assert all(len(secret) >= 40 for secret in made.values()) and len(set(made.values())) == 3
-    shutil.move(data_dir.with_name("data.output"), tmp_path / "first.output")
 
     with Server(EMBEDDED, data_dir, **NO_SECRETS) as server:
         assert {name: (data_dir / name).read_text().strip() for name in MADE} == made
@@ -208,7 +207,6 @@ def test_workers_that_start_together_migrate_once(tmp_path):
 def test_tokens_outlive_a_restart(kind, upstream, tmp_path):
     with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
         token = server.issue_token()
-    shutil.move(tmp_path / "data.output", tmp_path / "first.output")
 
     with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
         assert call(server.url, "GET", "/v1/models", token.bearer).status == 200

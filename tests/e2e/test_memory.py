@@ -1,0 +1,94 @@
+"""Bodies stream: however large they are and however slow their readers, the proxy's memory stays where it was."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.http_by_hand import HandClient
+from tests.servers import Server, wait_for
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc of Linux")
+MIB = 1024 * 1024
+ALLOWED_MIB = 6
+
+
+class Peak:
+    """The most memory that the answering process held within a `with` block, above what it held before."""
+
+    def __init__(self, server: Server) -> None:
+        (self._pid,) = server.worker_pids()
+        self.grown_mib = 0.0
+
+    def __enter__(self) -> "Peak":
+        Path(f"/proc/{self._pid}/clear_refs").write_text("5")  # the peak begins anew
+        self._before = self._kib("VmRSS")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.grown_mib = (self._kib("VmHWM") - self._before) / 1024
+
+    def _kib(self, name: str) -> int:
+        lines = Path(f"/proc/{self._pid}/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(name + ":")).split()[1])
+
+
+def upload(client: HandClient, token, size: int, *, chunked: bool) -> int:
+    framing = ("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(size))
+    client.send_request("POST", "/v1/echo", token.bearer, framing)
+    piece = b"x" * MIB
+    for _ in range(size // MIB):
+        client.send(b"100000\r\n%b\r\n" % piece if chunked else piece)
+    client.send(b"0\r\n\r\n" if chunked else b"")
+    return client.read_answer().json["body_length"]
+
+
+def ask_for_file(client: HandClient, token, size: int):
+    client.send_request("GET", "/v1/files/file-1/content", token.bearer, ("x-mock-size", str(size)))
+    return client.read_head()
+
+
+def read_away(client: HandClient, answer) -> int:
+    """How long a body is, of which nothing is kept."""
+    while client.read_chunk(answer):
+        answer.chunks.clear()
+    return answer.length
+
+
+def until_it_stands(look) -> None:
+    """Returns once a number has stood still for a while."""
+    seen = []
+    wait_for(lambda: seen.append(look()) or (len(seen) > 25 and len(set(seen[-25:])) == 1), timeout_s=20)
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_a_large_upload_takes_no_memory(proxy, upstream, token, chunked):
+    with HandClient(proxy.url) as client:
+        upload(client, token, 4 * MIB, chunked=chunked)
+        with Peak(proxy) as peak:
+            assert upload(client, token, 128 * MIB, chunked=chunked) == 128 * MIB
+
+    assert peak.grown_mib < ALLOWED_MIB
+
+
+def test_a_large_download_takes_no_memory_even_when_nobody_reads(proxy, upstream, token):
+    size = 256 * MIB
+    with HandClient(proxy.url) as client:
+        read_away(client, ask_for_file(client, token, 4 * MIB))
+        with Peak(proxy) as peak:
+            answer = ask_for_file(client, token, size)
+            until_it_stands(lambda: upstream.last_request()["pieces_sent"])
+            assert read_away(client, answer) == size
+
+    assert peak.grown_mib < ALLOWED_MIB
+
+
+def test_a_long_stream_takes_no_memory(proxy, upstream, token):
+    body = b'{"model": "m", "messages": [], "stream": true, "stream_options": {"include_usage": true}}'
+    with HandClient(proxy.url) as client, Peak(proxy) as peak:
+        headers = (token.bearer, ("Content-Type", "application/json"), ("x-mock-events", "50000"))
+        client.send_request("POST", "/v1/chat/completions", *headers, body=body)
+        assert read_away(client, client.read_head()) > 5 * MIB
+
+    assert proxy.wait_for_records(1, token)[0]["metadata"]["completion_tokens"] >= 50_000
+    assert peak.grown_mib < ALLOWED_MIB
