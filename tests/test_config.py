@@ -217,7 +217,7 @@ def test_what_is_set_is_not_made(data_dir: Path) -> None:
 @pytest.mark.parametrize("name", ["management_token", "admin_password", "encryption_key"])
 @pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xff"], ids=["empty", "blank", "no text"])
 def test_a_kept_secret_that_is_damaged_stops_the_start(name: str, content: bytes, data_dir: Path) -> None:
-    """An empty management token would let everybody in."""
+    """Whatever guards with it would guard with nothing."""
     load({"DATA_DIR": str(data_dir)}, embedded=True)
     (data_dir / name).write_bytes(content)
     found = problems(data_dir, embedded=True)

@@ -19,10 +19,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy.exc import DataError, OperationalError
 
+import storage
 from app import create_app
 from blueprints import errors
 from config import Settings
 from tests.blueprints.conftest import MANAGEMENT_TOKEN, UPSTREAM_KEY, Operator, close, settings_in
+from tests.postgres import PostgresServer
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 PROJECT = {"name": "p", "openai_api_key": UPSTREAM_KEY}
@@ -611,3 +613,54 @@ def test_the_table_of_errors_words_nested_problems() -> None:
     assert errors.first_problem({"a": {0: ["is bad."]}}) == ("0", "is bad.")
     assert errors.first_problem({"_schema": ["is bad."]}) == (None, "is bad.")
     assert errors.first_problem(["is bad."]) == (None, "is bad.")
+
+
+# On PostgreSQL, which is stricter about texts, and lets two transactions look at once
+
+
+@pytest.fixture
+def postgres_app(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[Flask]:
+    settings = replace(settings_in(tmp_path), database_url=postgres_server.new_database())
+    made = create_app(settings)
+    storage.migrate_to_head(made, tmp_path)
+    yield made
+    close(made)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/projects/%00", None), ("GET", "/tokens/a%00", None), ("GET", "/tokens?project_id=%00", None),
+        ("GET", "/tokens?after=%00", None), ("DELETE", "/tokens", {"id": "\x00"}), ("PATCH", "/tokens/%00", {}),
+        ("DELETE", "/projects/%00", None), ("POST", "/tokens", {"project_id": "\x00", "duration_hours": 1}),
+    ],
+)  # fmt: skip
+def test_a_nul_is_no_fault_of_ours_on_postgresql(
+    method: str, path: str, body: Any, postgres_app: Flask, settings: Settings
+) -> None:
+    operator = Operator(postgres_app.test_client(), settings)
+
+    assert operator.call(method, path, body).status_code in (400, 404)
+    assert operator.call("GET", "/projects").json == {"data": [], "has_more": False}
+
+
+@pytest.mark.postgres
+def test_of_projects_with_one_name_made_at_once_one_is_made_on_postgresql(
+    postgres_app: Flask, settings: Settings
+) -> None:
+    together = threading.Barrier(8)
+    statuses: list[int] = []
+
+    def create() -> None:
+        operator = Operator(postgres_app.test_client(), settings)
+        together.wait()
+        statuses.append(operator.call("POST", "/projects", PROJECT).status_code)
+
+    threads = [threading.Thread(target=create) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(statuses) == [201] + [409] * 7
