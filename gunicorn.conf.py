@@ -138,6 +138,7 @@ def on_exit(server):
 
 # gunicorn takes these two for the connection's own and would drop the upstream's.
 gunicorn_util.hop_headers -= {"server", "date"}
+_PLAIN_HEADERS = re.compile(r"(?:[-!#$%&'*+.^_`|~0-9A-Za-z]++: [ \t\x21-\x7e\x80-\xff]*+\r\n)*+")
 
 
 class _Response(gunicorn_wsgi.Response):
@@ -148,8 +149,20 @@ class _Response(gunicorn_wsgi.Response):
 
     _head = b""
 
+    def process_headers(self, headers):
+        # One look at all instead of two at each. A doubtful one is left to gunicorn, which says what is wrong.
+        text = "".join([f"{name}: {value}\r\n" for name, value in headers])
+        self._names = {name.lower() for name, _ in headers}
+        is_plain = _PLAIN_HEADERS.fullmatch(text) and text.count("\n") == len(headers)
+        if not is_plain or not self._names.isdisjoint(gunicorn_util.hop_headers):
+            super().process_headers(headers)
+            return
+        self.headers = list(headers)
+        if "content-length" in self._names:
+            self.response_length = next(int(value) for name, value in headers if name.lower() == "content-length")
+
     def default_headers(self):
-        sent = {name.lower() for name, _ in self.headers} & {"server", "date"}
+        sent = self._names & {"server", "date"}
         if len(sent) < 2:
             return [line for line in super().default_headers() if line.partition(":")[0].lower() not in sent]
         lines = [

@@ -6,7 +6,9 @@ What a proxied JSON call costs beside a bare Flask view, in CPU time of one guni
 Three servers run on this machine: a Flask view that returns the same JSON, under the same gunicorn settings;
 the proxy with everything on (claim, record, usage); and the stand-in upstream behind it. The load goes to the
 first two in turn, and the ratio of each pair of rounds is what is reported: it carries over to other
-machines, absolute times do not. Load is bounded, loopback only, and ends by itself.
+machines, absolute times do not. Where there are two processors, the server that is measured has one to itself,
+as the load and the stand-in would throw its code out of the caches between any two requests. Load is bounded,
+loopback only, and ends by itself.
 """
 
 from __future__ import annotations
@@ -62,6 +64,8 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
+    processors = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, processors[1:] or processors)
     with MockOpenAI() as mock, tempfile.TemporaryDirectory() as work:
         answer = _ask(mock.url, "sk-benchmark")
         with bare_flask(answer, Path(work)) as bare, proxy(mock.url, Path(work)) as proxied:
@@ -144,6 +148,7 @@ def _gunicorn(options: list[str], port: int, *, cwd: Path, env: dict[str, str]) 
         try:
             _wait_for(port, master)
             children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split()
+            os.sched_setaffinity(int(children[0]), {min(os.sched_getaffinity(os.getppid()))})
             yield int(children[0])
         finally:
             master.terminate()
