@@ -36,7 +36,8 @@ def readyz() -> Response:
 def exposition() -> Response:
     """Metrics in Prometheus' text format; behind METRICS_TOKEN when that is set."""
     expected = services().settings.metrics_token
-    sent = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    authorization = request.authorization
+    sent = (authorization.token or "") if authorization and authorization.type == "bearer" else ""
     if expected and not hmac.compare_digest(sent.encode(), expected.encode()):
         response = error_response(401, "Send METRICS_TOKEN in the header `Authorization: Bearer <token>`.")
         response.headers["WWW-Authenticate"] = "Bearer"

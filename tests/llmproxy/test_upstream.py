@@ -1,0 +1,126 @@
+"""The Session made for proxying: what requests would add, keep or follow, it does not."""
+
+import io
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from requests.exceptions import ChunkedEncodingError, ConnectTimeout, ReadTimeout, RequestException, SSLError
+from requests.exceptions import ConnectionError as RequestsConnectionError
+
+from llmproxy.errors import ClientGone, ProxyError, UpstreamTimeout, UpstreamUnreachable
+from llmproxy.headers import Origin
+from llmproxy.request_body import RequestBody
+from llmproxy.transport import Connection, Timeouts
+from llmproxy.upstream import Upstream, translate
+from tests.llmproxy.scripted_upstream import Peer, ScriptedUpstream, keeping
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    made = Upstream(Timeouts(connect_s=10, first_byte_s=10, idle_s=10))
+    yield made
+    made.close()
+
+
+def exchange(upstream: Upstream, origin: Origin, **headers: str) -> tuple[int, bytes]:
+    body = RequestBody(io.BytesIO(), length=0, max_bytes=0)
+    body.hold_if_small()
+    response = upstream.open(
+        "GET", origin, "/v1/models", headers={"Host": "x"} | headers, body=body, on_connection=lambda _: None
+    )
+    data = b"".join(iter(response.raw.read1, b""))
+    response.raw.close()
+    return response.status_code, data
+
+
+def test_nothing_is_added_to_a_request_and_no_cookie_is_kept(
+    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A .netrc would replace the key, proxies of the environment would see it."""
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login planted password planted\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    asked: list[bytes] = []
+    with_cookie = OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: planted=1; Path=/\r\n\r\n")
+
+    def script(peer: Peer) -> None:
+        for _ in range(2):
+            asked.append(peer.read_request())
+            peer.send(with_cookie)
+        assert peer.is_closed_by_other_side()
+
+    with ScriptedUpstream(script) as server:
+        for _ in range(2):
+            assert exchange(upstream, server.origin, Authorization="Bearer key") == (200, b"ok")
+        upstream.close()
+
+    assert asked == [b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer key\r\n\r\n"] * 2
+
+
+@pytest.mark.parametrize("location", [b"http://127.0.0.1:1/v1/models", b"/v1/other", b"//", b"http://["])
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_an_answer_and_is_never_followed(status: int, location: bytes, upstream: Upstream) -> None:
+    answer = b"HTTP/1.1 %d X\r\nLocation: %b\r\nContent-Length: 2\r\n\r\nok" % (status, location)
+    with ScriptedUpstream(keeping(answer)) as server:
+        assert exchange(upstream, server.origin) == (status, b"ok")
+        upstream.close()
+
+
+def test_a_prefix_of_the_base_url_stands_before_the_target(upstream: Upstream) -> None:
+    asked: list[bytes] = []
+
+    def script(peer: Peer) -> None:
+        asked.append(peer.read_request())
+        peer.send(OK)
+
+    with ScriptedUpstream(script) as server:
+        origin = Origin("http", "127.0.0.1", server.origin.port, "x", "/openai")
+        exchange(upstream, origin)
+
+    assert asked[0].startswith(b"GET /openai/v1/models HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (ConnectTimeout(), UpstreamTimeout), (ReadTimeout(), UpstreamTimeout), (SSLError(), UpstreamUnreachable),
+        (RequestsConnectionError(), UpstreamUnreachable), (ChunkedEncodingError(), UpstreamUnreachable),
+        (RequestException(), UpstreamUnreachable),
+    ],
+)  # fmt: skip
+def test_an_error_of_the_library_becomes_ours(error: RequestException, ours: type[ProxyError]) -> None:
+    assert type(translate(error)) is ours
+
+
+def test_an_upstream_that_fails_is_named_in_the_log_and_nothing_else_is(
+    upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    def dies(peer: Peer) -> None:
+        peer.read_request()
+
+    with ScriptedUpstream(dies) as server, pytest.raises(UpstreamUnreachable):
+        exchange(upstream, server.origin, Authorization="Bearer planted-key")
+
+    assert server.origin.host_header in caplog.text
+    assert "planted-key" not in caplog.text
+
+
+def test_a_client_that_is_gone_is_no_failure_of_the_upstream(upstream: Upstream) -> None:
+    def refuse(_: Connection) -> None:
+        raise ClientGone
+
+    def script(peer: Peer) -> None:
+        assert peer.read_to_end() == b""
+
+    body = RequestBody(io.BytesIO(), length=0, max_bytes=0)
+    body.hold_if_small()
+    with ScriptedUpstream(script) as server, pytest.raises(ClientGone):
+        upstream.open("GET", server.origin, "/v1/x", headers={}, body=body, on_connection=refuse)
