@@ -136,12 +136,11 @@ class Operations:
             db.session.delete(project)
 
     def revoke_project_tokens(self, actor: Actor, project_id: str) -> int:
-        """Revoke every live token of a project; how many there were. Raises NotFound."""
+        """Revoke every token of a project; how many were not revoked yet. Raises NotFound."""
         with write_transaction():
             project = _project(project_id)
-            live = select(func.count()).where(Token.project_id == project_id, Token.is_active)
-            revoked = db.session.scalar(live) or 0
-            db.session.execute(update(Token).where(Token.project_id == project_id).values(is_active=False))
+            active = update(Token).where(Token.project_id == project_id, Token.is_active).returning(Token.id)
+            revoked = len(db.session.scalars(active.values(is_active=False)).all())
             if revoked:
                 _audit(actor, "project.revoke_tokens", project, after={"revoked": revoked})
         return revoked

@@ -1,0 +1,275 @@
+"""What operators may do, on each kind of database: each as one transaction with its line in the audit trail."""
+
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+import operations
+from llmproxy.admission import hash_token
+from llmproxy.keyring import KeyRing, SealBroken
+from models import Project, Token
+from operations import REPEAT_WITHIN, Actor, Conflict, NotFound, Operations, Stale, delete_expired_tokens, version_of
+
+OLD, NEW, OTHER = b"o" * 32, b"n" * 32, b"x" * 32
+KEY = "sk-planted-upstream-key"
+ACTOR = Actor("tester", "127.0.0.1")
+HOUR = timedelta(hours=1)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+
+Dump = Callable[[], dict[str, list[dict[str, Any]]]]
+
+
+@pytest.fixture
+def dump(database: Engine) -> Dump:
+    """Everything in the tables, as another connection sees it."""
+
+    def everything() -> dict[str, list[dict[str, Any]]]:
+        with database.connect() as connection:
+            return {
+                table: [dict(row._mapping) for row in connection.execute(text(f"SELECT * FROM {table} ORDER BY id"))]
+                for table in ("projects", "tokens", "audit")
+            }
+
+    return everything
+
+
+@pytest.fixture
+def doing(database: Engine) -> Operations:
+    return Operations(KeyRing([NEW, OLD]))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[datetime]:
+    """The time, to be moved."""
+    time = [NOW]
+    monkeypatch.setattr(operations, "utc_now", lambda: time[0])
+    return time
+
+
+def project(doing: Operations, **fields: Any) -> Project:
+    return doing.create_project(ACTOR, **{"name": "p", "openai_api_key": KEY} | fields)
+
+
+def issue(doing: Operations, owner: Project, **fields: Any) -> tuple[str, Token]:
+    return doing.issue_token(ACTOR, **{"project_id": owner.id, "lifetime": HOUR} | fields)
+
+
+def actions(dump: Dump) -> list[str]:
+    return [row["action"] for row in dump()["audit"]]
+
+
+def refused(error: type[Exception], call: Callable[[], Any], dump: Dump) -> Exception:
+    """What a call raises that must change nothing."""
+    before = dump()
+    with pytest.raises(error) as raised:
+        call()
+    assert dump() == before
+    return raised.value
+
+
+def test_a_key_is_sealed_for_its_row_and_a_token_kept_as_its_hash(doing: Operations, dump: Dump) -> None:
+    owner = project(doing)
+    secret, token = issue(doing, owner)
+
+    rows = dump()
+    assert KeyRing([NEW]).open(rows["projects"][0]["openai_api_key"], row_id=owner.id) == KEY
+    assert rows["tokens"][0]["token"] == hash_token(secret)
+    assert KEY not in str(rows)
+    assert secret not in str(rows)
+    assert token.id in str(rows["audit"])
+
+
+@pytest.mark.parametrize("unknown", [UNKNOWN, "", "x"])
+def test_what_is_not_there_is_not_found(unknown: str, doing: Operations, dump: Dump) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: doing.change_project(ACTOR, unknown, name="x"),
+        lambda: doing.delete_project(ACTOR, unknown, force=True),
+        lambda: doing.revoke_project_tokens(ACTOR, unknown),
+        lambda: doing.issue_token(ACTOR, project_id=unknown, lifetime=HOUR),
+        lambda: doing.change_token(ACTOR, unknown, label="x"),
+        lambda: doing.revoke_token(ACTOR, token_id=unknown),
+        lambda: doing.revoke_token(ACTOR, secret=unknown),
+    ]
+    for call in calls:
+        assert "There is no" in str(refused(NotFound, call, dump))
+
+
+def test_a_change_whose_audit_fails_does_not_happen(
+    doing: Operations, dump: Dump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = project(doing)
+    _, token = issue(doing, owner)
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no trail")
+
+    monkeypatch.setattr(operations, "_audit", fails)
+    calls: list[Callable[[], Any]] = [
+        lambda: project(doing, name="other"),
+        lambda: doing.change_project(ACTOR, owner.id, is_active=False),
+        lambda: doing.delete_project(ACTOR, owner.id, force=True),
+        lambda: doing.revoke_project_tokens(ACTOR, owner.id),
+        lambda: issue(doing, owner),
+        lambda: doing.change_token(ACTOR, token.id, label="x"),
+        lambda: doing.revoke_token(ACTOR, token_id=token.id),
+    ]
+    for call in calls:
+        refused(RuntimeError, call, dump)
+
+
+def test_a_taken_name_is_a_conflict_that_names_it(doing: Operations, dump: Dump) -> None:
+    project(doing)
+    other = project(doing, name="other")
+
+    for call in (lambda: project(doing), lambda: doing.change_project(ACTOR, other.id, name="p", is_active=False)):
+        conflict = refused(Conflict, call, dump)
+        assert isinstance(conflict, Conflict)
+        assert (conflict.field, "'p'" in str(conflict)) == ("name", True)
+
+
+def test_a_project_may_keep_its_own_name(doing: Operations, dump: Dump) -> None:
+    owner = project(doing)
+    doing.change_project(ACTOR, owner.id, name="p", stream_usage="ask")
+
+    assert dump()["projects"][0]["stream_usage"] == "ask"
+
+
+# What others may have changed meanwhile
+
+
+def test_a_change_by_somebody_who_saw_an_older_row_is_stale(doing: Operations, dump: Dump) -> None:
+    owner = project(doing)
+    _, token = issue(doing, owner)
+    seen_project, seen_token = version_of(owner), version_of(token)
+    doing.change_project(ACTOR, owner.id, seen=seen_project, name="new")
+    doing.change_token(ACTOR, token.id, seen=seen_token, label="new")
+
+    refused(Stale, lambda: doing.change_project(ACTOR, owner.id, seen=seen_project, name="newer"), dump)
+    refused(Stale, lambda: doing.change_token(ACTOR, token.id, seen=seen_token, label="newer"), dump)
+
+
+def test_a_project_is_deleted_with_as_many_tokens_as_reckoned_with(doing: Operations, dump: Dump) -> None:
+    owner = project(doing)
+    issue(doing, owner)
+
+    refused(Conflict, lambda: doing.delete_project(ACTOR, owner.id, force=True, live_tokens=0), dump)
+    doing.delete_project(ACTOR, owner.id, force=True, live_tokens=1)
+    assert (dump()["projects"], dump()["tokens"]) == ([], [])
+
+
+def test_only_unexpired_active_tokens_count_as_live(doing: Operations, clock: list[datetime], dump: Dump) -> None:
+    owner = project(doing)
+    issue(doing, owner)
+    _, revoked = issue(doing, owner)
+    doing.revoke_token(ACTOR, token_id=revoked.id)
+
+    assert operations.live_token_count(owner.id) == 1
+    clock[0] += HOUR
+    assert operations.live_token_count(owner.id) == 0
+    doing.delete_project(ACTOR, owner.id, force=False)
+    assert dump()["projects"] == []
+
+
+def test_the_kill_switch_counts_what_it_revoked(doing: Operations, dump: Dump) -> None:
+    owner, other = project(doing), project(doing, name="other")
+    for each in (owner, owner, other):
+        issue(doing, each)
+
+    assert doing.revoke_project_tokens(ACTOR, owner.id) == 2
+    assert doing.revoke_project_tokens(ACTOR, owner.id) == 0
+    assert actions(dump).count("project.revoke_tokens") == 1
+    assert sorted(bool(row["is_active"]) for row in dump()["tokens"]) == [False, False, True]
+
+
+# Forms that are sent twice
+
+
+def test_a_project_form_sent_twice_makes_one_project(doing: Operations, dump: Dump) -> None:
+    chosen = str(uuid.uuid4())
+    first = project(doing, project_id=chosen)
+
+    assert project(doing, project_id=chosen).id == first.id == chosen
+    assert actions(dump) == ["project.create"]
+    refused(Conflict, lambda: project(doing, project_id=chosen, name="other"), dump)
+
+
+def test_a_token_form_sent_twice_issues_one_token(doing: Operations, clock: list[datetime], dump: Dump) -> None:
+    owner = project(doing)
+    secret = str(uuid.uuid4())
+    _, first = issue(doing, owner, secret=secret)
+    clock[0] += REPEAT_WITHIN
+
+    assert issue(doing, owner, secret=secret) == (secret, first)
+    assert actions(dump) == ["project.create", "token.issue"]
+
+
+@pytest.mark.parametrize("change", ["late", "label", "limit", "revoked"])
+def test_another_form_with_the_same_secret_issues_nothing(
+    change: str, doing: Operations, clock: list[datetime], dump: Dump
+) -> None:
+    owner = project(doing)
+    secret = str(uuid.uuid4())
+    _, token = issue(doing, owner, secret=secret)
+    fields: dict[str, Any] = {"label": {"label": "x"}, "limit": {"rate_limit": 5}}.get(change, {})
+    if change == "late":
+        clock[0] += REPEAT_WITHIN + timedelta(seconds=1)
+    if change == "revoked":
+        doing.revoke_token(ACTOR, token_id=token.id)
+
+    refused(Conflict, lambda: issue(doing, owner, secret=secret, **fields), dump)
+
+
+# Encryption keys
+
+
+def test_rotation_seals_what_an_older_key_had_sealed(database: Engine, dump: Dump) -> None:
+    before = Operations(KeyRing([OLD]))
+    first, second = project(before), project(before, name="other")
+    after = Operations(KeyRing([NEW, OLD]))
+    third = project(after, name="third")
+
+    assert after.rotate_keys(ACTOR) == 2
+    assert after.rotate_keys(ACTOR) == 0
+    sealed = {row["id"]: row["openai_api_key"] for row in dump()["projects"]}
+    assert {KeyRing([NEW]).open(sealed[each.id], row_id=each.id) for each in (first, second, third)} == {KEY}
+    assert actions(dump).count("project.rotate_encryption") == 2
+
+
+def test_a_rotation_that_cannot_open_a_key_changes_none(database: Engine, dump: Dump) -> None:
+    project(Operations(KeyRing([OLD])))
+    project(Operations(KeyRing([OTHER])), name="lost")
+
+    refused(SealBroken, lambda: Operations(KeyRing([NEW, OLD])).rotate_keys(ACTOR), dump)
+
+
+# Cleaning up
+
+
+@pytest.mark.parametrize(
+    ("age", "is_kept"), [(HOUR, True), (2 * HOUR, True), (2 * HOUR + timedelta(seconds=1), False)]
+)
+def test_a_token_is_deleted_once_its_grace_is_over(
+    age: timedelta, is_kept: bool, doing: Operations, clock: list[datetime], dump: Dump
+) -> None:
+    issue(doing, project(doing), lifetime=HOUR)
+    clock[0] += HOUR + age
+
+    assert delete_expired_tokens(2 * HOUR) == (0 if is_kept else 1)
+    assert len(dump()["tokens"]) == (1 if is_kept else 0)
+
+
+def test_no_more_tokens_are_deleted_at_once_than_asked_for(
+    doing: Operations, clock: list[datetime], dump: Dump
+) -> None:
+    owner = project(doing)
+    for _ in range(3):
+        issue(doing, owner)
+    clock[0] += 2 * HOUR
+
+    assert [delete_expired_tokens(timedelta(0), limit=2) for _ in range(3)] == [2, 1, 0]
+    assert dump()["tokens"] == []
