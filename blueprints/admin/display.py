@@ -61,9 +61,9 @@ def moment_of(text: Any) -> datetime | None:
     return moment if moment.tzinfo else None
 
 
-def when(moment: datetime | str | None, absent: str = "never") -> Markup:
-    """A time for a page: relative to now, exact on hover and for machines."""
-    known = moment_of(moment) if isinstance(moment, str) else moment
+def when(moment: Any, absent: str = "never") -> Markup:
+    """A time, or a record's text of one, for a page: relative to now, exact on hover and for machines."""
+    known = moment if isinstance(moment, datetime) else moment_of(moment)
     if known is None:
         return Markup('<span class="quiet">{}</span>').format(absent)
     return Markup('<time datetime="{}" title="{}">{}</time>').format(

@@ -125,7 +125,7 @@ class ProjectForm(Form):
 class KeyForm(Form):
     """Replace a project's API key."""
 
-    openai_api_key = PasswordField("New API key")
+    openai_api_key = PasswordField("New API key", id="new_api_key")
 
     def values(self) -> dict[str, Any]:
         """For schemas.ProjectChange."""

@@ -46,8 +46,8 @@ class RecordView:
     @property
     def outcome(self) -> str:
         """How it ended, in words."""
-        name = str(self.record.get("outcome"))
-        return str(OUTCOMES.get(name, name))
+        name = _text(self.record.get("outcome"))
+        return str(OUTCOMES.get(name, name or "Unknown outcome"))
 
     @property
     def metadata(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The admin pages without a browser: a client that fills in forms as one would, and one that sends what curl sends."""
+"""The admin pages without a browser: one client fills in forms as a browser does, one sends what curl sends."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ def test_a_bad_new_key_is_told_beside_its_field(browser: Browser):
     )
 
     assert answer.status_code == 400
-    assert error_beside(answer, "openai_api_key") == "Must be printable ASCII without spaces."
+    assert error_beside(answer, "new_api_key") == "Must be printable ASCII without spaces."
     assert "with space" not in answer.text
 
 

@@ -1,0 +1,90 @@
+"""How values read."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from blueprints.admin.charts import Chart, Series
+from blueprints.admin.display import Bar, compact, milliseconds, number, relative, size, span, when
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (1, "1 second"),
+        (89, "89 seconds"),
+        (90, "2 minutes"),
+        (5399, "90 minutes"),
+        (5400, "2 hours"),
+        (36 * 3600, "2 days"),
+        (21 * 86400, "3 weeks"),
+        (60 * 86400, "2 months"),
+        (800 * 86400, "2 years"),
+    ],
+)
+def test_a_length_of_time_is_told_in_one_unit(seconds: float, words: str):
+    assert span(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0, "just now"), (-4, "just now"), (10800, "in 3 hours"), (-172800, "2 days ago")]
+)
+def test_a_time_is_told_from_now(seconds: int, words: str):
+    assert relative(NOW + timedelta(seconds=seconds), NOW) == words
+
+
+@pytest.mark.parametrize("value", [None, "", "yesterday", "2026-01-01T00:00:00", 5, ["x"]])
+def test_what_is_no_time_is_told_as_absent(value):
+    assert when(value, "unknown") == '<span class="quiet">unknown</span>'
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0, "0"), (999, "999"), (9999, "9,999"), (12_345, "12.3k"), (2e6, "2M"), (1.25e9, "1.2B")]
+)
+def test_numbers_are_compact(value: float, words: str):
+    assert compact(value) == words
+
+
+@pytest.mark.parametrize("value", [None, True, "many", [], {}])
+def test_what_is_no_number_is_a_dash(value):
+    assert number(value) == milliseconds(value) == "\N{EN DASH}"
+
+
+def test_sizes_and_durations_carry_their_units():
+    assert [size(value) for value in (512, 1536, 3 << 20, 5 << 30, 2 << 40)] == [
+        "512 B",
+        "1.5 KiB",
+        "3.0 MiB",
+        "5.0 GiB",
+        "2.0 TiB",
+    ]
+    assert [milliseconds(value) for value in (0.4, 850, 12_400, 210_000)] == ["0 ms", "850 ms", "12.4 s", "3.5 min"]
+
+
+@pytest.mark.parametrize(("percent", "tone"), [(0, "withered"), (15, "withered"), (16, "fading"), (51, "fresh")])
+def test_a_bar_changes_colour_as_it_withers(percent: int, tone: str):
+    assert Bar(percent, "").tone == tone
+
+
+def chart(kind, values) -> Chart:
+    return Chart("t", kind, "count", [Series("s", "fresh", values)], list(range(len(values))))
+
+
+def test_bars_stand_on_the_ground_and_the_highest_fills_the_box():
+    bars = chart("bars", [0, 5, 10]).shapes[0].bars
+
+    assert [(y, height) for _, y, _, height in bars] == [(60.0, 60.0), (0.0, 120.0)]
+
+
+def test_a_line_is_broken_where_nothing_was_measured():
+    lines = chart("lines", [1, 2, None, 4]).shapes[0].lines
+
+    assert [len(line.split()) for line in lines] == [2, 2]
+
+
+def test_an_empty_chart_is_no_fault():
+    assert chart("bars", [0, 0]).shapes[0].bars == []
+    assert chart("lines", [None]).shapes[0].lines == []
+    assert chart("lines", [None]).highest == "0"

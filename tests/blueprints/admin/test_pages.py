@@ -1,0 +1,472 @@
+"""Overview, requests, audit and health; and that nothing anybody wrote becomes markup."""
+
+import html
+import html.parser
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from flask import Flask
+from sqlalchemy.exc import OperationalError
+
+import storage
+from blueprints.services import services_of
+from llmproxy.api_log.record import CallRecord
+from models import db
+from operations import Actor
+from rollup import Rollup, UsageSums
+from tests.blueprints.admin.site import KEY, Browser, Script
+
+Write = Callable[..., CallRecord]
+
+
+def roll_up(app: Flask) -> None:
+    with app.app_context():
+        rollup = Rollup(services_of(app).settings.log_path, UsageSums(db.engine, "node"))
+        while rollup.step():
+            pass
+        rollup.close()
+
+
+def link_to_record(text: str) -> str:
+    return html.unescape(re.search(r'href="(/admin/requests/[^"]+at=[^"]+)"', text)[1])
+
+
+# Overview
+
+
+def test_a_new_proxy_says_what_to_do_first(browser: Browser):
+    text = browser.get("/admin/").text
+
+    assert "Get started" in text and 'href="/admin/projects/new"' in text
+
+
+@pytest.mark.parametrize("span", ["24h", "7d", "30d", "nonsense", ""])
+def test_the_overview_adds_up_what_went_through(app: Flask, browser: Browser, write_record: Write, span: str):
+    project = browser.create_project("Busy project")
+    for _ in range(3):
+        write_record(project_id=project)
+    write_record(
+        status_code=429,
+        outcome="refused",
+        error={"code": "rate_limit_exceeded", "type": "requests"},
+        metadata=None,
+        upstream_status=None,
+        project_id=project,
+    )
+    write_record(status_code=500, project_id=project, metadata=None)
+    roll_up(app)
+
+    text = browser.get(f"/admin/?span={span}").text
+
+    assert re.search(r"<h2>Requests</h2><p class=\"figure\">5</p><p class=\"quiet\">1 refused \(20\.0%\)", text)
+    assert re.search(r"<h2>Errors</h2><p class=\"figure\">1</p><p class=\"quiet\">25\.0% of what was forwarded", text)
+    assert re.search(r"<h2>Tokens used</h2><p class=\"figure\">21</p>", text)
+    assert f'href="/admin/projects/{project}">Busy project</a>' in text
+    assert "<code>rate_limit_exceeded</code>" in text and "gpt-4o-mini" in text
+    assert "Get started" not in text
+
+
+def test_the_overview_names_what_withers_next(app: Flask, browser: Browser):
+    project = browser.create_project()
+    with app.app_context():
+        for days in (9, 2, 5):
+            services_of(app).operations.issue_token(
+                Actor("t"), project_id=project, lifetime=timedelta(days=days), label=f"for {days} days"
+            )
+
+    text = browser.get("/admin/").text
+
+    assert text.index("for 2 days") < text.index("for 5 days") < text.index("for 9 days")
+
+
+def test_the_overview_tells_how_far_readers_are_behind(app: Flask, browser: Browser, write_record: Write):
+    write_record()
+    roll_up(app)
+    assert "up to date" in browser.get("/admin/").text
+
+    write_record()
+
+    assert "behind, since" in browser.get("/admin/").text
+
+
+# Requests
+
+
+def test_no_requests_yet_leads_on(browser: Browser):
+    assert "No requests yet" in browser.get("/admin/requests").text
+
+
+def test_the_latest_request_comes_first_with_the_names_of_its_project_and_token(
+    app: Flask, browser: Browser, write_record: Write
+):
+    project = browser.create_project("Named project")
+    with app.app_context():
+        _, token = services_of(app).operations.issue_token(
+            Actor("t"), project_id=project, lifetime=timedelta(days=1), label="named token"
+        )
+    write_record(endpoint="/v1/older")
+    write_record(endpoint="/v1/newer", project_id=project, token=token.id)
+
+    text = browser.get("/admin/requests").text
+
+    assert text.index("/v1/newer") < text.index("/v1/older")
+    assert "named token" in text and "Named project" in text
+
+
+def test_requests_are_filtered(browser: Browser, write_record: Write):
+    write_record(endpoint="/v1/good")
+    write_record(endpoint="/v1/late", status_code=504, outcome="upstream_timeout", metadata={"model": "o4-mini"})
+
+    def shown(query: str) -> set[str]:
+        text = browser.get(f"/admin/requests?{query}").text
+        return {path for path in ("/v1/good", "/v1/late") if f"</span> {path}</code>" in text}
+
+    assert shown("") == {"/v1/good", "/v1/late"}
+    assert shown("status=504") == shown("status=5xx") == shown("outcome=upstream_timeout") == {"/v1/late"}
+    assert shown("model=gpt-4o") == {"/v1/good"}
+    assert shown("model=o4&status=2xx") == set()
+    assert shown("project_id=nobody") == shown("token=nobody") == set()
+
+
+@pytest.mark.parametrize("status", ["abc", "42", "4x", "999", "٤٢٩", "429 or"])
+def test_a_status_that_is_none_is_told_beside_the_field(browser: Browser, status: str):
+    answer = browser.get(f"/admin/requests?status={status}")
+
+    assert answer.status_code == 400
+    assert "Status must be a number like 429" in answer.text
+
+
+def test_older_requests_are_one_link_away(browser: Browser, write_record: Write):
+    for number in range(60):
+        write_record(endpoint=f"/v1/number-{number}.")
+
+    first = browser.get("/admin/requests").text
+    older = html.unescape(re.search(r'href="(/admin/requests\?before=[^"]+)">Search older', first)[1])
+    second = browser.get(older).text
+
+    assert "number-59." in first and "number-10." in first and "number-9." not in first
+    assert "number-9." in second and "number-0." in second and "number-10." not in second
+    assert "Search older" not in second
+
+
+def test_one_record_is_shown_in_full(browser: Browser, write_record: Write):
+    record = write_record(upstream_request_id="req_of_the_upstream")
+
+    page = browser.get(link_to_record(browser.get("/admin/requests").text))
+
+    assert page.status_code == 200
+    assert "req_of_the_upstream" in page.text and "usage_source" in page.text
+    assert browser.get(f"/admin/requests/{record.request_id}").status_code == 200
+    assert browser.get(f"/admin/requests/{record.request_id}?at=nonsense.5").status_code == 200
+
+
+def test_a_place_in_the_log_shows_no_other_record(browser: Browser, write_record: Write):
+    write_record()
+    place = link_to_record(browser.get("/admin/requests").text).partition("?")[2]
+
+    answer = browser.get(f"/admin/requests/99999999-2222-4333-8444-555555555555?{place}")
+
+    assert answer.status_code == 404
+
+
+def test_the_live_view_brings_what_came_after_a_place(browser: Browser, write_record: Write):
+    write_record(endpoint="/v1/before")
+    place = re.search(r'data-place="([^"]+)"', browser.get("/admin/requests").text)[1]
+    write_record(endpoint="/v1/after")
+
+    answer = browser.get(f"/admin/requests/tail?after={place}")
+
+    assert "/v1/after" in answer.text and "/v1/before" not in answer.text
+    again = browser.get(f"/admin/requests/tail?after={answer.headers['X-Next-Place']}")
+    assert again.text.strip() == ""
+
+
+def test_scripts_get_records_as_json(script: Script, write_record: Write):
+    record = write_record()
+
+    answer = script.send("GET", "/admin/requests", headers={"Accept": "application/json"})
+
+    assert [row["request_id"] for row in answer.json["data"]] == [record.request_id]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"not json\n",
+        b'{"request_id": "a"}\n',
+        b'{"request_id":"b","timestamp":5,"status_code":"many","metadata":[1],"error":"x","duration_ms":{}}\n',
+        b'{"request_id":"c","project_id":{"a":1},"token":[2],"outcome":null,"method":7,"endpoint":null}\n',
+        b'{"request_id":"d/../e","metadata":{"model":{"x":1},"total_tokens":"many"}}\n',
+        b'{"timestamp":"2026-01-01T00:00:00.000Z","request_id":"to',
+    ],
+)
+def test_lines_that_are_no_proper_record_are_no_fault(app: Flask, browser: Browser, write_record: Write, line: bytes):
+    write_record()
+    with services_of(app).settings.log_path.open("ab") as log:
+        log.write(line)
+
+    assert browser.get("/admin/requests").status_code == 200
+    for found in re.findall(r'href="(/admin/requests/[^"]+at=[^"]+)"', browser.get("/admin/requests").text):
+        assert browser.get(html.unescape(found)).status_code in (200, 404)
+
+
+# Audit
+
+
+def test_an_empty_audit_trail_leads_on(browser: Browser):
+    assert "Nothing was changed yet" in browser.get("/admin/audit").text
+
+
+def test_the_audit_trail_shows_what_was_done_here_and_by_the_management_api(app: Flask, browser: Browser):
+    project = browser.create_project("watched")
+    bearer = {"Authorization": f"Bearer {services_of(app).settings.management_token}"}
+    app.test_client().patch(f"/manage/projects/{project}", json={"name": "changed"}, headers=bearer)
+
+    text = browser.get("/admin/audit").text
+
+    assert "<strong>management</strong> changed the project" in text
+    assert "<strong>admin</strong> created the project" in text
+    assert "<del>watched</del>" in text and "<ins>changed</ins>" in text
+    assert KEY not in text
+    assert "created the project" not in browser.get("/admin/audit?actor=management").text
+    assert "No change passes this filter" in browser.get("/admin/audit?type=token").text
+
+
+def test_a_long_audit_trail_comes_in_pages(app: Flask, browser: Browser):
+    with app.app_context():
+        for number in range(55):
+            services_of(app).operations.create_project(Actor("t"), name=f"p{number}.", openai_api_key=KEY)
+
+    first = browser.get("/admin/audit").text
+    older = html.unescape(re.search(r'href="(/admin/audit\?before=[^"]+)">Older', first)[1])
+
+    assert "p54." in first and "p4." not in first
+    assert "p4." in browser.get(older).text
+
+
+# Health
+
+
+def test_health_shows_the_parts(browser: Browser, write_record: Write):
+    write_record()
+
+    text = browser.get("/admin/health").text
+
+    assert "SQLite" in text and "Up to date" in text and storage.SCHEMA_HEAD in text and "free" in text
+
+
+def test_health_shows_a_database_that_does_not_answer(browser: Browser, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage, "is_reachable", lambda: False)
+
+    answer = browser.get("/admin/health")
+
+    assert answer.status_code == 200
+    assert "Does not answer" in answer.text
+
+
+def test_health_shows_a_schema_that_is_out_of_date(browser: Browser, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage, "schema_version", lambda: "0000")
+
+    assert "Out of date" in browser.get("/admin/health").text
+
+
+def test_health_warns_of_records_that_wait(app: Flask, browser: Browser, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(type(services_of(app).log), "pending", property(lambda _: 3))
+    assert "3 records of this worker wait in memory" in browser.get("/admin/health").text
+    monkeypatch.setattr(type(services_of(app).log), "lost", property(lambda _: 2))
+    assert "This worker lost 2 records" in browser.get("/admin/health").text
+
+
+@pytest.fixture
+def upstream() -> Iterator[tuple[str, list[bytes]]]:
+    """The address of an upstream that asks for a key, and what it was sent."""
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                heard.append(connection.recv(65536))
+                connection.sendall(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", heard
+        thread.join(10)
+
+
+def test_an_upstream_is_tried_without_any_key(browser: Browser, upstream: tuple[str, list[bytes]]):
+    url, heard = upstream
+    browser.create_project(base_url=url)
+
+    answer = browser.submit("/admin/health", "/admin/health/upstream", url=url)
+
+    assert "It answers, and asks for a key as it should (401)." in answer.text
+    assert heard[0].startswith(b"GET /v1/models HTTP/1.1\r\n") and b"uthorization" not in heard[0]
+
+
+def test_an_upstream_that_is_not_there_is_told(browser: Browser):
+    answer = browser.submit("/admin/health", "/admin/health/upstream", url="http://127.0.0.1:9")
+
+    assert answer.status_code == 200
+    assert "could not be reached" in answer.text
+
+
+def test_only_upstreams_in_use_are_tried(browser: Browser):
+    fields = browser.form("/admin/health", "/admin/health/upstream").fields
+
+    answer = browser.post("/admin/health/upstream", fields | {"url": "http://169.254.169.254"})
+
+    assert answer.status_code == 404
+
+
+def test_a_database_that_fails_is_told_kindly(browser: Browser, script: Script, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        raise OperationalError("SELECT the secret", {}, Exception("down"))
+
+    monkeypatch.setattr("blueprints.admin.queries.projects_page", fail)
+
+    page = browser.get("/admin/projects")
+    answer = script.send("GET", "/admin/projects", headers={"Accept": "application/json"})
+
+    assert page.status_code == answer.status_code == 503
+    assert "The database does not answer" in page.text and "SELECT" not in page.text
+    assert answer.headers["Retry-After"] == "1"
+
+
+# Nothing becomes markup
+
+PAYLOADS = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "'><svg onload=alert(1)>",
+    "</title><script>alert(1)</script>",
+    "{{ 7 * 7 }}{% raw %}",
+    "javascript:alert(1)",
+]
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_nothing_that_anybody_wrote_becomes_markup(app: Flask, browser: Browser, write_record: Write, payload: str):
+    project = browser.create_project(payload)
+    with app.app_context():
+        _, token = services_of(app).operations.issue_token(
+            Actor(payload), project_id=project, lifetime=timedelta(days=1), label=payload
+        )
+    record = write_record(
+        project_id=project,
+        token=token.id,
+        endpoint=f"/v1/{payload}",
+        method=payload,
+        status_code=429,
+        outcome="refused",
+        upstream_request_id=payload,
+        metadata={"model": payload, "total_tokens": payload, payload: payload},
+        error={"code": payload, "type": payload},
+    )
+    roll_up(app)
+    pages = [
+        "/admin/",
+        "/admin/projects",
+        f"/admin/projects/{project}",
+        f"/admin/projects/{project}/delete",
+        f"/admin/projects/{project}/revoke",
+        "/admin/tokens",
+        "/admin/tokens/new",
+        f"/admin/tokens/{token.id}",
+        f"/admin/tokens/{token.id}/revoke",
+        "/admin/requests",
+        "/admin/requests/tail",
+        f"/admin/requests/{record.request_id}",
+        "/admin/audit",
+        "/admin/health",
+    ]
+    texts = [browser.get(page).text for page in pages]
+    for name in (
+        "q",
+        "project_id",
+        "state",
+        "order",
+        "status",
+        "outcome",
+        "model",
+        "token",
+        "actor",
+        "target",
+        "type",
+        "before",
+        "after",
+        "span",
+        "page",
+    ):
+        query = {name: payload}
+        texts += [
+            browser.client.get(f"/admin/{page}", query_string=query, headers=browser.headers).text
+            for page in ("", "projects", "tokens", "requests", "audit")
+        ]
+    texts.append(browser.submit("/admin/projects/new", "/admin/projects", name=payload, openai_api_key=KEY).text)
+    texts.append(browser.submit("/admin/tokens/new", "/admin/tokens", label=payload, duration_hours=payload).text)
+
+    for text in texts:
+        found = markup_of(text)
+        assert "alert(1)" not in found.scripts
+        assert found.handlers == [] and found.images == 0 and found.foreign_links == [] and found.styles == 0
+        assert "49{% raw %}" not in text
+
+
+class Markup(html.parser.HTMLParser):
+    """What could run or reach out in a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scripts = ""
+        self.handlers: list[str] = []
+        self.foreign_links: list[str] = []
+        self.images = 0
+        self.styles = 0
+        self._in_script = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._in_script = tag == "script"
+        self.images += tag in ("img", "iframe", "object", "embed", "base")
+        for name, value in attrs:
+            if name.startswith("on"):
+                self.handlers.append(name)
+            self.styles += name == "style"
+            if name in ("href", "src", "action", "formaction") and not (value or "").startswith(("/admin", "#")):
+                self.foreign_links.append(f"{name}={value}")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_script = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_script:
+            self.scripts += data
+
+
+def markup_of(text: str) -> Markup:
+    found = Markup()
+    found.feed(text)
+    return found
+
+
+def test_the_search_for_markup_finds_some():
+    found = markup_of('<img src=x onerror=a><script>alert(1)</script><a href="javascript:b" style="c">d</a>')
+
+    assert (found.scripts, found.handlers, found.images, found.styles) == ("alert(1)", ["onerror"], 1, 1)
+    assert found.foreign_links == ["src=x", "href=javascript:b"]
+
+
+def test_times_are_relative_with_the_exact_time_beside_them(browser: Browser, write_record: Write):
+    moment = datetime.now(UTC) - timedelta(hours=3)
+    write_record(timestamp=moment.timestamp())
+
+    text = browser.get("/admin/requests").text
+
+    exact = moment.strftime("%Y-%m-%d %H:%M:%S UTC")
+    stamp = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert f'<time datetime="{stamp}" title="{exact}">3 hours ago</time>' in text

@@ -1,0 +1,366 @@
+"""Tokens: every flow without a script, and the same routes as JSON."""
+
+import re
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from flask import Flask
+
+import operations
+from blueprints.services import services_of
+from llmproxy.admission import hash_token
+from models import AuditEntry, Token, db
+from operations import Actor
+from tests.blueprints.admin.site import Browser, Script
+
+NEW = ("/admin/tokens/new", "/admin/tokens")
+SECRET = re.compile(r'id="secret"[^>]*value="([0-9a-f-]{36})"')
+
+
+def issue(app: Flask, project_id: str, **fields) -> Token:
+    with app.app_context():
+        lifetime = fields.pop("lifetime", timedelta(hours=24))
+        return services_of(app).operations.issue_token(
+            Actor("test"), project_id=project_id, lifetime=lifetime, **fields
+        )[1]
+
+
+def update(app: Flask, token: Token, **fields) -> None:
+    with app.app_context():
+        row = db.session.get(Token, token.token)
+        for name, value in fields.items():
+            setattr(row, name, value)
+        db.session.commit()
+
+
+def stored(app: Flask, token_id: str) -> Token:
+    with app.app_context():
+        return db.session.query(Token).filter_by(id=token_id).one()
+
+
+def tokens(app: Flask) -> list[Token]:
+    with app.app_context():
+        return db.session.query(Token).all()
+
+
+def error_beside(answer, field: str) -> str:
+    found = re.search(rf'id="{field}-error">([^<]*)<', answer.text)
+    assert found, answer.text
+    return found[1].replace("&#39;", "'")
+
+
+def test_empty_lists_lead_on_to_the_first_project_and_the_first_token(browser: Browser):
+    assert 'href="/admin/projects/new"' in browser.get("/admin/tokens").text
+    assert 'href="/admin/projects/new"' in browser.get("/admin/tokens/new").text
+    browser.create_project()
+    assert "Issue the first token" in browser.get("/admin/tokens").text
+
+
+def test_a_token_is_shown_once_with_lines_to_paste(app: Flask, browser: Browser):
+    project = browser.create_project()
+
+    answer = browser.submit(*NEW, project_id=project, duration_hours="24", label="ci", rate_limit="60")
+
+    assert answer.status_code == 201
+    secret = SECRET.search(answer.text)[1]
+    (token,) = tokens(app)
+    assert token.token == hash_token(secret)
+    assert (token.label, token.rate_limit, token.project_id) == ("ci", 60, project)
+    assert "curl http://localhost/v1/chat/completions" in answer.text
+    assert f"api_key=&#34;{secret}&#34;" in answer.text or f'api_key="{secret}"' in answer.text
+    assert answer.headers["Cache-Control"] == "no-store"
+    for page in ("/admin/tokens", f"/admin/tokens/{token.id}", "/admin/audit", "/admin/"):
+        assert secret not in browser.get(page).text
+    cookies = " ".join(cookie.value for cookie in browser.client._cookies.values())
+    assert secret not in cookies
+
+
+def test_a_double_click_issues_one_token_and_shows_it_both_times(app: Flask, browser: Browser):
+    browser.create_project()
+    fields = browser.form(*NEW).fields
+
+    first, second = (browser.post("/admin/tokens", fields) for _ in range(2))
+
+    assert first.status_code == second.status_code == 201
+    assert SECRET.search(first.text)[1] == SECRET.search(second.text)[1]
+    assert len(tokens(app)) == 1
+    with app.app_context():
+        assert db.session.query(AuditEntry).filter_by(action="token.issue").count() == 1
+
+
+def test_a_used_form_does_not_show_its_token_later(app: Flask, browser: Browser, monkeypatch: pytest.MonkeyPatch):
+    browser.create_project()
+    fields = browser.form(*NEW).fields | {"label": "kept"}
+    secret = SECRET.search(browser.post("/admin/tokens", fields).text)[1]
+    monkeypatch.setattr(operations, "REPEAT_WITHIN", timedelta(0))
+
+    answer = browser.post("/admin/tokens", fields)
+
+    assert answer.status_code == 409
+    assert "This form has issued its token already." in answer.text
+    assert secret not in answer.text and 'value="kept"' in answer.text
+    again = re.search(r'name="nonce"[^>]*value="([^"]+)"', answer.text)[1]
+    assert again != fields["nonce"]
+    assert browser.post("/admin/tokens", fields | {"nonce": again}).status_code == 201
+    assert len(tokens(app)) == 2
+
+
+def test_a_used_form_with_other_input_issues_nothing(app: Flask, browser: Browser):
+    browser.create_project()
+    fields = browser.form(*NEW).fields
+    browser.post("/admin/tokens", fields)
+
+    assert browser.post("/admin/tokens", fields | {"label": "another"}).status_code == 409
+    assert len(tokens(app)) == 1
+
+
+def test_two_forms_give_two_tokens(app: Flask, browser: Browser):
+    browser.create_project()
+
+    secrets = {SECRET.search(browser.submit(*NEW).text)[1] for _ in range(2)}
+
+    assert len(secrets) == 2 and len(tokens(app)) == 2
+
+
+def test_the_form_comes_with_the_project_chosen(browser: Browser):
+    browser.create_project("a")
+    chosen = browser.create_project("b")
+
+    assert browser.form(f"/admin/tokens/new?project_id={chosen}", "/admin/tokens").fields["project_id"] == chosen
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("duration_hours", bad) for bad in ("", "0", "8761", "1.5", "many", "-1", "1e3", "٣", "9" * 30)]
+    + [("rate_limit", bad) for bad in ("0", "-5", "2147483648", "lots")]
+    + [("label", "x" * 201)],
+)
+def test_a_bad_value_is_told_beside_its_field_and_the_input_is_kept(
+    app: Flask, browser: Browser, field: str, value: str
+):
+    browser.create_project()
+
+    answer = browser.submit(*NEW, **({"label": "kept"} | {field: value}))
+
+    assert answer.status_code == 400
+    assert error_beside(answer, field).startswith(("Must be", "Must not", "Is required"))
+    assert field == "label" or 'value="kept"' in answer.text
+    assert tokens(app) == []
+
+
+def test_a_project_that_is_gone_is_told_beside_the_field(app: Flask, browser: Browser):
+    browser.create_project()
+
+    answer = browser.submit(*NEW, project_id="00000000-0000-4000-8000-000000000000")
+
+    assert answer.status_code == 404
+    assert error_beside(answer, "project_id") == "There is no project with this project_id."
+
+
+def test_a_token_is_changed(app: Flask, browser: Browser):
+    token = issue(app, browser.create_project(), label="old")
+    path = f"/admin/tokens/{token.id}"
+
+    page = browser.follow(browser.submit(path, path, label="new", rate_limit="5", expires_at="2030-01-02T03:04"))
+
+    assert "Saved. It holds for the next request." in page.text
+    changed = stored(app, token.id)
+    assert (changed.label, changed.rate_limit) == ("new", 5)
+    assert changed.expires_at == datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
+
+
+def test_an_expiry_that_nobody_touched_keeps_its_seconds(app: Flask, browser: Browser):
+    token = issue(app, browser.create_project())
+    path = f"/admin/tokens/{token.id}"
+
+    browser.submit(path, path, label="named")
+
+    assert stored(app, token.id).expires_at == token.expires_at
+
+
+def test_empty_fields_mean_no_label_and_the_default_limit(app: Flask, browser: Browser):
+    token = issue(app, browser.create_project(), label="x", rate_limit=5)
+    path = f"/admin/tokens/{token.id}"
+
+    browser.submit(path, path, label="", rate_limit="")
+
+    changed = stored(app, token.id)
+    assert (changed.label, changed.rate_limit) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("expires_at", "tomorrow"), ("expires_at", ""), ("expires_at", "2300-01-01T00:00"), ("rate_limit", "0")],
+)
+def test_a_bad_change_is_told_beside_its_field(app: Flask, browser: Browser, field: str, value: str):
+    token = issue(app, browser.create_project())
+    path = f"/admin/tokens/{token.id}"
+
+    answer = browser.submit(path, path, **({"label": "kept"} | {field: value}))
+
+    assert answer.status_code == 400
+    assert error_beside(answer, field)
+    assert 'value="kept"' in answer.text and stored(app, token.id).label is None
+
+
+def test_a_form_that_was_overtaken_is_not_saved(app: Flask, browser: Browser):
+    token = issue(app, browser.create_project())
+    path = f"/admin/tokens/{token.id}"
+    overtaken = browser.form(path, path)
+    update(app, token, rate_limit=7)
+
+    answer = browser.post(path, overtaken.fields | {"label": "mine"})
+
+    assert answer.status_code == 409
+    assert "Somebody changed this meanwhile" in answer.text and 'value="mine"' in answer.text
+    assert stored(app, token.id).rate_limit == 7
+
+
+def test_a_token_is_revoked_and_twice_is_no_fault(app: Flask, browser: Browser):
+    token = issue(app, browser.create_project())
+    path = f"/admin/tokens/{token.id}/revoke"
+    form = browser.form(path, path)
+
+    page = browser.follow(browser.post(path, form.fields))
+
+    assert "Revoked. Its next request is refused." in page.text
+    assert not stored(app, token.id).is_active
+    assert browser.post(path, form.fields).status_code == 303
+    with app.app_context():
+        assert db.session.query(AuditEntry).filter_by(action="token.revoke").count() == 1
+
+
+@pytest.mark.parametrize("suffix", ["", "/revoke"])
+def test_an_unknown_token_is_a_page_that_says_so(browser: Browser, suffix: str):
+    answer = browser.get(f"/admin/tokens/00000000-0000-4000-8000-000000000000{suffix}")
+
+    assert answer.status_code == 404
+    assert "It may have been deleted." in answer.text
+
+
+def test_tokens_are_filtered_by_project_state_and_label(app: Flask, browser: Browser):
+    one, other = browser.create_project("one"), browser.create_project("other")
+    issue(app, one, label="living one")
+    issue(app, other, label="elsewhere")
+    update(app, issue(app, one, label="revoked one"), is_active=False)
+    update(app, issue(app, one, label="expired one"), expires_at=datetime.now(UTC) - timedelta(hours=1))
+    used_up = {"request_count": 5, "window_started_at": datetime.now(UTC)}
+    update(app, issue(app, one, label="limited one", rate_limit=5), **used_up)
+    names = ("living one", "elsewhere", "revoked one", "expired one", "limited one")
+
+    def shown(query: str) -> set[str]:
+        text = browser.get(f"/admin/tokens?{query}").text
+        return {name for name in names if f">{name}</a>" in text}
+
+    assert shown("") == set(names)
+    assert shown(f"project_id={other}") == {"elsewhere"}
+    assert shown("state=live") == {"living one", "elsewhere"}
+    assert shown("state=revoked") == {"revoked one"}
+    assert shown("state=expired") == {"expired one"}
+    assert shown("state=limited") == {"limited one"}
+    assert shown("q=LIVING") == {"living one"}
+    assert shown(f"project_id={one}&state=live&order=withering") == {"living one"}
+    assert shown("order=used&state=nonsense") == set(names)
+    assert shown("q=%25") == set()
+
+
+def test_a_token_over_its_limit_is_live_again_when_the_hour_is_over(app: Flask, browser: Browser):
+    token = issue(app, browser.create_project(), rate_limit=5)
+    update(app, token, request_count=5, window_started_at=datetime.now(UTC) - timedelta(minutes=61))
+
+    text = browser.get("/admin/tokens?state=live").text
+
+    assert "5 of 5 left" in text
+
+
+def test_tokens_of_a_project_that_is_off_are_shown_as_such(app: Flask, browser: Browser):
+    project = browser.create_project()
+    issue(app, project)
+    browser.submit(f"/admin/projects/{project}", f"/admin/projects/{project}/switch", is_active="false")
+
+    assert "Project off" in browser.get("/admin/tokens").text
+
+
+def test_long_lists_come_in_pages(app: Flask, browser: Browser):
+    project = browser.create_project()
+    for number in range(51):
+        issue(app, project, label=f"number {number}.")
+
+    first, second = browser.get("/admin/tokens").text, browser.get("/admin/tokens?page=2").text
+
+    assert "number 50." in first and "number 0." not in first and "Page 1 of 2" in first
+    assert "number 0." in second and "number 50." not in second
+
+
+# The same for scripts
+
+
+@pytest.mark.parametrize("as_what", ["json", "data"])
+def test_a_script_issues_and_revokes(app: Flask, browser: Browser, script: Script, as_what: str):
+    project = browser.create_project()
+    hours = {"json": 2, "data": "2"}[as_what]
+
+    answer = script.send("POST", "/admin/tokens", **{as_what: {"project_id": project, "duration_hours": hours}})
+
+    assert answer.status_code == 201
+    assert set(answer.json) == {"token", "expires_at", "id", "project_id"}
+    by_secret = script.send("DELETE", "/admin/tokens", **{as_what: {"token": answer.json["token"]}})
+    by_id = script.send("DELETE", "/admin/tokens", **{as_what: {"id": answer.json["id"]}})
+    assert (by_secret.status_code, by_id.status_code) == (204, 204)
+    assert not stored(app, answer.json["id"]).is_active
+
+
+def test_a_script_gets_another_token_each_time(app: Flask, browser: Browser, script: Script):
+    body = {"project_id": browser.create_project(), "duration_hours": 1}
+
+    first, second = (script.send("POST", "/admin/tokens", json=body).json["token"] for _ in range(2))
+
+    assert first != second
+
+
+@pytest.mark.parametrize("hours", [True, 1.0, "24", 0, -1, None, 8761, 10**30])
+def test_json_takes_whole_hours_alone(app: Flask, browser: Browser, script: Script, hours):
+    body = {"project_id": browser.create_project(), "duration_hours": hours}
+
+    answer = script.send("POST", "/admin/tokens", json=body)
+
+    assert answer.status_code == 400
+    assert answer.json["error"]["param"] == "duration_hours"
+    assert tokens(app) == []
+
+
+@pytest.mark.parametrize("body", [{}, {"id": "a", "token": "b"}, {"id": 1}])
+def test_a_bad_body_revokes_nothing(script: Script, body):
+    assert script.send("DELETE", "/admin/tokens", json=body).status_code == 400
+
+
+def test_an_unknown_token_is_404_for_a_script(script: Script):
+    answer = script.send("DELETE", "/admin/tokens", json={"id": "00000000-0000-4000-8000-000000000000"})
+
+    assert answer.status_code == 404
+    assert answer.json["error"]["param"] == "id"
+
+
+def test_a_script_reads_and_changes_a_token(app: Flask, browser: Browser, script: Script):
+    token = issue(app, browser.create_project())
+    path = f"/admin/tokens/{token.id}"
+
+    changed = script.send("POST", path, json={"label": "named"})
+
+    assert changed.json["label"] == "named"
+    assert script.send("GET", path, headers={"Accept": "application/json"}).json == changed.json
+    listed = script.send("GET", "/admin/tokens", headers={"Accept": "application/json"}).json["data"]
+    assert listed == [changed.json]
+    assert "token" not in listed[0]
+
+
+def test_a_nonce_does_not_give_the_secret_away(app: Flask, browser: Browser, script: Script):
+    body = {"project_id": browser.create_project(), "duration_hours": "1", "nonce": "1"}
+
+    with_one_key = script.send("POST", "/admin/tokens", data=body).json["token"]
+    app.secret_key = b"another key"
+    with_another = script.send("POST", "/admin/tokens", data=body).json["token"]
+
+    assert uuid.UUID(with_one_key).version == 4
+    assert with_one_key != with_another

@@ -1,0 +1,213 @@
+"""An operator's day in a real browser, with scripts and without."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.chromium import signed_in
+from tests.servers import UPSTREAM_KEY, Server, fetch
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+
+CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}
+PAYLOAD = '"\'><img src=x onerror="window.ran=1;alert(1)"><script>window.ran=1</script>'
+
+
+def create_project(page: Page, name: str) -> None:
+    page.goto("/admin/projects/new")
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("API key").fill(UPSTREAM_KEY)
+    page.get_by_role("button", name="Create project").click()
+    expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
+
+
+def issue_token(page: Page, label: str) -> str:
+    page.goto("/admin/tokens/new")
+    page.get_by_label("Label").fill(label)
+    page.get_by_role("button", name="Issue token").click()
+    return page.get_by_label("The new token").input_value()
+
+
+def call(server: Server, secret: str) -> int:
+    return fetch(server.url, "POST", "/v1/chat/completions", {"Authorization": f"Bearer {secret}"}, CHAT)[0]
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without scripts"])
+def test_an_operators_day(chromium: Browser, fresh_proxy: Server, scripts: bool):
+    with signed_in(chromium, fresh_proxy, scripts=scripts) as page:
+        page.goto("/admin/")
+        page.get_by_role("link", name="New project").or_(page.get_by_role("button", name="New project")).click()
+        create_project(page, "Support")
+        expect(page.get_by_role("status")).to_contain_text("Created the project “Support”")
+
+        secret = issue_token(page, "ci")
+        assert call(fresh_proxy, secret) == 200
+        fresh_proxy.wait_for_records(1)
+
+        page.goto("/admin/requests")
+        page.locator("tbody a").first.click()
+        expect(page.locator("h1")).to_contain_text("/v1/chat/completions")
+
+        page.goto("/admin/tokens")
+        page.get_by_role("link", name="ci").click()
+        page.get_by_label("Label").fill("renamed")
+        page.get_by_label("Requests per hour").fill("1")
+        page.get_by_role("button", name="Save").click()
+        expect(page.get_by_role("heading", name="renamed", level=1)).to_be_visible()
+        assert call(fresh_proxy, secret) == 429
+
+        page.get_by_text("Revoke…").click()
+        page.get_by_role("button", name="Revoke token").click()
+        expect(page.get_by_role("status")).to_contain_text("Revoked.")
+        assert call(fresh_proxy, secret) == 401
+
+        page.goto("/admin/projects")
+        page.get_by_role("link", name="Support", exact=True).click()
+        page.get_by_role("button", name="Switch off").click()
+        expect(page.get_by_text("Switched off.")).to_be_visible()
+        page.get_by_text("Delete…").click()
+        page.get_by_role("button", name="Delete project").click()
+        expect(page.get_by_text("No projects yet")).to_be_visible()
+
+        page.goto("/admin/audit")
+        for words in ("created the project", "issued the token", "changed the token", "revoked the token", "deleted"):
+            expect(page.get_by_text(words).first).to_be_visible()
+        assert secret not in page.content() and UPSTREAM_KEY not in page.content()
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without scripts"])
+def test_a_double_click_does_its_work_once(chromium: Browser, fresh_proxy: Server, scripts: bool):
+    with signed_in(chromium, fresh_proxy, scripts=scripts) as page:
+        page.goto("/admin/projects/new")
+        page.get_by_label("Name").fill("Once")
+        page.get_by_label("API key").fill(UPSTREAM_KEY)
+        page.get_by_role("button", name="Create project").dblclick()
+        expect(page.get_by_role("heading", name="Once", level=1)).to_be_visible()
+        page.goto("/admin/tokens/new")
+        page.get_by_role("button", name="Issue token").dblclick()
+        secret = page.get_by_label("The new token").input_value()
+
+        assert call(fresh_proxy, secret) == 200
+        assert len(fresh_proxy.manage("GET", "/projects")[1]["data"]) == 1
+        assert len(fresh_proxy.manage("GET", "/tokens")[1]["data"]) == 1
+
+
+def test_copy_buttons_copy(chromium: Browser, fresh_proxy: Server):
+    with signed_in(chromium, fresh_proxy) as page:
+        create_project(page, "Support")
+        secret = issue_token(page, "ci")
+
+        for source in ("secret", "snippet-curl"):
+            button = page.locator(f"[data-copy={source}]")
+            button.click()
+            expect(button).to_have_text("Copied")
+            copied = page.evaluate("navigator.clipboard.readText()")
+            assert copied == secret if source == "secret" else copied.startswith("curl ") and secret in copied
+        assert f"{fresh_proxy.url}/v1/chat/completions" in copied
+
+
+def test_presets_fill_in_the_lifetime(chromium: Browser, fresh_proxy: Server):
+    fresh_proxy.create_project()
+    with signed_in(chromium, fresh_proxy) as page:
+        page.goto("/admin/tokens/new")
+        page.get_by_role("button", name="1 week").click()
+
+        assert page.get_by_label("Lifetime in hours").input_value() == "168"
+
+
+def test_the_live_view_shows_calls_as_they_come(chromium: Browser, fresh_proxy: Server):
+    token = fresh_proxy.issue_token()
+    with signed_in(chromium, fresh_proxy) as page:
+        page.goto("/admin/requests")
+        expect(page.get_by_text("No requests yet")).to_be_visible()
+        live = page.get_by_role("button", name="Live")
+        live.click()
+        expect(live).to_have_attribute("aria-pressed", "true")
+
+        call(fresh_proxy, token.secret)
+
+        expect(page.locator("tbody tr")).to_have_count(1)
+        expect(page.get_by_text("No requests yet")).to_have_count(0)
+        call(fresh_proxy, token.secret)
+        expect(page.locator("tbody tr")).to_have_count(2)
+        live.click()
+        expect(live).to_have_attribute("aria-pressed", "false")
+
+
+def test_nothing_that_callers_or_operators_wrote_runs(chromium: Browser, fresh_proxy: Server):
+    project = fresh_proxy.create_project(name=PAYLOAD)
+    token = fresh_proxy.issue_token(project, label=PAYLOAD)
+    call(fresh_proxy, token.secret)
+    fetch(
+        fresh_proxy.url,
+        "POST",
+        "/v1/%3Cimg%20src=x%20onerror=alert(1)%3E",
+        {"Authorization": f"Bearer {token.secret}", "User-Agent": PAYLOAD},
+        CHAT | {"model": PAYLOAD},
+    )
+    record = fresh_proxy.wait_for_records(2)[-1]
+    with signed_in(chromium, fresh_proxy) as page:
+        for path in (
+            "/admin/",
+            "/admin/projects",
+            f"/admin/projects/{project}",
+            f"/admin/projects/{project}/delete",
+            "/admin/tokens",
+            "/admin/tokens/new",
+            f"/admin/tokens/{token.id}",
+            "/admin/requests",
+            f"/admin/requests/{record['request_id']}",
+            "/admin/audit",
+        ):
+            page.goto(path)
+            assert page.evaluate("window.ran") is None, path
+            assert page.locator("main img").count() == 0, path
+        page.goto("/admin/requests")
+        page.get_by_role("button", name="Live").click()
+        call(fresh_proxy, token.secret)
+        expect(page.locator("tbody tr")).to_have_count(3)
+        assert page.evaluate("window.ran") is None
+
+
+@pytest.fixture
+def other_site() -> Iterator[str]:
+    """A site elsewhere whose page sends a form to the address in its query."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            target = self.path.partition("?")[2]
+            body = (
+                f'<form method="post" action="{target}/admin/projects"><input name="name" value="forged">'
+                '<input name="openai_api_key" value="sk-forged-key"></form>'
+                "<script>document.forms[0].submit()</script>"
+            ).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Page)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://localhost:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_another_site_cannot_use_the_operators_browser(chromium: Browser, fresh_proxy: Server, other_site: str):
+    with signed_in(chromium, fresh_proxy) as page:
+        page.goto("/admin/projects/new")
+        with page.expect_response(lambda answer: answer.request.method == "POST") as sent:
+            page.goto(f"{other_site}/?{fresh_proxy.url}")
+
+        assert sent.value.status == 403
+        expect(page.get_by_role("heading", name="This came from another site")).to_be_visible()
+        assert fresh_proxy.manage("GET", "/projects")[1]["data"] == []

@@ -1,0 +1,165 @@
+"""Every page in a real browser, wide and narrow, light and dark: it fits, is accessible, asks nothing elsewhere."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.browser.axe import grave_violations
+from tests.browser.chromium import signed_in
+from tests.servers import Server
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+WIDTHS = (1280, 375)
+SCHEMES = ("light", "dark")
+EMPTY = {
+    "overview": "/admin/",
+    "projects": "/admin/projects",
+    "tokens": "/admin/tokens",
+    "token-new": "/admin/tokens/new",
+    "requests": "/admin/requests",
+    "audit": "/admin/audit",
+}
+
+
+def pages_of(page: Page) -> dict[str, str]:
+    """Every kind of page of the used proxy."""
+
+    def first_link(path: str) -> str:
+        page.goto(path)
+        return page.locator("tbody a").first.get_attribute("href") or ""
+
+    project, record = first_link("/admin/projects"), first_link("/admin/requests")
+    token = first_link("/admin/tokens?state=live")
+    return {
+        "overview": "/admin/",
+        "overview-7d": "/admin/?span=7d",
+        "overview-30d": "/admin/?span=30d",
+        "projects": "/admin/projects",
+        "project": project,
+        "project-new": "/admin/projects/new",
+        "project-delete": f"{project}/delete",
+        "project-revoke": f"{project}/revoke",
+        "tokens": "/admin/tokens",
+        "token": token,
+        "token-new": "/admin/tokens/new",
+        "token-revoke": f"{token}/revoke",
+        "requests": "/admin/requests",
+        "request": record,
+        "audit": "/admin/audit",
+        "health": "/admin/health",
+        "nowhere": "/admin/nowhere",
+    }
+
+
+def look_at(page: Page, path: str, kept: Path) -> list[str]:
+    """Open a page and keep its picture; what is wrong with it."""
+    page.goto(path)
+    page.evaluate("document.fonts.ready.then(() => true)")
+    page.screenshot(path=kept, full_page=True)
+    problems = [f"{path}: {violation}" for violation in grave_violations(page)]
+    overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    return problems + ([f"{path}: {overflow} pixels too wide"] if overflow > 0 else [])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_page_fits_and_is_accessible(
+    chromium: Browser, used_proxy: Server, screenshot: Callable[[str], Path], width: int, scheme: str
+):
+    with signed_in(chromium, used_proxy, width=width, scheme=scheme) as page:
+        requested: list[str] = []
+        page.on("request", lambda request: requested.append(request.url))
+
+        problems = [
+            problem
+            for name, path in pages_of(page).items()
+            for problem in look_at(page, path, screenshot(f"{name}-{width}-{scheme}"))
+        ]
+
+        assert problems == []
+        assert [url for url in requested if not url.startswith(used_proxy.url)] == []
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_empty_pages_fit_and_are_accessible(
+    chromium: Browser, fresh_proxy: Server, screenshot: Callable[[str], Path], scheme: str
+):
+    problems = []
+    for width in WIDTHS:
+        with signed_in(chromium, fresh_proxy, width=width, scheme=scheme) as page:
+            for name, path in EMPTY.items():
+                problems += look_at(page, path, screenshot(f"empty-{name}-{width}-{scheme}"))
+
+    assert problems == []
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_forms_with_errors_and_a_new_token_are_accessible(
+    chromium: Browser, fresh_proxy: Server, screenshot: Callable[[str], Path], scheme: str
+):
+    fresh_proxy.create_project(name="taken")
+    for width in WIDTHS:
+        with signed_in(chromium, fresh_proxy, width=width, scheme=scheme) as page:
+            page.goto("/admin/projects/new")
+            page.get_by_label("Name").fill("taken")
+            page.get_by_label("API key").fill("sk-any-key-at-all")
+            page.get_by_role("button", name="Create project").click()
+            page.get_by_text("exists already").wait_for()
+            page.screenshot(path=screenshot(f"project-taken-{width}-{scheme}"), full_page=True)
+            assert grave_violations(page) == []
+            page.goto("/admin/tokens/new")
+            page.get_by_role("button", name="Issue token").click()
+            page.get_by_role("heading", name="Copy it now").wait_for()
+            page.screenshot(path=screenshot(f"token-issued-{width}-{scheme}"), full_page=True)
+            assert grave_violations(page) == []
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_pages_work_without_scripts(chromium: Browser, used_proxy: Server, screenshot: Callable[[str], Path]):
+    with signed_in(chromium, used_proxy, scripts=False) as page:
+        page.goto("/admin/")
+        page.screenshot(path=screenshot("overview-without-scripts"), full_page=True)
+        assert page.locator("figure svg rect").count() > 10
+        assert page.locator("canvas").count() == 0
+        page.goto("/admin/requests")
+        assert page.get_by_role("button", name="Live").count() == 0
+        assert page.get_by_role("button", name="Refresh").is_visible() or page.get_by_text("Refresh").is_visible()
+
+
+def test_the_keyboard_leads_past_the_navigation_and_shows_where_it_is(chromium: Browser, used_proxy: Server):
+    with signed_in(chromium, used_proxy) as page:
+        page.goto("/admin/tokens")
+        page.keyboard.press("Tab")
+
+        skip = page.get_by_role("link", name="Skip to the content")
+        assert skip.evaluate("element => element === document.activeElement")
+        assert skip.bounding_box()["y"] >= 0
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        focus = "getComputedStyle(document.activeElement).outlineStyle"
+        assert page.evaluate("document.querySelector('main').contains(document.activeElement)")
+        assert page.evaluate(focus) == "solid"
+
+
+def test_charts_tell_the_number_under_the_pointer(chromium: Browser, used_proxy: Server):
+    with signed_in(chromium, used_proxy) as page:
+        page.goto("/admin/?span=30d")
+        page.locator(".u-over").first.hover()
+
+        words = page.locator("figure").first.locator(".legend b").all_inner_texts()
+
+        assert words[0].replace(",", "").isdigit() and "," in words[-1]
+
+
+def test_a_chart_keeps_its_width_when_the_window_changes(chromium: Browser, used_proxy: Server):
+    with signed_in(chromium, used_proxy) as page:
+        page.goto("/admin/")
+        page.set_viewport_size({"width": 500, "height": 800})
+        page.wait_for_function(
+            "[...document.querySelectorAll('.uplot')].every((it) => it.offsetWidth <= it.parentNode.offsetWidth)"
+        )
+
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
