@@ -26,9 +26,11 @@ from llmproxy.api_log.reader import ReaderBusy
 from models import db
 from operations import delete_expired_tokens
 from rollup import Rollup
+from storage import checkpoint
 
 LOG_TICK_S = 1.0
 ROLLUP_TICK_S = 2.0
+CHECKPOINT_TICK_S = 1.0
 CLEANUP_TICK_S = 600.0
 # A single failure is routine (another process held the lock a little longer); this many in a row are told.
 FAILURES_WORTH_TELLING = 3
@@ -50,6 +52,8 @@ def start(app: Flask) -> None:
     grace = timedelta(days=parts.settings.token_retention_days)
     gevent.spawn(_forever, "keeping the call log", _LogKeeper(parts), LOG_TICK_S)
     gevent.spawn(_forever, "adding up usage", lambda: catch_up(rollup), ROLLUP_TICK_S)
+    if parts.settings.database_url.startswith("sqlite"):
+        gevent.spawn(_forever, "checkpointing", lambda: _checkpoint(parts.settings.database_url), CHECKPOINT_TICK_S)
     gevent.spawn(_forever, "deleting expired tokens", lambda: _clean_up(app, grace), CLEANUP_TICK_S)
 
 
@@ -108,6 +112,10 @@ def _clean_up(app: Flask, grace: timedelta) -> None:
         while deleted := delete_expired_tokens(grace):
             log.info("deleted %d tokens that expired long ago", deleted)
             gevent.sleep(0.01)
+
+
+def _checkpoint(database_url: str) -> None:
+    gevent.get_hub().threadpool.apply(checkpoint, (database_url,))
 
 
 def _fsync_in_thread(fd: int) -> None:

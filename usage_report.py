@@ -42,6 +42,8 @@ _COLUMN = {"project": "project_id", "token": "token_id", "model": "model"}
 # The fewest rows first.
 _BY_HOUR = (MODEL_HOURS, PROJECT_HOURS, CALLS)
 _BY_DAY = (PROJECT_DAYS, TOKEN_DAYS)
+# All that it takes to find the busiest.
+_RANK = ("requests",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ def top(by: Kind, filters: Filters, begin: datetime, end: datetime, *, limit: in
     span = hours_around(begin, end)
     if by == "token":
         # There are many of them. To add up the numbers of all for the sake of a few would take most of the time.
-        rows = _by_column(column, _sources(wanted, span, ("requests",), column=column), ("requests",), limit)
+        rows = _by_column(column, _sources(wanted, span, _RANK, column=column), _RANK, limit)
         wanted.setdefault(column, [key for key, _ in rows])
     rows = _by_column(column, _sources(wanted, span, SUMS, column=column), SUMS, limit)
     names = _names(by, [key for key, *_ in rows])
@@ -222,21 +224,22 @@ def _sources(
     dimensions = {*wanted, column} - {None}
     parts = [
         select(group, *(func.sum(usage_sums.c[name]).label(name) for name in names))
-        .where(usage_sums.c.hour >= first, usage_sums.c.hour < last, _is_in(view, wanted))
+        .where(usage_sums.c.hour >= first, usage_sums.c.hour < last, _is_in(view, wanted, names))
         .group_by(group)
         for view, first, last in _parts(dimensions, span, whole_days=whole_days)
     ]
     return union_all(*parts).subquery()
 
 
-def _is_in(view: View, wanted: Mapping[str, Any]) -> ColumnElement[bool]:
-    if not wanted:
+def _is_in(view: View, wanted: Mapping[str, Any], names: tuple[str, ...]) -> ColumnElement[bool]:
+    if not wanted and not (view is TOKEN_DAYS and names == _RANK):
         return usage_sums.c.view == view.id
     conditions = [
         usage_keys.c[name].in_(value) if isinstance(value, list) else usage_keys.c[name] == value
         for name, value in wanted.items()
     ]
-    # A key belongs to one view. Naming the view besides would invite the database to walk through all of it.
+    # A key belongs to one view. Naming the view besides would invite the database to walk through all of it,
+    # instead of going by the index over keys.
     return usage_sums.c.key_id.in_(select(usage_keys.c.id).where(usage_keys.c.view == view.id, *conditions))
 
 

@@ -49,7 +49,7 @@ def upgrade() -> None:
         *(sa.Column(f"ttft_{number}", sa.Integer, nullable=False) for number in range(BUCKETS)),
         sqlite_with_rowid=False,
     )
-    op.create_index("ix_usage_sums_key_id_hour", "usage_sums", ["key_id", "hour"])
+    op.create_index("ix_usage_sums_key_id_hour", "usage_sums", ["key_id", "hour", "requests"])
     op.create_table(
         "reader_positions",
         sa.Column("node_id", sa.String(36), primary_key=True),
