@@ -46,7 +46,8 @@ def proxy(request, running_upstream, tmp_path_factory) -> Iterator[Server]:
 @pytest.fixture(scope="session", params=[EMBEDDED, DEPLOYED])
 def impatient_proxy(request, running_upstream, tmp_path_factory) -> Iterator[Server]:
     """The same with short timeouts and a small limit for bodies."""
-    settings = {"FIRST_BYTE_TIMEOUT": "0.5", "IDLE_TIMEOUT": "0.5", "MAX_BODY_BYTES": "1000000"}
+    settings = dict.fromkeys(["CONNECT_TIMEOUT", "FIRST_BYTE_TIMEOUT", "IDLE_TIMEOUT"], "1")
+    settings["MAX_BODY_BYTES"] = "1000000"
     yield from serve(request, running_upstream, tmp_path_factory, **settings)
 
 

@@ -8,7 +8,7 @@ import textwrap
 import pytest
 
 from tests.http_by_hand import Broken, HandClient, call
-from tests.servers import DEPLOYED, ROOT, Server, environment
+from tests.servers import DEPLOYED, EMBEDDED, ROOT, Server, environment
 
 BAD_TARGETS = [
     "/v1/../admin/projects",
@@ -176,15 +176,16 @@ EMBEDDED_WITH_A_SHORT_DEADLINE = """
 """
 
 
-@pytest.fixture
-def hurried_port(request, tmp_path, proxy):
-    """The port of a server of the same kind that gives a head a fraction of the usual time."""
-    if proxy.kind == DEPLOYED:
-        with Server(DEPLOYED, tmp_path / "data", arguments=("--keep-alive", "1")) as server:
+@pytest.fixture(scope="module", params=[EMBEDDED, DEPLOYED])
+def hurried(request, tmp_path_factory):
+    """The address of a server that gives a head a fraction of the usual time."""
+    data_dir = tmp_path_factory.mktemp("hurried") / "data"
+    if request.param == DEPLOYED:
+        with Server(DEPLOYED, data_dir, arguments=("--keep-alive", "1")) as server:
             yield server.url
         return
     script = [sys.executable, "-c", textwrap.dedent(EMBEDDED_WITH_A_SHORT_DEADLINE), str(ROOT)]
-    process = subprocess.Popen(script, env=environment(tmp_path / "data"), stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(script, env=environment(data_dir), stdout=subprocess.PIPE, text=True)
     try:
         yield process.stdout.readline().split()[2].removesuffix("/v1")
     finally:
@@ -194,15 +195,15 @@ def hurried_port(request, tmp_path, proxy):
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /v1/mod", b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX-Slow: "])
-def test_a_head_that_does_not_come_is_not_waited_for(hurried_port, sent):
-    with HandClient(hurried_port) as client:
+def test_a_head_that_does_not_come_is_not_waited_for(hurried, sent):
+    with HandClient(hurried) as client:
         client.send(sent)
 
         assert client.has_ended()
 
 
-def test_a_head_that_trickles_in_is_cut_off_too(hurried_port):
-    with HandClient(hurried_port) as client:
+def test_a_head_that_trickles_in_is_cut_off_too(hurried):
+    with HandClient(hurried) as client:
         client.sock.settimeout(0.05)
         client.send(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n")
 
