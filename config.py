@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from marshmallow import EXCLUDE, Schema, ValidationError, post_load, validate
 from marshmallow import fields as typed
@@ -168,7 +168,7 @@ def load(environ: Mapping[str, str] | None = None, *, embedded: bool = False, co
         raise ConfigError([f"{name}: {problem}" for name, problem in problems.items()])
     if embedded:
         values = {"admin_user": "admin", **values, **_made_secrets(data_dir, values)}
-    values.setdefault("database_url", f"sqlite:///{data_dir.absolute()}/llm-proxy.db")
+    values.setdefault("database_url", f"sqlite:///{quote(str(data_dir.absolute()))}/llm-proxy.db")
     return Settings(**values)
 
 
@@ -382,7 +382,7 @@ class _SettingsSchema(Schema):
         database_url = values.get("database_url", "")
         if database_url.startswith("sqlite") and not _sqlite_path(database_url).startswith("/"):
             # Flask-SQLAlchemy would look for it in its instance folder, the claim where the process runs.
-            values["database_url"] = database_url.replace("sqlite:///", f"sqlite:///{Path.cwd()}/", 1)
+            values["database_url"] = database_url.replace("sqlite:///", f"sqlite:///{quote(str(Path.cwd()))}/", 1)
         return values
 
 

@@ -18,6 +18,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 from flask import Flask
 from sqlalchemy import Connection, Engine, event, inspect
@@ -245,7 +246,7 @@ class SqliteTokenStore:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            f"file:{self._path}?mode=rw", uri=True, timeout=0, isolation_level=None, check_same_thread=False
+            f"file:{quote(self._path)}?mode=rw", uri=True, timeout=0, isolation_level=None, check_same_thread=False
         )
         _set_pragmas(connection, synchronous="NORMAL")
         return connection

@@ -19,9 +19,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy.exc import DataError, OperationalError
 
+import config
 import storage
 from app import create_app
 from blueprints import errors
+from blueprints.services import services_of
 from config import Settings
 from tests.blueprints.conftest import MANAGEMENT_TOKEN, UPSTREAM_KEY, Operator, close, settings_in
 from tests.postgres import PostgresServer
@@ -613,6 +615,28 @@ def test_the_table_of_errors_words_nested_problems() -> None:
     assert errors.first_problem({"a": {0: ["is bad."]}}) == ("0", "is bad.")
     assert errors.first_problem({"_schema": ["is bad."]}) == (None, "is bad.")
     assert errors.first_problem(["is bad."]) == (None, "is bad.")
+
+
+# Wherever the data lies
+
+
+@pytest.mark.parametrize("name", ["with space", "a%41b", "a#b", "a?b=c", "a&b", "\u00fc", "%", "'\""])
+def test_every_part_finds_the_same_database_in_a_directory_of_any_name(
+    name: str, tmp_path: Path, migrated_database: Path
+) -> None:
+    data_dir = tmp_path / name
+    environ = {"DATA_DIR": str(data_dir), "MANAGEMENT_TOKEN": MANAGEMENT_TOKEN}
+    settings = config.load(environ, embedded=True)
+    shutil.copy(migrated_database, data_dir / "llm-proxy.db")
+    app = create_app(settings)
+    operator = Operator(app.test_client(), settings)
+    token = operator.issue_token(operator.create_project())
+    grant = services_of(app).admission.admit(f"Bearer {token['token']}", datetime.now(UTC))
+    close(app)
+
+    assert grant.token_id == token["id"]
+    assert [row["request_count"] for row in operator.rows("tokens")] == [1]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 # On PostgreSQL, which is stricter about texts, and lets two transactions look at once
