@@ -20,9 +20,12 @@ from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
 from app import create_app
+from blueprints import proxy
 from blueprints.services import services_of
 from config import Settings
 from llmproxy import metrics
+from llmproxy.call import Call
+from llmproxy.errors import ProxyError
 from tests.blueprints.conftest import UPSTREAM_KEY, UPSTREAM_URL, Operator, close
 
 CHAT = "/v1/chat/completions"
@@ -413,3 +416,46 @@ def nothing_secret_in_the_log(caplog: pytest.LogCaptureFixture) -> Iterator[None
     caplog.set_level(logging.DEBUG)
     yield
     assert UPSTREAM_KEY not in caplog.text
+
+
+# What is asked for on the caller's behalf
+
+
+def test_usage_that_a_project_asks_for_is_taken_out_again(
+    client: FlaskClient, operator: Operator, settings: Settings, upstream: requests_mock.Mocker
+) -> None:
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}\n\n'
+    first, last = b'data: {"choices":[{"delta":{}}],"usage":null}\n\n', b"data: [DONE]\n\n"
+    sent_down = {"Content-Type": "text/event-stream", "Content-Length": str(len(first + usage + last))}
+    upstream.post(UPSTREAM_URL + CHAT, content=first + usage + last, headers=sent_down)
+    caller = Caller(client, operator.issue_token(operator.create_project(stream_usage="ask")), settings.data_dir)
+    response = caller.call(data=b'{"stream":true}', HTTP_ACCEPT_ENCODING="br")
+
+    assert response.data == first + last
+    assert "content-length" not in response.headers
+    assert json.loads(upstream.last_request.body.held)["stream_options"] == {"include_usage": True}
+    assert upstream.last_request.headers["Accept-Encoding"] == "identity"
+    assert caller.records()[0]["metadata"]["total_tokens"] == 3
+
+
+@pytest.mark.parametrize("data", [b'{"stream":false}', b"{", b""])
+def test_a_body_that_streams_nothing_goes_up_as_it_is(
+    data: bytes, client: FlaskClient, operator: Operator, settings: Settings, upstream: requests_mock.Mocker
+) -> None:
+    upstream.post(UPSTREAM_URL + CHAT, json=ANSWER, headers=JSON)
+    caller = Caller(client, operator.issue_token(operator.create_project(stream_usage="ask")), settings.data_dir)
+
+    assert caller.call(data=data, HTTP_ACCEPT_ENCODING="br").json == ANSWER
+    assert upstream.last_request.body.held == data
+    assert upstream.last_request.headers["Accept-Encoding"] == "br"
+
+
+@pytest.mark.parametrize("head_first", [True, False])
+def test_a_head_whose_body_is_still_to_come_is_sent_at_once(head_first: bool, app: Flask) -> None:
+    call = Call("GET", "/v1/x", services_of(app).log)
+    response = proxy.RawResponse(proxy._Refusal(call, ProxyError(), b"x"), "500 X", [], head_first=head_first)
+    written: list[bytes] = []
+    body = response({}, lambda status, headers: written.append)
+    body.close()  # type: ignore[attr-defined]
+
+    assert written == ([b""] if head_first else [])

@@ -175,3 +175,22 @@ def test_an_abort_from_the_loop_wakes_a_greenlet_that_waits(
         connection.close()
 
     assert left.is_set()
+
+
+def test_a_client_can_be_shown_by_a_reset_that_an_answer_was_cut() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        watched, _ = listener.accept()
+    with client:
+        HangupWatch(watched).reset_client()
+        watched.close()
+
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+
+def test_a_reset_of_nobody_or_of_a_closed_connection_does_nothing(pair: Pair) -> None:
+    HangupWatch(None).reset_client()
+    watch = HangupWatch(pair[1])
+    pair[1].close()
+    watch.reset_client()

@@ -259,3 +259,12 @@ def test_an_answer_of_requests_mock_can_be_relayed(requests_mock: requests_mock.
     assert b"".join(relay) == b"mocked"
     relay.close()
     assert journal[-1] is None
+
+
+def test_a_first_piece_that_is_known_to_be_still_to_come_is_waited_for() -> None:
+    scene = Scene([b"one"])
+    assert scene.relay.is_waiting is False  # this raw cannot tell
+
+    for there in (True, False):
+        scene.raw.has_body_bytes = lambda there=there: there  # type: ignore[attr-defined]
+        assert scene.relay.is_waiting is not there
