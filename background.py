@@ -32,6 +32,8 @@ LOG_TICK_S = 1.0
 ROLLUP_TICK_S = 2.0
 CHECKPOINT_TICK_S = 1.0
 CLEANUP_TICK_S = 600.0
+# Ten milliseconds at worst, in which no request gets its turn.
+ROLLUP_RECORDS = 100
 # A single failure is routine (another process held the lock a little longer); this many in a row are told.
 FAILURES_WORTH_TELLING = 3
 
@@ -62,7 +64,7 @@ def catch_up(rollup: Rollup) -> None:
     try:
         while True:
             started = time.perf_counter()
-            if not rollup.step():
+            if not rollup.step(max_records=ROLLUP_RECORDS):
                 return
             gevent.sleep(time.perf_counter() - started)
     except ReaderBusy:

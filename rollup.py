@@ -31,7 +31,6 @@ from usage_fold import Cells, Row, fold, rows
 from usage_tables import DIMENSIONS, MODEL_HOURS, SUMS, reader_positions, usage_keys
 
 READER = "rollup"
-# About ten milliseconds, most of which is the write lock's.
 BATCH_RECORDS = 250
 # Names come from upstreams. An upstream that makes them up may not fill the tables with them.
 MAX_MODELS = 1000

@@ -96,7 +96,7 @@ class Rollup:
         self.is_busy = is_busy
         self.is_closed = False
 
-    def step(self) -> int:
+    def step(self, *, max_records: int) -> int:
         if self.is_busy:
             raise ReaderBusy
         self.batches -= 1
