@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 from flask import Flask, Request
+from flask import request as current_request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 
 import cli
@@ -29,6 +30,10 @@ class _AdminSessions(SecureCookieSessionInterface):
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
         return super().open_session(app, request) if request.path.startswith("/admin") else None
+
+    def get_cookie_secure(self, app: Flask) -> bool:
+        """Over TLS the cookie stays there; over plain HTTP browsers would drop one that must."""
+        return current_request.is_secure
 
 
 def create_app(settings: Settings) -> Flask:

@@ -2,6 +2,7 @@
 /* Draws the overview's charts with uPlot, over the ones that the server drew, to show the numbers under the pointer. */
 
 const CHART_HEIGHT = 150;
+const STEPS = [1, 2, 5].flatMap((digit) => [...Array(12).keys()].map((power) => digit * 10 ** power)).sort((a, b) => a - b);
 const drawn = [];
 
 function color(name) {
@@ -49,11 +50,11 @@ function options(figure, data, width) {
     hooks: { setCursor: [(chart) => tell(figure, data, chart.cursor.idx)] },
     scales: {
       x: { range: () => [data.starts[0] - step * 0.6, data.starts.at(-1) + step * 0.6] },
-      y: { range: (_, low, high) => [0, high > 0 ? high * 1.05 : 1] },
+      y: { range: (_, low, high) => [0, high > 0 ? high * 1.05 : 10] },
     },
     axes: [
       { ...axis, grid: { show: false }, space: 64, size: 26, values: (_, values) => values.map(timeWords) },
-      { ...axis, size: 52, space: 30, values: (_, values) => values.map((value) => inWords(data.unit, value)) },
+      { ...axis, size: 52, space: 30, incrs: STEPS, values: (_, values) => values.map((value) => inWords(data.unit, value)) },
     ],
     series: [
       {},

@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Response, flash, make_response, redirect, render_template, request, url_for
 from marshmallow import Schema, ValidationError
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, NotFound
 
@@ -141,6 +141,12 @@ def _conflict(exc: operations.Conflict) -> Response:
 def _invalid(exc: ValidationError) -> Response:
     param, words = first_problem(exc.messages)
     return problem(400, "That cannot be right", f"{param} {words}" if param else words, param=param)
+
+
+@bp.errorhandler(DataError)
+def _unstorable(_: DataError) -> Response:
+    # PostgreSQL takes no NUL in a text, not even in one that is only looked for.
+    return problem(400, "That cannot be right", "A value holds characters that cannot be stored.")
 
 
 @bp.errorhandler(OperationalError)

@@ -14,6 +14,7 @@ from blueprints.management import iso
 from models import AuditEntry, db
 
 PAGE_SIZE = 50
+MAX_ID = 2**31 - 1
 TARGET_TYPES = {"project": "Projects", "token": "Tokens"}
 
 _ACTIONS = {
@@ -53,7 +54,7 @@ def audit() -> Response:
         statement = statement.where(AuditEntry.actor == actor)
     before = request.args.get("before", type=int)
     if before is not None:
-        statement = statement.where(AuditEntry.id < before)
+        statement = statement.where(AuditEntry.id < min(max(before, 0), MAX_ID))
     rows = list(db.session.scalars(statement))
     shown, has_more = rows[:PAGE_SIZE], len(rows) > PAGE_SIZE
     if wants_json():

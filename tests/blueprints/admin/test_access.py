@@ -196,3 +196,10 @@ def test_a_fault_is_a_page_without_details(app: Flask, browser: Browser, monkeyp
 
     assert answer.status_code == 500
     assert "Something broke" in answer.text and "inner secret" not in answer.text
+
+
+def test_the_session_cookie_stays_on_tls_where_there_is_tls(browser: Browser):
+    answer = browser.client.get("/admin/projects/new", headers=browser.headers, base_url="https://localhost")
+
+    assert "Secure" in answer.headers["Set-Cookie"]
+    assert "Secure" not in browser.get("/admin/tokens").headers.get("Set-Cookie", "")

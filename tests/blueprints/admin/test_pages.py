@@ -470,3 +470,8 @@ def test_times_are_relative_with_the_exact_time_beside_them(browser: Browser, wr
     exact = moment.strftime("%Y-%m-%d %H:%M:%S UTC")
     stamp = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
     assert f'<time datetime="{stamp}" title="{exact}">3 hours ago</time>' in text
+
+
+@pytest.mark.parametrize("before", ["-1", "0", "99999999999999999999999", "9" * 5000, "x"])
+def test_an_odd_place_in_the_audit_trail_is_no_fault(browser: Browser, before: str):
+    assert browser.get(f"/admin/audit?before={before}").status_code == 200
