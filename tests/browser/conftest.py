@@ -18,7 +18,8 @@ from tests.browser.chromium import launch
 from tests.servers import EMBEDDED, Server, environment
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: while Playwright runs, no other test could start an event loop of its own.
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = launch(playwright)
@@ -26,7 +27,7 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def used_proxy(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A proxy with projects, tokens in every state and some thousand records."""
     data_dir = tmp_path_factory.mktemp("used") / "data"
