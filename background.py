@@ -32,8 +32,10 @@ LOG_TICK_S = 1.0
 ROLLUP_TICK_S = 2.0
 CHECKPOINT_TICK_S = 1.0
 CLEANUP_TICK_S = 600.0
-# Ten milliseconds at worst, in which no request gets its turn.
-ROLLUP_RECORDS = 100
+# Records per batch. More cost less each, but the write lock that the sums need keeps admissions waiting, and
+# nothing else runs while a batch is summed up.
+MIN_BATCH, MAX_BATCH = 50, 500
+LOCK_S = 0.005
 # A single failure is routine (another process held the lock a little longer); this many in a row are told.
 FAILURES_WORTH_TELLING = 3
 
@@ -61,17 +63,26 @@ def start(app: Flask) -> None:
 
 def catch_up(rollup: Rollup) -> None:
     """Add what is in the log by now, if no other process does; half of the time at most is spent on it."""
+    size = MIN_BATCH
     try:
         while True:
             started = time.perf_counter()
-            if not rollup.step(max_records=ROLLUP_RECORDS):
+            if not rollup.step(max_records=size):
                 return
+            size = _next_size(size, rollup.sums.last_save_s)
             gevent.sleep(time.perf_counter() - started)
     except ReaderBusy:
         return
     finally:
         # Not held between two ticks, so that a recount can have it.
         rollup.close()
+
+
+def _next_size(size: int, took_s: float) -> int:
+    """How many records to take next: as many as are saved in about LOCK_S."""
+    if took_s < LOCK_S / 2:
+        return min(size * 2, MAX_BATCH)
+    return max(size // 2, MIN_BATCH) if took_s > LOCK_S * 2 else size
 
 
 def _forever(what: str, work: Callable[[], object], tick_s: float) -> None:

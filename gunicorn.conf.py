@@ -111,6 +111,8 @@ def post_worker_init(worker):
     # What the start has built stays: the collector need not walk over it again and again.
     gc.collect()
     gc.freeze()
+    # Nor look for cycles in every few calls: what a call allocates is freed without it.
+    gc.set_threshold(10_000, 20, 20)
     background.start(worker.wsgi)
     draining = services_of(worker.wsgi).draining
     stop = signal.getsignal(signal.SIGTERM)

@@ -14,6 +14,7 @@ A log file that somebody edited is read again by the reader, and counted again h
 from __future__ import annotations
 
 import fcntl
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -72,6 +73,9 @@ class UsageSums:
     The sums of one node together with the position of the reader that feeds them.
 
     A `PositionStore`: what was staged is added in the transaction that saves the position.
+
+    Attributes:
+        last_save_s: How long the last such transaction took, the wait for it included.
     """
 
     def __init__(self, engine: Engine, node: str) -> None:
@@ -79,6 +83,7 @@ class UsageSums:
         self.node = node
         self._is_sqlite = engine.dialect.name == "sqlite"
         self._staged: Cells = {}
+        self.last_save_s = 0.0
         self._ids: dict[tuple[Any, ...], int] = {}
         self._models: set[str] | None = None
 
@@ -110,10 +115,12 @@ class UsageSums:
 
     def save(self, position: Position) -> None:
         """Add what was staged, and remember the position. All or nothing."""
+        started = time.perf_counter()
         with self.transaction() as connection:
             self.add(connection, rows(self._staged))
             self._save_position(connection, position)
         self._staged = {}
+        self.last_save_s = time.perf_counter() - started
 
     def add(self, connection: Connection, added: dict[Row, list[int]]) -> None:
         """Add to the tables, within a `transaction` of these sums."""

@@ -19,15 +19,15 @@ import http.client
 import json
 import os
 import secrets
+import selectors
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -213,25 +213,9 @@ def _load(server: Server, bearer: str, requests: int, concurrency: int) -> Round
         b"Content-Type: application/json\r\nAccept: application/json\r\nUser-Agent: benchmark\r\n"
         b"Accept-Encoding: gzip, deflate\r\nContent-Length: %d\r\n\r\n%b" % (bearer.encode(), len(BODY), BODY)
     )
-    times: list[float] = []
-    failures: list[str] = []
-
-    def client(amount: int) -> None:
-        try:
-            times.extend(_client(port, request, amount))
-        except Exception as exc:
-            failures.append(repr(exc))
-
-    threads = [threading.Thread(target=client, args=(requests // concurrency,)) for _ in range(concurrency)]
     cpu, start = server.cpu_s(), time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    times = sorted(_times(port, request, requests, concurrency))
     took, cpu = time.perf_counter() - start, server.cpu_s() - cpu
-    if failures:
-        raise RuntimeError(failures[0])
-    times.sort()
     return Round(
         cpu_us=cpu / len(times) * 1e6,
         requests_per_s=len(times) / took,
@@ -240,35 +224,58 @@ def _load(server: Server, bearer: str, requests: int, concurrency: int) -> Round
     )
 
 
-def _client(port: int, request: bytes, amount: int) -> Iterator[float]:
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for _ in range(amount):
-            start = time.perf_counter()
+def _times(port: int, request: bytes, requests: int, concurrency: int) -> Iterator[float]:
+    """
+    How long each of `requests` took, over `concurrency` kept connections.
+
+    One loop over all connections and no threads: on few processors a costly load disturbs what it measures.
+    """
+    with selectors.DefaultSelector() as selector, ExitStack() as open_sockets:
+        for _ in range(concurrency):
+            sock = open_sockets.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.sendall(request)
-            _read_answer(sock)
-            yield time.perf_counter() - start
+            selector.register(sock, selectors.EVENT_READ, _Exchange(time.perf_counter()))
+        sent, answered = concurrency, 0
+        while answered < requests:
+            ready = selector.select(timeout=20)
+            if not ready:
+                raise RuntimeError("no answer came")
+            for key, _ in ready:
+                sock, exchange = key.fileobj, key.data
+                if not exchange.is_complete_with(sock.recv(65536)):
+                    continue
+                yield time.perf_counter() - exchange.started
+                answered += 1
+                if sent < requests:
+                    exchange.restart()
+                    sock.sendall(request)
+                    sent += 1
 
 
-def _read_answer(sock: socket.socket) -> None:
-    """Read one answer of known length. Raises when it is not a 200."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        data += _received(sock)
-    head, _, body = data.partition(b"\r\n\r\n")
-    if b" 200 " not in head[:15]:
-        raise RuntimeError(head[:60].decode())
-    length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-    left = length - len(body)
-    while left > 0:
-        left -= len(_received(sock))
+class _Exchange:
+    """One request on a connection, and as much of its answer as has come."""
 
+    def __init__(self, started: float) -> None:
+        self.started = started
+        self._data = b""
+        self._size: int | None = None
 
-def _received(sock: socket.socket) -> bytes:
-    data = sock.recv(65536)
-    if not data:
-        raise ConnectionError("the server hung up")
-    return data
+    def restart(self) -> None:
+        """Begin the next one."""
+        self.__init__(time.perf_counter())  # type: ignore[misc]
+
+    def is_complete_with(self, piece: bytes) -> bool:
+        """True when `piece` ends the answer. Raises when it is not a 200 of known length."""
+        if not piece:
+            raise ConnectionError("the server hung up")
+        self._data += piece
+        if self._size is None and (end := self._data.find(b"\r\n\r\n")) >= 0:
+            head = self._data[:end].lower()
+            if b" 200 " not in head[:15]:
+                raise RuntimeError(head[:60].decode())
+            self._size = end + 4 + int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+        return self._size is not None and len(self._data) >= self._size
 
 
 if __name__ == "__main__":

@@ -112,6 +112,6 @@ def _count(record: CallRecord, duration_s: float, ttft_s: float | None) -> None:
 
 
 def _count_usage(metadata: dict[str, Any]) -> None:
-    for kind in ("prompt_tokens", "completion_tokens"):
+    for kind, counter in metrics.USAGE.items():
         if amount := metadata.get(kind):
-            metrics.USAGE_TOKENS.labels(kind).inc(amount)
+            counter.inc(amount)

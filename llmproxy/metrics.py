@@ -32,6 +32,7 @@ FIRST_BYTE = Histogram(
     "llmproxy_first_byte_seconds", "From arrival to the first body byte.", buckets=_DURATION_BUCKETS_S
 )
 USAGE_TOKENS = Counter("llmproxy_usage_tokens_total", "Tokens as reported by the upstream.", ["kind"])
+USAGE = {kind: USAGE_TOKENS.labels(kind) for kind in ("prompt_tokens", "completion_tokens")}
 LOG_PENDING = Gauge(
     "llmproxy_log_pending_records", "Records waiting in memory for room on disk.", multiprocess_mode="livesum"
 )

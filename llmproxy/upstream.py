@@ -6,8 +6,9 @@ library's errors become ours.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.cookiejar import DefaultCookiePolicy
+from typing import Any
 
 import requests
 from requests.exceptions import RequestException, Timeout
@@ -32,8 +33,9 @@ class UpstreamSession(requests.Session):
         self.mount("https://", adapter)
         self.mount("http://", adapter)
 
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """None: requests reads the body of a redirect even when told not to follow it."""
+    def resolve_redirects(self, *_: Any, **__: Any) -> Iterator[requests.Response]:
+        """Nothing: requests reads the body of a redirect even when told not to follow it."""
+        return iter(())
 
 
 class Upstream:

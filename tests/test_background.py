@@ -5,6 +5,7 @@ import os
 import signal
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import gevent
 import pytest
@@ -95,10 +96,13 @@ class Rollup:
         self.batches = batches
         self.is_busy = is_busy
         self.is_closed = False
+        self.asked_for: list[int] = []
+        self.sums = SimpleNamespace(last_save_s=0.0)
 
     def step(self, *, max_records: int) -> int:
         if self.is_busy:
             raise ReaderBusy
+        self.asked_for.append(max_records)
         self.batches -= 1
         return max(0, self.batches + 1)
 
@@ -122,6 +126,24 @@ def test_others_get_their_turn_between_two_batches():
 
     assert turns == [None]
     other.join()
+
+
+@pytest.mark.parametrize(
+    ("lock_s", "sizes"),
+    [(0.001, [50, 100, 200, 400, 500, 500]), (0.005, [50] * 6), (0.1, [50] * 6)],
+    ids=["quick", "as wanted", "slow"],
+)
+def test_batches_grow_while_the_write_lock_is_held_shortly(lock_s, sizes):
+    rollup = Rollup(5)
+    rollup.sums.last_save_s = lock_s
+
+    background.catch_up(rollup)
+
+    assert rollup.asked_for == sizes
+
+
+def test_a_batch_shrinks_when_the_write_lock_was_held_long():
+    assert background._next_size(400, 0.02) == 200
 
 
 def test_work_that_fails_is_tried_again_and_told_once(caplog):

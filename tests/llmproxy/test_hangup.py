@@ -8,7 +8,7 @@ import gevent
 import gevent.socket
 import pytest
 
-from llmproxy import transport
+from llmproxy import hangup, transport
 from llmproxy.errors import ClientGone
 from llmproxy.hangup import HangupWatch
 from llmproxy.transport import Connection
@@ -33,6 +33,11 @@ class Upstream:
 
     def abort(self) -> None:
         self.aborts += 1
+
+
+@pytest.fixture(autouse=True)
+def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hangup, "GRACE_S", 0)
 
 
 def turn_the_loop() -> None:
