@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from typing import Any
+from typing import Any, cast
 
-from flask import Flask, Request
+from flask import Flask, Request, Response, request
 from flask import request as current_request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 
@@ -36,6 +36,16 @@ class _AdminSessions(SecureCookieSessionInterface):
         return current_request.is_secure
 
 
+class _App(Flask):
+    """Flask, whose hooks, signals and finishing touches are not for calls that are passed on as they are."""
+
+    def full_dispatch_request(self) -> Response:
+        rule = request.url_rule
+        if rule is not None and rule.endpoint == proxy.ENDPOINT:
+            return cast(Response, self.view_functions[proxy.ENDPOINT]())
+        return super().full_dispatch_request()
+
+
 def create_app(settings: Settings) -> Flask:
     """
     The WSGI application.
@@ -45,7 +55,7 @@ def create_app(settings: Settings) -> Flask:
             (`storage.migrate_to_head`).
     """
     # Styles and scripts are served under /admin, with its headers; nothing else here is static.
-    app = Flask(__name__, static_folder=None)
+    app = _App(__name__, static_folder=None)
     app.session_interface = _AdminSessions()
     app.config.update(_flask_config(settings))
     storage.init_app(app, settings.database_url)

@@ -308,8 +308,8 @@ _STATE_POSTGRES = _named_for_psycopg(STATE)
 
 
 def _sqlite_time(moment: datetime) -> str:
-    """The text that SQLAlchemy's SQLite dialect stores for a time: sorts as the times do."""
-    return moment.astimezone(UTC).isoformat(" ", "microseconds")[:26]
+    """The text that SQLAlchemy's SQLite dialect stores for a time in UTC: sorts as the times do."""
+    return moment.isoformat(" ", "microseconds")[:26]
 
 
 def _from_sqlite_time(text: str) -> datetime:

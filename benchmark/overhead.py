@@ -3,12 +3,12 @@ What a proxied JSON call costs beside a bare Flask view, in CPU time of one guni
 
     python -m benchmark.overhead [--requests 8000] [--concurrency 32] [--rounds 5]
 
-Three servers run on this machine: a Flask view that returns the same JSON, under the same gunicorn settings;
-the proxy with everything on (claim, record, usage); and the stand-in upstream behind it. The load goes to the
-first two in turn, and the ratio of each pair of rounds is what is reported: it carries over to other
-machines, absolute times do not. Where there are two processors, the server that is measured has one to itself,
-as the load and the stand-in would throw its code out of the caches between any two requests. Load is bounded,
-loopback only, and ends by itself.
+Three servers run on this machine: a Flask view that returns the same JSON, under the same gunicorn settings; the
+proxy with everything on (claim, record, usage sums); and an upstream behind it: nginx with a fixed answer where it
+is installed, because that disturbs least, otherwise the stand-in for OpenAI. The load goes to the first two in
+turn, and the ratio of each pair of rounds is what is reported: it carries over to other machines, absolute times
+do not. Where there are two processors, the server that is measured has one to itself, as the load and the upstream
+would throw its code out of the caches between any two requests. Load is bounded, loopback only, and ends by itself.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import json
 import os
 import secrets
 import selectors
+import shutil
 import socket
 import statistics
 import subprocess
@@ -46,6 +47,45 @@ def view():
     return Response(ANSWER, content_type="application/json")
 """
 
+NGINX_ANSWER = json.dumps(
+    {
+        "id": "chatcmpl-2c8329de90c19c39ed5127b7",
+        "object": "chat.completion",
+        "created": 1767225600,
+        "model": "gpt-4o-2024-08-06",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Hello! How can I help you today?", "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {
+            "prompt_tokens": 9,
+            "completion_tokens": 12,
+            "total_tokens": 21,
+            "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+        },
+        "service_tier": "default",
+    }
+)
+NGINX_CONF = """
+worker_processes 1; daemon off; pid %(work)s/nginx.pid;
+events { worker_connections 1024; }
+http {
+    access_log off; keepalive_requests 100000000; client_body_temp_path %(work)s;
+    server {
+        listen 127.0.0.1:%(port)d;
+        add_header x-request-id req_0123456789abcdef; add_header openai-processing-ms 12;
+        add_header openai-organization org; add_header openai-version 2020-10-01;
+        add_header x-ratelimit-limit-requests 10000; add_header x-ratelimit-remaining-requests 9999;
+        location / { default_type application/json; return 200 '%(answer)s'; }
+    }
+}
+"""
+
 
 @dataclass(frozen=True)
 class Round:
@@ -63,12 +103,13 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=8000)
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--upstream", choices=["auto", "nginx", "stand-in"], default="auto")
     args = parser.parse_args()
     processors = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, processors[1:] or processors)
-    with MockOpenAI() as mock, tempfile.TemporaryDirectory() as work:
-        answer = _ask(mock.url, "sk-benchmark")
-        with bare_flask(answer, Path(work)) as bare, proxy(mock.url, Path(work)) as proxied:
+    with tempfile.TemporaryDirectory() as work, upstream(Path(work), args.upstream) as url:
+        answer = _ask(url, "sk-benchmark")
+        with bare_flask(answer, Path(work)) as bare, proxy(url, Path(work)) as proxied:
             token = _issue_token(proxied.url, proxied.management_token)
             _load(bare, "x", 500, args.concurrency)
             _load(proxied, token, 500, args.concurrency)
@@ -107,6 +148,26 @@ class Server:
         """User and system time of the worker so far."""
         fields = Path(f"/proc/{self.worker_pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+@contextmanager
+def upstream(work: Path, kind: str) -> Iterator[str]:
+    """The URL of an upstream with a small JSON answer."""
+    if kind == "stand-in" or (kind == "auto" and not shutil.which("nginx")):
+        print("upstream: the stand-in for OpenAI")
+        with MockOpenAI() as mock:
+            yield mock.url
+        return
+    print("upstream: nginx")
+    port = _free_port()
+    config = work / "nginx.conf"
+    config.write_text(NGINX_CONF % {"work": work, "port": port, "answer": NGINX_ANSWER})
+    with subprocess.Popen(["nginx", "-c", str(config), "-e", str(work / "nginx.err")]) as server:
+        try:
+            _wait_for(port, server)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
 
 
 @contextmanager

@@ -10,16 +10,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import requests
-from flask import Blueprint, Response, request
+from flask import Blueprint, Flask, Response, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter, Rule
 
-from blueprints.services import Services, services
+from blueprints.services import Services, services_of
 from llmproxy.admission import Refused
 from llmproxy.call import Call
 from llmproxy.errors import (
@@ -47,6 +48,7 @@ MAX_ASKING_BODY_BYTES = 4 * 1024 * 1024
 MAX_LENGTH_DIGITS = 20
 
 bp = Blueprint("proxy", __name__)
+ENDPOINT = f"{bp.name}.forward"
 
 
 class _Rest(BaseConverter):
@@ -60,10 +62,9 @@ class _Rest(BaseConverter):
 @bp.record
 def _route_every_method(state: BlueprintSetupState) -> None:
     # Flask's own decorator wants a list of methods; a proxy has none to refuse.
-    endpoint = f"{bp.name}.forward"
     state.app.url_map.converters["rest"] = _Rest
-    state.app.url_map.add(Rule("/v1/<rest:rest>", endpoint=endpoint, methods=None, merge_slashes=False))
-    state.app.view_functions[endpoint] = forward
+    state.app.url_map.add(Rule("/v1/<rest:rest>", endpoint=ENDPOINT, methods=None, merge_slashes=False))
+    state.app.view_functions[ENDPOINT] = partial(forward, services_of(cast("Flask", state.app)))
 
 
 class RawResponse(Response):
@@ -94,10 +95,9 @@ class RawResponse(Response):
         return self._body
 
 
-def forward(**_: str) -> Response:
+def forward(parts: Services) -> Response:
     """Forward one request; whatever happens, it leaves one record."""
     environ = request.environ
-    parts = services()
     raw_target: str = environ["RAW_URI"]
     call = Call(environ["REQUEST_METHOD"], endpoint_of(raw_target), parts.log)
     watch = HangupWatch(environ.get("gunicorn.socket"))

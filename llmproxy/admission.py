@@ -14,6 +14,7 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Protocol
 
 from llmproxy.errors import (
@@ -120,7 +121,8 @@ class Admission:
 
     def __init__(self, store: TokenStore, keyring: KeyRing) -> None:
         self._store = store
-        self._keyring = keyring
+        # The row is read anew for every call; the sealed text in it opens to the same key each time.
+        self._open = lru_cache(maxsize=1024)(keyring.open)
 
     def admit(self, authorization: str | None, now: datetime) -> Grant:
         """
@@ -157,7 +159,7 @@ class Admission:
 
     def _grant(self, claim: Claim) -> Grant:
         try:
-            api_key = self._keyring.open(claim.sealed_key, row_id=claim.project_id)
+            api_key = self._open(claim.sealed_key, row_id=claim.project_id)
         except SealBroken as exc:
             log.error("cannot open the upstream key of project %s: %s", claim.project_id, exc)
             reason = AuthUnavailable("The proxy cannot open this project's API key. Tell your operator.")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Any, Protocol
+from random import getrandbits
+from typing import Protocol
 
 from llmproxy import metrics
 from llmproxy.admission import Grant
@@ -36,7 +37,8 @@ class Call:
     """
 
     def __init__(self, method: str, endpoint: str, log: RecordWriter) -> None:
-        self.request_id = str(uuid.uuid4())
+        # No secret, so no random bytes from the kernel; forked processes are seeded anew.
+        self.request_id = str(uuid.UUID(int=getrandbits(128), version=4))
         self.method = method
         self.endpoint = endpoint
         self.token_id: str | None = None
@@ -50,7 +52,7 @@ class Call:
         self._arrived = time.perf_counter()
         self._ttft_s: float | None = None
         self._is_open = True
-        metrics.calls_under_way += 1
+        metrics.call_began()
 
     def granted(self, grant: Grant) -> None:
         """The token was admitted."""
@@ -96,22 +98,4 @@ class Call:
             error=(observer.error if observer else None) or error,
         )
         self._log.write(record)
-        _count(record, duration_s, self._ttft_s)
-
-
-def _count(record: CallRecord, duration_s: float, ttft_s: float | None) -> None:
-    metrics.calls_under_way -= 1
-    metrics.requests(record.outcome, record.status_code).inc()
-    metrics.DURATION.observe(duration_s)
-    if ttft_s is not None:
-        metrics.FIRST_BYTE.observe(ttft_s)
-    if record.outcome == "refused":
-        metrics.REFUSALS.labels((record.error or {}).get("code") or "none").inc()
-    if record.metadata:
-        _count_usage(record.metadata)
-
-
-def _count_usage(metadata: dict[str, Any]) -> None:
-    for kind, counter in metrics.USAGE.items():
-        if amount := metadata.get(kind):
-            counter.inc(amount)
+        metrics.call_ended(record)

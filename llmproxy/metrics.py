@@ -8,10 +8,13 @@ adds them up. No label holds anything that callers choose freely, so the number 
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from collections import Counter as Counts
+from collections import deque
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess, values
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from llmproxy.api_log.record import CallRecord
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _DURATION_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -54,21 +57,46 @@ LOG_DROPPED = Gauge(
     multiprocess_mode="mostrecent",
 )
 
-# Counted in the plain on the hot path; `publish` copies it to its gauge.
+# Noted in the plain on the hot path, and told to the library by `publish`: there, each count takes a lock and a
+# write to a mapped file, which is cheaper many at a time.
 calls_under_way = 0
+_ended: deque[CallRecord] = deque(maxlen=100_000)  # should nobody call `publish`, memory stays bounded
+
+
+def call_began() -> None:
+    """One more call is under way."""
+    global calls_under_way  # noqa: PLW0603
+    calls_under_way += 1
+
+
+def call_ended(record: CallRecord) -> None:
+    """A call is over; what it was counts within about a second."""
+    global calls_under_way  # noqa: PLW0603
+    calls_under_way -= 1
+    _ended.append(record)
 
 
 def publish(*, log_pending: int, log_lost: int) -> None:
-    """Tell what is only looked at now and then: called by every process about once a second, and at a scrape."""
+    """Tell what was noted since the last time: called by every process about once a second, and at a scrape."""
+    ended = [_ended.popleft() for _ in range(len(_ended))]
+    for (outcome, status), number in Counts((call.outcome, call.status_code) for call in ended).items():
+        REQUESTS.labels(outcome, str(status)).inc(number)
+    for call in ended:
+        _observe(call)
     IN_FLIGHT.set(calls_under_way)
     LOG_PENDING.set(log_pending)
     LOG_LOST.set(log_lost)
 
 
-@lru_cache(maxsize=1024)
-def requests(outcome: str, status: int) -> Counter:
-    """The counter of requests that ended so; looking it up anew costs more than counting."""
-    return REQUESTS.labels(outcome, str(status))
+def _observe(call: CallRecord) -> None:
+    DURATION.observe(call.duration_ms / 1000)
+    if call.ttft_ms is not None:
+        FIRST_BYTE.observe(call.ttft_ms / 1000)
+    if call.outcome == "refused":
+        REFUSALS.labels((call.error or {}).get("code") or "none").inc()
+    for kind, counter in USAGE.items():
+        if call.metadata and (amount := call.metadata.get(kind)):
+            counter.inc(amount)
 
 
 def exposition() -> bytes:

@@ -89,7 +89,7 @@ class UpstreamRequest(PreparedRequest):
 class Connection:
     """One connection to an origin; at most one exchange at a time."""
 
-    __slots__ = ("_sock", "idle_since", "is_aborted", "origin", "was_used")
+    __slots__ = ("_poll", "_sock", "idle_since", "is_aborted", "origin", "was_used")
 
     def __init__(self, origin: Origin, timeout_s: float, context: ssl.SSLContext) -> None:
         self.origin = origin
@@ -106,6 +106,8 @@ class Connection:
             sock.close()
             raise
         self._sock = sock
+        self._poll = _poll()
+        self._poll.register(sock.fileno(), select.POLLIN)
 
     def send(self, data: bytes, timeout_s: float) -> None:
         """Send all of `data`; `timeout_s` without progress raises TimeoutError."""
@@ -134,9 +136,7 @@ class Connection:
 
     def is_readable(self) -> bool:
         """True when there is something to read, the end of the stream included. Never waits."""
-        poll = _poll()
-        poll.register(self._sock.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+        return bool(self._poll.poll(0))
 
     def abort(self) -> None:
         """End the exchange from outside: whoever waits in `send` or `receive` gets an OSError. Never waits."""

@@ -6,8 +6,7 @@ library's errors become ours.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from http.cookiejar import DefaultCookiePolicy
+from collections.abc import Callable
 from typing import Any
 
 import requests
@@ -22,20 +21,22 @@ log = logging.getLogger(__name__)
 
 
 class UpstreamSession(requests.Session):
-    """A Session that adds nothing: no .netrc, no cookies kept, no default headers, no redirects followed."""
+    """
+    A Session that sends a prepared request as it is.
+
+    What requests' own `send` does around the adapter (cookies kept, redirects followed and their bodies read,
+    hooks, times taken) is what a proxy must not do, and costs 12 µs.
+    """
 
     def __init__(self, timeouts: Timeouts) -> None:
         super().__init__()
-        self.trust_env = False
-        self.headers.clear()
-        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         adapter = UpstreamAdapter(timeouts, verifying_context())
         self.mount("https://", adapter)
         self.mount("http://", adapter)
 
-    def resolve_redirects(self, *_: Any, **__: Any) -> Iterator[requests.Response]:
-        """Nothing: requests reads the body of a redirect even when told not to follow it."""
-        return iter(())
+    def send(self, request: requests.PreparedRequest, **_: Any) -> requests.Response:
+        """The answer with its body unread. Raises what the adapter raises."""
+        return self.get_adapter(url=request.url or "").send(request, stream=True)
 
 
 class Upstream:
@@ -68,7 +69,7 @@ class Upstream:
         """
         request = UpstreamRequest(method, origin, origin.prefix + target, headers, body, on_connection)
         try:
-            return self._session.send(request, stream=True, allow_redirects=False, proxies={})
+            return self._session.send(request)
         except RequestException as exc:
             log.warning("upstream %s failed: %s", origin.host_header, exc)
             raise translate(exc) from exc

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 import orjson
@@ -111,15 +112,21 @@ def observe(endpoint: str, *, status: int, content_type: str | None, content_enc
         content_encoding: As the upstream sent it; a coding we cannot undo is not looked into.
     """
     facts = Facts()
-    media_type = (content_type or "").partition(";")[0].strip().lower()
-    is_stream = media_type == "text/event-stream"
-    if not is_stream and (not _JSON_TYPE(media_type) or (status < 400 and _SILENT_ENDPOINTS(endpoint))):
+    is_stream, is_json = _kind(content_type)
+    if not is_stream and (not is_json or (status < 400 and _SILENT_ENDPOINTS(endpoint))):
         return UsageObserver(facts, None)
     body: _Body = EventStream(facts) if is_stream else JsonBody(facts)
     if content_encoding is None or is_identity(content_encoding):
         return UsageObserver(facts, body, is_stream=is_stream)
     decoder = body_decoder(content_encoding)
     return UsageObserver(facts, body if decoder else None, decoder=decoder, is_stream=is_stream)
+
+
+@lru_cache(maxsize=256)
+def _kind(content_type: str | None) -> tuple[bool, bool]:
+    """Whether a content type is an event stream, and whether it is JSON."""
+    media_type = (content_type or "").partition(";")[0].strip().lower()
+    return media_type == "text/event-stream", bool(_JSON_TYPE(media_type))
 
 
 class JsonBody:

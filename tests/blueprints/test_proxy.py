@@ -24,6 +24,7 @@ from blueprints import proxy
 from blueprints.services import services_of
 from config import Settings
 from llmproxy import metrics
+from llmproxy import upstream as upstream_module
 from llmproxy.call import Call
 from llmproxy.errors import ProxyError
 from tests.blueprints.conftest import UPSTREAM_KEY, UPSTREAM_URL, Operator, close
@@ -40,9 +41,11 @@ ANSWER = {
 
 
 @pytest.fixture(autouse=True)
-def upstream(requests_mock: requests_mock.Mocker) -> requests_mock.Mocker:
+def upstream(monkeypatch: pytest.MonkeyPatch) -> requests_mock.Adapter:
     """Every call to the upstream; one that a test did not foresee fails it."""
-    return requests_mock
+    adapter = requests_mock.Adapter()
+    monkeypatch.setattr(upstream_module, "UpstreamAdapter", lambda *_: adapter)
+    return adapter
 
 
 @pytest.fixture
@@ -75,9 +78,11 @@ def caller(client: FlaskClient, token: dict[str, Any], settings: Settings) -> Ca
 
 
 def test_a_call_goes_up_with_the_projects_key_and_its_answer_comes_back(
-    caller: Caller, upstream: requests_mock.Mocker, token: dict[str, Any]
+    caller: Caller, upstream: requests_mock.Adapter, token: dict[str, Any]
 ) -> None:
-    upstream.post(UPSTREAM_URL + CHAT, json=ANSWER, headers=JSON | {"X-Request-Id": "req_1", "Set-Cookie": "a=b"})
+    upstream.register_uri(
+        "POST", UPSTREAM_URL + CHAT, json=ANSWER, headers=JSON | {"X-Request-Id": "req_1", "Set-Cookie": "a=b"}
+    )
     response = caller.call(target=CHAT + "?a=%2F", HTTP_X_CUSTOM="1", HTTP_COOKIE="session=1")
 
     assert (response.status_code, response.json) == (200, ANSWER)
@@ -111,17 +116,17 @@ def test_a_call_goes_up_with_the_projects_key_and_its_answer_comes_back(
 
 
 def test_a_project_with_a_base_url_calls_that(
-    client: FlaskClient, operator: Operator, settings: Settings, upstream: requests_mock.Mocker
+    client: FlaskClient, operator: Operator, settings: Settings, upstream: requests_mock.Adapter
 ) -> None:
     project = operator.create_project(base_url="http://models.test:9/openai/v1/")
-    upstream.get("http://models.test:9/openai/v1/models", json={}, headers=JSON)
+    upstream.register_uri("GET", "http://models.test:9/openai/v1/models", json={}, headers=JSON)
 
     assert Caller(client, operator.issue_token(project), settings.data_dir).call("GET", "/v1/models").json == {}
     assert upstream.last_request.headers["Host"] == "models.test:9"
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "get"])
-def test_every_method_is_forwarded(method: str, caller: Caller, upstream: requests_mock.Mocker) -> None:
+def test_every_method_is_forwarded(method: str, caller: Caller, upstream: requests_mock.Adapter) -> None:
     upstream.register_uri(requests_mock.ANY, UPSTREAM_URL + "/v1/x", text="y")
 
     assert caller.call(method, "/v1/x", b"").status_code == 200
@@ -129,8 +134,10 @@ def test_every_method_is_forwarded(method: str, caller: Caller, upstream: reques
 
 
 @pytest.mark.parametrize("status", [200, 201, 299, 301, 400, 403, 404, 429, 500, 503])
-def test_any_status_but_401_passes_as_it_is(status: int, caller: Caller, upstream: requests_mock.Mocker) -> None:
-    upstream.post(UPSTREAM_URL + CHAT, text="text", status_code=status, reason="A Reason", headers={"Location": "/x"})
+def test_any_status_but_401_passes_as_it_is(status: int, caller: Caller, upstream: requests_mock.Adapter) -> None:
+    upstream.register_uri(
+        "POST", UPSTREAM_URL + CHAT, text="text", status_code=status, reason="A Reason", headers={"Location": "/x"}
+    )
     response = caller.call()
 
     assert (response.status, response.text) == (f"{status} A Reason", "text")
@@ -139,9 +146,11 @@ def test_any_status_but_401_passes_as_it_is(status: int, caller: Caller, upstrea
 
 
 def test_the_upstreams_401_is_the_operators_trouble(
-    caller: Caller, upstream: requests_mock.Mocker, caplog: pytest.LogCaptureFixture
+    caller: Caller, upstream: requests_mock.Adapter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    upstream.post(UPSTREAM_URL + CHAT, status_code=401, text=f"Incorrect API key provided: {UPSTREAM_KEY}")
+    upstream.register_uri(
+        "POST", UPSTREAM_URL + CHAT, status_code=401, text=f"Incorrect API key provided: {UPSTREAM_KEY}"
+    )
     response = caller.call()
 
     assert (response.status_code, response.json["error"]["code"]) == (502, "upstream_auth_failed")
@@ -162,9 +171,9 @@ def test_the_upstreams_401_is_the_operators_trouble(
     ],
 )
 def test_an_upstream_that_cannot_be_reached_is_told_and_recorded(
-    error: Exception, status: int, code: str, outcome: str, caller: Caller, upstream: requests_mock.Mocker
+    error: Exception, status: int, code: str, outcome: str, caller: Caller, upstream: requests_mock.Adapter
 ) -> None:
-    upstream.post(UPSTREAM_URL + CHAT, exc=error)
+    upstream.register_uri("POST", UPSTREAM_URL + CHAT, exc=error)
     response = caller.call()
 
     assert (response.status_code, response.json["error"]["code"]) == (status, code)
@@ -202,7 +211,7 @@ def test_a_refusal_has_its_status_its_code_and_its_record(
 
 
 def test_an_expired_or_revoked_token_is_named_in_its_record(
-    caller: Caller, operator: Operator, token: dict[str, Any], upstream: requests_mock.Mocker
+    caller: Caller, operator: Operator, token: dict[str, Any], upstream: requests_mock.Adapter
 ) -> None:
     operator.call("DELETE", f"/tokens/{token['id']}")
 
@@ -227,7 +236,7 @@ def test_a_draining_process_refuses_and_says_when_to_come_back(app: Flask, calle
 
 
 def test_a_database_that_is_gone_refuses_nobodys_token(
-    app: Flask, caller: Caller, settings: Settings, upstream: requests_mock.Mocker
+    app: Flask, caller: Caller, settings: Settings, upstream: requests_mock.Adapter
 ) -> None:
     (settings.data_dir / "llm-proxy.db").rename(settings.data_dir / "gone.db")
     response = caller.call()
@@ -237,7 +246,7 @@ def test_a_database_that_is_gone_refuses_nobodys_token(
 
 
 def test_a_strict_log_that_cannot_be_written_refuses_before_forwarding(
-    settings: Settings, token: dict[str, Any], upstream: requests_mock.Mocker
+    settings: Settings, token: dict[str, Any], upstream: requests_mock.Adapter
 ) -> None:
     strict = create_app(replace(settings, log_strict=True))
     try:
@@ -266,9 +275,9 @@ def test_a_fault_of_ours_is_a_500_with_a_record(
 
 
 def test_a_query_and_credentials_in_a_target_are_never_recorded(
-    caller: Caller, settings: Settings, upstream: requests_mock.Mocker
+    caller: Caller, settings: Settings, upstream: requests_mock.Adapter
 ) -> None:
-    upstream.post(UPSTREAM_URL + "/v1/x")
+    upstream.register_uri("POST", UPSTREAM_URL + "/v1/x")
     caller.call(target="/v1/x?api_key=planted-secret")
     caller.call(target="http://user:planted-secret@elsewhere/v1/x?planted-secret")
 
@@ -277,9 +286,9 @@ def test_a_query_and_credentials_in_a_target_are_never_recorded(
 
 
 def test_an_absolute_target_for_this_host_is_recorded_by_its_path(
-    caller: Caller, upstream: requests_mock.Mocker
+    caller: Caller, upstream: requests_mock.Adapter
 ) -> None:
-    upstream.post(UPSTREAM_URL + CHAT, json=ANSWER, headers=JSON)
+    upstream.register_uri("POST", UPSTREAM_URL + CHAT, json=ANSWER, headers=JSON)
 
     assert caller.call(target=f"http://localhost{CHAT}", HTTP_HOST="localhost").status_code == 200
     assert caller.records()[0]["endpoint"] == CHAT
@@ -295,9 +304,9 @@ def test_what_is_not_below_v1_is_not_found_in_openais_form(path: str, caller: Ca
 
 
 def test_a_server_that_refuses_the_head_still_ends_the_call(
-    app: Flask, caller: Caller, upstream: requests_mock.Mocker
+    app: Flask, caller: Caller, upstream: requests_mock.Adapter
 ) -> None:
-    upstream.post(UPSTREAM_URL + CHAT, json=ANSWER)
+    upstream.register_uri("POST", UPSTREAM_URL + CHAT, json=ANSWER)
 
     def start_response(*_: object) -> Callable[[bytes], None]:
         raise ValueError("this header cannot be sent")
@@ -422,12 +431,12 @@ def nothing_secret_in_the_log(caplog: pytest.LogCaptureFixture) -> Iterator[None
 
 
 def test_usage_that_a_project_asks_for_is_taken_out_again(
-    client: FlaskClient, operator: Operator, settings: Settings, upstream: requests_mock.Mocker
+    client: FlaskClient, operator: Operator, settings: Settings, upstream: requests_mock.Adapter
 ) -> None:
     usage = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}\n\n'
     first, last = b'data: {"choices":[{"delta":{}}],"usage":null}\n\n', b"data: [DONE]\n\n"
     sent_down = {"Content-Type": "text/event-stream", "Content-Length": str(len(first + usage + last))}
-    upstream.post(UPSTREAM_URL + CHAT, content=first + usage + last, headers=sent_down)
+    upstream.register_uri("POST", UPSTREAM_URL + CHAT, content=first + usage + last, headers=sent_down)
     caller = Caller(client, operator.issue_token(operator.create_project(stream_usage="ask")), settings.data_dir)
     response = caller.call(data=b'{"stream":true}', HTTP_ACCEPT_ENCODING="br")
 
@@ -440,9 +449,9 @@ def test_usage_that_a_project_asks_for_is_taken_out_again(
 
 @pytest.mark.parametrize("data", [b'{"stream":false}', b"{", b""])
 def test_a_body_that_streams_nothing_goes_up_as_it_is(
-    data: bytes, client: FlaskClient, operator: Operator, settings: Settings, upstream: requests_mock.Mocker
+    data: bytes, client: FlaskClient, operator: Operator, settings: Settings, upstream: requests_mock.Adapter
 ) -> None:
-    upstream.post(UPSTREAM_URL + CHAT, json=ANSWER, headers=JSON)
+    upstream.register_uri("POST", UPSTREAM_URL + CHAT, json=ANSWER, headers=JSON)
     caller = Caller(client, operator.issue_token(operator.create_project(stream_usage="ask")), settings.data_dir)
 
     assert caller.call(data=data, HTTP_ACCEPT_ENCODING="br").json == ANSWER

@@ -164,6 +164,7 @@ def test_any_course_of_a_call_leaves_one_record(
 
 
 def test_calls_are_counted_by_outcome_and_refusals_by_code() -> None:
+    metrics.publish(log_pending=0, log_lost=0)  # what other tests have left
     before = counted("llmproxy_requests_total", outcome="refused", status="429")
     refusals = counted("llmproxy_refusals_total", code="rate_limit_exceeded")
     tokens = counted("llmproxy_usage_tokens_total", kind="prompt_tokens")
@@ -171,6 +172,7 @@ def test_calls_are_counted_by_outcome_and_refusals_by_code() -> None:
     assert metrics.calls_under_way == 1
     call.end(RateLimited(limit=1, reset_in_s=1), status=429)
     Call("POST", "/v1/x", Log()).end(None, status=200, observer=observer(b'{"usage": {"prompt_tokens": 5}}'))
+    metrics.publish(log_pending=0, log_lost=0)
 
     assert counted("llmproxy_requests_total", outcome="refused", status="429") == before + 1
     assert counted("llmproxy_refusals_total", code="rate_limit_exceeded") == refusals + 1

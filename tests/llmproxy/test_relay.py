@@ -243,10 +243,11 @@ def test_every_course_of_events_ends_once_with_the_right_outcome(
     assert scene.first_bytes == (1 if scene.observer.seen else 0)
 
 
-def test_an_answer_of_requests_mock_can_be_relayed(requests_mock: requests_mock.Mocker) -> None:
-    requests_mock.get("https://upstream.test/v1/models", content=b"mocked", headers={"X-A": "1"})
+def test_an_answer_of_requests_mock_can_be_relayed() -> None:
     session = UpstreamSession(Timeouts(1, 1, 1))
-    response = session.send(requests.Request("GET", "https://upstream.test/v1/models").prepare(), stream=True)
+    with requests_mock.Mocker(session=session) as mock:
+        mock.get("https://upstream.test/v1/models", content=b"mocked", headers={"X-A": "1"})
+        response = session.send(requests.Request("GET", "https://upstream.test/v1/models").prepare(), stream=True)
     journal: list[object] = []
     relay = Relay(
         response,

@@ -1,0 +1,137 @@
+"""
+What this product changes in gunicorn: a gevent worker that can tell idle connections from busy ones, and a
+response that leaves in one packet. To be imported after gevent's patch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+
+import gevent
+from gunicorn import util as gunicorn_util
+from gunicorn.http import wsgi as gunicorn_wsgi
+from gunicorn.workers.base_async import AsyncWorker
+from gunicorn.workers.ggevent import GeventWorker
+
+# gunicorn takes these two for the connection's own and would drop the upstream's.
+gunicorn_util.hop_headers -= {"server", "date"}
+_PLAIN_HEADERS = re.compile(r"(?:[-!#$%&'*+.^_`|~0-9A-Za-z]++: [ \t\x21-\x7e\x80-\xff]*+\r\n)*+")
+
+
+class Worker(GeventWorker):
+    """
+    gunicorn's gevent worker. A stop does not wait for connections that only wait for a request.
+
+    Attributes:
+        client_timeout_s: A client that neither reads nor sends for so long is cut off.
+    """
+
+    client_timeout_s = 300.0
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._between_requests = set()
+
+    def handle(self, listener, client, addr):
+        """Serve one connection; the base class's own would set the socket to wait for ever."""
+        client.settimeout(self.client_timeout_s)
+        gevent.getcurrent().client = client
+        AsyncWorker.handle(self, listener, client, addr)
+
+    def timeout_ctx(self):
+        """The time that a connection may wait for a request, and that its head may take."""
+        return _BetweenRequests(self)
+
+    def hang_up_on_the_idle(self):
+        """Close what waits for a request. One that has arrived meanwhile is still read, and answered."""
+        for greenlet in list(self._between_requests):
+            _stop_reading(greenlet.client)
+
+
+class _BetweenRequests(gevent.Timeout):
+    def __init__(self, worker):
+        super().__init__(worker.cfg.keepalive, False)
+        self._worker = worker
+
+    def __enter__(self):
+        greenlet = gevent.getcurrent()
+        self._worker._between_requests.add(greenlet)
+        if not self._worker.alive:
+            _stop_reading(greenlet.client)
+        return super().__enter__()
+
+    def __exit__(self, *exc_info):
+        self._worker._between_requests.discard(gevent.getcurrent())
+        return super().__exit__(*exc_info)
+
+
+def _stop_reading(client):
+    with contextlib.suppress(OSError):
+        client.shutdown(socket.SHUT_RD)
+
+
+class _Response(gunicorn_wsgi.Response):
+    """
+    gunicorn's response, which leaves `Server` and `Date` to the upstream where it sent them, and sends the head
+    together with the first piece of the body: one packet and one system call less.
+    """
+
+    _head = b""
+    _plain = None
+
+    def process_headers(self, headers):
+        # One look at all instead of two at each. A doubtful one is left to gunicorn, which says what is wrong.
+        text = "".join([f"{name}: {value}\r\n" for name, value in headers])
+        self._names = {name.lower() for name, _ in headers}
+        is_plain = _PLAIN_HEADERS.fullmatch(text) and text.count("\n") == len(headers)
+        if not is_plain or not self._names.isdisjoint(gunicorn_util.hop_headers):
+            super().process_headers(headers)
+            return
+        self.headers = self._plain = list(headers)
+        self._plain_text = text
+        if "content-length" in self._names:
+            self.response_length = next(int(value) for name, value in headers if name.lower() == "content-length")
+
+    def default_headers(self):
+        sent = self._names & {"server", "date"}
+        if len(sent) < 2:
+            return [line for line in super().default_headers() if line.partition(":")[0].lower() not in sent]
+        lines = [
+            f"HTTP/{self.req.version[0]}.{self.req.version[1]} {self.status}\r\n",
+            f"Connection: {'close' if self.should_close() else 'keep-alive'}\r\n",
+        ]
+        return [*lines, "Transfer-Encoding: chunked\r\n"] if self.chunked else lines
+
+    def send_headers(self):
+        if not self.headers_sent:
+            is_known = self.headers is self._plain
+            text = self._plain_text if is_known else "".join([f"{name}: {value}\r\n" for name, value in self.headers])
+            self._head = f"{''.join(self.default_headers())}{text}\r\n".encode("latin-1")
+            self.headers_sent = True
+
+    def write(self, arg):
+        super().write(arg)
+        if not arg:
+            self._send(b"")
+
+    def _emit_body(self, data):
+        self._send(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
+
+    def close(self):
+        self.send_headers()
+        self._send(b"0\r\n\r\n" if self.chunked else b"")
+
+    def _send(self, data):
+        head, self._head = self._head, b""
+        data = head + data if head else data
+        if not data:
+            return
+        # gevent's sendall asks for the socket's buffer size first, every time.
+        sent = self.sock.send(data)
+        if sent < len(data):
+            self.sock.sendall(memoryview(data)[sent:])
+
+
+gunicorn_wsgi.Response = _Response
