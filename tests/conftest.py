@@ -7,7 +7,7 @@ import pytest
 
 from benchmark.mock_openai import MockOpenAI
 from tests.postgres import database, database_url, postgres_server  # noqa: F401  fixtures of everybody
-from tests.servers import DEPLOYED, EMBEDDED, Server, Token
+from tests.servers import DEPLOYED, EMBEDDED, Server, Token, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def serve(
         ids = Counter(record["request_id"] for record in server.records())
         assert [request_id for request_id, count in ids.items() if count > 1] == []
         assert "Traceback" not in server.output()
-        assert "llmproxy_requests_in_flight 0.0" in server.metrics()
+        wait_for(lambda: "llmproxy_requests_in_flight 0.0" in server.metrics())
     assert server.wait() == 0
 
 

@@ -195,7 +195,8 @@ class Server:
     def records(self, token: Token | None = None) -> list[dict[str, Any]]:
         """The call log, oldest first; of one token where it is given."""
         log = self.data_dir / "api_logs.jsonl"
-        lines = log.read_text().splitlines() if log.exists() else []
+        # What stands after the last newline is being written at this moment.
+        lines = log.read_text().rpartition("\n")[0].splitlines() if log.exists() else []
         found = [json.loads(line) for line in lines]
         return [record for record in found if token is None or record["token"] == token.id]
 

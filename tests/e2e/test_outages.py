@@ -165,4 +165,4 @@ def test_metrics_may_be_kept_behind_a_token(kind, tmp_path):
             status, headers, _ = fetch(server.url, "GET", "/metrics", sent)
             assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")
 
-        assert "llmproxy_requests_in_flight 0.0" in server.metrics()
+        wait_for(lambda: "llmproxy_requests_in_flight 0.0" in server.metrics())
