@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from typing import Any, cast
 
 from flask import Flask, Request, Response, request
@@ -21,8 +20,6 @@ from llmproxy.keyring import KeyRing
 from llmproxy.transport import Timeouts
 from llmproxy.upstream import Upstream
 from operations import Operations
-
-log = logging.getLogger("llmproxy")
 
 
 class _AdminSessions(SecureCookieSessionInterface):

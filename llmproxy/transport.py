@@ -20,8 +20,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import certifi
@@ -29,7 +27,6 @@ import httptools
 from gevent import monkey
 from requests import PreparedRequest, Response
 from requests.adapters import BaseAdapter
-from requests.cookies import RequestsCookieJar
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ConnectTimeout, ReadTimeout
 from requests.structures import CaseInsensitiveDict
@@ -387,7 +384,6 @@ class UpstreamAnswer:
             connection.close()
 
     close = release
-    release_conn = release
 
 
 class UpstreamAdapter(BaseAdapter):
@@ -496,8 +492,6 @@ def _framed(body: RequestBody) -> Iterable[bytes]:
 class UpstreamResponse(Response):
     """requests' response around an UpstreamAnswer, without a cookie jar of its own: nobody may keep cookies."""
 
-    _no_cookies = RequestsCookieJar(DefaultCookiePolicy(allowed_domains=[]))
-
     def __init__(self, request: UpstreamRequest, answer: UpstreamAnswer) -> None:
         self._content = False  # type: ignore[assignment] # requests' own way to say: not read
         self._content_consumed = False
@@ -509,8 +503,6 @@ class UpstreamResponse(Response):
         self.encoding = None
         self.history = []
         self.reason = answer.reason
-        self.cookies = self._no_cookies
-        self.elapsed = timedelta(0)
         self.request = request
 
 

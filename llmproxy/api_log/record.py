@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import orjson
 
-Outcome = Literal["complete", "refused", "client_closed", "upstream_failed", "upstream_timeout"]
+from llmproxy.errors import Outcome
 
 # Readers hold one line in memory, so a line has a largest size: 1 MiB. Only metadata and the endpoint can be
 # long; both are shortened before a record would go over it.
