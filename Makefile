@@ -22,6 +22,7 @@ bench: .venv/.dev  ## what the proxy costs on this machine
 lock: .venv/.dev  ## compile the pinned requirements from the .in files
 	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements.in -o requirements.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements-cloudwatch.in -o requirements-cloudwatch.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements-otel.in -o requirements-otel.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements-dev.in -o requirements-dev.txt
 
 clean:  ## remove what the other targets made, except data/
