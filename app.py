@@ -20,6 +20,7 @@ from llmproxy.keyring import KeyRing
 from llmproxy.transport import Timeouts
 from llmproxy.upstream import Upstream
 from operations import Operations
+from token_store import open_token_store
 
 
 class _AdminSessions(SecureCookieSessionInterface):
@@ -76,7 +77,7 @@ def _flask_config(settings: Settings) -> dict[str, Any]:
 
 def _services(app: Flask, settings: Settings) -> Services:
     keyring = KeyRing(settings.encryption_keys)
-    store = storage.token_store(app, settings.database_url, default_limit=settings.rate_limit_per_hour)
+    store = open_token_store(app, settings.database_url, default_limit=settings.rate_limit_per_hour)
     timeouts = Timeouts(
         connect_s=settings.connect_timeout_s,
         first_byte_s=settings.first_byte_timeout_s,

@@ -9,8 +9,8 @@ ROOT = Path(__file__).parent.parent
 # From the roof down. A module imports what stands below it, or is of its own package.
 FLOORS = (
     "wsgi", "gunicorn.conf", "gunicorn_worker", "background", "app", "cli", "blueprints", "ledger", "recount",
-    "rollup", "usage_report", "operations", "storage", "usage_fold", "usage_tables", "models", "first_run",
-    "config", "process_log", "llmproxy",
+    "rollup", "usage_report", "operations", "token_store", "storage", "usage_fold", "usage_tables", "models",
+    "first_run", "config", "process_log", "llmproxy",
 )  # fmt: skip
 
 # The rooms of llmproxy where nothing is read, written, waited for or sent.
@@ -30,7 +30,7 @@ MEASURING = {"admin_pages", "admin_seed", "ledger_cost", "observer_cost", "rollu
 
 def sources() -> list[Path]:
     """The product's own modules."""
-    packages = [path for name in ("blueprints", "llmproxy") for path in (ROOT / name).rglob("*.py")]
+    packages = [path for name in ("blueprints", "llmproxy", "token_store") for path in (ROOT / name).rglob("*.py")]
     at_the_root = [path for path in ROOT.glob("*.py") if path.stem != "locustfile"]
     return sorted([*at_the_root, *packages])
 

@@ -19,6 +19,7 @@ import usage_tables  # noqa: F401  its tables belong to the schema
 from llmproxy.admission import StoreUnavailable, hash_token
 from models import AuditEntry, Project, Token, db
 from operations import delete_expired_tokens
+from token_store import open_token_store
 
 NOW = datetime(2026, 11, 23, 10, 15, 30, 123456, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -29,7 +30,7 @@ TOKEN = hash_token("a secret")
 @pytest.fixture
 def store(database: Engine, database_url: str):
     """What admits requests; five an hour where a token has no limit of its own."""
-    made = storage.token_store(current_app, database_url, default_limit=5)
+    made = open_token_store(current_app, database_url, default_limit=5)
     yield made
     connection = getattr(made, "_connection", None)
     if connection is not None:
@@ -122,7 +123,7 @@ def test_a_token_dies_at_the_moment_it_expires(store, add_token, left, passes):
 def test_parallel_claims_pass_exactly_as_often_as_allowed(database, database_url, add_token):
     add_token(rate_limit=40)
     with current_app.app_context():
-        stores = [storage.token_store(current_app, database_url, default_limit=5) for _ in range(8)]
+        stores = [open_token_store(current_app, database_url, default_limit=5) for _ in range(8)]
     ready = threading.Barrier(8)
 
     def claim_often(store) -> int:
@@ -245,8 +246,8 @@ def test_a_busy_sqlite_is_waited_for_and_then_said_to_be_unavailable(tmp_path, m
     url = f"sqlite:///{tmp_path}/test.db"
     storage.init_app(app, url)
     storage.migrate_to_head(app, tmp_path)
-    store = storage.token_store(app, url, default_limit=5)
-    monkeypatch.setattr(storage, "BUSY_TIMEOUT_S", 0.02)
+    store = open_token_store(app, url, default_limit=5)
+    monkeypatch.setattr("token_store.sqlite.BUSY_TIMEOUT_S", 0.02)
     writer = sqlite3.connect(tmp_path / "test.db", isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
 
@@ -262,7 +263,7 @@ def test_a_busy_sqlite_is_waited_for_and_then_said_to_be_unavailable(tmp_path, m
 def test_a_database_that_is_gone_is_unavailable(tmp_path):
     app = Flask("gone")
     with pytest.raises(StoreUnavailable):
-        storage.token_store(app, f"sqlite:///{tmp_path}/nothing.db", default_limit=5).claim(TOKEN, NOW)
+        open_token_store(app, f"sqlite:///{tmp_path}/nothing.db", default_limit=5).claim(TOKEN, NOW)
 
     assert not Path(tmp_path / "nothing.db").exists()
 
@@ -273,7 +274,7 @@ def test_a_postgresql_that_was_restarted_is_used_again(postgres_server, tmp_path
     url = postgres_server.new_database()
     storage.init_app(app, url)
     storage.migrate_to_head(app, tmp_path)
-    store = storage.token_store(app, url, default_limit=5)
+    store = open_token_store(app, url, default_limit=5)
     assert store.claim(TOKEN, NOW) is None
 
     postgres_server.stop()

@@ -1,0 +1,23 @@
+"""The two statements of admission, with the parameters named as SQLite names them."""
+
+# Everything that admits a request, and its count, in one statement. `window_floor` is an hour ago: a window
+# that began no later is over. RETURNING cannot name another table in SQLite, but it can ask one.
+CLAIM = """
+UPDATE tokens SET
+    request_count = CASE WHEN window_started_at > :window_floor THEN request_count + 1 ELSE 1 END,
+    window_started_at = CASE WHEN window_started_at > :window_floor THEN window_started_at ELSE :now END,
+    last_used_at = :now
+WHERE token = :token AND is_active AND expires_at > :now
+    AND (window_started_at IS NULL OR window_started_at <= :window_floor
+         OR request_count < COALESCE(rate_limit, :default_limit))
+    AND EXISTS (SELECT 1 FROM projects WHERE projects.id = tokens.project_id AND projects.is_active)
+RETURNING id, project_id,
+    (SELECT openai_api_key FROM projects WHERE projects.id = tokens.project_id),
+    (SELECT base_url FROM projects WHERE projects.id = tokens.project_id),
+    (SELECT stream_usage FROM projects WHERE projects.id = tokens.project_id)
+"""
+STATE = """
+SELECT tokens.id, tokens.project_id, tokens.is_active, projects.is_active, tokens.expires_at,
+    tokens.request_count, tokens.window_started_at, COALESCE(tokens.rate_limit, :default_limit)
+FROM tokens JOIN projects ON projects.id = tokens.project_id WHERE tokens.token = :token
+"""
