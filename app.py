@@ -17,7 +17,7 @@ from config import Settings
 from llmproxy.admission import Admission
 from llmproxy.api_log.writer import LogWriter
 from llmproxy.keyring import KeyRing
-from llmproxy.transport import Timeouts
+from llmproxy.transport.connection import Timeouts
 from llmproxy.upstream import Upstream
 from operations import Operations
 from token_store import open_token_store

@@ -11,7 +11,7 @@ from typing import Any
 from gevent import get_hub
 
 from llmproxy.errors import ClientGone
-from llmproxy.transport import Connection
+from llmproxy.transport.connection import Connection
 
 _READ = 1  # libev's EV_READ
 # Watching a socket costs the kernel's attention twice, a timer costs next to nothing, and most calls are over

@@ -15,7 +15,9 @@ from requests.exceptions import RequestException, Timeout
 from llmproxy.errors import ProxyError, UpstreamTimeout, UpstreamUnreachable
 from llmproxy.headers import Origin
 from llmproxy.request_body import RequestBody
-from llmproxy.transport import Connection, Timeouts, UpstreamAdapter, UpstreamRequest, verifying_context
+from llmproxy.transport.adapter import UpstreamAdapter
+from llmproxy.transport.connection import Connection, Timeouts, verifying_context
+from llmproxy.transport.request import UpstreamRequest
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from llmproxy.api_log.segment import list_segments
 from llmproxy.errors import ProxyError
 from llmproxy.headers import origin_of
 from llmproxy.request_body import RequestBody
-from llmproxy.transport import Timeouts
+from llmproxy.transport.connection import Timeouts
 from llmproxy.upstream import Upstream
 from models import Project, db
 from operations import NotFound

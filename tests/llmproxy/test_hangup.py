@@ -1,6 +1,7 @@
 """The watch on a client's socket: real sockets, and the event loop run by hand. Unpatched, as all unit tests."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 
@@ -8,10 +9,12 @@ import gevent
 import gevent.socket
 import pytest
 
-from llmproxy import hangup, transport
+from llmproxy import hangup
 from llmproxy.errors import ClientGone
 from llmproxy.hangup import HangupWatch
-from llmproxy.transport import Connection
+from llmproxy.headers import Origin
+from llmproxy.transport import connection as connecting
+from llmproxy.transport.connection import Connection
 from tests.llmproxy.scripted_upstream import ScriptedUpstream
 
 Pair = tuple[socket.socket, socket.socket]
@@ -148,13 +151,13 @@ def test_a_hang_up_after_the_guarded_connection_was_closed_does_no_harm(
     module: object, pair: Pair, watch: HangupWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A dead idle connection is closed, and stays guarded while a fresh one is being made."""
-    monkeypatch.setattr(transport.socket, "create_connection", module.create_connection)  # type: ignore[attr-defined]
+    monkeypatch.setattr(connecting.socket, "create_connection", module.create_connection)  # type: ignore[attr-defined]
     errors: list[object] = []
     monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *error: errors.append(error))
     listener = socket.create_server(("127.0.0.1", 0))
     with listener:
-        origin = transport.Origin("http", *listener.getsockname(), "x", "")
-        connection = Connection(origin, 10, transport.ssl.create_default_context())
+        origin = Origin("http", *listener.getsockname(), "x", "")
+        connection = Connection(origin, 10, ssl.create_default_context())
         watch.guard(connection)
         watch.start()
         connection.close()
@@ -168,10 +171,10 @@ def test_a_hang_up_after_the_guarded_connection_was_closed_does_no_harm(
 def test_an_abort_from_the_loop_wakes_a_greenlet_that_waits(
     pair: Pair, watch: HangupWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport.socket, "create_connection", gevent.socket.create_connection)
+    monkeypatch.setattr(connecting.socket, "create_connection", gevent.socket.create_connection)
     left = threading.Event()
     with ScriptedUpstream(lambda peer: left.set() if peer.is_closed_by_other_side() else None) as upstream:
-        connection = Connection(upstream.origin, 10, transport.ssl.create_default_context())
+        connection = Connection(upstream.origin, 10, ssl.create_default_context())
         watch.guard(connection)
         watch.start()
         gevent.spawn_later(0.01, pair[0].close)

@@ -11,7 +11,7 @@ from requests.exceptions import ReadTimeout
 from llmproxy.errors import ClientGone, ProxyError, UpstreamTimeout, UpstreamUnreachable
 from llmproxy.hangup import HangupWatch
 from llmproxy.relay import Relay, StreamCut
-from llmproxy.transport import Timeouts
+from llmproxy.transport.connection import Timeouts
 from llmproxy.upstream import UpstreamSession
 
 ENDS: dict[str, Exception | None] = {

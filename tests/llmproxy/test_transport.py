@@ -15,11 +15,14 @@ import trustme
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ConnectTimeout, ReadTimeout
 
-from llmproxy import transport
 from llmproxy.errors import BodyTooLarge, ClientGone
 from llmproxy.headers import Origin
 from llmproxy.request_body import HELD_BYTES, RequestBody
-from llmproxy.transport import Connection, Timeouts, UpstreamAdapter, UpstreamAnswer, UpstreamRequest
+from llmproxy.transport import pool
+from llmproxy.transport.adapter import UpstreamAdapter
+from llmproxy.transport.answer import MAX_HEAD_BYTES, UpstreamAnswer
+from llmproxy.transport.connection import READ_BYTES, Connection, Timeouts, verifying_context
+from llmproxy.transport.request import UpstreamRequest
 from tests.llmproxy.scripted_upstream import Peer, ScriptedUpstream, answering, keeping
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -228,7 +231,7 @@ def test_each_read_of_the_upstream_is_one_piece(client: Client, received: thread
         b"HTTP/1.1 200 OK\r\nX-A: a\x00b\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX A: b\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * (transport.MAX_HEAD_BYTES + transport.READ_BYTES),
+        b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * (MAX_HEAD_BYTES + READ_BYTES),
         b"HTTP/1.1 103 Early Hints\r\n\r\n" * 20_000,
     ],
     ids=[
@@ -375,7 +378,7 @@ def test_a_connection_that_was_idle_for_too_long_is_not_used_again(
 ) -> None:
     with ScriptedUpstream(keeping(OK), keeping(OK)) as upstream:
         client.exchange(upstream.origin)
-        monkeypatch.setattr(transport, "MAX_IDLE_S", -1.0)
+        monkeypatch.setattr(pool, "MAX_IDLE_S", -1.0)
         assert client.exchange(upstream.origin) == b"ok"
         client.adapter.close()
 
@@ -383,7 +386,7 @@ def test_a_connection_that_was_idle_for_too_long_is_not_used_again(
 def test_the_oldest_connection_is_closed_when_too_many_are_idle(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "MAX_IDLE_PER_ORIGIN", 2)
+    monkeypatch.setattr(pool, "MAX_IDLE_PER_ORIGIN", 2)
     left = threading.Event()
 
     def oldest(peer: Peer) -> None:
@@ -404,7 +407,7 @@ def test_connections_that_nobody_will_use_again_are_closed_while_others_are_used
 ) -> None:
     """The youngest is always taken first; without this the others would stay open for ever."""
     clock = [1000.0]
-    monkeypatch.setattr(transport.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(pool.time, "monotonic", lambda: clock[0])
     left = threading.Event()
 
     def waiting_to_be_left(peer: Peer) -> None:
@@ -414,7 +417,7 @@ def test_connections_that_nobody_will_use_again_are_closed_while_others_are_used
     with ScriptedUpstream(waiting_to_be_left, keeping(OK, OK)) as upstream:
         first, second = client.open(upstream.origin), client.open(upstream.origin)
         rest(first)
-        clock[0] += transport.MAX_IDLE_S - 1
+        clock[0] += pool.MAX_IDLE_S - 1
         rest(second)
         clock[0] += 2
         client.exchange(upstream.origin)
@@ -861,7 +864,7 @@ def server_context(authority: trustme.CA, *names: str) -> ssl.SSLContext:
 
 @pytest.fixture
 def tls_client(authority: trustme.CA) -> Iterator[Client]:
-    context = transport.verifying_context()
+    context = verifying_context()
     authority.configure_trust(context)
     made = Client(context=context)
     yield made
@@ -982,7 +985,7 @@ def test_an_ipv6_upstream_is_called_with_brackets_in_its_host_header(client: Cli
 
 
 def test_http_1_1_alone_is_offered_to_upstreams() -> None:
-    context = transport.verifying_context()
+    context = verifying_context()
 
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert context.check_hostname

@@ -12,7 +12,7 @@ from requests.exceptions import ConnectionError as RequestsConnectionError
 from llmproxy.errors import ClientGone, ProxyError, UpstreamTimeout, UpstreamUnreachable
 from llmproxy.headers import Origin
 from llmproxy.request_body import RequestBody
-from llmproxy.transport import Connection, Timeouts
+from llmproxy.transport.connection import Connection, Timeouts
 from llmproxy.upstream import Upstream, translate
 from tests.llmproxy.scripted_upstream import Peer, ScriptedUpstream, keeping
 

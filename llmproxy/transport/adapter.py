@@ -1,0 +1,99 @@
+"""The adapter: sends a request over a kept connection or a fresh one, and returns the answer's head."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+
+from requests import Response
+from requests.adapters import BaseAdapter
+from requests.exceptions import ConnectionError as RequestsConnectionError
+from requests.exceptions import ReadTimeout
+
+from llmproxy.request_body import RequestBody
+from llmproxy.transport.answer import UpstreamAnswer, UpstreamResponse
+from llmproxy.transport.connection import Connection, Timeouts
+from llmproxy.transport.pool import ConnectionPool
+from llmproxy.transport.request import UpstreamRequest, framed, head_of
+
+
+class UpstreamAdapter(BaseAdapter):
+    """
+    Sends an UpstreamRequest and returns a `requests.Response` whose ``raw`` is an UpstreamAnswer.
+
+    Args:
+        timeouts: Used instead of what requests passes, which knows no idle time.
+        context: Verifies upstream certificates.
+    """
+
+    def __init__(self, timeouts: Timeouts, context: ssl.SSLContext) -> None:
+        super().__init__()
+        self._timeouts = timeouts
+        self._pool = ConnectionPool(timeouts.connect_s, context)
+
+    def send(  # type: ignore[override]
+        self,
+        request: UpstreamRequest,
+        stream: bool = True,
+        timeout: float | tuple[float, float] | tuple[float, None] | None = None,
+        verify: bool | str = True,
+        cert: bytes | str | tuple[bytes | str, bytes | str] | None = None,
+        proxies: Mapping[str, str] | None = None,
+    ) -> Response:
+        """The answer's head, its body unread. Raises what the module's docstring names."""
+        connection = self._pool.idle(request.origin)
+        if connection is not None:
+            try:
+                return self._exchange(request, connection)
+            except _DeadConnection:
+                pass  # it died idle; a fresh one tells whether the upstream is there
+        return self._exchange(request, self._pool.connect(request.origin))
+
+    def _exchange(self, request: UpstreamRequest, connection: Connection) -> Response:
+        can_repeat = request.body.held is not None  # type: ignore[union-attr]
+        answer = UpstreamAnswer(connection, self._pool, self._timeouts)
+        try:
+            request.on_connection(connection)
+            body_sent = self._send_request(request, connection, answer)
+            answer.receive_head(method=request.method or "", body_sent=body_sent)
+        except TimeoutError as exc:
+            connection.close()
+            raise ReadTimeout("the upstream did not answer in time") from exc
+        except OSError as exc:
+            connection.close()
+            if isinstance(exc, RequestsConnectionError):
+                raise
+            if can_repeat and connection.was_used and not connection.is_aborted:
+                raise _DeadConnection(str(exc)) from exc
+            raise RequestsConnectionError(f"no answer from {connection.origin.host}: {exc}") from exc
+        except BaseException:
+            connection.close()
+            raise
+        return UpstreamResponse(request, answer)
+
+    def _send_request(self, request: UpstreamRequest, connection: Connection, answer: UpstreamAnswer) -> bool:
+        """Send head and body; False when the upstream answered before it had the whole body."""
+        body: RequestBody = request.body  # type: ignore[assignment]
+        idle_s = self._timeouts.idle_s
+        if body.held is not None:
+            connection.send(head_of(request, len(body.held)) + body.held, idle_s)
+            return True
+        connection.send(head_of(request, body.length), idle_s)
+        for piece in framed(body):
+            if answer.has_begun():
+                return False
+            try:
+                connection.send(piece, idle_s)
+            except TimeoutError:
+                raise
+            except OSError:
+                return False  # it may have answered and closed; reading tells
+        return True
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        self._pool.close()
+
+
+class _DeadConnection(Exception):
+    """A kept connection died before any byte of an answer, and the request can be sent again."""

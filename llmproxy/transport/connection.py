@@ -1,0 +1,104 @@
+"""One connection to an upstream, over TCP or TLS."""
+
+from __future__ import annotations
+
+import _socket
+import select
+import socket
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass
+
+import certifi
+from gevent import monkey
+
+from llmproxy.headers import Origin
+
+READ_BYTES = 64 * 1024
+
+# gevent's poll would go through the hub; a look that never waits need not.
+_poll = monkey.get_original("select", "poll")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds to wait for a connection, for the first byte of an answer, and between two bytes of it."""
+
+    connect_s: float
+    first_byte_s: float
+    idle_s: float
+
+
+class Connection:
+    """One connection to an origin; at most one exchange at a time."""
+
+    __slots__ = ("_poll", "_sock", "idle_since", "is_aborted", "origin", "was_used")
+
+    def __init__(self, origin: Origin, timeout_s: float, context: ssl.SSLContext) -> None:
+        self.origin = origin
+        self.was_used = False
+        self.is_aborted = False
+        self.idle_since = 0.0
+        sock = socket.create_connection((origin.host, origin.port), timeout=timeout_s)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if origin.scheme == "https":
+                sock = context.wrap_socket(sock, server_hostname=origin.host)
+        except BaseException:
+            sock.close()
+            raise
+        self._sock = sock
+        self._poll = _poll()
+        self._poll.register(sock.fileno(), select.POLLIN)
+
+    def send(self, data: bytes, timeout_s: float) -> None:
+        """Send all of `data`; `timeout_s` without progress raises TimeoutError."""
+        self._sock.settimeout(timeout_s)
+        # Most requests fit the socket's buffer; gevent's sendall asks for its size first, every time.
+        sent = self._sock.send(data)
+        if sent < len(data):
+            self._sock.sendall(memoryview(data)[sent:])
+
+    def receive(self, timeout_s: float) -> bytes:
+        """What one read brings; b"" at the end of the stream, unless an abort was what ended it."""
+        self._sock.settimeout(timeout_s)
+        data = self._sock.recv(READ_BYTES)
+        if not data and self.is_aborted:
+            raise ConnectionAbortedError("the exchange was aborted")
+        return data
+
+    def receive_now(self) -> bytes | None:
+        """What has arrived already; None when nothing has. Never waits."""
+        if not self.is_readable():
+            return None
+        try:
+            return self.receive(0)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None  # a message of TLS itself, such as the session tickets that follow a handshake
+
+    def is_readable(self) -> bool:
+        """True when there is something to read, the end of the stream included. Never waits."""
+        return bool(self._poll.poll(0))
+
+    def abort(self) -> None:
+        """End the exchange from outside: whoever waits in `send` or `receive` gets an OSError. Never waits."""
+        self.is_aborted = True
+        if self._sock.fileno() < 0:  # closed, and then gevent's socket has no real one inside
+            return
+        # Past TLS and gevent, down to the socket: the others may switch greenlets, or wait for the peer.
+        with suppress(OSError):
+            _socket.socket.shutdown(getattr(self._sock, "_sock", self._sock), socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close without waiting for the peer."""
+        with suppress(OSError):
+            self._sock.close()
+
+
+def verifying_context() -> ssl.SSLContext:
+    """Trusts certifi's roots, the machine's, and those that OpenSSL's own SSL_CERT_FILE and SSL_CERT_DIR name."""
+    context = ssl.create_default_context(cafile=certifi.where())
+    context.set_default_verify_paths()
+    context.set_alpn_protocols(["http/1.1"])
+    return context

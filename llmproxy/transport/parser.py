@@ -1,0 +1,65 @@
+"""What llhttp tells of one answer."""
+
+from __future__ import annotations
+
+import httptools
+
+from llmproxy.headers import Headers
+
+
+class Pairs(Headers):
+    """Fields in order, with repetitions; `items` gives them as urllib3's own kind does."""
+
+    def items(self) -> Pairs:
+        """The fields."""
+        return self
+
+
+class ParsedAnswer:
+    """
+    One answer as far as it has come; its callbacks are named by httptools.
+
+    Attributes:
+        status, reason, headers: Of the answer that counts, once `head_done`.
+        body: What has come of it and was not taken yet.
+        is_done: The answer is whole.
+        is_excess: More came than belongs to it.
+        keeps_alive: The upstream means to go on with this connection.
+    """
+
+    __slots__ = ("body", "head_done", "headers", "is_done", "is_excess", "keeps_alive", "parser", "reason", "status")
+
+    def __init__(self) -> None:
+        self.parser = httptools.HttpResponseParser(self)
+        self.status = 0
+        self.reason = ""
+        self.headers = Pairs()
+        self.body: list[bytes] = []
+        self.head_done = self.is_done = self.is_excess = self.keeps_alive = False
+
+    def on_message_begin(self) -> None:
+        if self.is_done:
+            raise ValueError("a second answer to one request")
+
+    def on_status(self, reason: bytes) -> None:
+        self.reason = reason.decode("latin-1")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.head_done:  # after the head it is a trailer, which WSGI cannot pass on
+            self.headers.append((name.decode("latin-1"), value.decode("latin-1")))
+
+    def on_headers_complete(self) -> None:
+        self.status = self.parser.get_status_code()
+        self.head_done = self.status >= 200
+        # llhttp forgets it when the message is over.
+        self.keeps_alive = self.parser.should_keep_alive()
+
+    def on_body(self, data: bytes) -> None:
+        self.body.append(data)
+
+    def on_message_complete(self) -> None:
+        if self.head_done:
+            self.is_done = True
+        else:  # an informational answer; the one that counts follows
+            self.headers.clear()
+            self.reason = ""

@@ -1,0 +1,62 @@
+"""Idle connections, kept for the next call."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections import deque
+
+from requests.exceptions import ConnectionError as RequestsConnectionError
+from requests.exceptions import ConnectTimeout
+
+from llmproxy.headers import Origin
+from llmproxy.transport.connection import Connection
+
+# Most servers and load balancers close an idle connection after a minute or more.
+MAX_IDLE_S = 50.0
+MAX_IDLE_PER_ORIGIN = 256
+
+
+class ConnectionPool:
+    """Idle connections by origin, the youngest first. Nobody ever waits for one."""
+
+    def __init__(self, timeout_s: float, context: ssl.SSLContext) -> None:
+        self._timeout_s = timeout_s
+        self._context = context
+        self._idle: dict[Origin, deque[Connection]] = {}
+
+    def idle(self, origin: Origin) -> Connection | None:
+        """A kept connection that is still good, or None. What the upstream has closed meanwhile is dropped."""
+        kept = self._idle.get(origin)
+        while kept:
+            connection = kept.pop()
+            if time.monotonic() - connection.idle_since < MAX_IDLE_S and not connection.is_readable():
+                return connection
+            connection.close()
+        return None
+
+    def connect(self, origin: Origin) -> Connection:
+        """A new connection. Raises ConnectTimeout or ConnectionError."""
+        try:
+            return Connection(origin, self._timeout_s, self._context)
+        except TimeoutError as exc:
+            raise ConnectTimeout(f"no connection to {origin.host}:{origin.port} in {self._timeout_s} s") from exc
+        except (OSError, UnicodeError) as exc:
+            raise RequestsConnectionError(f"no connection to {origin.host}:{origin.port}: {exc}") from exc
+
+    def put_back(self, connection: Connection) -> None:
+        """Keep a connection whose exchange ended cleanly."""
+        kept = self._idle.setdefault(connection.origin, deque())
+        now = time.monotonic()
+        # The youngest is taken first, so after a burst the others would lie here for good.
+        while kept and (len(kept) >= MAX_IDLE_PER_ORIGIN or now - kept[0].idle_since >= MAX_IDLE_S):
+            kept.popleft().close()
+        connection.was_used = True
+        connection.idle_since = now
+        kept.append(connection)
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        for kept in self._idle.values():
+            while kept:
+                kept.pop().close()

@@ -1,0 +1,63 @@
+"""A request on its way up: what is sent, and its bytes on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from requests import PreparedRequest
+
+from llmproxy.headers import Origin
+from llmproxy.request_body import RequestBody
+from llmproxy.transport.connection import Connection
+
+
+class UpstreamRequest(PreparedRequest):
+    """
+    A prepared request that keeps what preparing would change.
+
+    Attributes:
+        origin: Where to connect.
+        target: Path and query, sent as they are.
+        body: A RequestBody.
+        on_connection: Called with each connection before it is used, so that a caller may abort it.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        origin: Origin,
+        target: str,
+        headers: dict[str, str],
+        body: RequestBody,
+        on_connection: Callable[[Connection], None],
+    ) -> None:
+        super().__init__()
+        self.method = method
+        self.origin = origin
+        self.target = target
+        self.url = f"{origin.scheme}://{origin.host_header}{target}"
+        self.headers = headers  # type: ignore[assignment]
+        self.body = body  # type: ignore[assignment]
+        self.on_connection = on_connection
+
+
+def head_of(request: UpstreamRequest, length: int | None) -> bytes:
+    """The request line and headers, the framing ones for a body of `length` included; None means chunks."""
+    lines = [f"{request.method} {request.target} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in request.headers.items()]
+    if length is None:
+        lines.append("Transfer-Encoding: chunked")
+    elif length or request.method in ("POST", "PUT", "PATCH"):
+        lines.append(f"Content-Length: {length}")
+    lines.append("\r\n")
+    return "\r\n".join(lines).encode("latin-1")
+
+
+def framed(body: RequestBody) -> Iterable[bytes]:
+    """The body's pieces as they go on the wire."""
+    if body.length is not None:
+        yield from body
+        return
+    for piece in body:
+        yield b"%x\r\n%b\r\n" % (len(piece), piece)
+    yield b"0\r\n\r\n"
