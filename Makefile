@@ -23,6 +23,7 @@ lock: .venv/.dev  ## compile the pinned requirements from the .in files
 	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements.in -o requirements.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements-cloudwatch.in -o requirements-cloudwatch.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements-otel.in -o requirements-otel.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements-test.in -o requirements-test.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements-dev.in -o requirements-dev.txt
 
 clean:  ## remove what the other targets made, except data/

@@ -5,7 +5,8 @@ The only module that reads the environment. Every secret may also come from a fi
 A start with wrong settings stops with one message that names every wrong one.
 
 The embedded start (``python wsgi.py``) makes the secrets that are missing and keeps them in the data
-directory; a deployed start (gunicorn) refuses to run without them.
+directory; a deployed start (gunicorn) refuses to run without them. With ``MAKE_ENCRYPTION_KEY``, which the image
+sets, a deployed start on SQLite makes that one secret: its key then lives and dies with the database beside it.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import binascii
 import ipaddress
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from marshmallow import EXCLUDE, Schema, ValidationError, post_load, validate
 from marshmallow import fields as typed
@@ -58,6 +59,7 @@ class Settings:
     admin_user: str = ""
     admin_password: str = field(default="", repr=False)
     encryption_keys: tuple[bytes, ...] = field(default=(), repr=False)
+    make_encryption_key: bool = False
     rate_limit_per_hour: int = 1000
     max_body_bytes: int = 512 * MIB
     connect_timeout_s: float = 5.0
@@ -107,6 +109,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "ADMIN_USER": "admin_user",
     "ADMIN_PASSWORD": "admin_password",
     "ENCRYPTION_KEY": "encryption_keys",
+    "MAKE_ENCRYPTION_KEY": "make_encryption_key",
     "RATE_LIMIT_PER_HOUR": "rate_limit_per_hour",
     "MAX_BODY_BYTES": "max_body_bytes",
     "CONNECT_TIMEOUT": "connect_timeout_s",
@@ -152,24 +155,27 @@ def load(environ: Mapping[str, str] | None = None, *, embedded: bool = False, co
     source = os.environ if environ is None else environ  # noqa: TID251
     given, problems = _given(source)
     data_dir = Path(given.get("DATA_DIR", Settings().data_dir))
-    if embedded or command:
-        _add_kept_secrets(data_dir, given, problems)
+    makes = () if command else MADE_WHEN_MISSING if embedded else _made_when_deployed(given)
+    if _add_kept_secrets(MADE_WHEN_MISSING if command else makes, data_dir, given, problems) and command:
+        given.setdefault("ADMIN_USER", "admin")
     values: dict[str, Any] = {}
     try:
         values = _SettingsSchema().load(given)
     except ValidationError as exc:
         problems |= {name: " ".join(messages) for name, messages in exc.messages_dict.items()}
+    values.setdefault("database_url", f"sqlite:///{quote(str(data_dir.absolute()))}/llm-proxy.db")
+    missing = [name for name in REQUIRED_WHEN_DEPLOYED if name not in given and name not in problems]
     if not embedded:
-        missing = set(REQUIRED_WHEN_DEPLOYED) - set(given) - set(problems)
-        problems |= {name: "is not set" for name in REQUIRED_WHEN_DEPLOYED if name in missing}
+        problems |= {name: _not_set(name, given) for name in missing if name not in makes}
+    if "ENCRYPTION_KEY" in makes and "ENCRYPTION_KEY" in missing and (reason := _key_is_lost(values["database_url"])):
+        problems["ENCRYPTION_KEY"] = reason
     if reason := _unwritable(data_dir):
         problems["DATA_DIR"] = reason
     if problems:
         raise ConfigError([f"{name}: {problem}" for name, problem in problems.items()])
     if embedded:
-        values = {"admin_user": "admin", **values, **_made_secrets(data_dir, values)}
-    values.setdefault("database_url", f"sqlite:///{quote(str(data_dir.absolute()))}/llm-proxy.db")
-    return Settings(**values)
+        values.setdefault("admin_user", "admin")
+    return Settings(**values, **_made_secrets(makes, data_dir, values))
 
 
 def _given(source: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -211,25 +217,37 @@ def _unwritable(data_dir: Path) -> str | None:
         probe.touch()
         probe.unlink()
     except OSError as exc:
-        return f"cannot write to {data_dir} as uid {os.getuid()} ({_reason(exc)})"
+        advice = f": chown it to {os.getuid()}, or start as its owner" if isinstance(exc, PermissionError) else ""
+        return f"cannot write to {data_dir} as uid {os.getuid()} ({_reason(exc)}){advice}"
     return None
 
 
-def _add_kept_secrets(data_dir: Path, given: dict[str, str], problems: dict[str, str]) -> None:
-    """Add what an embedded start has made and kept, where nothing else is set."""
-    for name in MADE_WHEN_MISSING:
-        path = data_dir / name.lower()
-        if name not in given and name not in problems and path.exists():
-            given.setdefault("ADMIN_USER", "admin")
-            _read_secret(name, path, given, problems)
+def _made_when_deployed(given: Mapping[str, str]) -> tuple[str, ...]:
+    # A key in one node's directory is no use to the other nodes on the same PostgreSQL.
+    alone = given.get("DATABASE_URL", "sqlite").startswith("sqlite")
+    return ("ENCRYPTION_KEY",) if alone and given.get("MAKE_ENCRYPTION_KEY") in typed.Boolean.truthy else ()
 
 
-def _made_secrets(data_dir: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+def _not_set(name: str, given: Mapping[str, str]) -> str:
+    if name == "ENCRYPTION_KEY" and given.get("MAKE_ENCRYPTION_KEY") in typed.Boolean.truthy:
+        return "is not set, and is made for SQLite alone: every node on one PostgreSQL needs the same"
+    return "is not set"
+
+
+def _add_kept_secrets(names: Iterable[str], data_dir: Path, given: dict[str, str], problems: dict[str, str]) -> bool:
+    """Add what an earlier start has made and kept, where nothing else is set. True when there was any."""
+    kept = [name for name in names if name not in {*given, *problems} and (data_dir / name.lower()).exists()]
+    for name in kept:
+        _read_secret(name, data_dir / name.lower(), given, problems)
+    return bool(kept)
+
+
+def _made_secrets(names: Iterable[str], data_dir: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """The secrets that are still missing, made and kept, by attribute. Raises ConfigError when they cannot be."""
     made: dict[str, Any] = {}
     paths = []
     problems = []
-    for name in MADE_WHEN_MISSING:
+    for name in names:
         if ENVIRONMENT[name] in values:
             continue
         path, secret = data_dir / name.lower(), secrets.token_urlsafe(ENCRYPTION_KEY_BYTES)
@@ -253,6 +271,14 @@ def _create_secret(path: Path, value: str) -> None:
     except OSError:
         path.unlink()
         raise
+
+
+def _key_is_lost(database_url: str) -> str | None:
+    """Why no key may be made: what is sealed in the SQLite file that is there would stay shut. None without one."""
+    path = Path(unquote(_sqlite_path(database_url)))
+    if not database_url.startswith("sqlite") or not path.exists():
+        return None
+    return f"is not set, and {path} was made with one: set it, or put the file encryption_key back"
 
 
 def is_loopback(host: str) -> bool:
@@ -359,6 +385,7 @@ class _SettingsSchema(Schema):
     ADMIN_USER = typed.String(validate=[_check_header_safe, validate.ContainsNoneOf(":")])
     ADMIN_PASSWORD = typed.String()
     ENCRYPTION_KEY = _KeyRing()
+    MAKE_ENCRYPTION_KEY = typed.Boolean()
     RATE_LIMIT_PER_HOUR = typed.Integer(validate=validate.Range(min=1, max=2**31 - 1))
     MAX_BODY_BYTES = typed.Integer(validate=_positive)
     CONNECT_TIMEOUT = typed.Float(validate=_seconds)

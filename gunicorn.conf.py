@@ -73,6 +73,8 @@ def on_starting(server):
     log = logging.getLogger("gunicorn.error")
     for name in settings.weak_secrets:
         log.warning("%s is easy to guess: use at least %d random characters", name, MIN_SECRET_LENGTH)
+    for path in settings.made_secrets:
+        log.warning("made %s, which opens the upstream keys: keep a copy apart from the database", path)
     if settings.upstream_is_unencrypted:
         log.warning("UPSTREAM_URL %s is not encrypted: keys and prompts travel in the clear", settings.upstream_url)
 

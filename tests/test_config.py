@@ -71,6 +71,7 @@ def test_a_deployed_start_without_its_secrets_names_every_one(data_dir: Path) ->
 WRONG = {
     "HOST": "a b\x00", "PORT": "65536", "DATABASE_URL": "mysql://planted-secret@h/d", "UPSTREAM_URL": "ftp://h",
     "MANAGEMENT_TOKEN": "\x7fplanted-secret", "ADMIN_USER": "a:b", "ENCRYPTION_KEY": "planted-secret",
+    "MAKE_ENCRYPTION_KEY": "perhaps",
     "RATE_LIMIT_PER_HOUR": "0", "MAX_BODY_BYTES": "1.5", "CONNECT_TIMEOUT": "nan", "FIRST_BYTE_TIMEOUT": "-1",
     "IDLE_TIMEOUT": "inf", "DRAIN_TIMEOUT": "x", "WEB_CONCURRENCY": "0", "LOG_STRICT": "perhaps",
     "LOG_MAX_FILE_BYTES": "1", "LOG_MAX_TOTAL_BYTES": "1", "LOGGING_URL": "cloudwatch://[planted-secret",
@@ -367,6 +368,49 @@ def test_any_text_is_a_base_url_or_is_refused(text: str) -> None:
     assert text.isascii()
     assert text.isprintable()
     assert "@" not in text.split("/")[2]
+
+
+# The image's start: deployed, with MAKE_ENCRYPTION_KEY
+
+
+IMAGE = {name: value for name, value in DEPLOYED.items() if name != "ENCRYPTION_KEY"} | {
+    "MAKE_ENCRYPTION_KEY": "true"
+}
+
+
+def test_the_image_makes_an_encryption_key_beside_sqlite_and_keeps_it(data_dir: Path) -> None:
+    first = load(IMAGE | {"DATA_DIR": str(data_dir)})
+    second = load(IMAGE | {"DATA_DIR": str(data_dir)})
+
+    assert first.made_secrets == (data_dir / "encryption_key",)
+    assert stat.S_IMODE((data_dir / "encryption_key").stat().st_mode) == 0o600
+    assert second.made_secrets == ()
+    assert first.encryption_keys == second.encryption_keys
+    assert [path.name for path in data_dir.iterdir()] == ["encryption_key"]
+
+
+@pytest.mark.parametrize("name", ["MANAGEMENT_TOKEN", "ADMIN_USER", "ADMIN_PASSWORD"])
+def test_the_image_makes_no_other_secret(name: str, data_dir: Path) -> None:
+    assert problems(data_dir, **(IMAGE | {"ENCRYPTION_KEY": "", name: ""})) == {name: "is not set"}
+
+
+def test_the_image_makes_no_key_for_one_node_of_several(data_dir: Path) -> None:
+    found = problems(data_dir, **IMAGE, ENCRYPTION_KEY="", DATABASE_URL="postgresql://u@h/d")
+
+    assert "every node" in found["ENCRYPTION_KEY"]
+    assert not (data_dir / "encryption_key").exists()
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_no_new_key_is_made_for_a_database_that_was_sealed_with_another(embedded: bool, data_dir: Path) -> None:
+    """Its upstream keys would stay shut, and nobody would know why."""
+    data_dir.mkdir()
+    (data_dir / "llm-proxy.db").touch()
+    found = problems(data_dir, embedded=embedded, MAKE_ENCRYPTION_KEY="true", ENCRYPTION_KEY="")
+
+    assert set(found) == {"ENCRYPTION_KEY"}
+    assert "llm-proxy.db was made with one" in found["ENCRYPTION_KEY"]
+    assert [path.name for path in data_dir.iterdir()] == ["llm-proxy.db"]
 
 
 # A command beside a server

@@ -50,6 +50,26 @@ def test_the_first_start_makes_its_secrets_and_shows_them_once(tmp_path):
         assert fetch(server.url, "GET", "/manage/projects", bearer)[0] == 200
 
 
+def test_the_images_start_makes_its_encryption_key_says_so_once_and_keeps_it(upstream, tmp_path):
+    image = {
+        "UPSTREAM_URL": upstream.url,
+        "ENCRYPTION_KEY": None,
+        "MAKE_ENCRYPTION_KEY": "true",
+        "WEB_CONCURRENCY": "2",
+    }
+    with Server(DEPLOYED, tmp_path / "data", **image) as server:
+        token = server.issue_token()
+        assert f"made {tmp_path / 'data' / 'encryption_key'}" in server.output()
+
+    with Server(DEPLOYED, tmp_path / "data", **image) as server:
+        assert fetch(server.url, "GET", "/v1/models", dict([token.bearer]))[0] == 200
+        assert dict(upstream.last_request()["headers"])["Authorization"] == f"Bearer {UPSTREAM_KEY}"
+        assert "encryption_key" not in server.output()
+
+    (tmp_path / "data" / "encryption_key").unlink()
+    assert "llm-proxy.db was made with one" in fails_to_start(DEPLOYED, tmp_path / "data", **image)
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 @pytest.mark.parametrize("settings", [NO_SECRETS, {}], ids=["made secrets", "set secrets"])
 @pytest.mark.parametrize("place", ["data", "data of mine (1)"])
