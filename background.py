@@ -1,6 +1,6 @@
 """
-What a process does besides answering: keeps its end of the log in order, adds usage up, ships records, and
-deletes tokens that expired long ago.
+What a process does besides answering: keeps its end of the log in order, adds usage up, ships records, cuts calls
+that lost their leave, and deletes tokens that expired long ago.
 
 Every process runs all of it. Where one suffices, a file lock decides which: the others stand by and take over when
 it ends. Nothing here is on a request's path, and whatever takes milliseconds is cut into pieces between which
@@ -21,6 +21,7 @@ from flask import Flask
 
 import ledger
 from blueprints.services import Services, services_of
+from cutting import Cutter
 from llmproxy import metrics
 from llmproxy.api_log.reader import ReaderBusy
 from models import db
@@ -31,6 +32,8 @@ from storage import checkpoint
 LOG_TICK_S = 1.0
 ROLLUP_TICK_S = 2.0
 CHECKPOINT_TICK_S = 1.0
+# A call is to be cut within 5 s; one that neither reads nor sends is only ended at the second look.
+CUT_TICK_S = 1.5
 CLEANUP_TICK_S = 600.0
 # Records per batch. More cost less each, but the write lock that the sums need keeps admissions waiting, and
 # nothing else runs while a batch is summed up.
@@ -53,9 +56,16 @@ def start(app: Flask) -> None:
         gevent.spawn(ledger.open_shipper(parts.settings, fsync=_fsync_in_thread).run)
     with app.app_context():
         rollup = ledger.open_rollup(parts.settings, db.engine, fsync=_fsync_in_thread)
+        cutter = Cutter(
+            db.engine,
+            parts.live,
+            at_revocation=parts.settings.cut_streams,
+            at_expiry=parts.settings.cut_streams_at_expiry,
+        )
     grace = timedelta(days=parts.settings.token_retention_days)
     gevent.spawn(_forever, "keeping the call log", _LogKeeper(parts), LOG_TICK_S)
     gevent.spawn(_forever, "adding up usage", lambda: catch_up(rollup), ROLLUP_TICK_S)
+    gevent.spawn(_forever, "cutting calls that lost their leave", cutter, CUT_TICK_S)
     if parts.settings.database_url.startswith("sqlite"):
         gevent.spawn(_forever, "checkpointing", lambda: _checkpoint(parts.settings.database_url), CHECKPOINT_TICK_S)
     gevent.spawn(_forever, "deleting expired tokens", lambda: _clean_up(app, grace), CLEANUP_TICK_S)

@@ -66,6 +66,8 @@ class Settings:
     first_byte_timeout_s: float = 600.0
     idle_timeout_s: float = 300.0
     drain_timeout_s: float = 600.0
+    cut_streams: bool = True
+    cut_streams_at_expiry: bool = False
     web_concurrency: int = os.cpu_count() or 1
     log_strict: bool = False
     log_max_file_bytes: int = 64 * MIB
@@ -116,6 +118,8 @@ ENVIRONMENT: Mapping[str, str] = {
     "FIRST_BYTE_TIMEOUT": "first_byte_timeout_s",
     "IDLE_TIMEOUT": "idle_timeout_s",
     "DRAIN_TIMEOUT": "drain_timeout_s",
+    "CUT_STREAMS": "cut_streams",
+    "CUT_STREAMS_AT_EXPIRY": "cut_streams_at_expiry",
     "WEB_CONCURRENCY": "web_concurrency",
     "LOG_STRICT": "log_strict",
     "LOG_MAX_FILE_BYTES": "log_max_file_bytes",
@@ -392,6 +396,8 @@ class _SettingsSchema(Schema):
     FIRST_BYTE_TIMEOUT = typed.Float(validate=_seconds)
     IDLE_TIMEOUT = typed.Float(validate=_seconds)
     DRAIN_TIMEOUT = typed.Float(validate=_seconds)
+    CUT_STREAMS = typed.Boolean()
+    CUT_STREAMS_AT_EXPIRY = typed.Boolean()
     WEB_CONCURRENCY = typed.Integer(validate=validate.Range(min=1, max=1024))
     LOG_STRICT = typed.Boolean()
     LOG_MAX_FILE_BYTES = typed.Integer(validate=validate.Range(min=4096, max=2**53))

@@ -113,10 +113,11 @@ def _add(sums: list[int], record: dict[str, Any], metadata: dict[str, Any]) -> N
     outcome = record.get("outcome")
     sums[_REQUESTS] += 1
     if outcome == "refused":
-        # How quickly the proxy says no is not how quickly it forwards.
         sums[_REFUSALS] += 1
-        return
-    if outcome == "client_closed":
+        # How quickly the proxy says no is not how quickly it forwards. A call that it cut later was forwarded.
+        if record.get("upstream_status") is None:
+            return
+    elif outcome == "client_closed":
         sums[_CLIENT_CLOSED] += 1
     elif outcome != "complete" or _count(record.get("status_code")) >= 400:
         sums[_ERRORS] += 1

@@ -99,8 +99,8 @@ def forward(parts: Services) -> Response:
     """Forward one request; whatever happens, it leaves one record."""
     environ = request.environ
     raw_target: str = environ["RAW_URI"]
-    call = Call(environ["REQUEST_METHOD"], endpoint_of(raw_target), parts.log)
     watch = HangupWatch(environ.get("gunicorn.socket"))
+    call = Call(environ["REQUEST_METHOD"], endpoint_of(raw_target), parts.log, parts.live, watch.cut)
     try:
         return _forward(parts, call, watch, environ, raw_target)
     except Refused as refusal:
@@ -113,7 +113,7 @@ def forward(parts: Services) -> Response:
         log.exception("forwarding failed")
         reason = ProxyError()
     watch.stop()
-    return refuse(call, ClientGone() if watch.is_gone else reason)
+    return refuse(call, watch.ended_by or reason)
 
 
 def _forward(

@@ -11,6 +11,7 @@ from flask import Flask, current_app
 from config import Settings
 from llmproxy.admission import Admission
 from llmproxy.api_log.writer import LogWriter
+from llmproxy.live_calls import LiveCalls
 from llmproxy.upstream import Upstream
 from operations import Operations
 
@@ -19,7 +20,7 @@ EXTENSION = "llmproxy"
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The assembled parts. ``draining`` is set when this process is about to stop."""
+    """The assembled parts. ``draining`` is set when this process is about to stop; ``live`` has what runs."""
 
     settings: Settings
     admission: Admission
@@ -27,6 +28,7 @@ class Services:
     upstream: Upstream
     log: LogWriter
     draining: Event = field(default_factory=Event)
+    live: LiveCalls = field(default_factory=LiveCalls)
 
 
 def services() -> Services:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
 from random import getrandbits
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from llmproxy import metrics
 from llmproxy.admission import Grant
 from llmproxy.api_log.record import CallRecord
 from llmproxy.errors import ProxyError
+from llmproxy.live_calls import LiveCalls
 from llmproxy.request_body import RequestBody
 from llmproxy.usage import UsageObserver
 
@@ -34,9 +36,15 @@ class Call:
     Args:
         method, endpoint: As requested; the endpoint is the path alone.
         log: Gets the record.
+        live: Has the call from its admission to its end.
+        cut: Ends it from outside; see LiveCall.
     """
 
-    def __init__(self, method: str, endpoint: str, log: RecordWriter) -> None:
+    is_session = False
+
+    def __init__(
+        self, method: str, endpoint: str, log: RecordWriter, live: LiveCalls, cut: Callable[[ProxyError], None]
+    ) -> None:
         # No secret, so no random bytes from the kernel; forked processes are seeded anew.
         self.request_id = str(uuid.UUID(int=getrandbits(128), version=4))
         self.method = method
@@ -47,7 +55,9 @@ class Call:
         self.upstream_status: int | None = None
         self.upstream_request_id: str | None = None
         self.bytes_out = 0
+        self.cut = cut
         self._log = log
+        self._live = live
         self._arrived_at = time.time()
         self._arrived = time.perf_counter()
         self._ttft_s: float | None = None
@@ -57,6 +67,7 @@ class Call:
     def granted(self, grant: Grant) -> None:
         """The token was admitted."""
         self.token_id, self.project_id = grant.token_id, grant.project_id
+        self._live.join(self)
 
     def saw_first_byte(self) -> None:
         """The first byte of the answer's body arrived."""
@@ -74,8 +85,12 @@ class Call:
         if not self._is_open:
             return
         self._is_open = False
+        self._live.leave(self)
         duration_s = time.perf_counter() - self._arrived
         error = {"code": cut.code, "type": cut.type} if cut else None
+        # What the proxy itself decided says more than what the upstream told before.
+        if observer and observer.error and not (cut and cut.outcome == "refused"):
+            error = observer.error
         metadata = observer.metadata if observer else None
         record = CallRecord(
             timestamp=self._arrived_at,
@@ -95,7 +110,7 @@ class Call:
             bytes_in=self.body.bytes_read if self.body else 0,
             bytes_out=self.bytes_out,
             usage_source=observer.usage_source if observer else "absent",
-            error=(observer.error if observer else None) or error,
+            error=error,
         )
         self._log.write(record)
         metrics.call_ended(record)

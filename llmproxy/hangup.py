@@ -1,4 +1,7 @@
-"""Sees a client hang up while nothing is being written to it, and ends the upstream call it was waiting for."""
+"""
+Sees a client hang up while nothing is being written to it, and ends the upstream call it was waiting for; ends it
+as well when somebody else says so.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 
 from gevent import get_hub
 
-from llmproxy.errors import ClientGone
+from llmproxy.errors import ClientGone, ProxyError
 from llmproxy.transport.connection import Connection
 
 _READ = 1  # libev's EV_READ
@@ -29,22 +32,22 @@ class HangupWatch:
             hang-up is only noticed by writing.
 
     Attributes:
-        is_gone: The client has hung up.
+        ended_by: What ended the call from outside: that the client has hung up, or why it was cut.
     """
 
-    __slots__ = ("_client", "_upstream", "_watcher", "is_gone")
+    __slots__ = ("_client", "_upstream", "_watcher", "ended_by")
 
     def __init__(self, client: socket.socket | None) -> None:
         # gevent's socket wraps the real one; peeking at that never switches greenlets.
         self._client: _socket.socket | None = getattr(client, "_sock", client)
         self._watcher: Any = None
         self._upstream: Connection | None = None
-        self.is_gone = False
+        self.ended_by: ProxyError | None = None
 
     def guard(self, upstream: Connection) -> None:
-        """Abort `upstream` when the client hangs up. Raises ClientGone when it has already."""
-        if self.is_gone:
-            raise ClientGone
+        """Abort `upstream` when the call is ended. Raises what ended it when that has happened already."""
+        if self.ended_by is not None:
+            raise self.ended_by
         self._upstream = upstream
 
     def start(self) -> None:
@@ -67,6 +70,23 @@ class HangupWatch:
             self._watcher.close()
             self._watcher = None
 
+    def cut(self, reason: ProxyError) -> None:
+        """
+        End the call: whoever waits for the upstream stops waiting. Never waits.
+
+        Asked a second time, end the client's connection too: it neither sends its request nor reads its answer.
+        """
+        if self.ended_by is None:
+            self._end(reason)
+        elif self._client is not None:
+            with suppress(OSError):
+                _socket.socket.shutdown(self._client, socket.SHUT_RDWR)
+
+    def _end(self, reason: ProxyError) -> None:
+        self.ended_by = reason
+        if self._upstream is not None:
+            self._upstream.abort()
+
     def reset_client(self) -> None:
         """Have the client's connection end by a reset, for an answer whose clean end would be the connection's."""
         if self._client is not None:
@@ -88,9 +108,7 @@ class HangupWatch:
     def _look(self) -> None:
         # Runs in the event loop: nothing here may wait.
         if self.has_hung_up():
-            self.is_gone = True
-            if self._upstream is not None:
-                self._upstream.abort()
+            self._end(ClientGone())
         # Either way there is nothing more to see: a client that is not gone has sent its next request.
         if self._watcher is not None:
             self._watcher.stop()

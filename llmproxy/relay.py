@@ -127,7 +127,7 @@ class Relay:
         try:
             data: bytes = self._raw.read1(decode_content=False)
         except RequestException as exc:
-            self._cut = ClientGone() if self._watch.is_gone else translate(exc)
+            self._cut = self._watch.ended_by or translate(exc)
             raise StreamCut from exc
         self._seen = data
         if data and self._on_first_byte is not None:
@@ -151,5 +151,5 @@ class Relay:
             self._observer.feed(self._seen)
         self._observer.finish()
         if self._cut is None and not self._ended and not has_no_body:
-            self._cut = ClientGone()
+            self._cut = self._watch.ended_by or ClientGone()
         on_end(self._cut)

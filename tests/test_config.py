@@ -74,6 +74,7 @@ WRONG = {
     "MAKE_ENCRYPTION_KEY": "perhaps",
     "RATE_LIMIT_PER_HOUR": "0", "MAX_BODY_BYTES": "1.5", "CONNECT_TIMEOUT": "nan", "FIRST_BYTE_TIMEOUT": "-1",
     "IDLE_TIMEOUT": "inf", "DRAIN_TIMEOUT": "x", "WEB_CONCURRENCY": "0", "LOG_STRICT": "perhaps",
+    "CUT_STREAMS": "perhaps", "CUT_STREAMS_AT_EXPIRY": "perhaps",
     "LOG_MAX_FILE_BYTES": "1", "LOG_MAX_TOTAL_BYTES": "1", "LOGGING_URL": "cloudwatch://[planted-secret",
     "LOGGING_TOKEN": "planted-secret\u2028", "METRICS_TOKEN": "planted-secret\u00e9", "TOKEN_RETENTION_DAYS": "-1",
 }  # fmt: skip

@@ -102,6 +102,7 @@ def mixed_records(count: int, seed: int = 1) -> list[dict]:
         (record(outcome="upstream_timeout", status_code=504), {"requests", "errors", "usage_reported"}),
         (record(outcome="client_closed", status_code=499), {"requests", "client_closed", "usage_reported"}),
         (refused(), {"requests", "refusals"}),
+        (refused("token_revoked", upstream_status=200), {"requests", "refusals"}),
     ],
 )
 def test_a_record_counts_as_one_thing(call, counted):
@@ -109,6 +110,13 @@ def test_a_record_counts_as_one_thing(call, counted):
 
     ones = {name for name, number in zip(COUNTS, sums, strict=False) if number == 1}
     assert ones == counted
+
+
+def test_what_a_call_used_before_it_was_cut_counts():
+    [sums] = fold([record(outcome="refused", error={"code": "token_revoked", "type": "x"})]).values()
+
+    counted = dict(zip(COUNTS, sums, strict=False))
+    assert (counted["refusals"], counted["errors"], counted["prompt_tokens"]) == (1, 0, 10)
 
 
 def test_tokens_are_those_that_the_upstream_told():

@@ -461,7 +461,7 @@ def test_a_body_that_streams_nothing_goes_up_as_it_is(
 
 @pytest.mark.parametrize("head_first", [True, False])
 def test_a_head_whose_body_is_still_to_come_is_sent_at_once(head_first: bool, app: Flask) -> None:
-    call = Call("GET", "/v1/x", services_of(app).log)
+    call = Call("GET", "/v1/x", services_of(app).log, services_of(app).live, lambda reason: None)
     response = proxy.RawResponse(proxy._Refusal(call, ProxyError(), b"x"), "500 X", [], head_first=head_first)
     written: list[bytes] = []
     body = response({}, lambda status, headers: written.append)

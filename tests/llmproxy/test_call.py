@@ -17,9 +17,11 @@ from llmproxy.errors import (
     ProxyError,
     RateLimited,
     TokenExpired,
+    TokenRevoked,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from llmproxy.live_calls import LiveCalls
 from llmproxy.request_body import RequestBody
 from llmproxy.usage import UsageObserver, observe
 
@@ -27,6 +29,9 @@ CUTS: list[Callable[[], ProxyError | None]] = [
     lambda: None, ClientGone, UpstreamTimeout, UpstreamUnreachable, TokenExpired, AuthUnavailable, ProxyError,
     lambda: RateLimited(limit=1, reset_in_s=1),
 ]  # fmt: skip
+
+
+GRANT = Grant("token-id", "project-id", "sk-planted", None, "as-sent")
 
 
 class Log:
@@ -47,6 +52,11 @@ def none_left_under_way() -> Iterator[None]:
     assert metrics.calls_under_way == 0
 
 
+def began(log: Log, endpoint: str = "/v1/x", *, live: LiveCalls | None = None) -> Call:
+    """A call that has just arrived, and that nobody cuts."""
+    return Call("POST", endpoint, log, LiveCalls() if live is None else live, lambda reason: None)
+
+
 def observer(body: bytes = b"", *, status: int = 200) -> UsageObserver:
     """Of an answer that has ended."""
     made = observe("/v1/chat/completions", status=status, content_type="application/json", content_encoding=None)
@@ -61,8 +71,8 @@ def counted(name: str, **labels: str) -> float:
 
 def test_a_call_that_went_through_leaves_its_facts() -> None:
     log = Log()
-    call = Call("POST", "/v1/chat/completions", log)
-    call.granted(Grant("token-id", "project-id", "sk-planted", None, "as-sent"))
+    call = began(log, "/v1/chat/completions")
+    call.granted(GRANT)
     call.body = RequestBody(io.BytesIO(b"abc"), length=3, max_bytes=3)
     call.body.hold_if_small()
     call.upstream_status, call.upstream_request_id, call.bytes_out = 201, "req_1", 7
@@ -91,7 +101,7 @@ def test_a_call_that_went_through_leaves_its_facts() -> None:
 
 def test_a_call_that_was_refused_before_all_else_leaves_a_record_too() -> None:
     log = Log()
-    Call("GET", "/v1/models", log).end(TokenExpired(), status=401)
+    began(log, "/v1/models").end(TokenExpired(), status=401)
 
     [record] = log.records
     assert (record.outcome, record.status_code) == ("refused", 401)
@@ -107,14 +117,14 @@ def test_a_call_that_was_refused_before_all_else_leaves_a_record_too() -> None:
 
 def test_a_client_that_left_is_a_499_whatever_the_answer_was() -> None:
     log = Log()
-    Call("POST", "/v1/x", log).end(ClientGone(), status=200, observer=observer())
+    began(log).end(ClientGone(), status=200, observer=observer())
 
     assert (log.records[0].status_code, log.records[0].outcome) == (499, "client_closed")
 
 
 def test_an_answer_cut_off_keeps_the_status_that_the_client_saw() -> None:
     log = Log()
-    Call("POST", "/v1/x", log).end(UpstreamUnreachable(), status=200, observer=observer())
+    began(log).end(UpstreamUnreachable(), status=200, observer=observer())
 
     assert (log.records[0].status_code, log.records[0].outcome) == (200, "upstream_failed")
 
@@ -122,14 +132,34 @@ def test_an_answer_cut_off_keeps_the_status_that_the_client_saw() -> None:
 def test_what_the_upstream_said_of_an_error_goes_before_our_words() -> None:
     log = Log()
     said = observer(b'{"error": {"code": "context_length_exceeded", "type": "invalid_request_error"}}', status=400)
-    Call("POST", "/v1/x", log).end(None, status=400, observer=said)
+    began(log).end(None, status=400, observer=said)
 
     assert log.records[0].error == {"code": "context_length_exceeded", "type": "invalid_request_error"}
 
 
+def test_what_the_proxy_decided_goes_before_what_the_upstream_said() -> None:
+    log = Log()
+    said = observer(b'{"error": {"code": "server_error", "type": "server_error"}}')
+    began(log).end(TokenRevoked(), status=200, observer=said)
+
+    assert log.records[0].error == {"code": "token_revoked", "type": "invalid_request_error"}
+
+
+def test_a_call_is_live_from_its_admission_to_its_end() -> None:
+    live = LiveCalls()
+    call = began(Log(), live=live)
+    assert list(live) == []
+    call.granted(GRANT)
+    assert list(live) == [call]
+    call.end(None, status=200)
+    call.end(None, status=200)
+
+    assert list(live) == []
+
+
 def test_only_the_first_end_counts() -> None:
     log = Log()
-    call = Call("POST", "/v1/x", log)
+    call = began(log)
     call.end(ClientGone(), status=200)
     call.end(None, status=200)
 
@@ -146,7 +176,7 @@ def test_any_course_of_a_call_leaves_one_record(
     course: list[str], cut: Callable[[], ProxyError | None], body: bytes
 ) -> None:
     log = Log()
-    call = Call("POST", "/v1/x", log)
+    call = began(log)
     steps: dict[str, Callable[[], Any]] = {
         "granted": lambda: call.granted(Grant("t", "p", "k", None, "as-sent")),
         "body": lambda: setattr(call, "body", RequestBody(io.BytesIO(), length=0, max_bytes=0)),
@@ -168,10 +198,10 @@ def test_calls_are_counted_by_outcome_and_refusals_by_code() -> None:
     before = counted("llmproxy_requests_total", outcome="refused", status="429")
     refusals = counted("llmproxy_refusals_total", code="rate_limit_exceeded")
     tokens = counted("llmproxy_usage_tokens_total", kind="prompt_tokens")
-    call = Call("POST", "/v1/x", Log())
+    call = began(Log())
     assert metrics.calls_under_way == 1
     call.end(RateLimited(limit=1, reset_in_s=1), status=429)
-    Call("POST", "/v1/x", Log()).end(None, status=200, observer=observer(b'{"usage": {"prompt_tokens": 5}}'))
+    began(Log()).end(None, status=200, observer=observer(b'{"usage": {"prompt_tokens": 5}}'))
     metrics.publish(log_pending=0, log_lost=0)
 
     assert counted("llmproxy_requests_total", outcome="refused", status="429") == before + 1

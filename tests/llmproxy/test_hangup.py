@@ -10,7 +10,7 @@ import gevent.socket
 import pytest
 
 from llmproxy import hangup
-from llmproxy.errors import ClientGone
+from llmproxy.errors import ClientGone, TokenRevoked
 from llmproxy.hangup import HangupWatch
 from llmproxy.headers import Origin
 from llmproxy.transport import connection as connecting
@@ -60,12 +60,13 @@ def test_a_hang_up_aborts_the_upstream_call(pair: Pair, watch: HangupWatch) -> N
     watch.guard(upstream)  # type: ignore[arg-type]
     watch.start()
     turn_the_loop()
-    assert (watch.is_gone, upstream.aborts) == (False, 0)
+    assert (watch.ended_by, upstream.aborts) == (None, 0)
 
     pair[0].close()
     turn_the_loop()
     turn_the_loop()
-    assert (watch.is_gone, upstream.aborts) == (True, 1)
+    assert isinstance(watch.ended_by, ClientGone)
+    assert upstream.aborts == 1
 
 
 def test_a_connection_made_after_the_hang_up_is_refused(pair: Pair, watch: HangupWatch) -> None:
@@ -97,7 +98,7 @@ def test_nothing_is_aborted_after_the_stop(pair: Pair, watch: HangupWatch) -> No
     pair[0].close()
     turn_the_loop()
 
-    assert (watch.is_gone, upstream.aborts) == (False, 0)
+    assert (watch.ended_by, upstream.aborts) == (None, 0)
 
 
 def test_a_client_that_sends_its_next_request_is_still_there(pair: Pair, watch: HangupWatch) -> None:
@@ -107,9 +108,36 @@ def test_a_client_that_sends_its_next_request_is_still_there(pair: Pair, watch: 
     pair[0].send(b"GET /v1/models HTTP/1.1\r\n")
     turn_the_loop()
 
-    assert (watch.is_gone, upstream.aborts) == (False, 0)
+    assert (watch.ended_by, upstream.aborts) == (None, 0)
     assert watch.has_hung_up() is False
     assert pair[1].recv(3) == b"GET"  # it only looked
+
+
+def test_a_cut_aborts_the_upstream_call_and_leaves_the_client_its_answer(pair: Pair, watch: HangupWatch) -> None:
+    upstream, reason = Upstream(), TokenRevoked()
+    watch.guard(upstream)  # type: ignore[arg-type]
+    watch.cut(reason)
+
+    assert (watch.ended_by, upstream.aborts, watch.has_hung_up()) == (reason, 1, False)
+    with pytest.raises(TokenRevoked):
+        watch.guard(Upstream())  # type: ignore[arg-type]
+
+
+def test_a_second_cut_ends_the_clients_connection_too(pair: Pair, watch: HangupWatch) -> None:
+    first = TokenRevoked()
+    watch.cut(first)
+    watch.cut(TokenRevoked())
+
+    assert watch.ended_by is first
+    assert pair[0].recv(1) == b""
+
+
+def test_a_cut_before_the_upstream_is_called_needs_no_upstream() -> None:
+    watch = HangupWatch(None)
+    watch.cut(TokenRevoked())
+    watch.cut(TokenRevoked())
+
+    assert isinstance(watch.ended_by, TokenRevoked)
 
 
 def test_starting_twice_watches_once(watch: HangupWatch) -> None:
@@ -143,7 +171,7 @@ def test_a_server_that_does_not_show_its_socket_is_not_watched() -> None:
     watch.start()
     watch.stop()
 
-    assert (watch.has_hung_up(), watch.is_gone) == (False, False)
+    assert (watch.has_hung_up(), watch.ended_by) == (False, None)
 
 
 @pytest.mark.parametrize("module", [socket, gevent.socket])
@@ -164,7 +192,7 @@ def test_a_hang_up_after_the_guarded_connection_was_closed_does_no_harm(
         pair[0].close()
         turn_the_loop()
 
-    assert watch.is_gone
+    assert isinstance(watch.ended_by, ClientGone)
     assert errors == []
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ReadTimeout
 
-from llmproxy.errors import ClientGone, ProxyError, UpstreamTimeout, UpstreamUnreachable
+from llmproxy.errors import ClientGone, ProxyError, TokenRevoked, UpstreamTimeout, UpstreamUnreachable
 from llmproxy.hangup import HangupWatch
 from llmproxy.relay import Relay, StreamCut
 from llmproxy.transport.connection import Timeouts
@@ -36,7 +36,7 @@ class Raw:
 
     def read1(self, *, decode_content: bool) -> bytes:
         assert decode_content is False
-        if self.gone is not None and self.gone.is_gone:
+        if self.gone is not None and self.gone.ended_by:
             raise RequestsConnectionError("aborted")
         if self._pieces:
             return self._pieces.pop(0)
@@ -191,12 +191,32 @@ def test_an_upstream_that_fails_cuts_the_stream(end: str, reason: type[ProxyErro
 def test_an_abort_after_the_client_left_is_not_the_upstreams_fault() -> None:
     scene = Scene([b"one"], ENDS["broken"])
     next(scene.relay)
-    scene.watch.is_gone = True
+    scene.watch.ended_by = ClientGone()
     with pytest.raises(StreamCut):
         next(scene.relay)
     scene.relay.close()
 
     assert isinstance(scene.ends[0], ClientGone)
+
+
+def test_a_cut_is_neither_the_clients_nor_the_upstreams_fault() -> None:
+    scene = Scene([b"one"], ENDS["broken"])
+    next(scene.relay)
+    scene.watch.ended_by = TokenRevoked()
+    with pytest.raises(StreamCut):
+        next(scene.relay)
+    scene.relay.close()
+
+    assert isinstance(scene.ends[0], TokenRevoked)
+
+
+def test_a_cut_while_the_client_does_not_read_is_not_the_clients_fault() -> None:
+    scene = Scene([b"one"], ENDS["whole"])
+    next(scene.relay)
+    scene.watch.ended_by = TokenRevoked()
+    scene.relay.close()  # the server could not write
+
+    assert isinstance(scene.ends[0], TokenRevoked)
 
 
 pieces = st.lists(st.binary(min_size=1, max_size=5).map(lambda data: data.replace(b"\x00", b"-")), max_size=6)
@@ -218,7 +238,7 @@ def test_every_course_of_events_ends_once_with_the_right_outcome(
     finished: str | None = None
     for action in actions:
         if action == "gone":
-            scene.watch.is_gone = True
+            scene.watch.ended_by = ClientGone()
         elif finished is None:
             try:
                 got.append(next(scene.relay))
@@ -226,7 +246,7 @@ def test_every_course_of_events_ends_once_with_the_right_outcome(
                 finished = "complete"
             except StreamCut:
                 by_upstream = {"broken": "upstream_failed", "stalled": "upstream_timeout"}.get(end)
-                finished = "client_closed" if scene.watch.is_gone else by_upstream
+                finished = "client_closed" if scene.watch.ended_by else by_upstream
     for _ in range(closes):
         scene.relay.close()
 

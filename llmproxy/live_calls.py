@@ -1,0 +1,58 @@
+"""
+The calls under way in this process, so that they can be ended from outside: when a token is revoked, or at a stop.
+
+Joining and leaving are on every call's path, so each is one operation on a set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from llmproxy.errors import ProxyError
+
+
+class LiveCall(Protocol):
+    """
+    A call that was admitted and has not ended.
+
+    Attributes:
+        token_id, project_id: Whose it is.
+        is_session: A WebSocket, which serves many requests and may stay open for good.
+    """
+
+    token_id: str | None
+    project_id: str | None
+    is_session: bool
+
+    def cut(self, reason: ProxyError) -> None:
+        """End it so that its client sees it; `reason` goes to the record. Never waits, and may be called again."""
+
+
+class LiveCalls:
+    """
+    A set of calls.
+
+    Attributes:
+        join, leave: To be called with a call when it is admitted, and when it ends. Leaving twice does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._calls: set[LiveCall] = set()
+        self.join = self._calls.add
+        self.leave = self._calls.discard
+
+    def __iter__(self) -> Iterator[LiveCall]:
+        """The calls as they are now; they may join and leave meanwhile."""
+        return iter(list(self._calls))
+
+    def cut_all(self, reason: ProxyError) -> None:
+        """End every call."""
+        for call in self:
+            call.cut(reason)
+
+    def cut_sessions(self, reason: ProxyError) -> None:
+        """End those that would never end by themselves."""
+        for call in self:
+            if call.is_session:
+                call.cut(reason)

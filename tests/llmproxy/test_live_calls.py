@@ -1,0 +1,45 @@
+from llmproxy.errors import ProxyDraining, ProxyError
+from llmproxy.live_calls import LiveCalls
+
+
+class RunningCall:
+    """Leaves when it is cut, as calls do."""
+
+    token_id = project_id = "an id"
+
+    def __init__(self, live: LiveCalls, *, is_session: bool) -> None:
+        self.is_session = is_session
+        self.cuts: list[ProxyError] = []
+        self._live = live
+        live.join(self)
+
+    def cut(self, reason: ProxyError) -> None:
+        self.cuts.append(reason)
+        self._live.leave(self)
+
+
+def test_every_call_can_be_cut_though_each_leaves_then() -> None:
+    live, reason = LiveCalls(), ProxyDraining()
+    calls = [RunningCall(live, is_session=turn % 2 == 0) for turn in range(10)]
+    live.cut_all(reason)
+
+    assert [call.cuts for call in calls] == [[reason]] * 10
+    assert list(live) == []
+
+
+def test_sessions_can_be_cut_alone() -> None:
+    live, reason = LiveCalls(), ProxyDraining()
+    session, call = RunningCall(live, is_session=True), RunningCall(live, is_session=False)
+    live.cut_sessions(reason)
+
+    assert (session.cuts, call.cuts) == ([reason], [])
+    assert list(live) == [call]
+
+
+def test_leaving_twice_does_nothing() -> None:
+    live = LiveCalls()
+    call = RunningCall(live, is_session=False)
+    live.leave(call)
+    live.leave(call)
+
+    assert list(live) == []
