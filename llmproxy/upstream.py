@@ -17,7 +17,7 @@ from llmproxy.headers import Origin
 from llmproxy.request_body import RequestBody
 from llmproxy.transport.adapter import UpstreamAdapter
 from llmproxy.transport.connection import Connection, Timeouts, verifying_context
-from llmproxy.transport.request import UpstreamRequest
+from llmproxy.transport.request import OnInterim, UpstreamRequest
 
 log = logging.getLogger(__name__)
 
@@ -61,15 +61,16 @@ class Upstream:
         headers: dict[str, str],
         body: RequestBody,
         on_connection: Callable[[Connection], None],
+        on_interim: OnInterim | None = None,
     ) -> requests.Response:
         """
-        Send a request and return the answer with its body unread.
+        Send a request and return the answer with its body unread. The callbacks are those of UpstreamRequest.
 
         Raises:
             UpstreamUnreachable, UpstreamTimeout: from the upstream or the way to it.
             ClientGone, BadRequest, BodyTooLarge: from the client's body.
         """
-        request = UpstreamRequest(method, origin, origin.prefix + target, headers, body, on_connection)
+        request = UpstreamRequest(method, origin, origin.prefix + target, headers, body, on_connection, on_interim)
         try:
             return self._session.send(request)
         except RequestException as exc:

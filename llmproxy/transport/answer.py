@@ -14,7 +14,7 @@ from llmproxy.headers import Headers
 from llmproxy.transport.connection import Connection, Timeouts
 from llmproxy.transport.parser import ParsedAnswer
 from llmproxy.transport.pool import ConnectionPool
-from llmproxy.transport.request import UpstreamRequest
+from llmproxy.transport.request import OnInterim, UpstreamRequest
 
 MAX_HEAD_BYTES = 256 * 1024
 
@@ -39,12 +39,18 @@ class UpstreamAnswer:
         status, reason, headers: As sent; headers in order, with repetitions.
         fields: The last header of each name.
         is_complete: The whole body has arrived, though maybe not been read from here yet.
+
+    Args:
+        on_interim: See UpstreamRequest.
     """
 
-    def __init__(self, connection: Connection, pool: ConnectionPool, timeouts: Timeouts) -> None:
+    def __init__(
+        self, connection: Connection, pool: ConnectionPool, timeouts: Timeouts, on_interim: OnInterim | None = None
+    ) -> None:
         self._connection: Connection | None = connection
         self._pool = pool
         self._timeouts = timeouts
+        self._on_interim = on_interim
         self._answer = ParsedAnswer()
         self._head_bytes = 0
 
@@ -87,8 +93,16 @@ class UpstreamAnswer:
         self._connection.was_used = False  # from here on, a failure is not that of an idle connection
         self._head_bytes += len(data)
         self._parse(data)
+        if self._answer.interim:
+            self._tell_interim()
         if self._head_bytes > MAX_HEAD_BYTES and not self._answer.head_done:
             raise RequestsConnectionError("the upstream's headers are too long")
+
+    def _tell_interim(self) -> None:
+        interim, self._answer.interim = self._answer.interim, []
+        if self._on_interim is not None:
+            for status, headers in interim:
+                self._on_interim(status, headers)
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -100,6 +114,11 @@ class UpstreamAnswer:
                 self._answer.is_excess = True
                 return
             raise RequestsConnectionError(f"the upstream's answer is not HTTP ({type(exc).__name__})") from exc
+
+    @property
+    def trailers(self) -> Headers:
+        """Fields that followed a chunked body, as sent; complete once `is_complete`."""
+        return self._answer.trailers
 
     @property
     def is_drained(self) -> bool:

@@ -6,6 +6,8 @@ import httptools
 
 from llmproxy.headers import Headers
 
+CONTINUE = 100
+
 
 class Pairs(Headers):
     """Fields in order, with repetitions; `items` gives them as urllib3's own kind does."""
@@ -20,20 +22,36 @@ class ParsedAnswer:
     One answer as far as it has come; its callbacks are named by httptools.
 
     Attributes:
+        interim: Status and headers of each answer before it (1xx) that was not taken yet; 100 is left out.
         status, reason, headers: Of the answer that counts, once `head_done`.
+        trailers: What followed its body.
         body: What has come of it and was not taken yet.
         is_done: The answer is whole.
         is_excess: More came than belongs to it.
         keeps_alive: The upstream means to go on with this connection.
     """
 
-    __slots__ = ("body", "head_done", "headers", "is_done", "is_excess", "keeps_alive", "parser", "reason", "status")
+    __slots__ = (
+        "body",
+        "head_done",
+        "headers",
+        "interim",
+        "is_done",
+        "is_excess",
+        "keeps_alive",
+        "parser",
+        "reason",
+        "status",
+        "trailers",
+    )
 
     def __init__(self) -> None:
         self.parser = httptools.HttpResponseParser(self)
         self.status = 0
         self.reason = ""
         self.headers = Pairs()
+        self.interim: list[tuple[int, Headers]] = []
+        self.trailers: Headers = []
         self.body: list[bytes] = []
         self.head_done = self.is_done = self.is_excess = self.keeps_alive = False
 
@@ -45,8 +63,8 @@ class ParsedAnswer:
         self.reason = reason.decode("latin-1")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.head_done:  # after the head it is a trailer, which WSGI cannot pass on
-            self.headers.append((name.decode("latin-1"), value.decode("latin-1")))
+        fields = self.trailers if self.head_done else self.headers
+        fields.append((name.decode("latin-1"), value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
         self.status = self.parser.get_status_code()
@@ -60,6 +78,8 @@ class ParsedAnswer:
     def on_message_complete(self) -> None:
         if self.head_done:
             self.is_done = True
-        else:  # an informational answer; the one that counts follows
-            self.headers.clear()
-            self.reason = ""
+            return
+        if self.status != CONTINUE:  # the client's own wish for that was answered here
+            self.interim.append((self.status, self.headers))
+        self.headers = Pairs()
+        self.reason = ""

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable
 
 from requests import PreparedRequest
 
-from llmproxy.headers import Origin
+from llmproxy.headers import Headers, Origin
 from llmproxy.request_body import RequestBody
 from llmproxy.transport.connection import Connection
+
+OnInterim = Callable[[int, Headers], None]
 
 
 class UpstreamRequest(PreparedRequest):
@@ -20,6 +22,8 @@ class UpstreamRequest(PreparedRequest):
         target: Path and query, sent as they are.
         body: A RequestBody.
         on_connection: Called with each connection before it is used, so that a caller may abort it.
+        on_interim: Called with status and headers of each answer before the one that counts (102, 103; 100 is
+            swallowed), as soon as it came and while the call goes on. Must not raise.
     """
 
     def __init__(
@@ -30,6 +34,7 @@ class UpstreamRequest(PreparedRequest):
         headers: dict[str, str],
         body: RequestBody,
         on_connection: Callable[[Connection], None],
+        on_interim: OnInterim | None = None,
     ) -> None:
         super().__init__()
         self.method = method
@@ -39,6 +44,7 @@ class UpstreamRequest(PreparedRequest):
         self.headers = headers  # type: ignore[assignment]
         self.body = body  # type: ignore[assignment]
         self.on_connection = on_connection
+        self.on_interim = on_interim
 
 
 def head_of(request: UpstreamRequest, length: int | None) -> bytes:

@@ -16,13 +16,13 @@ from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ConnectTimeout, ReadTimeout
 
 from llmproxy.errors import BodyTooLarge, ClientGone
-from llmproxy.headers import Origin
+from llmproxy.headers import Headers, Origin
 from llmproxy.request_body import HELD_BYTES, RequestBody
 from llmproxy.transport import pool
 from llmproxy.transport.adapter import UpstreamAdapter
 from llmproxy.transport.answer import MAX_HEAD_BYTES, UpstreamAnswer
 from llmproxy.transport.connection import READ_BYTES, Connection, Timeouts, verifying_context
-from llmproxy.transport.request import UpstreamRequest
+from llmproxy.transport.request import OnInterim, UpstreamRequest
 from tests.llmproxy.scripted_upstream import Peer, ScriptedUpstream, answering, keeping
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -49,9 +49,11 @@ class Client:
         headers: dict[str, str] | None = None,
         body: RequestBody | None = None,
         on_connection: Callable[[Connection], None] = ignore,
+        on_interim: OnInterim | None = None,
     ) -> requests.Response:
         sent = {"Host": origin.host_header} | (headers or {})
-        return self.adapter.send(UpstreamRequest(method, origin, target, sent, body or held(b""), on_connection))
+        request = UpstreamRequest(method, origin, target, sent, body or held(b""), on_connection, on_interim)
+        return self.adapter.send(request)
 
     def exchange(self, origin: Origin, **request: object) -> bytes:
         """The whole body of one answer, its connection given back."""
@@ -165,6 +167,35 @@ def test_an_answer_is_the_same_wherever_its_packets_are_cut(
 def names_in_head(message: bytes) -> list[str]:
     head = message.split(b"HTTP/1.1 ")[-1].split(b"\r\n\r\n")[0]
     return [line.split(b":")[0].decode() for line in head.split(b"\r\n")[1:]]
+
+
+def test_interim_answers_are_told_as_they_come_and_100_is_not(client: Client) -> None:
+    told: list[tuple[int, Headers]] = []
+    hinted = threading.Event()
+
+    def on_interim(status: int, headers: Headers) -> None:
+        told.append((status, headers))
+        hinted.set()
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\nlink: </b>\r\n\r\n")
+        assert hinted.wait(10)
+        peer.send(b"HTTP/1.1 102 Processing\r\n\r\n" + OK)
+
+    with ScriptedUpstream(script) as upstream:
+        response = client.open(upstream.origin, on_interim=on_interim)
+        assert (response.status_code, rest(response)) == (200, b"ok")
+
+    assert told == [(103, [("Link", "</a>"), ("link", "</b>")]), (102, [])]
+
+
+def test_trailers_are_kept_apart_from_headers(client: Client) -> None:
+    message, _, body = ANSWERS["trailers"]
+    with ScriptedUpstream(answering(message)) as upstream:
+        response = client.open(upstream.origin)
+        assert (rest(response), response.raw.trailers) == (body, [("X-Sum", "1")])
+        assert "x-sum" not in response.headers
 
 
 @pytest.mark.parametrize(
