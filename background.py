@@ -4,11 +4,12 @@ that lost their leave, and deletes tokens that expired long ago.
 
 Every process runs all of it. Where one suffices, a file lock decides which: the others stand by and take over when
 it ends. Nothing here is on a request's path, and whatever takes milliseconds is cut into pieces between which
-requests get their turn. Nothing here ever ends: what fails is tried again.
+requests get their turn. Nothing here ends before its process does: what fails is tried again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -18,12 +19,14 @@ from datetime import timedelta
 
 import gevent
 from flask import Flask
+from gevent.event import Event
 
 import ledger
 from blueprints.services import Services, services_of
 from cutting import Cutter
 from llmproxy import metrics
 from llmproxy.api_log.reader import ReaderBusy
+from llmproxy.api_log.shipper import Shipper
 from models import db
 from operations import delete_expired_tokens
 from rollup import Rollup
@@ -45,30 +48,64 @@ FAILURES_WORTH_TELLING = 3
 log = logging.getLogger(__name__)
 
 
-def start(app: Flask) -> None:
+class Background:
+    """The background work of one process. Made after the fork: greenlets do not survive one."""
+
+    def __init__(self, app: Flask) -> None:
+        self._parts = parts = services_of(app)
+        self._ending = Event()
+        with app.app_context():
+            rollup = ledger.open_rollup(parts.settings, db.engine, fsync=_fsync_in_thread)
+            cutter = Cutter(
+                db.engine,
+                parts.live,
+                at_revocation=parts.settings.cut_streams,
+                at_expiry=parts.settings.cut_streams_at_expiry,
+            )
+        self._greenlets = [
+            self._every(LOG_TICK_S, "keeping the call log", _LogKeeper(parts)),
+            self._every(ROLLUP_TICK_S, "adding up usage", lambda: catch_up(rollup)),
+            self._every(CUT_TICK_S, "cutting calls that lost their leave", cutter),
+        ]
+        if (url := parts.settings.database_url).startswith("sqlite"):
+            self._greenlets.append(self._every(CHECKPOINT_TICK_S, "checkpointing", lambda: _checkpoint(url)))
+        grace = timedelta(days=parts.settings.token_retention_days)
+        gevent.spawn(_forever, "deleting expired tokens", lambda: _clean_up(app, grace), CLEANUP_TICK_S, Event())
+        self._shipper = self._start_shipper()
+
+    def _every(self, tick_s: float, what: str, work: Callable[[], object]) -> gevent.Greenlet:
+        return gevent.spawn(_forever, what, work, tick_s, self._ending)
+
+    def _start_shipper(self) -> Shipper | None:
+        if not self._parts.settings.logging_url:
+            return None
+        shipper = ledger.open_shipper(self._parts.settings, fsync=_fsync_in_thread)
+        self._greenlets.append(gevent.spawn(_ship, shipper))
+        return shipper
+
+    def finish(self, timeout_s: float) -> None:
+        """Add up, ship and save what there is by now, as far as the time suffices; the rest is done after a start."""
+        self._parts.log.flush_pending()
+        self._ending.set()
+        if self._shipper:
+            self._shipper.stop()
+        gevent.joinall(self._greenlets, timeout=timeout_s)
+
+
+def start(app: Flask) -> Background:
     """
-    Start the background work of this process. After the fork: greenlets do not survive one.
+    Start the background work of this process.
 
     ImportError names the command to run when LOGGING_URL needs a library that is not installed.
     """
-    parts = services_of(app)
-    if parts.settings.logging_url:
-        gevent.spawn(ledger.open_shipper(parts.settings, fsync=_fsync_in_thread).run)
-    with app.app_context():
-        rollup = ledger.open_rollup(parts.settings, db.engine, fsync=_fsync_in_thread)
-        cutter = Cutter(
-            db.engine,
-            parts.live,
-            at_revocation=parts.settings.cut_streams,
-            at_expiry=parts.settings.cut_streams_at_expiry,
-        )
-    grace = timedelta(days=parts.settings.token_retention_days)
-    gevent.spawn(_forever, "keeping the call log", _LogKeeper(parts), LOG_TICK_S)
-    gevent.spawn(_forever, "adding up usage", lambda: catch_up(rollup), ROLLUP_TICK_S)
-    gevent.spawn(_forever, "cutting calls that lost their leave", cutter, CUT_TICK_S)
-    if parts.settings.database_url.startswith("sqlite"):
-        gevent.spawn(_forever, "checkpointing", lambda: _checkpoint(parts.settings.database_url), CHECKPOINT_TICK_S)
-    gevent.spawn(_forever, "deleting expired tokens", lambda: _clean_up(app, grace), CLEANUP_TICK_S)
+    return Background(app)
+
+
+def _ship(shipper: Shipper) -> None:
+    shipper.run()
+    # It was told to end: the last records go too, where the receiver takes them and no other process ships.
+    with contextlib.suppress(ReaderBusy):
+        shipper.ship_once()
 
 
 def catch_up(rollup: Rollup) -> None:
@@ -95,11 +132,12 @@ def _next_size(size: int, took_s: float) -> int:
     return max(size // 2, MIN_BATCH) if took_s > LOCK_S * 2 else size
 
 
-def _forever(what: str, work: Callable[[], object], tick_s: float) -> None:
+def _forever(what: str, work: Callable[[], object], tick_s: float, ending: Event) -> None:
     failures = 0
-    while True:
+    is_last = False
+    while not is_last:
         # Drawn anew each time: processes that started together need not work at the same moments.
-        gevent.sleep(tick_s * random.uniform(0.75, 1.25))  # noqa: S311
+        is_last = ending.wait(tick_s * random.uniform(0.75, 1.25))  # noqa: S311
         try:
             work()
         except Exception as exc:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+import math
 import os
 import secrets
 from collections.abc import Iterable, Mapping
@@ -41,6 +42,26 @@ class ConfigError(Exception):
         super().__init__("wrong settings:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
 
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """
+    The cores that this process may use: those it is bound to, or the share that its container gets, rounded up.
+
+    Args:
+        cgroup: Where the kernel tells the container's share, in cgroup v2's or v1's files.
+    """
+    bound_to = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = float(bound_to)
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((cgroup / name).read_text(encoding="ascii") for name in names).split()
+        except (OSError, ValueError):
+            continue
+        # No limit is "max" in the one, -1 in the other.
+        if quota.isdigit() and int(period):
+            share = min(share, int(quota) / int(period))
+    return max(1, math.ceil(share))
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """
@@ -65,10 +86,11 @@ class Settings:
     connect_timeout_s: float = 5.0
     first_byte_timeout_s: float = 600.0
     idle_timeout_s: float = 300.0
+    drain_overlap_s: float = 5.0
     drain_timeout_s: float = 600.0
     cut_streams: bool = True
     cut_streams_at_expiry: bool = False
-    web_concurrency: int = os.cpu_count() or 1
+    web_concurrency: int = field(default_factory=usable_cores)
     log_strict: bool = False
     log_max_file_bytes: int = 64 * MIB
     log_max_total_bytes: int = 10 * 1024 * MIB
@@ -117,6 +139,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "CONNECT_TIMEOUT": "connect_timeout_s",
     "FIRST_BYTE_TIMEOUT": "first_byte_timeout_s",
     "IDLE_TIMEOUT": "idle_timeout_s",
+    "DRAIN_OVERLAP": "drain_overlap_s",
     "DRAIN_TIMEOUT": "drain_timeout_s",
     "CUT_STREAMS": "cut_streams",
     "CUT_STREAMS_AT_EXPIRY": "cut_streams_at_expiry",
@@ -395,6 +418,7 @@ class _SettingsSchema(Schema):
     CONNECT_TIMEOUT = typed.Float(validate=_seconds)
     FIRST_BYTE_TIMEOUT = typed.Float(validate=_seconds)
     IDLE_TIMEOUT = typed.Float(validate=_seconds)
+    DRAIN_OVERLAP = typed.Float(validate=validate.Range(min=0, max=YEAR_S))
     DRAIN_TIMEOUT = typed.Float(validate=_seconds)
     CUT_STREAMS = typed.Boolean()
     CUT_STREAMS_AT_EXPIRY = typed.Boolean()

@@ -15,13 +15,10 @@ import logging
 import os
 import re
 import shutil
-import signal
 import sys
-import tempfile
-
-import gevent
 
 # gunicorn takes every name here for a setting that it knows; `config` is one of them.
+import gunicorn_master
 import process_log
 from config import MIN_SECRET_LENGTH, ConfigError, load
 from gunicorn_worker import Worker
@@ -42,19 +39,24 @@ worker_connections = 4096
 http_parser = "python"
 # Both the time an idle connection is kept and the deadline for a whole request head.
 keepalive = 15
+# A longer request line is answered with 414, more or longer headers with 431.
+limit_request_line = 8190
+limit_request_fields = 100
+limit_request_field_size = 8190
 # Only the worker's heartbeat: streams may last as long as they like.
 timeout = 60
-# A stop lets running streams end. The master kills a worker that is late; in between lies the worker's own end,
-# which cuts the streams that are left and records them.
-graceful_timeout = int(settings.drain_timeout_s) + 5
+graceful_timeout = gunicorn_master.graceful_timeout_s(settings)
+# The record of a call is the access log.
+accesslog = None
 control_socket_disable = True
 # By default a client on this machine may say where the application is mounted, and so move its routes.
 forwarder_headers = ""
 # It would pass by the response class below, and gevent's is a loop of reads and writes anyway.
 sendfile = False
 
-# Counters are summed over workers through files, of which none may survive from an earlier start.
-_metrics_dir = tempfile.mkdtemp(prefix="llm-proxy-metrics-")
+# Counters are summed over workers through files, of which none may survive from an earlier start. A reload comes
+# through here again, and goes on counting.
+_metrics_dir = gunicorn_master.metrics_dir()
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics_dir  # noqa: TID251  prometheus_client reads it there
 
 
@@ -79,27 +81,27 @@ def on_starting(server):
         log.warning("UPSTREAM_URL %s is not encrypted: keys and prompts travel in the clear", settings.upstream_url)
 
 
+def when_ready(server):
+    """Change how the master takes signals."""
+    gunicorn_master.end_at_once_on_a_second_sigterm(server)
+    gunicorn_master.reload_without_standing_still(server)
+
+
+on_reload = gunicorn_master.do_not_wait_for_old_workers
+
+
 def post_worker_init(worker):
-    """Start this worker's background work, and let it know when it is about to stop."""
+    """Start this worker's background work, and let it know how to end."""
     import background
     from blueprints.services import services_of
+    from stopping import Stopping
 
     # What the start has built stays: the collector need not walk over it again and again.
     gc.collect()
     gc.freeze()
     # Nor look for cycles in every few calls: what a call allocates is freed without it.
     gc.set_threshold(10_000, 20, 20)
-    background.start(worker.wsgi)
-    draining = services_of(worker.wsgi).draining
-    stop = signal.getsignal(signal.SIGTERM)
-    worker.cfg.set("graceful_timeout", int(settings.drain_timeout_s))
-
-    def drain(signum, frame):
-        draining.set()
-        gevent.spawn(worker.hang_up_on_the_idle)
-        stop(signum, frame)
-
-    signal.signal(signal.SIGTERM, drain)
+    worker.stopping = Stopping(services_of(worker.wsgi), background.start(worker.wsgi))
 
 
 def child_exit(server, worker):

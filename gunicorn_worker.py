@@ -1,15 +1,20 @@
 """
-What this product changes in gunicorn: a gevent worker that can tell idle connections from busy ones, and a
-response that leaves in one packet. To be imported after gevent's patch.
+What this product changes in gunicorn's worker: it can tell idle connections from busy ones and leaves as `stopping`
+says, and a response leaves in one packet. To be imported after gevent's patch.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
 import socket
+from functools import partial
 
 import gevent
+from gevent.pool import Pool
+from gevent.server import StreamServer
 from gunicorn import util as gunicorn_util
 from gunicorn.http import wsgi as gunicorn_wsgi
 from gunicorn.workers.base_async import AsyncWorker
@@ -22,17 +27,53 @@ _PLAIN_HEADERS = re.compile(r"(?:[-!#$%&'*+.^_`|~0-9A-Za-z]++: [ \t\x21-\x7e\x80
 
 class Worker(GeventWorker):
     """
-    gunicorn's gevent worker. A stop does not wait for connections that only wait for a request.
+    gunicorn's gevent worker, which leaves as `stopping` says.
 
     Attributes:
         client_timeout_s: A client that neither reads nor sends for so long is cut off.
+        stopping: Set before `run`.
+        doors: The servers of the listening sockets.
     """
 
     client_timeout_s = 300.0
+    stopping = None
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._between_requests = set()
+        self.doors = ()
+
+    def run(self):
+        """Serve until the end; the base class's own would look for a stop once a second, and then close the door."""
+        # libev's own handlers: Python's would wait for the loop to wake up.
+        gevent.signal_handler(signal.SIGTERM, self.stopping.begin)
+        gevent.signal_handler(signal.SIGINT, self.stopping.at_once)
+        gevent.signal_handler(signal.SIGQUIT, self.stopping.at_once)
+        if not self.alive:  # told to stop while it was starting
+            self.stopping.begin()
+        self.doors = [self._open(sock) for sock in self.sockets]
+        gevent.spawn(self._beat)
+        self.stopping.wait(self)
+
+    def _open(self, sock):
+        sock.setblocking(1)
+        handle = partial(self.handle, _Listener(sock.getsockname()))
+        door = StreamServer(sock, handle=handle, spawn=Pool(self.worker_connections))
+        if self.cfg.workers > 1:
+            door.max_accept = 1
+        door.start()
+        return door
+
+    def _beat(self):
+        while True:
+            self.notify()
+            gevent.sleep(1.0)
+
+    def notify(self):
+        """Tell the master that this worker lives. Without a master, nobody would ever end it: it goes."""
+        self.tmp.notify()
+        if self.ppid != os.getppid():
+            self.stopping.at_once()
 
     def handle(self, listener, client, addr):
         """Serve one connection; the base class's own would set the socket to wait for ever."""
@@ -44,10 +85,25 @@ class Worker(GeventWorker):
         """The time that a connection may wait for a request, and that its head may take."""
         return _BetweenRequests(self)
 
+    def say_goodbye(self):
+        """Let every answer from now on be the last one on its connection."""
+        _Response.is_last = True
+
     def hang_up_on_the_idle(self):
         """Close what waits for a request. One that has arrived meanwhile is still read, and answered."""
+        self.alive = False
         for greenlet in list(self._between_requests):
             _stop_reading(greenlet.client)
+
+
+class _Listener:
+    """A listening socket's name. gunicorn asks for it late, when the socket may be closed: a call would be lost."""
+
+    def __init__(self, name):
+        self._name = name
+
+    def getsockname(self):
+        return self._name
 
 
 class _BetweenRequests(gevent.Timeout):
@@ -78,6 +134,7 @@ class _Response(gunicorn_wsgi.Response):
     together with the first piece of the body: one packet and one system call less.
     """
 
+    is_last = False
     _head = b""
     _plain = None
 
@@ -95,6 +152,8 @@ class _Response(gunicorn_wsgi.Response):
             self.response_length = next(int(value) for name, value in headers if name.lower() == "content-length")
 
     def default_headers(self):
+        if self.is_last:
+            self.force_close()
         sent = self._names & {"server", "date"}
         if len(sent) < 2:
             return [line for line in super().default_headers() if line.partition(":")[0].lower() not in sent]

@@ -8,6 +8,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import contextlib
 import email.errors
 import signal
 import socket
@@ -29,6 +30,7 @@ import process_log
 import storage
 from app import create_app
 from blueprints.services import services_of
+from stopping import Stopping
 
 HEAD_DEADLINE_S = 15.0
 REQUEST_QUEUE = 1024
@@ -48,15 +50,15 @@ class Handler(WSGIHandler):  # type: ignore[misc]
     """gevent's handler with the checks that a front server would make."""
 
     path: str
-    between_requests: ClassVar[set[gevent.Greenlet]] = set()
+    between_requests: ClassVar[set[socket.socket]] = set()
     response_headers: list[tuple[bytes, bytes]]
 
     def handle_one_request(self) -> object:
-        """One request; a connection whose head is not complete in time is closed, and so is one after the stop."""
-        if self.server.closed:
-            return None
+        """One request. A connection whose head is not complete in time, or not there at the end, is closed."""
         self.head_deadline = gevent.Timeout.start_new(HEAD_DEADLINE_S)
-        self.between_requests.add(gevent.getcurrent())
+        self.between_requests.add(self.socket)
+        if self.server.closed:
+            _stop_reading(self.socket)
         try:
             return super().handle_one_request()
         except gevent.Timeout as timeout:
@@ -68,7 +70,7 @@ class Handler(WSGIHandler):  # type: ignore[misc]
 
     def _head_is_over(self) -> None:
         self.head_deadline.close()
-        self.between_requests.discard(gevent.getcurrent())
+        self.between_requests.discard(self.socket)
 
     def MessageClass(self, file: object, *args: object) -> object:
         """The parsed headers. A request with two framings could be read as two different ones: refused."""
@@ -104,6 +106,8 @@ class Handler(WSGIHandler):  # type: ignore[misc]
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: object = None) -> object:
         """gevent's, which fails on the length that a 304 may tell of what it stands for."""
+        if self.server.is_leaving:
+            headers = [*headers, ("Connection", "close")]
         if status.startswith(("204", "304")):
             headers = [pair for pair in headers if pair[0].lower() != "content-length"]
         return super().start_response(status, headers, exc_info)
@@ -117,6 +121,31 @@ class Handler(WSGIHandler):  # type: ignore[misc]
         elif self.request_version == "HTTP/1.0" and self.provided_content_length is None:
             self.close_connection = True
             self.response_headers = [pair for pair in self.response_headers if pair[0] != b"Connection"]
+
+
+class Server(WSGIServer):  # type: ignore[misc]
+    """gevent's server as `stopping.Front` wants it."""
+
+    is_leaving = False
+
+    @property
+    def doors(self) -> tuple[WSGIServer]:
+        """There is one."""
+        return (self,)
+
+    def say_goodbye(self) -> None:
+        """Let every answer from now on be the last one on its connection."""
+        self.is_leaving = True
+
+    def hang_up_on_the_idle(self) -> None:
+        """Close what waits for a request. One that has arrived meanwhile is still read, and answered."""
+        for sock in Handler.between_requests:
+            _stop_reading(sock)
+
+
+def _stop_reading(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RD)
 
 
 def _origin_form(target: str) -> str:
@@ -155,19 +184,27 @@ def main() -> None:
         sock = listener(settings.host, settings.port)
     except OSError as exc:
         sys.exit(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}")
-    background.start(app)
-    server = WSGIServer(sock, app, handler_class=Handler, log=None, spawn=Pool(MAX_CONNECTIONS))
-
-    def stop() -> None:
-        services_of(app).draining.set()
-        server.close()
-        # Running calls may end; connections that wait for a next request would only hold the stop up.
-        gevent.killall(list(Handler.between_requests), block=False)
-
-    gevent.signal_handler(signal.SIGTERM, stop)
-    gevent.signal_handler(signal.SIGINT, stop)
+    stopping = Stopping(services_of(app), background.start(app))
+    _obey_signals(stopping)
+    server = Server(sock, app, handler_class=Handler, log=None, spawn=Pool(MAX_CONNECTIONS))
+    server.start()
     print(first_run.greeting(settings, sock.getsockname()[1]), flush=True)
-    server.serve_forever(stop_timeout=settings.drain_timeout_s)
+    stopping.wait(server)
+
+
+def _obey_signals(stopping: Stopping) -> None:
+    """SIGTERM and Ctrl-C leave gracefully, Ctrl-C without the overlap: nobody balances over a terminal."""
+    numbers: list[int] = []
+
+    def obey(number: int) -> None:
+        numbers.append(number)
+        if len(numbers) > 1:
+            stopping.at_once()
+        else:
+            stopping.begin(overlap=number == signal.SIGTERM)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        gevent.signal_handler(number, obey, number)
 
 
 def _migrated(settings: config.Settings) -> Flask:

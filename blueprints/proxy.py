@@ -120,7 +120,7 @@ def _forward(
     parts: Services, call: Call, watch: HangupWatch, environ: Mapping[str, Any], raw_target: str
 ) -> Response:
     target = checked_target(raw_target, environ.get("HTTP_HOST"))
-    if parts.draining.is_set():
+    if parts.refusing.is_set():
         raise ProxyDraining
     call.body = body = RequestBody(
         environ["wsgi.input"],

@@ -20,7 +20,12 @@ EXTENSION = "llmproxy"
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The assembled parts. ``draining`` is set when this process is about to stop; ``live`` has what runs."""
+    """
+    The assembled parts.
+
+    ``draining`` is set when this process is about to stop, ``refusing`` when it takes no new calls any more; ``live``
+    has what runs.
+    """
 
     settings: Settings
     admission: Admission
@@ -29,6 +34,7 @@ class Services:
     log: LogWriter
     draining: Event = field(default_factory=Event)
     live: LiveCalls = field(default_factory=LiveCalls)
+    refusing: Event = field(default_factory=Event)
 
 
 def services() -> Services:

@@ -157,7 +157,7 @@ def test_work_that_fails_is_tried_again_and_told_once(caplog):
         elif outcome := outcomes.pop(0):
             raise outcome
 
-    loop = gevent.spawn(background._forever, "working", work, 0.0)
+    loop = gevent.spawn(background._forever, "working", work, 0.0, gevent.event.Event())
     assert done.wait(timeout=10)
     loop.kill()
 

@@ -73,8 +73,8 @@ WRONG = {
     "MANAGEMENT_TOKEN": "\x7fplanted-secret", "ADMIN_USER": "a:b", "ENCRYPTION_KEY": "planted-secret",
     "MAKE_ENCRYPTION_KEY": "perhaps",
     "RATE_LIMIT_PER_HOUR": "0", "MAX_BODY_BYTES": "1.5", "CONNECT_TIMEOUT": "nan", "FIRST_BYTE_TIMEOUT": "-1",
-    "IDLE_TIMEOUT": "inf", "DRAIN_TIMEOUT": "x", "WEB_CONCURRENCY": "0", "LOG_STRICT": "perhaps",
-    "CUT_STREAMS": "perhaps", "CUT_STREAMS_AT_EXPIRY": "perhaps",
+    "IDLE_TIMEOUT": "inf", "DRAIN_OVERLAP": "-1", "DRAIN_TIMEOUT": "x", "WEB_CONCURRENCY": "0",
+    "CUT_STREAMS": "perhaps", "CUT_STREAMS_AT_EXPIRY": "perhaps", "LOG_STRICT": "perhaps",
     "LOG_MAX_FILE_BYTES": "1", "LOG_MAX_TOTAL_BYTES": "1", "LOGGING_URL": "cloudwatch://[planted-secret",
     "LOGGING_TOKEN": "planted-secret\u2028", "METRICS_TOKEN": "planted-secret\u00e9", "TOKEN_RETENTION_DAYS": "-1",
 }  # fmt: skip
@@ -433,3 +433,27 @@ def test_a_set_secret_goes_before_a_kept_one(data_dir: Path) -> None:
     for start in ({"embedded": True}, {"command": True}):
         settings = load(DEPLOYED | {"DATA_DIR": str(data_dir)}, **start)
         assert settings.management_token == "planted-management-token"
+
+
+# The machine
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 4),
+        ({"cpu.max": "max 100000\n"}, 4),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "10000 100000\n"}, 1),
+        ({"cpu.max": "800000 100000\n"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+    ],
+)
+def test_a_container_counts_the_cores_of_its_share(files, cores, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    assert config.usable_cores(tmp_path) == cores

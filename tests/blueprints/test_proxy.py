@@ -227,8 +227,8 @@ def test_a_refusal_to_head_has_no_body(caller: Caller) -> None:
     assert len(caller.records()) == 1
 
 
-def test_a_draining_process_refuses_and_says_when_to_come_back(app: Flask, caller: Caller) -> None:
-    services_of(app).draining.set()
+def test_a_process_that_takes_no_calls_any_more_says_when_to_come_back(app: Flask, caller: Caller) -> None:
+    services_of(app).refusing.set()
     response = caller.call()
 
     assert (response.status_code, response.json["error"]["code"]) == (503, "proxy_draining")

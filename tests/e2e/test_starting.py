@@ -1,12 +1,14 @@
 """Starts: the first one on one's own machine, the deployed one, and everything that can be wrong with either."""
 
 import json
+import os
 import re
 import shutil
 import socket
 import sqlite3
 import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -157,6 +159,7 @@ WRONG = {
     "CONNECT_TIMEOUT": "soon",
     "FIRST_BYTE_TIMEOUT": "-1",
     "IDLE_TIMEOUT": "nan",
+    "DRAIN_OVERLAP": "-1",
     "DRAIN_TIMEOUT": "inf",
     "WEB_CONCURRENCY": "0",
     "LOG_STRICT": "perhaps",
@@ -221,6 +224,26 @@ def test_workers_that_start_together_migrate_once(tmp_path):
     with sqlite3.connect(tmp_path / "data" / "llm-proxy.db") as database:
         assert len(database.execute("SELECT * FROM alembic_version").fetchall()) == 1
     database.close()
+
+
+def test_there_is_a_worker_for_each_core_that_the_server_may_use(tmp_path):
+    ours = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(ours)})  # which a process that we start inherits
+    try:
+        with Server(DEPLOYED, tmp_path / "data", WEB_CONCURRENCY=None) as server:
+            assert len(server.worker_pids()) == 1
+    finally:
+        os.sched_setaffinity(0, ours)
+
+
+def test_a_deployed_server_opens_no_control_socket_and_writes_no_access_log(upstream, tmp_path):
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url, WEB_CONCURRENCY="2") as server:
+        assert call(server.url, "GET", "/v1/models", server.issue_token().bearer).status == 200
+        assert call(server.url, "GET", "/healthz").status == 200
+        sockets = {line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if "/" in line}
+
+        assert [path for path in sockets if "gunicorn" in path or str(tmp_path) in path] == []
+    assert "GET /" not in server.output()
 
 
 @KINDS

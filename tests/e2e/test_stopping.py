@@ -1,12 +1,16 @@
 """A stop: what runs may end, nothing new begins, and the process leaves with 0."""
 
+import os
 import signal
+import sqlite3
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
-from tests.http_by_hand import Broken, HandClient
+from tests.http_by_hand import Broken, HandClient, call
+from tests.receiver import receiver  # noqa: F401
 from tests.servers import DEPLOYED, EMBEDDED, Server, Token, fetch, wait_for
 
 STREAM = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}], "stream": true}'
@@ -69,29 +73,6 @@ def test_a_running_stream_ends_and_nothing_new_begins(server, upstream, gate):
     assert record["outcome"] == "complete"
 
 
-def test_a_call_on_a_connection_that_was_open_before_is_turned_away(server, upstream, gate):
-    token = server.issue_token()
-    with HandClient(server.url) as streaming, HandClient(server.url) as kept:
-        answer = begin_stream(streaming, token, gate)
-        # The next call is on its way already when the stop comes, behind one that is still being answered.
-        kept_answer = begin_stream(kept, token, gate)
-        kept.send_request("GET", "/v1/models", token.bearer)
-        server.terminate()
-        wait_for(lambda: is_refused(server.url))
-        upstream.release(gate, count=100)
-        streaming.read_rest(answer)
-        kept.read_rest(kept_answer)
-        try:
-            refusal = kept.read_answer()
-            assert (refusal.status, refusal.json["error"]["code"]) == (503, "proxy_draining")
-            assert refusal["retry-after"] == "1"
-        except Broken:
-            pass
-
-    assert server.wait() == 0
-    assert upstream.requests("/v1/models") == []
-
-
 def test_a_client_that_keeps_its_connection_does_not_hold_the_stop_up(server, upstream, gate):
     token = server.issue_token()
     with HandClient(server.url) as client, HandClient(server.url) as idle:
@@ -116,7 +97,142 @@ def test_a_stream_that_outlasts_the_time_to_drain_is_cut_and_recorded(upstream, 
         assert server.wait() == 0
 
     upstream.wait_for("client_gone")
-    assert len(server.records(token)) == 1
+    assert cut(server, token) == (200, "proxy_draining")
+
+
+def test_what_outlasts_the_time_to_drain_though_it_says_nothing_is_cut_too(upstream, tmp_path, kind):
+    with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_TIMEOUT="1") as server:
+        token = server.issue_token()
+        with HandClient(server.url) as client:
+            client.send_request("GET", "/v1/models", token.bearer, ("x-mock-hold", "1"))
+            upstream.wait_for("waiting")
+            server.terminate()
+            refusal = client.read_answer()
+
+            assert (refusal.status, refusal.json["error"]["code"]) == (503, "proxy_draining")
+            assert server.wait() == 0
+    assert cut(server, token) == (503, "proxy_draining")
+
+
+# --- the overlap ---
+
+
+def test_new_calls_are_served_until_balancers_have_looked(upstream, tmp_path, kind):
+    with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_OVERLAP="2") as server:
+        token = server.issue_token()
+        with HandClient(server.url) as kept:
+            assert kept.call("GET", "/v1/models", token.bearer).all("connection") != ["close"]
+            server.terminate()
+            wait_for(lambda: is_refused(server.url))
+            answers = [
+                call(server.url, "GET", "/v1/models", token.bearer),
+                kept.call("GET", "/v1/models", token.bearer),
+            ]
+
+            assert [(answer.status, answer["connection"].lower()) for answer in answers] == [(200, "close")] * 2
+            assert kept.has_ended()
+        assert server.wait() == 0
+    assert len(server.records(token)) == 3
+
+
+def test_a_kept_connection_that_missed_the_overlap_hears_that_it_is_over(server, upstream, gate):
+    token = server.issue_token()
+    with HandClient(server.url) as kept:
+        answer = begin_stream(kept, token, gate)
+        server.terminate()
+        wait_for(lambda: "no new calls" in server.output(), otherwise=server.output)
+        # Its answer had promised to keep the connection, so the next call comes this way.
+        kept.send_request("GET", "/v1/models", token.bearer)
+        upstream.release(gate, count=100)
+        kept.read_rest(answer)
+        refusal = kept.read_answer()
+
+        assert (refusal.status, refusal.json["error"]["code"]) == (503, "proxy_draining")
+        assert (refusal["retry-after"], refusal["connection"].lower()) == ("1", "close")
+    assert server.wait() == 0
+    assert upstream.requests("/v1/models") == []
+
+
+def cut(server: Server, token: Token) -> tuple[int, str]:
+    """Status and error in the one record that a token's calls have left."""
+    (record,) = server.wait_for_records(1, token)
+    return record["status_code"], record["error"]["code"]
+
+
+def is_shut(url: str) -> bool:
+    try:
+        fetch(url, "GET", "/healthz")
+    except OSError:
+        return True
+    return False
+
+
+# --- what is in a hurry ---
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once_with_everything_recorded(upstream, tmp_path, gate, kind, second):
+    with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_OVERLAP="60") as server:
+        token = server.issue_token()
+        with HandClient(server.url) as client:
+            answer = begin_stream(client, token, gate)
+            server.terminate()
+            wait_for(lambda: is_refused(server.url))
+            server.process.send_signal(second)
+            with pytest.raises(Broken):
+                client.read_rest(answer)
+
+            assert server.wait(5) == 0
+    assert cut(server, token) == (200, "proxy_draining")
+    assert "Traceback" not in server.output()
+
+
+def test_a_supervisor_that_tells_master_and_workers_alike_has_said_it_once(upstream, tmp_path, gate):
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
+        token = server.issue_token()
+        with HandClient(server.url) as client:
+            answer = begin_stream(client, token, gate)
+            for pid in [*server.worker_pids(), server.process.pid]:
+                os.kill(pid, signal.SIGTERM)
+            wait_for(lambda: is_refused(server.url))
+            upstream.release(gate, count=100)
+            client.read_rest(answer)
+
+            assert answer.body.endswith(b"data: [DONE]\n\n")
+        assert server.wait() == 0
+
+
+def test_workers_without_a_master_go_and_record_what_they_cut(upstream, tmp_path, gate):
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
+        token = server.issue_token()
+        with HandClient(server.url) as client:
+            answer = begin_stream(client, token, gate)
+            server.kill()
+            with pytest.raises(Broken):
+                client.read_rest(answer)
+        wait_for(lambda: is_shut(server.url))
+
+    assert cut(server, token) == (200, "proxy_draining")
+
+
+# --- what is done before the end ---
+
+
+@pytest.mark.parametrize(("kind", "workers"), [(EMBEDDED, "1"), (DEPLOYED, "2")])
+def test_usage_is_added_up_and_records_are_shipped_before_the_end(upstream, receiver, tmp_path, kind, workers):  # noqa: F811
+    settings = {"UPSTREAM_URL": upstream.url, "LOGGING_URL": receiver.url, "WEB_CONCURRENCY": workers}
+    with Server(kind, tmp_path / "data", **settings) as server:
+        token = server.issue_token()
+        for _ in range(40):
+            assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
+        server.terminate()
+        assert server.wait() == 0
+
+    assert len({record["request_id"] for record in receiver.records}) == 40
+    with closing(sqlite3.connect(tmp_path / "data" / "llm-proxy.db")) as database:
+        query = "SELECT SUM(requests) FROM usage_sums JOIN usage_keys k ON k.id = key_id WHERE k.view = 1 AND "
+        query += "token_id = ?"
+        assert database.execute(query, (token.id,)).fetchone() == (40,)
 
 
 @pytest.fixture(params=[EMBEDDED, DEPLOYED])

@@ -1,0 +1,61 @@
+"""What this product changes in gunicorn's master: how it takes signals, and what it keeps over a reload."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import tempfile
+from functools import cache
+
+import config
+
+log = logging.getLogger("gunicorn.error")
+
+
+@cache
+def metrics_dir():
+    """The directory of the workers' counters: one for the life of the master."""
+    return tempfile.mkdtemp(prefix="llm-proxy-metrics-")
+
+
+def end_at_once_on_a_second_sigterm(arbiter):
+    """gunicorn's own master passes over it, and waits on."""
+    asked = False
+
+    def end(number, frame):
+        nonlocal asked
+        arbiter.signal(signal.SIGQUIT if asked else number, frame)
+        asked = True
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def graceful_timeout_s(settings):
+    """How long the master lets workers drain: theirs, and what they need to cut, record and finish."""
+    return int(settings.drain_timeout_s) + 10
+
+
+def reload_without_standing_still(arbiter):
+    """
+    Let SIGHUP replace the workers without waiting for the old ones to drain.
+
+    gunicorn's own master takes no signal and replaces no worker meanwhile, for as long as a stream may run. And
+    settings that have become wrong would end it, and everything with it.
+    """
+    reload = arbiter.reload
+
+    def reload_if_possible():
+        try:
+            settings = config.load()
+        except config.ConfigError as exc:
+            log.error("not reloading: %s", exc)
+            return
+        reload()
+        arbiter.cfg.set("graceful_timeout", graceful_timeout_s(settings))
+
+    arbiter.reload = reload_if_possible
+
+
+def do_not_wait_for_old_workers(arbiter):
+    """For gunicorn's `on_reload`: within the reload, the time to wait is none."""
+    arbiter.cfg.set("graceful_timeout", 0)
