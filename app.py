@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any
 
-from flask import Flask, Request, Response, request
+from flask import Flask, Request
 from flask import request as current_request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 
@@ -35,13 +36,12 @@ class _AdminSessions(SecureCookieSessionInterface):
 
 
 class _App(Flask):
-    """Flask, whose hooks, signals and finishing touches are not for calls that are passed on as they are."""
+    """Flask, beside which calls that are passed on as they are go straight through."""
 
-    def full_dispatch_request(self) -> Response:
-        rule = request.url_rule
-        if rule is not None and rule.endpoint == proxy.ENDPOINT:
-            return cast(Response, self.view_functions[proxy.ENDPOINT]())
-        return super().full_dispatch_request()
+    def wsgi_app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if proxy.serves(environ["PATH_INFO"]):
+            return proxy.forward(self.extensions[EXTENSION], environ, start_response)
+        return super().wsgi_app(environ, start_response)
 
 
 def create_app(settings: Settings) -> Flask:

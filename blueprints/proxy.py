@@ -8,19 +8,19 @@ form, and recorded like everything else.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any
 
 import orjson
 import requests
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint
 from flask.blueprints import BlueprintSetupState
-from werkzeug.routing import BaseConverter, Rule
+from werkzeug.routing import Rule
 
-from blueprints.services import Services, services_of
+from blueprints.services import Services
 from llmproxy.admission import Refused
 from llmproxy.call import Call
 from llmproxy.errors import (
@@ -48,59 +48,64 @@ MAX_ASKING_BODY_BYTES = 4 * 1024 * 1024
 MAX_LENGTH_DIGITS = 20
 
 bp = Blueprint("proxy", __name__)
-ENDPOINT = f"{bp.name}.forward"
 
-
-class _Rest(BaseConverter):
-    """Whatever follows `/v1/`: Werkzeug's own `path` knows no empty first segment and no line break."""
-
-    part_isolating = False
-    regex = "(?s:.*)"
-    weight = 200
+Environ = Mapping[str, Any]
+# PEP 3333's start_response, whose answer is a function that writes.
+StartResponse = Callable[[str, Headers], Callable[[bytes], object]]
 
 
 @bp.record
-def _route_every_method(state: BlueprintSetupState) -> None:
-    # Flask's own decorator wants a list of methods; a proxy has none to refuse.
-    state.app.url_map.converters["rest"] = _Rest
-    state.app.url_map.add(Rule("/v1/<rest:rest>", endpoint=ENDPOINT, methods=None, merge_slashes=False))
-    state.app.view_functions[ENDPOINT] = partial(forward, services_of(cast("Flask", state.app)))
+def _list_the_route(state: BlueprintSetupState) -> None:
+    # For whoever asks which routes there are: `serves` decides, before Flask looks at any.
+    state.app.url_map.add(Rule("/v1/<path:rest>", endpoint=f"{bp.name}.forward", methods=None))
 
 
-class RawResponse(Response):
+def serves(path: str) -> bool:
+    """Whether a WSGI path is forwarded. Leading slashes count as one, as they do for every other route."""
+    return path.startswith("/v1/") or (path.startswith("//") and path.lstrip("/").startswith("v1/"))
+
+
+@dataclass(slots=True)
+class Answer:
     """
-    A status, headers and an iterable, given to the server as they are.
+    A status line, headers and an iterable, given to the server as they are.
 
-    Args:
+    Attributes:
         head_first: Send the head now, though the body's first bytes are still to come.
     """
 
-    def __init__(self, body: Relay | _Refusal, status: str, headers: Headers, *, head_first: bool = False) -> None:
-        # Without the base class's own: it builds header and cookie structures that nobody reads, for 15 µs.
-        self._head_first = head_first
-        self._body = body
-        self._status_line = status
-        self._header_list = headers
+    body: Relay | _Refusal
+    status: str
+    headers: Headers
+    head_first: bool = False
 
-    def __call__(self, environ: Mapping[str, Any], start_response: Any) -> Iterable[bytes]:
-        """Answer. Werkzeug would drop entity headers of a 304, count lengths and guess a content type."""
+    def send(self, start_response: StartResponse) -> Iterable[bytes]:
+        """Send the head; the body is left to the server."""
         try:
-            write = start_response(self._status_line, self._header_list)
-            if self._head_first:
+            write = start_response(self.status, self.headers)
+            if self.head_first:
                 write(b"")
         except BaseException:
             # The server has not seen the body yet, so nobody else would end the call.
-            self._body.close()
+            self.body.close()
             raise
-        return self._body
+        return self.body
 
 
-def forward(parts: Services) -> Response:
-    """Forward one request; whatever happens, it leaves one record."""
-    environ = request.environ
+def forward(parts: Services, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """
+    Forward one request; whatever happens, it leaves one record.
+
+    A WSGI application of its own: nothing that Flask wraps around a request is for calls that are passed on as
+    they are, and it costs as much as the claim.
+    """
     raw_target: str = environ["RAW_URI"]
     watch = HangupWatch(environ.get("gunicorn.socket"))
     call = Call(environ["REQUEST_METHOD"], endpoint_of(raw_target), parts.log, parts.live, watch.cut)
+    return _answer(parts, call, watch, environ, raw_target).send(start_response)
+
+
+def _answer(parts: Services, call: Call, watch: HangupWatch, environ: Environ, raw_target: str) -> Answer:
     try:
         return _forward(parts, call, watch, environ, raw_target)
     except Refused as refusal:
@@ -116,9 +121,7 @@ def forward(parts: Services) -> Response:
     return refuse(call, watch.ended_by or reason)
 
 
-def _forward(
-    parts: Services, call: Call, watch: HangupWatch, environ: Mapping[str, Any], raw_target: str
-) -> Response:
+def _forward(parts: Services, call: Call, watch: HangupWatch, environ: Environ, raw_target: str) -> Answer:
     target = checked_target(raw_target, environ.get("HTTP_HOST"))
     if parts.refusing.is_set():
         raise ProxyDraining
@@ -149,7 +152,7 @@ def _forward(
         response.raw.close()
         log.error("the upstream refused the API key of project %s", grant.project_id)
         raise UpstreamAuthFailed
-    return _relayed(call, watch, response, asked=asked)
+    return _relayed(call, watch, response, asked=asked, is_1_0=environ["SERVER_PROTOCOL"] == "HTTP/1.0")
 
 
 def _ask_for_usage(body: RequestBody, headers: dict[str, str]) -> bool:
@@ -163,7 +166,7 @@ def _ask_for_usage(body: RequestBody, headers: dict[str, str]) -> bool:
     return True
 
 
-def _relayed(call: Call, watch: HangupWatch, response: requests.Response, *, asked: bool) -> Response:
+def _relayed(call: Call, watch: HangupWatch, response: requests.Response, *, asked: bool, is_1_0: bool) -> Answer:
     headers = response.headers
     observer = observe(
         call.endpoint,
@@ -171,8 +174,6 @@ def _relayed(call: Call, watch: HangupWatch, response: requests.Response, *, ask
         content_type=headers.get("content-type"),
         content_encoding=headers.get("content-encoding"),
     )
-
-    is_1_0 = request.environ["SERVER_PROTOCOL"] == "HTTP/1.0"
 
     def end(cut: ProxyError | None) -> None:
         if cut is not None and is_1_0:
@@ -194,10 +195,10 @@ def _relayed(call: Call, watch: HangupWatch, response: requests.Response, *, ask
         down = [pair for pair in down if pair[0].lower() != "content-length"]
     status = f"{response.status_code} {response.reason or 'Unknown'}"
     # A client of a stream wants the head at once; a small answer had better leave in one packet.
-    return RawResponse(relay, status, down, head_first=relay.is_waiting)
+    return Answer(relay, status, down, head_first=relay.is_waiting)
 
 
-def _body_length(environ: Mapping[str, Any]) -> int | None:
+def _body_length(environ: Environ) -> int | None:
     """The request body's length: None when it is chunked, 0 when there is none. Raises BadRequest."""
     if environ.get("HTTP_TRANSFER_ENCODING"):
         return None
@@ -228,7 +229,7 @@ class _Refusal:
         self._call.end(self._reason, status=self._reason.status)
 
 
-def refuse(call: Call, reason: ProxyError) -> Response:
+def refuse(call: Call, reason: ProxyError) -> Answer:
     """The answer to a call that gets none from the upstream."""
     body = b"" if call.method == "HEAD" else orjson.dumps(reason.body)
     headers = [
@@ -238,7 +239,7 @@ def refuse(call: Call, reason: ProxyError) -> Response:
         ("x-proxy-request-id", call.request_id),
         *reason.extra_headers,
     ]
-    return RawResponse(_Refusal(call, reason, body), f"{reason.status} {_phrase(reason.status)}", headers)
+    return Answer(_Refusal(call, reason, body), f"{reason.status} {_phrase(reason.status)}", headers)
 
 
 def _phrase(status: int) -> str:

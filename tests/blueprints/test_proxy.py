@@ -462,9 +462,31 @@ def test_a_body_that_streams_nothing_goes_up_as_it_is(
 @pytest.mark.parametrize("head_first", [True, False])
 def test_a_head_whose_body_is_still_to_come_is_sent_at_once(head_first: bool, app: Flask) -> None:
     call = Call("GET", "/v1/x", services_of(app).log, services_of(app).live, lambda reason: None)
-    response = proxy.RawResponse(proxy._Refusal(call, ProxyError(), b"x"), "500 X", [], head_first=head_first)
+    answer = proxy.Answer(proxy._Refusal(call, ProxyError(), b"x"), "500 X", [], head_first=head_first)
     written: list[bytes] = []
-    body = response({}, lambda status, headers: written.append)
+    body = answer.send(lambda status, headers: written.append)
     body.close()  # type: ignore[attr-defined]
 
     assert written == ([b""] if head_first else [])
+
+
+# Which paths are forwarded
+
+
+@pytest.mark.parametrize(
+    ("path", "is_forwarded"),
+    [
+        ("/v1/models", True), ("/v1/", True), ("/v1//x", True), ("//v1/x", True), ("///v1/x", True),
+        ("/v1/a\nb", True), ("/v1/\xff", True),
+        ("/v1", False), ("/V1/x", False), ("/v1models", False), ("/x/v1/y", False), ("", False),
+        ("/admin//v1/x", False),
+    ],
+)  # fmt: skip
+def test_what_stands_below_v1_is_forwarded_and_nothing_else(path: str, is_forwarded: bool) -> None:
+    assert proxy.serves(path) is is_forwarded
+
+
+def test_the_route_is_told_among_the_others(app: Flask) -> None:
+    [rule] = [rule for rule in app.url_map.iter_rules() if rule.endpoint == "proxy.forward"]
+
+    assert (rule.rule, rule.methods) == ("/v1/<path:rest>", None)
