@@ -1,6 +1,6 @@
 """
 What this product changes in gunicorn's worker: it can tell idle connections from busy ones and leaves as `stopping`
-says, and a response leaves in one packet. To be imported after gevent's patch.
+says, requests keep their headers as sent, and a response leaves in one packet. To be imported after gevent's patch.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from functools import partial
 import gevent
 from gevent.pool import Pool
 from gevent.server import StreamServer
+from gunicorn import http as gunicorn_http
 from gunicorn import util as gunicorn_util
 from gunicorn.http import wsgi as gunicorn_wsgi
+from gunicorn.http.parser import RequestParser
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -126,6 +128,29 @@ class _BetweenRequests(gevent.Timeout):
 def _stop_reading(client):
     with contextlib.suppress(OSError):
         client.shutdown(socket.SHUT_RD)
+
+
+class _Request(gunicorn_http.Request):
+    """gunicorn's request, which keeps what a proxy passes on: names as sent, underscores, repetitions."""
+
+    received = ()
+
+    def parse_headers(self, data, from_trailer=False):
+        # What is wrong with a line is found by gunicorn; no line is folded after that.
+        headers = super().parse_headers(data, from_trailer)
+        if not from_trailer:
+            lines = [line.partition(":") for line in data.decode("latin-1").split("\r\n")]
+            self.received = [(name, value.strip(" \t")) for name, _, value in lines]
+        return headers
+
+
+def _default_environ(req, sock, cfg):
+    return _gunicorns_environ(req, sock, cfg) | {"llmproxy.headers": req.received}
+
+
+_gunicorns_environ = gunicorn_wsgi.default_environ
+gunicorn_wsgi.default_environ = _default_environ
+RequestParser.mesg_class = _Request
 
 
 class _Response(gunicorn_wsgi.Response):

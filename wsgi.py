@@ -13,7 +13,7 @@ import email.errors
 import signal
 import socket
 import sys
-from http.client import HTTPException
+from http.client import HTTPException, HTTPMessage
 from typing import ClassVar
 
 import click
@@ -50,6 +50,7 @@ class Handler(WSGIHandler):  # type: ignore[misc]
     """gevent's handler with the checks that a front server would make."""
 
     path: str
+    headers: HTTPMessage
     between_requests: ClassVar[set[socket.socket]] = set()
     response_headers: list[tuple[bytes, bytes]]
 
@@ -93,12 +94,13 @@ class Handler(WSGIHandler):  # type: ignore[misc]
         return headers
 
     def get_environ(self) -> dict[str, object]:
-        """The WSGI environ with what the proxy needs besides: the target as sent, the client's socket."""
+        """The WSGI environ with what the proxy needs besides: target and headers as sent, the client's socket."""
         self._head_is_over()
         target, self.path = self.path, _origin_form(self.path)
         environ: dict[str, object] = super().get_environ()
         environ["RAW_URI"] = target
         environ["gunicorn.socket"] = self.socket
+        environ["llmproxy.headers"] = [(name, value.strip(" \t")) for name, value in self.headers.items()]
         return environ
 
     def log_error(self, msg: str, *args: object) -> None:

@@ -32,7 +32,15 @@ from llmproxy.errors import (
     UpstreamAuthFailed,
 )
 from llmproxy.hangup import HangupWatch
-from llmproxy.headers import Headers, checked_target, endpoint_of, origin_of, request_headers, response_headers
+from llmproxy.headers import (
+    Headers,
+    checked_target,
+    endpoint_of,
+    origin_of,
+    request_headers,
+    response_headers,
+    with_header,
+)
 from llmproxy.relay import Relay
 from llmproxy.request_body import RequestBody
 from llmproxy.stream_usage import UsageChunkFilter, ask_for_usage
@@ -137,9 +145,11 @@ def _forward(parts: Services, call: Call, watch: HangupWatch, environ: Environ, 
     grant = parts.admission.admit(environ.get("HTTP_AUTHORIZATION"), datetime.now(UTC))
     call.granted(grant)
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
-    headers = request_headers(environ, host=origin.host_header, api_key=grant.api_key)
+    headers = request_headers(environ["llmproxy.headers"], host=origin.host_header, api_key=grant.api_key)
     if grant.stream_usage == "ask" and call.endpoint == CHAT:
-        asked = _ask_for_usage(body, headers)
+        asked = _ask_for_usage(body)
+        if asked:  # what is compressed cannot be taken apart
+            headers = with_header(headers, "Accept-Encoding", "identity")
     else:
         body.hold_if_small()
         asked = False
@@ -155,14 +165,13 @@ def _forward(parts: Services, call: Call, watch: HangupWatch, environ: Environ, 
     return _relayed(call, watch, response, asked=asked, is_1_0=environ["SERVER_PROTOCOL"] == "HTTP/1.0")
 
 
-def _ask_for_usage(body: RequestBody, headers: dict[str, str]) -> bool:
+def _ask_for_usage(body: RequestBody) -> bool:
     """Ask for a chat stream's usage where its caller did not; True when the answer is to be taken out again."""
     body.hold_if_small(MAX_ASKING_BODY_BYTES)
     changed = ask_for_usage(body.held) if body.held else None
     if changed is None:
         return False
     body.held = changed
-    headers["Accept-Encoding"] = "identity"  # what is compressed cannot be taken apart
     return True
 
 

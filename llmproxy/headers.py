@@ -1,17 +1,16 @@
 """
 Which headers go up, which come down, and where a request goes: pure functions over what WSGI gives.
 
-Names and values are `str` holding latin-1, as PEP 3333 says. WSGI has joined repeated request fields with
-commas (RFC 9110 section 5.3 allows it); repeated response fields stay as they came.
+Names and values are `str` holding latin-1, as PEP 3333 says, in order and with repetitions both ways: WSGI's own
+form of request headers, upper-cased and joined by commas, is not used.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from llmproxy.errors import BadRequest
@@ -19,22 +18,26 @@ from llmproxy.errors import BadRequest
 Headers = list[tuple[str, str]]
 
 # Neither spaces nor controls, which could end the request line, nor a fragment, which has no place in one.
+_is_token = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+").fullmatch
 _is_api_target = re.compile(r"/v1/[!\"$-~\x80-\xff]*").fullmatch
 HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection"}
 )
 # `openai-organization` and `-project` would bill somebody else's account; `expect` was answered here.
 _REMOVED_FROM_REQUEST = HOP_BY_HOP | {
-    "authorization",
     "content-length",
     "cookie",
     "expect",
     "forwarded",
-    "host",
     "openai-organization",
     "openai-project",
+    "path-info",  # with underscores: where gunicorn and others would look for the path
+    "script-name",
     "x-real-ip",
 }
+_SET_HERE = frozenset({"authorization", "host"})
+_LOOKED_AT = _SET_HERE | {"accept-encoding", "connection"}
+_AS_SENT = ""
 _REMOVED_PREFIXES = ("x-forwarded-", "cf-", "proxy-", "x-proxy-")
 _REMOVED_FROM_RESPONSE = HOP_BY_HOP | {
     "set-cookie",
@@ -105,44 +108,75 @@ def _has_dot_segment(path: str) -> bool:
     return any(segment in (b".", b"..") for segment in decoded.split(b"/"))
 
 
-def request_headers(environ: Mapping[str, Any], *, host: str, api_key: str) -> dict[str, str]:
+def request_headers(received: Headers, *, host: str, api_key: str) -> Headers:
     """
-    The client's headers as they go up, with the upstream's Host and the project's key.
+    The client's headers as they go up, in order and with repetitions, with the upstream's Host and the project's key.
 
     Framing headers are left out: they belong to whoever sends the body.
+
+    Args:
+        received: As sent, names in any case.
+
+    Raises:
+        BadRequest: a header that could be read as two, or as something else.
     """
-    headers = {"Host": host}
-    for key, value in environ.items():
-        name = _forwarded_name(key)
-        if name is None:
-            continue
-        # RFC 9110 section 5.5: dangerous, whatever the server made of them; one may be left of a folded line.
-        if "\n" in value or "\r" in value or "\0" in value:
-            raise BadRequest("A header must stand on one line, and hold no NUL.")
-        headers[name] = value
-    if not headers.get("Content-Type", "x"):
-        del headers["Content-Type"]
-    if connection := environ.get("HTTP_CONNECTION"):
-        for listed in connection.split(","):
-            headers.pop(listed.strip().title(), None)
-        headers["Host"] = host
+    ours = {"host": host, "authorization": f"Bearer {api_key}"}
+    up: Headers = []
+    names_encodings = False
+    listed: set[str] = set()
+    for pair in received:
+        known_as = _goes_up(pair[0])
+        if known_as is _AS_SENT:
+            up.append(pair)
+        elif known_as in ours:
+            up.append((pair[0], ours.pop(known_as)))
+        elif known_as == "accept-encoding":
+            up.append(pair)
+            names_encodings = True
+        elif known_as == "connection":
+            listed.update(_listed(pair[1]))
+    # RFC 9110 section 5.5: dangerous, whatever the server made of them; one may be left of a folded line.
+    values = "".join([value for _, value in up])
+    if "\n" in values or "\r" in values or "\0" in values:
+        raise BadRequest("A header must stand on one line, and hold no NUL.")
+    if listed:
+        up = [pair for pair in up if (name := _plain(pair[0])) in _SET_HERE or name not in listed]
+        names_encodings &= "accept-encoding" not in listed
     # What the client did not ask for it may not be able to read.
-    headers.setdefault("Accept-Encoding", "identity")
-    headers["Authorization"] = f"Bearer {api_key}"
-    return headers
+    if not names_encodings:
+        up.append(("Accept-Encoding", "identity"))
+    up.extend([(name.title(), value) for name, value in ours.items()])
+    return up
+
+
+def with_header(headers: Headers, name: str, value: str) -> Headers:
+    """These headers with exactly one of this name."""
+    return [pair for pair in headers if pair[0].lower() != name.lower()] + [(name, value)]
+
+
+def _plain(name: str) -> str:
+    # Servers behind may read an underscore as a dash, as CGI and WSGI do: such a name must not be another's disguise.
+    return name.lower().replace("_", "-")
+
+
+def _listed(connection: str) -> Iterable[str]:
+    """The headers that a Connection header names, as hop-by-hop as itself."""
+    if connection.lower() in ("keep-alive", "close"):
+        return ()
+    return (_plain(part.strip()) for part in connection.split(","))
 
 
 @lru_cache(maxsize=2048)
-def _forwarded_name(key: str) -> str | None:
-    """The header that a WSGI environ key stands for; None when it is not one, or does not go up."""
-    if key == "CONTENT_TYPE":
-        return "Content-Type"
-    if not key.startswith("HTTP_"):
+def _goes_up(name: str) -> str | None:
+    """_AS_SENT for a header that goes up as it is, None for one that does not, the name of one that is looked at."""
+    if not _is_token(name):
+        raise BadRequest("A header's name must be a token.")
+    plain = _plain(name)
+    if plain in _LOOKED_AT and "_" not in name:
+        return plain
+    if plain in _REMOVED_FROM_REQUEST or plain in _SET_HERE or plain.startswith(_REMOVED_PREFIXES):
         return None
-    name = key[5:].replace("_", "-").lower()
-    if name in _REMOVED_FROM_REQUEST or name.startswith(_REMOVED_PREFIXES):
-        return None
-    return name.title()
+    return _AS_SENT
 
 
 def response_headers(upstream: Iterable[tuple[str, str]], *, request_id: str) -> Headers:

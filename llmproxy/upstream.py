@@ -13,7 +13,7 @@ import requests
 from requests.exceptions import RequestException, Timeout
 
 from llmproxy.errors import ProxyError, UpstreamTimeout, UpstreamUnreachable
-from llmproxy.headers import Origin
+from llmproxy.headers import Headers, Origin
 from llmproxy.request_body import RequestBody
 from llmproxy.transport.adapter import UpstreamAdapter
 from llmproxy.transport.connection import Connection, Timeouts, verifying_context
@@ -58,7 +58,7 @@ class Upstream:
         origin: Origin,
         target: str,
         *,
-        headers: dict[str, str],
+        headers: Headers,
         body: RequestBody,
         on_connection: Callable[[Connection], None],
         on_interim: OnInterim | None = None,

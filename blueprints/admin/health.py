@@ -165,7 +165,7 @@ def _upstreams() -> list[str]:
 
 def _probe(url: str) -> Probe:
     origin = origin_of(url)
-    headers = {"host": origin.host_header, "accept": "application/json", "user-agent": "llm-proxy health check"}
+    headers = [("Host", origin.host_header), ("Accept", "application/json"), ("User-Agent", "llm-proxy health check")]
     upstream = Upstream(PROBE_TIMEOUTS)
     started = time.perf_counter()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from requests import PreparedRequest
+from requests.structures import CaseInsensitiveDict
 
 from llmproxy.headers import Headers, Origin
 from llmproxy.request_body import RequestBody
@@ -20,6 +21,7 @@ class UpstreamRequest(PreparedRequest):
     Attributes:
         origin: Where to connect.
         target: Path and query, sent as they are.
+        pairs: The headers, in order and with repetitions; `headers` has the last of each name.
         body: A RequestBody.
         on_connection: Called with each connection before it is used, so that a caller may abort it.
         on_interim: Called with status and headers of each answer before the one that counts (102, 103; 100 is
@@ -31,7 +33,7 @@ class UpstreamRequest(PreparedRequest):
         method: str,
         origin: Origin,
         target: str,
-        headers: dict[str, str],
+        headers: Headers,
         body: RequestBody,
         on_connection: Callable[[Connection], None],
         on_interim: OnInterim | None = None,
@@ -41,16 +43,25 @@ class UpstreamRequest(PreparedRequest):
         self.origin = origin
         self.target = target
         self.url = f"{origin.scheme}://{origin.host_header}{target}"
-        self.headers = headers  # type: ignore[assignment]
+        self.pairs = headers
         self.body = body  # type: ignore[assignment]
         self.on_connection = on_connection
         self.on_interim = on_interim
+
+    @property
+    def headers(self) -> CaseInsensitiveDict[str]:
+        """What requests' own adapters look at; made when one does."""
+        return CaseInsensitiveDict(self.pairs)
+
+    @headers.setter
+    def headers(self, nothing_yet: CaseInsensitiveDict[str]) -> None:
+        """Set to None by the base class, before there are any."""
 
 
 def head_of(request: UpstreamRequest, length: int | None) -> bytes:
     """The request line and headers, the framing ones for a body of `length` included; None means chunks."""
     lines = [f"{request.method} {request.target} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in request.headers.items()]
+    lines += [f"{name}: {value}" for name, value in request.pairs]
     if length is None:
         lines.append("Transfer-Encoding: chunked")
     elif length or request.method in ("POST", "PUT", "PATCH"):

@@ -53,6 +53,12 @@ def token(operator: Operator) -> dict[str, Any]:
     return operator.issue_token(operator.create_project())
 
 
+def as_server(environ: dict[str, Any]) -> dict[str, Any]:
+    """The environ with what both servers add to it: the headers as sent."""
+    names = {key: key[5:].replace("_", "-").title() for key in environ if key.startswith("HTTP_")}
+    return environ | {"llmproxy.headers": [(name, environ[key]) for key, name in names.items()]}
+
+
 class Caller:
     """Calls `/v1/…` with a token, and reads the records."""
 
@@ -63,7 +69,7 @@ class Caller:
 
     def call(self, method: str = "POST", target: str = CHAT, data: bytes = b"{}", **headers: str) -> TestResponse:
         """One call; `headers` in the form of WSGI's environ."""
-        environ = {"RAW_URI": target, "HTTP_AUTHORIZATION": f"Bearer {self.secret}"} | headers
+        environ = as_server({"RAW_URI": target, "HTTP_AUTHORIZATION": f"Bearer {self.secret}"} | headers)
         path = "/" + urlsplit(target).path.lstrip("/")
         return self._client.open(path, method=method, data=data, environ_overrides=environ, buffered=True)
 
@@ -317,7 +323,7 @@ def test_a_server_that_refuses_the_head_still_ends_the_call(
         "HTTP_AUTHORIZATION": f"Bearer {caller.secret}",
     }  # fmt: skip
     with pytest.raises(ValueError, match="this header"):
-        app(environ, start_response)
+        app(as_server(environ), start_response)
 
     assert [record["outcome"] for record in caller.records()] == ["client_closed"]
 
@@ -399,7 +405,7 @@ def test_every_call_leaves_exactly_one_record_whatever_happens(
         environ["HTTP_TRANSFER_ENCODING"] = "chunked"
     else:
         environ["CONTENT_LENGTH"] = str(len(course["body"]) + (7 if course["short"] else 0))
-    body: Any = app(environ, lambda status, headers: lambda data: None)
+    body: Any = app(as_server(environ), lambda status, headers: lambda data: None)
     try:
         for _, _piece in zip(range(course["reads"]), body, strict=False):
             pass

@@ -260,9 +260,10 @@ def test_connection_cannot_take_away_what_the_proxy_sets(proxy, upstream, token,
 
 
 def test_a_repeated_header_goes_up_with_all_its_values_in_order(proxy, upstream, token):
-    call(proxy.url, "GET", "/v1/models", token.bearer, ("X-Tag", "a"), ("X-Other", "-"), ("x-tag", "b"))
+    tags = [["X-Tag", "a"], ["X_Other", "-"], ["x-tag", "b"], ["X-Tag", "a"]]
+    call(proxy.url, "GET", "/v1/models", token.bearer, *map(tuple, tags))
 
-    assert went_up(upstream)["x-tag"].replace(", ", ",") == "a,b"
+    assert [pair for pair in upstream.last_request()["headers"] if pair in tags] == tags
 
 
 @pytest.mark.parametrize("sent", ["gzip, br;q=0.5, zstd", "identity", "*", ""])

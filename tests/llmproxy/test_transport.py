@@ -51,7 +51,7 @@ class Client:
         on_connection: Callable[[Connection], None] = ignore,
         on_interim: OnInterim | None = None,
     ) -> requests.Response:
-        sent = {"Host": origin.host_header} | (headers or {})
+        sent = [("Host", origin.host_header), *(headers or {}).items()]
         request = UpstreamRequest(method, origin, target, sent, body or held(b""), on_connection, on_interim)
         return self.adapter.send(request)
 
