@@ -8,7 +8,8 @@ ROOT = Path(__file__).parent.parent
 
 # From the roof down. A module imports what stands below it, or is of its own package.
 FLOORS = (
-    "wsgi", "gunicorn.conf", "gunicorn_worker", "gunicorn_master", "stopping", "background", "app", "cli",
+    "wsgi", "gunicorn.conf", "gunicorn_worker", "gunicorn_request", "gunicorn_response", "gunicorn_master",
+    "stopping", "background", "app", "cli",
     "blueprints", "ledger", "recount", "rollup", "usage_report", "operations", "cutting", "token_store", "storage",
     "usage_fold", "usage_tables", "models", "first_run", "config", "process_log", "llmproxy",
 )  # fmt: skip

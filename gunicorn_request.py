@@ -1,0 +1,202 @@
+"""
+How requests are read: with their headers as they were sent, and most of them at a glance.
+
+gunicorn's own parser is the strictest of those tried, and costs a fifth of a call. Nearly every head is of one plain
+shape, which a regular expression recognises as a whole; whatever differs from it in the least (chunks, expectations,
+repeated or doubtful fields, a head in pieces) goes to gunicorn's parser with not a byte of it consumed. So what is
+refused is what gunicorn refuses.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from functools import lru_cache
+
+from gunicorn.http import message
+from gunicorn.http.body import Body, LengthReader
+from gunicorn.http.parser import RequestParser
+from gunicorn.http.wsgi import base_environ
+from gunicorn.util import unquote_to_wsgi_str
+
+MAX_LENGTH_DIGITS = 18
+_FIELD = rb"[-!#$%&'*+.^`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+"  # no underscore
+# The target without a fragment, nor a second slash that would begin a host.
+_HEAD = re.compile(
+    rb"((?!CONNECT )[A-Z]{3,20}) (/(?!/)[\x21\x22\x24-\x7e]*) HTTP/1\.1\r\n"
+    rb"(" + _FIELD + rb"(?:\r\n" + _FIELD + rb")*+)\r\n\r\n"
+)
+# Fields that change what else holds, so that gunicorn itself shall judge.
+_UNUSUAL = frozenset({"EXPECT", "TRANSFER-ENCODING", "UPGRADE"})
+
+
+class Request(message.Request):
+    """
+    gunicorn's request, which keeps what a proxy passes on.
+
+    Attributes:
+        received: The headers as sent, names with underscores and repetitions included.
+    """
+
+    received = ()
+
+    def parse_headers(self, data, from_trailer=False):
+        """gunicorn's headers."""
+        # What is wrong with a line is found by gunicorn; no line is folded after that.
+        headers = super().parse_headers(data, from_trailer)
+        if not from_trailer:
+            self.received = _pairs(data.decode("latin-1"))
+        return headers
+
+
+class OrdinaryRequest(message.HeaderPolicy):
+    """
+    A request that gunicorn would take, with the attributes that it looks at.
+
+    Attributes:
+        received: As `Request` has it.
+        fields: The same by their keys in WSGI's environ.
+    """
+
+    version = (1, 1)
+    fragment = ""
+    trailers = ()
+    proxy_protocol_info = None
+
+    def __init__(self, cfg, peer_addr, method, target, received, fields):
+        self.cfg = cfg
+        self.peer_addr = self.remote_addr = peer_addr
+        self.method = method
+        self.uri = target
+        self.path, _, self.query = target.partition("?")
+        self.received = received
+        self.fields = fields
+        self.body = None
+
+    @property
+    def headers(self):
+        """The fields as gunicorn tells them."""
+        return [(key.removeprefix("HTTP_").replace("_", "-"), value) for key, value in self.fields.items()]
+
+    def should_close(self):
+        """Whether the client wants no further request on its connection."""
+        connection = self.fields.get("HTTP_CONNECTION")
+        return connection is not None and connection.lower() == "close"
+
+    def learn_scheme(self):
+        """Take over what a trusted front server says of it. False when it says two things."""
+        self.scheme = _base(self.cfg)["wsgi.url_scheme"]
+        if _scheme_keys(self.cfg).isdisjoint(self.fields):
+            return True
+        secure, _ = self._peer_trusted_for_forwarded()
+        told = {self.fields[key] == secure[name] for name in secure if (key := _key(name)) in self.fields}
+        if told:
+            self.scheme = "https" if True in told else "http"
+        return len(told) < 2
+
+    def environ(self, sock, peer, server):
+        """
+        WSGI's environ, key by key what gunicorn makes of the same request, but for early hints.
+
+        Args:
+            sock: The connection.
+            peer, server: Names of its ends, as sockets tell them.
+        """
+        return {
+            **_base(self.cfg),
+            "wsgi.input": self.body,
+            "wsgi.url_scheme": self.scheme,
+            "llmproxy.headers": self.received,
+            "gunicorn.socket": sock,
+            "REQUEST_METHOD": self.method,
+            "QUERY_STRING": self.query,
+            "RAW_URI": self.uri,
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            **self.fields,
+            "REMOTE_ADDR": peer[0],
+            "REMOTE_PORT": str(peer[1]),
+            "SERVER_NAME": server[0],
+            "SERVER_PORT": str(server[1]),
+            "PATH_INFO": unquote_to_wsgi_str(self.path) if "%" in self.path else self.path,
+            "SCRIPT_NAME": "",
+        }
+
+
+class Parser(RequestParser):
+    """gunicorn's parser, which reads ordinary requests at a glance."""
+
+    def __init__(self, cfg, source, source_addr):
+        super().__init__(cfg, source, source_addr)
+        # No line can be longer than is allowed where the whole head is not.
+        self._max_head_bytes = min(cfg.limit_request_line, cfg.limit_request_field_size)
+        self._max_fields = cfg.limit_request_fields
+        # Who the peer is stands elsewhere then, and gunicorn knows where.
+        if not isinstance(source_addr, tuple) or cfg.proxy_protocol != "off":
+            self._max_head_bytes = 0
+
+    def mesg_class(self, cfg, unreader, peer_addr, number):
+        """The next request. StopIteration at the end of the connection."""
+        data = unreader.read()
+        if not data:
+            raise StopIteration
+        request = self._ordinary_request(data)
+        if request is None:
+            unreader.unread(data)
+            request = Request(cfg, unreader, peer_addr, number)
+        return request
+
+    def _ordinary_request(self, data):
+        """The request at the beginning of `data`, or None when that is not an ordinary one."""
+        head = _HEAD.match(data)
+        if head is None or head.end() > self._max_head_bytes:
+            return None
+        received = _pairs(head[3].decode("latin-1"))
+        fields = {_key(name): value for name, value in received}
+        if not len(fields) == len(received) <= self._max_fields or None in fields:
+            return None
+        length = fields.get("CONTENT_LENGTH", "0")
+        if not (length.isascii() and length.isdigit()) or len(length) > MAX_LENGTH_DIGITS:
+            return None
+        request = OrdinaryRequest(self.cfg, self.source_addr, head[1].decode(), head[2].decode(), received, fields)
+        if not request.learn_scheme():
+            return None
+        request.body = self._body(data[head.end() :], int(length))
+        return request
+
+    def _body(self, rest, length):
+        """The body at the beginning of `rest`. What follows goes to the unreader."""
+        if len(rest) < length:
+            self.unreader.unread(rest)
+            return Body(LengthReader(self.unreader, length))
+        if len(rest) > length:
+            self.unreader.unread(rest[length:])
+        return io.BytesIO(rest[:length])
+
+    def finish_body(self, deadline=None, max_bytes=None):
+        """Discard what was not read of the last body; one that had arrived with its head is no longer in the way."""
+        body = getattr(self.mesg, "body", None)
+        return isinstance(body, io.BytesIO) or super().finish_body(deadline, max_bytes)
+
+
+def _pairs(lines):
+    return [(name, value.strip(" \t")) for name, _, value in [line.partition(":") for line in lines.split("\r\n")]]
+
+
+@lru_cache(maxsize=4096)
+def _key(name):
+    """A field's key in WSGI's environ; None for an unusual one."""
+    name = name.upper()
+    if name in _UNUSUAL:
+        return None
+    key = name.replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+
+
+@lru_cache(maxsize=8)
+def _base(cfg):
+    return base_environ(cfg) | {"wsgi.multithread": True, "wsgi.url_scheme": "https" if cfg.is_ssl else "http"}
+
+
+@lru_cache(maxsize=8)
+def _scheme_keys(cfg):
+    return frozenset(_key(name) for name in cfg.secure_scheme_headers)
