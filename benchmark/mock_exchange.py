@@ -125,8 +125,8 @@ def _encoder(encoding: str | None) -> Encoder:
     raise ValueError(f"x-mock-encoding: {encoding} is none of gzip, deflate, br, zstd")
 
 
-_STAMP = b": sent_ns=%020d\n"
-_STAMP_BYTES = len(_STAMP % 0)
+_STAMP = b": sent_ns=%020d event=%06d of=%06d\n"
+_STAMP_BYTES = len(_STAMP % (0, 0, 0))
 
 
 class Exchange:
@@ -138,6 +138,7 @@ class Exchange:
         self._request = request
         self._controls = self._controls_in_force()
         self._framing = ""
+        self._next_at = 0.0
 
     def _controls_in_force(self) -> dict[str, str]:
         controls = self._request.controls
@@ -196,9 +197,16 @@ class Exchange:
             raise ClientGone
 
     def _between(self) -> None:
-        self._pause(self._controls.get("gap-ms"))
+        if gap_ms := self._controls.get("gap-ms"):
+            self._keep_pace(float(gap_ms) / 1000)
         if (name := self._controls.get("gate")) and not self._server.gates[name].pass_one(self._connection.watch()):
             raise ClientGone
+
+    def _keep_pace(self, gap_s: float) -> None:
+        # By the clock, or the time that sending takes would add up. Events that are late are not made up for.
+        now = time.monotonic()
+        self._next_at = max(self._next_at + gap_s, now)
+        self._pause(str((self._next_at - now) * 1000))
 
     # --- sending ---
 
@@ -246,7 +254,7 @@ class Exchange:
             framing_headers += "Trailer: x-mock-trailer\r\n" if "trailer" in self._controls else ""
         self._connection.sock.sendall(self._head(reply, framing_headers))
         if self._request.method != "HEAD":
-            self._send_body(pieces, encoder, stamped=self._stamps(reply))
+            self._send_body(pieces, encoder, stamped=self._stamps(reply), count=len(reply.events))
 
     def _choose_framing(self, reply: Reply) -> str:
         framing = self._controls.get("framing") or ("chunked" if reply.is_stream else "length")
@@ -284,13 +292,14 @@ class Exchange:
     def _stamps(self, reply: Reply) -> bool:
         return reply.is_stream and "stamp" in self._controls
 
-    def _send_body(self, pieces: Iterable[bytes], encoder: Encoder, *, stamped: bool) -> None:
+    def _send_body(self, pieces: Iterable[bytes], encoder: Encoder, *, stamped: bool, count: int) -> None:
         self._server.ledger.set_outcome(self._request, "answering")
+        self._next_at = time.monotonic()
         for number, piece in enumerate(pieces):
             self._stop_at(number)
             if number:
                 self._between()
-            stamp = _STAMP % time.monotonic_ns() if stamped else b""
+            stamp = _STAMP % (time.monotonic_ns(), number, count) if stamped else b""
             self._send_piece(encoder.feed(stamp + piece))
             self._request.pieces_sent += 1
             self._server.ledger.changed()

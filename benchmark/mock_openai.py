@@ -4,7 +4,8 @@ A stand-in for OpenAI's API on a real socket: the upstream of tests and benchmar
     python -m benchmark.mock_openai --port 0
 
 prints `mock_openai listening on http://127.0.0.1:PORT` and serves until SIGTERM. Tests use `MockOpenAI`, which
-starts that command as a process of its own, so that neither side is touched by the other's event loop.
+starts that command as a process of its own, so that neither side is touched by the other's event loop. How many
+requests it answers in a second on this machine is told by `python -m benchmark.mock_openai --self-test`.
 
 Every surface answers in OpenAI's documented shape (`openai_shapes`), the same bytes for the same request. A request
 bends its answer with these headers, which a transparent proxy passes on:
@@ -24,8 +25,8 @@ how it travels
     x-mock-event-split: BYTES   every event is sent in pieces of this size
     x-mock-informational: 103   a 1xx answer first; several with commas
     x-mock-trailer: 1           a trailer after the last chunk
-    x-mock-stamp: 1             events begin with a comment `: sent_ns=<20 digits>` (time.monotonic_ns, one clock for
-                                the whole machine); every answer has x-mock-sent-ns
+    x-mock-stamp: 1             events begin with a comment `: sent_ns=<20 digits> event=<number> of=<count>` (of
+                                time.monotonic_ns, one clock for the whole machine); every answer has x-mock-sent-ns
 when
     x-mock-delay-ms, x-mock-gap-ms   before the first byte; between two events
     x-mock-gate: NAME           every event after the first waits for `release(NAME)`
@@ -201,7 +202,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--api-key", help="the only key that is accepted; any that starts with sk- otherwise")
     parser.add_argument("--cert", help="certificate chain in PEM: serves https")
     parser.add_argument("--key", help="private key of --cert in PEM")
+    parser.add_argument("--self-test", action="store_true", help="print how fast it is on this machine, and end")
     options = parser.parse_args(arguments)
+    if options.self_test:
+        # Imported here, because it uses this module as everybody else does.
+        from benchmark.mock_speed import tell
+
+        tell()
+        return
     _allow_many_connections()
     tls = None
     if options.cert:

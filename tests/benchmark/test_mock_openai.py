@@ -471,12 +471,14 @@ def test_an_informational_answer_may_come_first_and_a_trailer_last(raw):
 
 def test_stamped_events_carry_their_send_time_and_parse_as_before(client, post):
     answer = post(STREAM, stamp=1)
-    stamps = [int(line.partition("=")[2]) for line in answer.text.splitlines() if line.startswith(": sent_ns=")]
+    comments = [line for line in answer.text.splitlines() if line.startswith(": sent_ns=")]
+    stamps = [int(line.split()[1].removeprefix("sent_ns=")) for line in comments]
     chunks = list(
         client.chat.completions.create(model="m", messages=MESSAGES, stream=True, extra_headers={"x-mock-stamp": "1"})
     )
 
-    assert len(stamps) == 9 and stamps == sorted(stamps)
+    assert stamps == sorted(stamps)
+    assert [line.split(" ", 2)[2] for line in comments] == [f"event={n:06} of=000009" for n in range(9)]
     assert int(answer.headers["x-mock-sent-ns"]) <= stamps[0]
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == TEXT
 

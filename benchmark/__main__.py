@@ -1,0 +1,10 @@
+"""`python -m benchmark` is llm-benchmark."""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+from benchmark.cli import main  # noqa: E402  everything else comes after the patch
+
+if __name__ == "__main__":
+    main(prog_name="llm-benchmark")

@@ -1,0 +1,153 @@
+"""
+The user that Locust lets loose: FastHttpUser with one request, read to its end and timed piece by piece.
+
+Used by llm-benchmark as a library and by `locustfile.py`. Each request fires Locust's `request` event, whose context
+holds our own `Sample`: Locust rounds its percentiles, we do not.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from typing import Any
+
+import geventhttpclient.client
+from gevent import monkey
+from locust import FastHttpUser
+from locust.contrib.fasthttp import FAILURE_EXCEPTIONS
+
+from benchmark import causes
+from benchmark.event_stream import StreamTimes
+from benchmark.plan import Call, Target
+from benchmark.samples import Sample
+
+READ_BYTES = 64 * 1024
+CONNECT_TIMEOUT_S = 10.0
+
+# gevent's own poll() lets other users run first, which would be counted as latency.
+_poll = monkey.get_original("select", "poll")
+
+
+class Connections(geventhttpclient.client.HTTPClientPool):
+    """
+    Kept connections that all users of a target share, so that each certificate store is read only once.
+
+    Args:
+        size: The most connections.
+        timeout_s: Longest silence of a server.
+    """
+
+    def __init__(self, size: int, timeout_s: float) -> None:
+        super().__init__(
+            concurrency=size,
+            network_timeout=timeout_s,
+            connection_timeout=min(CONNECT_TIMEOUT_S, timeout_s),
+            block_size=READ_BYTES,
+        )
+
+    def get_client(self, url: Any) -> geventhttpclient.client.HTTPClient:
+        is_new = (url.host, url.port) not in self.clients
+        client = super().get_client(url)
+        if is_new:
+            pool: Any = client._connection_pool
+            pool.after_connect = _send_at_once
+            pool._is_socket_alive = _is_idle
+        return client
+
+
+def _send_at_once(sock: Any) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _is_idle(sock: Any) -> bool:
+    """Whether a kept connection is still one. The library asks select(), which fails from the 1024th file on."""
+    try:
+        poller = _poll()
+        poller.register(sock.fileno(), select.POLLIN)
+        return not poller.poll(0)
+    except (OSError, ValueError):
+        return False
+
+
+class Caller(FastHttpUser):
+    """A user that sends `call` to `target`; both are set on subclasses."""
+
+    abstract = True
+    target: Target
+    call: Call
+
+    def __init__(self, environment: Any) -> None:
+        super().__init__(environment)
+        self._headers = self.call.headers_for(self.target)
+        agent: Any = self.client.client
+        # No cookies, no redirects; and whether a status is a success is decided here, with the body at hand.
+        agent.cookiejar = None
+        agent.redirect_response_codes = frozenset()
+        agent.valid_response_codes = range(1000)
+
+    def send(self, due_ns: int | None = None) -> None:
+        """One request, to its last byte."""
+        sent_ns = time.monotonic_ns()
+        sample = Sample(due_ns=sent_ns if due_ns is None else min(due_ns, sent_ns), sent_ns=sent_ns)
+        client: Any = self.client
+        with client.post(
+            self.call.endpoint, data=self.call.body, headers=self._headers, stream=True, catch_response=True
+        ) as response:
+            self._read(response, sample)
+            sample.ended_ns = time.monotonic_ns()
+            meta = response.request_meta
+            meta["response_time"], meta["response_length"] = sample.latency_ms, sample.size
+            meta["context"] = {"sample": sample}
+            if sample.cause is not None:
+                response.failure(sample.cause)
+
+    def _read(self, response: Any, sample: Sample) -> None:
+        error = getattr(response, "error", None)
+        if error is not None:
+            sample.cause = causes.of_exception(error, answered=False)
+            return
+        sample.first_byte_ns = time.monotonic_ns()
+        sample.status = response.status_code
+        is_good = 200 <= sample.status < 300
+        try:
+            if is_good and self.call.stream:
+                self._read_events(response._response, sample)
+            else:
+                body = response._response.read()
+                sample.size = len(body)
+                if not is_good:
+                    sample.cause, sample.message = causes.of_answer(sample.status, body)
+        except FAILURE_EXCEPTIONS as broken:
+            sample.cause = causes.of_exception(broken, answered=True)
+
+    def _read_events(self, response: Any, sample: Sample) -> None:
+        times = sample.stream = StreamTimes()
+        for piece in _pieces(response):
+            times.feed(piece, time.monotonic_ns())
+            sample.size += len(piece)
+        if times.error is not None:
+            sample.cause = f"error in the stream: {times.error}"
+        elif not times.events:
+            sample.cause = "no event in the stream"
+
+
+def _pieces(response: Any) -> Any:
+    """
+    A body as it arrives, one piece for each read.
+
+    The library's own methods wait for a number of bytes or a line; what a read brought stands in its buffer.
+    """
+    buffer = response._body_buffer
+    while True:
+        if buffer:
+            yield bytes(buffer)
+            buffer.clear()
+        if response.message_complete:
+            return
+        sock: socket.socket = response._sock
+        try:
+            response.feed(sock.recv(READ_BYTES))
+        except BaseException:
+            response.release()
+            raise

@@ -1,0 +1,165 @@
+"""What llm-benchmark shows in a terminal: a line that lives while it runs, and the summary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gevent
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from benchmark.report import percentile
+from benchmark.samples import Sample
+
+REDRAWS_PER_S = 8
+# The live percentiles are those of the latest answers.
+LATEST = 1000
+
+
+@contextmanager
+def progress(
+    console: Console, samples: list[Sample], *, requests: int | None, seconds: float | None
+) -> Iterator[None]:
+    """Keeps a line up to date from the growing `samples`; on a terminal only."""
+    if not console.is_terminal:
+        yield
+        return
+    began = time.monotonic()
+
+    def draw() -> Table:
+        elapsed = time.monotonic() - began
+        done = len(samples) / requests if requests else elapsed / (seconds or 1)
+        return _line(samples, min(done, 1.0), elapsed, f"{len(samples):,}" + (f"/{requests:,}" if requests else ""))
+
+    with Live(draw(), console=console, auto_refresh=False, transient=True) as live:
+
+        def redraw() -> None:
+            while True:
+                gevent.sleep(1 / REDRAWS_PER_S)
+                live.update(draw(), refresh=True)
+
+        drawing = gevent.spawn(redraw)
+        try:
+            yield
+        finally:
+            drawing.kill()
+
+
+def _line(samples: list[Sample], done: float, elapsed: float, count: str) -> Table:
+    latest = samples[-LATEST:]
+    latencies = sorted(sample.latency_ms for sample in latest if sample.cause is None)
+    errors = sum(sample.cause is not None for sample in latest)
+    line = Table.grid(padding=(0, 2))
+    line.add_row(
+        ProgressBar(total=1.0, completed=done, width=24),
+        Text(count),
+        Text(f"{len(samples) / elapsed if elapsed else 0:,.0f} req/s"),
+        Text(f"p50 {_ms(percentile(latencies, 50))}"),
+        Text(f"p99 {_ms(percentile(latencies, 99))}"),
+        Text(f"{errors:,} of the last {len(latest):,} failed", style="red") if errors else Text(""),
+    )
+    return line
+
+
+def _ms(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value / 1000:.2f} s" if value >= 10_000 else f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
+
+
+def summary(console: Console, figures: dict[str, Any]) -> None:
+    """The figures of one target, or of two beside each other."""
+    other = figures.get("compare")
+    sides = [figures] if other is None else [figures, other]
+    table = Table(box=None, padding=(0, 2), show_header=other is not None)
+    table.add_column("", style="dim")
+    for side in sides:
+        table.add_column(side["base_url"], justify="right" if other else "left", overflow="fold")
+    for name, cells in _rows(sides):
+        if any(cell != "-" for cell in cells):
+            table.add_row(name, *cells)
+    title = f"POST {figures['endpoint']}" if other else f"POST {figures['base_url'].rstrip('/')}{figures['endpoint']}"
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(table)
+    if other is not None:
+        console.print(Text("the first minus the second, and divided by it", style="bold"))
+        console.print(_difference(other["difference"]))
+    for side in sides:
+        _errors(console, side, named=other is not None)
+    if figures["interrupted"]:
+        console.print("interrupted: the figures are those of the answers that had come", style="yellow")
+
+
+def _rows(sides: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+    yield "requests", [f"{side['requests']:,} by {side['concurrency']:,} users" for side in sides]
+    yield "duration", [f"{side['total_duration_ms'] / 1000:,.2f} s" for side in sides]
+    yield "throughput", [f"{side['throughput_rps']:,.1f} req/s" for side in sides]
+    yield "errors", [f"{side['errors']:,} ({side['error_rate']:.2%})" for side in sides]
+    names = {
+        "latency": ["p50_latency_ms", "p90_latency_ms", "p99_latency_ms", "max_latency_ms"],
+        "first byte": ["ttfb_p50_ms", "ttfb_p90_ms", "ttfb_p99_ms"],
+        "first event": ["first_event_p50_ms", "first_event_p90_ms", "first_event_p99_ms"],
+        "gap of events": ["event_gap_p50_ms", "event_gap_p90_ms", "event_gap_p99_ms"],
+        "delay of events": ["event_delay_p50_ms", "event_delay_p90_ms", "event_delay_p99_ms"],
+        "sent late by": ["send_delay_p50_ms", "send_delay_p90_ms", "send_delay_p99_ms"],
+    }
+    yield "mean latency", [_ms(side["average_latency_ms"]) for side in sides]
+    for name, keys in names.items():
+        if len(sides) == 2:
+            # Four numbers side by side are too wide for two columns.
+            yield from ((f"{name} {_short(key)}", [_ms(side.get(key)) for side in sides]) for key in keys)
+        else:
+            label = f"{name} {' / '.join(map(_short, keys))}"
+            yield label, [_spread([side.get(key) for key in keys]) for side in sides]
+    yield "events", [_count(side.get("events")) for side in sides]
+    yield "events lost", [_count(side.get("events_lost")) for side in sides]
+    yield "streams at once", [_count(side.get("streams_at_once")) for side in sides]
+    yield "streams that kept the pace", [_count(side.get("streams_sustained")) for side in sides]
+
+
+def _short(key: str) -> str:
+    return next(part for part in key.split("_") if part == "max" or part[1:].isdigit())
+
+
+def _spread(values: list[float | None]) -> str:
+    return "-" if all(value is None for value in values) else " / ".join(map(_ms, values))
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _difference(difference: dict[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 2))
+    table.add_column("", style="dim")
+    table.add_column("difference", justify="right")
+    table.add_column("95 %", justify="right", no_wrap=True)
+    table.add_column("ratio", justify="right")
+    table.add_column("95 %", justify="right", no_wrap=True)
+    for name, found in difference.items():
+        if found is not None:
+            low_high, ratios = found["difference_interval_ms"], found["ratio_interval"]
+            table.add_row(
+                name.removesuffix("_latency_ms"),
+                f"{found['difference_ms']:+.3f} ms",
+                f"{low_high[0]:+.3f} to {low_high[1]:+.3f}" if low_high else "too few rounds",
+                f"{found['ratio']:.3f}",
+                f"{ratios[0]:.3f} to {ratios[1]:.3f}" if ratios else "too few rounds",
+            )
+    return table
+
+
+def _errors(console: Console, side: dict[str, Any], *, named: bool) -> None:
+    if not side["errors_by_cause"]:
+        return
+    table = Table(box=None, padding=(0, 2), show_header=False)
+    for found in side["errors_by_cause"]:
+        table.add_row(Text(f"{found['count']:,}", style="red"), Text(found["cause"]), Text(found["message"] or ""))
+    console.print(Text(f"errors of {side['base_url']}" if named else "errors", style="bold red"))
+    console.print(table)

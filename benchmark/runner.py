@@ -1,0 +1,80 @@
+"""Runs a plan with Locust as a library: so many users, exactly so many requests, our own samples."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from gevent.event import Event
+from locust import task
+from locust.env import Environment
+from locust.exception import StopUser
+
+from benchmark.caller import Caller, Connections
+from benchmark.plan import Call, Plan, Target
+from benchmark.samples import Run, Sample
+from benchmark.schedule import Schedule
+
+# Locust announces each step of a run; what there is to say is said by the summary.
+logging.getLogger("locust").setLevel(logging.ERROR)
+
+
+class Load:
+    """The load on one target. Its connections stay open from one run to the next."""
+
+    def __init__(self, target: Target, call: Call, concurrency: int) -> None:
+        self.target = target
+        self.call = call
+        self._connections = Connections(concurrency, call.timeout_s)
+        self._environment: Environment | None = None
+        self._stopped = False
+
+    def run(self, plan: Plan, shown: list[Sample] | None = None) -> Run:
+        """
+        Sends what the plan asks for, without its warm-up, and waits for the last answer.
+
+        `shown` gets every sample as it ends, for whoever looks at it meanwhile.
+        """
+        samples: list[Sample] = []
+        lists = [samples] if shown is None else [samples, shown]
+
+        def keep(context: dict[str, Any], **_: Any) -> None:
+            for each in lists:
+                each.append(context["sample"])
+
+        schedule = Schedule(requests=plan.requests, duration_s=plan.duration_s, rate=plan.rate)
+        ready = Event()
+        environment = self._environment = Environment(
+            user_classes=[self._user_class(schedule, ready)], host=self.target.base_url.rstrip("/")
+        )
+        environment.events.request.add_listener(keep)  # type: ignore[no-untyped-call]
+        runner: Any = environment.create_local_runner()
+        runner.start(plan.concurrency, spawn_rate=plan.concurrency)
+        runner.spawning_greenlet.join()
+        began_ns = time.monotonic_ns()
+        schedule.begin()
+        if not self._stopped:
+            ready.set()
+            runner.user_greenlets.join()
+        runner.quit()
+        return Run(samples, began_ns, (time.monotonic_ns() - began_ns) / 1e9, self._stopped)
+
+    def stop(self) -> None:
+        """Ends the run now, and any later one. Requests that are on their way are not counted."""
+        self._stopped = True
+        if self._environment is not None and self._environment.runner is not None:
+            self._environment.runner.user_greenlets.kill(block=False)
+
+    def _user_class(self, schedule: Schedule, ready: Event) -> type[Caller]:
+        class User(Caller):
+            target, call, client_pool = self.target, self.call, self._connections
+
+            @task
+            def work(self) -> None:
+                ready.wait()
+                while (due_ns := schedule.take()) is not None:
+                    self.send(due_ns)
+                raise StopUser
+
+        return User

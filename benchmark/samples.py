@@ -1,0 +1,50 @@
+"""
+What is known of one request after it ended, and of a run. Times are nanoseconds of the monotonic clock, which is one
+for the whole machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmark.event_stream import StreamTimes
+
+
+@dataclass(slots=True)
+class Sample:
+    """
+    One request that ended, well or not.
+
+    `due_ns` is when it was meant to leave: with a rate, the time the rate asked for, so that a slow answer cannot
+    hide what it kept waiting; otherwise the time it left, `sent_ns`. `cause` is None for a complete answer of 2xx.
+    """
+
+    due_ns: int
+    sent_ns: int
+    ended_ns: int = 0
+    first_byte_ns: int | None = None
+    status: int = 0
+    size: int = 0
+    cause: str | None = None
+    message: str = ""
+    stream: StreamTimes | None = None
+
+    @property
+    def latency_ms(self) -> float:
+        """From when it was due to its last byte."""
+        return (self.ended_ns - self.due_ns) / 1e6
+
+    @property
+    def first_byte_ms(self) -> float | None:
+        """From when it was due to the end of the answer's head, None where none came."""
+        return None if self.first_byte_ns is None else (self.first_byte_ns - self.due_ns) / 1e6
+
+
+@dataclass
+class Run:
+    """What a run brought. `interrupted`: it was stopped before its end."""
+
+    samples: list[Sample]
+    began_ns: int
+    duration_s: float
+    interrupted: bool = False

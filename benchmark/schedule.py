@@ -1,0 +1,54 @@
+"""
+Who sends when. Every user takes its next turn here, so that a run has exactly as many requests as were asked for.
+"""
+
+from __future__ import annotations
+
+import time
+
+import gevent
+
+# How much too late gevent wakes a sleeper: its loop waits in whole milliseconds.
+OVERSLEEP_NS = 450_000
+
+
+class Schedule:
+    """
+    Turns for so many requests, or for so many seconds.
+
+    Without a rate a turn is given as soon as a user asks (closed loop). With a rate there is a turn every 1/rate
+    seconds, whether or not the answers keep up (open loop).
+    """
+
+    def __init__(self, *, requests: int | None, duration_s: float | None, rate: float | None) -> None:
+        self._left = requests
+        self._duration_ns = None if duration_s is None else int(duration_s * 1e9)
+        self._gap_ns = None if rate is None else 1e9 / rate
+        self._taken = 0
+        self._began_ns = 0
+
+    def begin(self) -> None:
+        """The clock starts."""
+        self._began_ns = time.monotonic_ns()
+
+    def take(self) -> int | None:
+        """When the next request is due, once it nearly is; None when there are no more."""
+        # Answers that are there go first. With sleep(0), which looks at no socket, one user could starve the others.
+        gevent.idle()
+        due_ns = self._next_due_ns()
+        if due_ns is None:
+            return None
+        wait_ns = due_ns - time.monotonic_ns() - OVERSLEEP_NS
+        if wait_ns > 0:
+            gevent.sleep(wait_ns / 1e9)
+        return due_ns
+
+    def _next_due_ns(self) -> int | None:
+        if self._left is not None and self._taken >= self._left:
+            return None
+        now_ns = time.monotonic_ns()
+        due_ns = now_ns if self._gap_ns is None else self._began_ns + int(self._taken * self._gap_ns)
+        if self._duration_ns is not None and due_ns - self._began_ns >= self._duration_ns:
+            return None
+        self._taken += 1
+        return due_ns
