@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_ARGS ?=
 
-.PHONY: run test lint bench lock clean
+.PHONY: run test lint bench image-test lock clean
 
 run: .venv/.runtime  ## serve on http://127.0.0.1:8080, making what is missing in data/
 	@exec $(BIN)/python wsgi.py
@@ -18,6 +18,9 @@ lint: .venv/.dev  ## style and types
 
 bench: .venv/.dev  ## what the proxy costs on this machine
 	$(BIN)/python -m benchmark.overhead
+
+image-test:  ## build the image, run it, and run its tests: as root, with podman, runc and debootstrap
+	$(PYTHON) deploy/try_image.py
 
 lock: .venv/.dev  ## compile the pinned requirements from the .in files
 	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements.in -o requirements.txt

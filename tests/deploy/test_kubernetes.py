@@ -1,0 +1,92 @@
+"""The Kubernetes manifests, against the API's schemas, the settings and each other."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+import config
+import gunicorn_master
+from tests.deploy.compose import ROOT
+
+validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+
+DIRECTORY = ROOT / "deploy/kubernetes"
+KUSTOMIZATION = yaml.safe_load((DIRECTORY / "kustomization.yaml").read_text())
+MANIFESTS = [
+    manifest for name in KUSTOMIZATION["resources"] for manifest in yaml.safe_load_all((DIRECTORY / name).read_text())
+]
+LITERALS = dict(literal.split("=", 1) for literal in KUSTOMIZATION["configMapGenerator"][0]["literals"])
+# What gunicorn reads itself.
+FOREIGN = {"FORWARDED_ALLOW_IPS"}
+
+
+def the(kind: str) -> dict[str, Any]:
+    """The first manifest of a kind."""
+    return next(manifest for manifest in MANIFESTS if manifest["kind"] == kind)
+
+
+def pod() -> dict[str, Any]:
+    return the("StatefulSet")["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize(
+    "manifest", MANIFESTS, ids=lambda manifest: f"{manifest['kind']} {manifest['metadata']['name']}"
+)
+def test_a_manifest_keeps_to_the_schema_of_the_api(manifest: dict[str, Any]) -> None:
+    validator.validate(manifest, validator.latest_version(), strict=True)
+
+
+def test_the_kustomization_names_every_file() -> None:
+    files = {path.name for path in DIRECTORY.glob("*.yaml")}
+
+    assert files == {*KUSTOMIZATION["resources"], "kustomization.yaml"}
+    assert KUSTOMIZATION["images"][0]["name"] == pod()["containers"][0]["image"]
+
+
+def test_every_selector_finds_the_pods() -> None:
+    labels = the("StatefulSet")["spec"]["template"]["metadata"]["labels"]
+    selectors = [
+        the("StatefulSet")["spec"]["selector"]["matchLabels"],
+        the("PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        the("NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+        *(service["spec"]["selector"] for service in MANIFESTS if service["kind"] == "Service"),
+    ]
+
+    assert len(selectors) == 5
+    assert all(selector == labels for selector in selectors)
+
+
+def test_every_variable_is_a_setting_and_no_secret_stands_there_itself() -> None:
+    files = {variable["name"]: variable["value"] for variable in pod()["containers"][0]["env"]}
+
+    assert set(LITERALS) - FOREIGN <= set(config.ENVIRONMENT) - set(config.SECRETS)
+    assert {name.removesuffix("_FILE") for name in files} <= set(config.SECRETS)
+    [mount] = [mount for mount in pod()["containers"][0]["volumeMounts"] if mount["name"] == "secrets"]
+    assert all(value.startswith(f"{mount['mountPath']}/") for value in files.values())
+    given = {name.removesuffix("_FILE") for name in files} | set(LITERALS)
+    assert set(config.REQUIRED_WHEN_DEPLOYED) | {"DATABASE_URL"} <= given
+
+
+def test_a_pod_gets_longer_to_end_than_its_calls() -> None:
+    settings = config.Settings(drain_timeout_s=float(LITERALS["DRAIN_TIMEOUT"]))
+
+    assert gunicorn_master.graceful_timeout_s(settings) < pod()["terminationGracePeriodSeconds"]
+
+
+def test_a_stopping_pod_is_left_out_before_it_stops_listening() -> None:
+    probe = pod()["containers"][0]["readinessProbe"]
+    noticed_after_s = probe["periodSeconds"] * probe["failureThreshold"]
+
+    assert probe["httpGet"]["path"] == "/readyz"
+    assert noticed_after_s < config.Settings().drain_overlap_s
+
+
+def test_a_pod_may_do_nothing_but_write_where_it_must() -> None:
+    container = pod()["containers"][0]
+
+    assert pod()["securityContext"]["runAsNonRoot"] and pod()["securityContext"]["runAsUser"] == 10001
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+    assert writable == {"/app/data", "/tmp"}

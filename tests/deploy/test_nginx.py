@@ -1,0 +1,153 @@
+"""The nginx of compose.yaml for real: its own file, with TLS, in front of two proxies that share a database."""
+
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.deploy.compose import ROOT, make_secrets
+from tests.e2e.test_streaming import ask
+from tests.http_by_hand import Answer, HandClient
+from tests.servers import DEPLOYED, Server, Token, wait_for
+
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+CONFIGURATION = ROOT / "deploy/nginx/llm-proxy.conf"
+
+pytestmark = [
+    pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian: apt-get install nginx-light)"),
+    pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed"),
+]
+
+
+class Pair(NamedTuple):
+    """Two proxies on one database, and the port of the nginx before them."""
+
+    nodes: tuple[Server, Server]
+    port: int
+    certificate: Path
+
+    def client(self) -> HandClient:
+        """A connection over TLS, which trusts that certificate alone."""
+        client = HandClient(f"http://127.0.0.1:{self.port}")
+        context = ssl.create_default_context(cafile=str(self.certificate))
+        client.sock = context.wrap_socket(client.sock, server_hostname="localhost")
+        client._reader = client.sock.makefile("rb")
+        return client
+
+    def call(self, method: str, path: str, token: Token, *headers: tuple[str, str], body: bytes = b"") -> Answer:
+        with self.client() as client:
+            return client.call(method, path, token.bearer, *headers, body=body)
+
+
+@pytest.fixture
+def pair(upstream, tmp_path: Path) -> Iterator[Pair]:
+    shared = {"UPSTREAM_URL": upstream.url, "DATABASE_URL": f"sqlite:///{tmp_path}/shared.db"}
+    make_secrets(tmp_path / "secrets")
+    with Server(DEPLOYED, tmp_path / "one", **shared) as one, Server(DEPLOYED, tmp_path / "two", **shared) as two:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        with nginx(tmp_path, port, one, two):
+            yield Pair((one, two), port, tmp_path / "secrets/tls_certificate")
+
+
+class nginx:
+    """nginx with the file as it is in the repository, but for ports and paths."""
+
+    def __init__(self, directory: Path, port: int, *nodes: Server) -> None:
+        text = CONFIGURATION.read_text().replace("listen 443", f"listen 127.0.0.1:{port}")
+        text = text.replace("/run/secrets", str(directory / "secrets"))
+        for number, node in enumerate(nodes, 1):
+            text = text.replace(f"proxy-{number}:8080", node.url.removeprefix("http://"))
+        own = "\n".join(f"{kind}_temp_path {directory}/{kind};" for kind in _TEMPORARY)
+        main = f"daemon off; pid {directory}/nginx.pid; worker_processes 1; error_log {directory}/errors;"
+        (directory / "nginx.conf").write_text(f"{main}\nevents {{}}\nhttp {{\naccess_log off;\n{own}\n{text}\n}}\n")
+        self._command = [
+            str(NGINX),
+            "-p",
+            str(directory),
+            "-e",
+            f"{directory}/errors",
+            "-c",
+            f"{directory}/nginx.conf",
+        ]
+        self._port = port
+
+    def __enter__(self) -> None:
+        checked = subprocess.run([*self._command, "-t"], capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stderr
+        assert "warn" not in checked.stderr
+        self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+        wait_for(self._listens)
+
+    def _listens(self) -> bool:
+        with socket.socket() as sock:
+            return sock.connect_ex(("127.0.0.1", self._port)) == 0
+
+    def __exit__(self, *_: object) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(10)
+
+
+_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+
+
+def test_events_leave_nginx_as_they_arrive(pair: Pair, upstream) -> None:
+    token, gate = pair.nodes[0].issue_token(), str(uuid.uuid4())
+    with pair.client() as client:
+        ask(client, token, f"gate: {gate}", "events: 3")
+        answer = client.read_head()
+        received = 0
+        while client.read_chunk(answer):  # a piece came: only now may the upstream send another
+            received += 1
+            upstream.release(gate)
+
+    assert (answer.status, answer.is_whole) == (200, True)
+    assert received >= upstream.wait_for("answered")["pieces_sent"] > 3
+
+
+def test_the_target_and_odd_headers_pass_as_they_were_sent(pair: Pair, upstream) -> None:
+    token = pair.nodes[0].issue_token()
+    target = "/v1/files/a%2Fb//c%20d?q=%C3%BC&&"
+    pair.call("GET", target, token, ("under_score", "1"), ("x-forwarded-for", "10.0.0.1"))
+
+    seen = upstream.last_request()
+    assert seen["target"] == target
+    names = {name.lower() for name, _ in seen["headers"]}
+    assert "under_score" in names
+    assert not {name for name in names if name.startswith("x-forwarded-")}
+
+
+def test_a_body_over_nginxs_own_limit_is_the_proxys_business(pair: Pair, upstream) -> None:
+    token = pair.nodes[0].issue_token()
+    body = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "' + b"x" * 3_000_000 + b'"}]}'
+
+    assert (
+        pair.call("POST", "/v1/chat/completions", token, ("Content-Type", "application/json"), body=body).status
+        == 200
+    )
+
+
+def test_the_metrics_stay_inside(pair: Pair) -> None:
+    assert pair.call("GET", "/metrics", pair.nodes[0].issue_token()).status == 404
+
+
+def test_no_call_is_lost_while_one_node_stops(pair: Pair) -> None:
+    one, two = pair.nodes
+    token = one.issue_token()
+    one.terminate()
+    statuses = set()
+    while one.process.poll() is None:
+        statuses.add(pair.call("GET", "/v1/models", token).status)
+        time.sleep(0.02)
+    statuses |= {pair.call("GET", "/v1/models", token).status for _ in range(10)}
+
+    assert statuses == {200}
+    assert two.records(token)
