@@ -19,6 +19,7 @@ from llmproxy.admission import Admission
 from llmproxy.api_log.writer import LogWriter
 from llmproxy.keyring import KeyRing
 from llmproxy.transport.connection import Timeouts
+from llmproxy.upload_pace import UploadPace
 from llmproxy.upstream import Upstream
 from operations import Operations
 from token_store import open_token_store
@@ -88,6 +89,7 @@ def _services(app: Flask, settings: Settings) -> Services:
         admission=Admission(store, keyring),
         operations=Operations(keyring),
         upstream=Upstream(timeouts),
+        upload_pace=UploadPace(settings.min_body_rate, grace_s=settings.idle_timeout_s),
         log=LogWriter(
             settings.log_path,
             max_file_bytes=settings.log_max_file_bytes,

@@ -67,8 +67,8 @@ class Settings:
     """
     Everything the environment decides; secrets are left out of ``repr``.
 
-    Sizes are bytes, times are seconds, ``encryption_keys`` are 32 bytes each with the current one first.
-    ``made_secrets`` names the files that this very start made.
+    Sizes are bytes, times are seconds, rates are bytes per second, ``encryption_keys`` are 32 bytes each with the
+    current one first. ``made_secrets`` names the files that this very start made.
     """
 
     host: str = "127.0.0.1"
@@ -83,6 +83,7 @@ class Settings:
     make_encryption_key: bool = False
     rate_limit_per_hour: int = 1000
     max_body_bytes: int = 512 * MIB
+    min_body_rate: float = 500.0
     connect_timeout_s: float = 5.0
     first_byte_timeout_s: float = 600.0
     idle_timeout_s: float = 300.0
@@ -136,6 +137,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "MAKE_ENCRYPTION_KEY": "make_encryption_key",
     "RATE_LIMIT_PER_HOUR": "rate_limit_per_hour",
     "MAX_BODY_BYTES": "max_body_bytes",
+    "MIN_BODY_RATE": "min_body_rate",
     "CONNECT_TIMEOUT": "connect_timeout_s",
     "FIRST_BYTE_TIMEOUT": "first_byte_timeout_s",
     "IDLE_TIMEOUT": "idle_timeout_s",
@@ -415,6 +417,7 @@ class _SettingsSchema(Schema):
     MAKE_ENCRYPTION_KEY = typed.Boolean()
     RATE_LIMIT_PER_HOUR = typed.Integer(validate=validate.Range(min=1, max=2**31 - 1))
     MAX_BODY_BYTES = typed.Integer(validate=_positive)
+    MIN_BODY_RATE = typed.Float(validate=validate.Range(min=1, max=2**53))
     CONNECT_TIMEOUT = typed.Float(validate=_seconds)
     FIRST_BYTE_TIMEOUT = typed.Float(validate=_seconds)
     IDLE_TIMEOUT = typed.Float(validate=_seconds)

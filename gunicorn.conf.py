@@ -14,6 +14,7 @@ import gc
 import logging
 import os
 import re
+import resource
 import shutil
 import sys
 
@@ -25,6 +26,10 @@ from gunicorn_worker import Worker
 
 process_log.configure()
 
+# A call holds two descriptors, and many systems start with a thousand.
+_, _most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files, _most_files))
+
 try:
     settings = load()
 except ConfigError as exc:
@@ -35,7 +40,8 @@ workers = settings.web_concurrency
 # A client that neither reads nor sends for the idle time is cut off.
 Worker.client_timeout_s = settings.idle_timeout_s
 worker_class = Worker
-worker_connections = 4096
+# Idle ones cost some 20 KB each. A connection over this number waits until another ends, however short its request.
+worker_connections = 16_384
 http_parser = "python"
 # Both the time an idle connection is kept and the deadline for a whole request head.
 keepalive = 15

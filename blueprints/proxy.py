@@ -27,6 +27,7 @@ from llmproxy.errors import (
     BadRequest,
     ClientGone,
     LogUnavailable,
+    MethodRefused,
     ProxyDraining,
     ProxyError,
     UpstreamAuthFailed,
@@ -44,6 +45,7 @@ from llmproxy.headers import (
 from llmproxy.relay import Relay
 from llmproxy.request_body import RequestBody
 from llmproxy.stream_usage import UsageChunkFilter, ask_for_usage
+from llmproxy.upload_pace import PacedStream
 from llmproxy.usage import observe
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,9 @@ MAX_ASKING_BODY_BYTES = 4 * 1024 * 1024
 
 # More than any body has; Python refuses to read thousands of them.
 MAX_LENGTH_DIGITS = 20
+
+# The answer to TRACE shows the request, which bears the project's key; CONNECT asks for a tunnel.
+REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 
 bp = Blueprint("proxy", __name__)
 
@@ -70,7 +75,7 @@ def _list_the_route(state: BlueprintSetupState) -> None:
 
 def serves(path: str) -> bool:
     """Whether a WSGI path is forwarded. Leading slashes count as one, as they do for every other route."""
-    return path.startswith("/v1/") or (path.startswith("//") and path.lstrip("/").startswith("v1/"))
+    return path.startswith("/v1/") or path.lstrip("/").startswith("v1/")
 
 
 @dataclass(slots=True)
@@ -130,11 +135,12 @@ def _answer(parts: Services, call: Call, watch: HangupWatch, environ: Environ, r
 
 
 def _forward(parts: Services, call: Call, watch: HangupWatch, environ: Environ, raw_target: str) -> Answer:
+    _check_head(environ)
     target = checked_target(raw_target, environ.get("HTTP_HOST"))
     if parts.refusing.is_set():
         raise ProxyDraining
     call.body = body = RequestBody(
-        environ["wsgi.input"],
+        PacedStream(environ["wsgi.input"], parts.upload_pace),
         length=_body_length(environ),
         max_bytes=parts.settings.max_body_bytes,
         client_is_gone=watch.has_hung_up,
@@ -163,6 +169,14 @@ def _forward(parts: Services, call: Call, watch: HangupWatch, environ: Environ, 
         log.error("the upstream refused the API key of project %s", grant.project_id)
         raise UpstreamAuthFailed
     return _relayed(call, watch, response, asked=asked, is_1_0=environ["SERVER_PROTOCOL"] == "HTTP/1.0")
+
+
+def _check_head(environ: Environ) -> None:
+    """Raise what speaks against forwarding a request whatever its target: MethodRefused or BadRequest."""
+    if environ["REQUEST_METHOD"] in REFUSED_METHODS:
+        raise MethodRefused
+    if "HTTP_HOST" not in environ and environ["SERVER_PROTOCOL"] == "HTTP/1.1":
+        raise BadRequest("A request of HTTP/1.1 must have a Host header.")  # RFC 9112 section 3.2
 
 
 def _ask_for_usage(body: RequestBody) -> bool:

@@ -12,6 +12,7 @@ from config import Settings
 from llmproxy.admission import Admission
 from llmproxy.api_log.writer import LogWriter
 from llmproxy.live_calls import LiveCalls
+from llmproxy.upload_pace import UploadPace
 from llmproxy.upstream import Upstream
 from operations import Operations
 
@@ -31,6 +32,7 @@ class Services:
     admission: Admission
     operations: Operations
     upstream: Upstream
+    upload_pace: UploadPace
     log: LogWriter
     draining: Event = field(default_factory=Event)
     live: LiveCalls = field(default_factory=LiveCalls)

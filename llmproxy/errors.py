@@ -9,6 +9,8 @@ What can go wrong, as one tree. Each class says whose fault it is, its status, i
     │   ├── TokenRevoked             401  token_revoked
     │   ├── ProjectInactive          403  project_inactive
     │   ├── RateLimited              429  rate_limit_exceeded
+    │   ├── MethodRefused            405
+    │   ├── BodyTooSlow              408  request_timeout
     │   ├── BodyTooLarge             413  request_too_large
     │   └── BadRequest               400  unroutable, or a body that cannot be read
     ├── UpstreamError                the upstream, or the way to it
@@ -125,6 +127,21 @@ class RateLimited(CallerError):
             ("x-ratelimit-remaining-requests", "0"),
             ("x-ratelimit-reset-requests", f"{wait_s}s"),
         )
+
+
+class MethodRefused(CallerError):
+    """CONNECT, which asks for a tunnel, or TRACE, whose answer would show the project's key."""
+
+    status = 405
+    message = "This method is not forwarded."
+    extra_headers = (("allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),)
+
+
+class BodyTooSlow(CallerError):
+    """The request body came more slowly than MIN_BODY_RATE allows."""
+
+    status, code = 408, "request_timeout"
+    message = "The request body came too slowly. Try again."
 
 
 class BodyTooLarge(CallerError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from llmproxy.errors import BadRequest, BodyTooLarge, ClientGone
+from llmproxy.errors import BadRequest, BodyTooLarge, ClientGone, ProxyError
 
 PIECE_BYTES = 64 * 1024
 # A body up to this size is read before the upstream is called: head and body then leave in one packet, and
@@ -78,6 +78,7 @@ class RequestBody:
             ClientGone: the client hung up before its body was complete.
             BadRequest: the chunks are malformed.
             BodyTooLarge: a chunked body went over the limit.
+            BodyTooSlow: it did not keep to its pace.
         """
         while self.length is None or self.bytes_read < self.length:
             piece = self._read()
@@ -95,6 +96,8 @@ class RequestBody:
         wanted = PIECE_BYTES if self.length is None else min(PIECE_BYTES, self.length - self.bytes_read)
         try:
             return self._stream.read(wanted)
+        except ProxyError:
+            raise
         except Exception as exc:  # each server has its own errors for a body that breaks off
             if isinstance(exc, ConnectionError | TimeoutError) or self._client_is_gone():
                 raise ClientGone from exc

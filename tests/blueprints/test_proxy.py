@@ -320,7 +320,7 @@ def test_a_server_that_refuses_the_head_still_ends_the_call(
     environ = {
         "REQUEST_METHOD": "POST", "RAW_URI": CHAT, "PATH_INFO": CHAT, "SERVER_NAME": "x", "SERVER_PORT": "80",
         "SERVER_PROTOCOL": "HTTP/1.1", "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(),
-        "HTTP_AUTHORIZATION": f"Bearer {caller.secret}",
+        "HTTP_AUTHORIZATION": f"Bearer {caller.secret}", "HTTP_HOST": "x",
     }  # fmt: skip
     with pytest.raises(ValueError, match="this header"):
         app(as_server(environ), start_response)

@@ -1,12 +1,15 @@
 """Requests that servers could read differently, or that lead elsewhere: refused, and the upstream sees none."""
 
+import contextlib
 import socket
 import subprocess
 import sys
 import textwrap
+from urllib.parse import urlsplit
 
 import pytest
 
+from tests.conftest import serve
 from tests.http_by_hand import Broken, HandClient, call
 from tests.servers import DEPLOYED, EMBEDDED, ROOT, Server, environment
 
@@ -31,6 +34,8 @@ BAD_TARGETS = [
     "HTTP://elsewhere.example:80/v1/models",
     "http://user@{host}/v1/models",
     "http://{host}.elsewhere.example/v1/models",
+    "/v1/mod\x01els",
+    "/v1/mod\x7fels",
 ]
 
 
@@ -54,10 +59,19 @@ def test_a_target_that_leads_elsewhere_is_refused(proxy, upstream, token, target
 
 
 @pytest.mark.parametrize(
-    "target", ["/v1/models#part", "*", "/v2/models", "//v1/models", "/%76%31/models", "/V1/models"]
-)
+    "target",
+    ["/v1/models#part", "*", "/v2/models", "//v1/models", "/%76%31/models", "/V1/models", "/v1%2f../manage/tokens",
+     "/v1%2fmodels", "/v1/../manage/tokens", "/v1\x00/models", "/v1/mod\x00els", "v1/models", "///", "/v1"],
+)  # fmt: skip
 def test_what_is_not_under_v1_never_goes_up(proxy, upstream, token, target):
-    assert call(proxy.url, "OPTIONS" if target == "*" else "GET", target, token.bearer).status in (400, 404, 405)
+    with HandClient(proxy.url) as client:
+        client.send_request("OPTIONS" if target == "*" else "GET", target, token.bearer)
+        try:
+            status = client.read_answer().status
+        except Broken:
+            status = 0
+
+    assert status in (0, 400, 404, 405)
 
     assert upstream.requests() == []
 
@@ -85,6 +99,38 @@ def test_the_host_header_decides_nothing(proxy, upstream, token):
     assert upstream.last_request()["target"] == "/v1/models"
 
 
+@pytest.mark.parametrize("host", ["", "a b", "a/b", "user@elsewhere.example", "a,b", "[::1", "a:b:c", "\x01"])
+def test_a_host_that_is_none_leads_nowhere_else(proxy, upstream, token, host):
+    head = f"GET /v1/models HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token.secret}\r\n\r\n"
+
+    # Routing never looks at it; what goes up is the upstream's own.
+    if refuses(proxy, head.encode("latin-1")) == 200:
+        assert dict(upstream.last_request()["headers"])["Host"] == upstream.url.removeprefix("http://")
+    else:
+        assert upstream.requests() == []
+
+
+def test_a_request_of_http_1_1_without_a_host_is_refused(proxy, upstream, token):
+    assert refuses(proxy, f"GET /v1/models HTTP/1.1\r\nAuthorization: Bearer {token.secret}\r\n\r\n".encode()) == 400
+    assert upstream.requests() == []
+
+
+@pytest.mark.parametrize("target", ["/v1/models", "elsewhere.example:443", "127.0.0.1:22"])
+def test_nobody_gets_a_tunnel(proxy, upstream, token, target):
+    head = f"CONNECT {target} HTTP/1.1\r\nHost: elsewhere.example\r\nAuthorization: Bearer {token.secret}\r\n\r\n"
+
+    assert refuses(proxy, head.encode()) in (0, 400, 404, 405)
+    assert upstream.requests() == []
+
+
+def test_trace_is_refused_as_it_would_show_the_projects_key(proxy, upstream, token):
+    answer = call(proxy.url, "TRACE", "/v1/models", token.bearer)
+
+    assert (answer.status, answer.json["error"]["type"]) == (405, "invalid_request_error")
+    assert "TRACE" not in answer["allow"]
+    assert upstream.requests() == []
+
+
 FRAMINGS = {
     "length and chunks": "Content-Length: 4\r\nTransfer-Encoding: chunked",
     "chunks and length": "Transfer-Encoding: chunked\r\nContent-Length: 4",
@@ -101,6 +147,17 @@ FRAMINGS = {
     "two hosts": "Host: a\r\nContent-Length: 4",
     "a space before the colon": "Content-Length : 4",
     "a folded line": "X-Folded: a\r\n b\r\nContent-Length: 4",
+    "a NUL in a value": "X-A: b\x00c\r\nContent-Length: 4",
+    "a NUL in a name": "X\x00A: b\r\nContent-Length: 4",
+    "a line without a colon": "X-A\r\nContent-Length: 4",
+    "a name that is empty": ": b\r\nContent-Length: 4",
+    "a name with a space in it": "X A: b\r\nContent-Length: 4",
+    "a length with a space in it": "Content-Length: 4 4",
+    "an empty length": "Content-Length:",
+    "an endless length": "Content-Length: " + 4000 * "9",
+    "a coding in a header like it": "Transfer-Encoding : chunked",
+    "a coding with a quote": 'Transfer-Encoding: "chunked"',
+    "chunked and more": "Transfer-Encoding: chunked;q=1",
 }
 
 
@@ -114,12 +171,67 @@ def test_a_request_with_doubtful_framing_is_refused(proxy, upstream, token, fram
 
 
 @pytest.mark.parametrize(
-    "chunks", [b"x\r\nbody\r\n0\r\n\r\n", b"-4\r\nbody\r\n0\r\n\r\n", b"4\r\nbodyx\r\n0\r\n\r\n"]
+    "chunks",
+    [
+        b"x\r\nbody\r\n0\r\n\r\n",
+        b"-4\r\nbody\r\n0\r\n\r\n",
+        b"+4\r\nbody\r\n0\r\n\r\n",
+        b"0x4\r\nbody\r\n0\r\n\r\n",
+        b"4_0\r\nbody\r\n0\r\n\r\n",
+        b" 4\r\nbody\r\n0\r\n\r\n",
+        b"\r\nbody\r\n0\r\n\r\n",
+        b"4\nbody\n0\n\n",
+        b"4\r\nbodyx\r\n0\r\n\r\n",
+        b"4\r\nbody0\r\n\r\n",
+        b"4\r\nbody\r\n0\r\nX : a\r\n\r\n",
+        b"f" * 40 + b"\r\nbody\r\n0\r\n\r\n",
+        b"4;" + b"x" * 100_000 + b"\r\nbody\r\n0\r\n\r\n",
+    ],
 )
 def test_malformed_chunks_are_refused_and_never_complete_upstream(proxy, upstream, token, chunks):
     head = f"POST /v1/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token.secret}\r\n"
 
-    assert refuses(proxy, head.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + chunks) in (0, 400)
+    with HandClient(proxy.url) as client:
+        client.send(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + chunks)
+        client.sock.shutdown(socket.SHUT_WR)  # some of these promise more
+        try:
+            status = client.read_answer().status
+        except Broken:
+            status = 0
+
+    assert status in (0, 400, 499)
+    assert [request for request in upstream.requests() if request["body_complete"]] == []
+
+
+# What python's own parser reads leniently, and so `python wsgi.py` on loopback too.
+LENIENTLY_READ = {
+    "a bare line feed": b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX-A: b\nX-B: c\r\n",
+    "line feeds alone": b"GET /v1/models HTTP/1.1\nHost: x\n",
+    "a bare carriage return": b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX-A: b\rX-B: c\r\n",
+    "a vertical tab in the request line": b"GET /v1/models?a=\x0b HTTP/1.1\r\nHost: x\r\n",
+    "tabs between the parts": b"GET\t/v1/models\tHTTP/1.1\r\nHost: x\r\n",
+    "a method that is none": b"G(T /v1/models HTTP/1.1\r\nHost: x\r\n",
+    "a line feed in a chunk extension": (
+        b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n%b\r\n4;a\nb\r\nbody\r\n0\r\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("proxy", [DEPLOYED], indirect=True)
+@pytest.mark.parametrize("request_", LENIENTLY_READ)
+def test_the_deployed_server_reads_nothing_leniently(proxy, upstream, token, request_):
+    data = LENIENTLY_READ[request_]
+    bearer = f"Authorization: Bearer {token.secret}\r\n".encode()
+
+    with HandClient(proxy.url) as client:
+        client.send((data % bearer if b"%b" in data else data + bearer) + b"\r\n")
+        client.sock.shutdown(socket.SHUT_WR)
+        try:
+            status = client.read_answer().status
+        except Broken:
+            status = 0
+
+    assert status in (0, 400, 499)
     assert [request for request in upstream.requests() if request["body_complete"]] == []
 
 
@@ -163,6 +275,73 @@ def test_too_large_a_head_is_refused(proxy, upstream, token):
 
     assert status in (0, 400, 431)
     assert upstream.requests() == []
+
+
+def test_a_hundred_thousand_headers_are_refused_and_the_next_client_is_served(proxy, upstream, token):
+    with HandClient(proxy.url) as client:
+        try:
+            client.send(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 100_000 + b"\r\n")
+            status = client.read_answer().status
+        except (Broken, ConnectionError):
+            status = 0
+
+    assert status in (0, 400, 431)
+    assert upstream.requests() == []
+    assert call(proxy.url, "GET", "/v1/models", token.bearer).status == 200
+
+
+def test_an_endless_chunked_body_is_cut_off_at_the_limit(impatient_proxy, upstream):
+    token = impatient_proxy.issue_token()
+    head = f"POST /v1/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token.secret}\r\n"
+    with HandClient(impatient_proxy.url) as client:
+        client.send(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(10_000):
+                client.send(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+
+    (record,) = impatient_proxy.wait_for_records(1, token)
+    assert (record["status_code"], record["error"]["code"]) == (413, "request_too_large")
+    assert record["bytes_in"] < 1_200_000
+    assert [request for request in upstream.requests() if request["body_complete"]] == []
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 50000", "Transfer-Encoding: chunked"])
+def test_a_body_that_trickles_in_ends_with_408(hasty_proxy, upstream, framing):
+    token = hasty_proxy.issue_token()
+    head = f"POST /v1/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token.secret}\r\n{framing}\r\n\r\n"
+    with HandClient(hasty_proxy.url) as client:
+        client.send(head.encode())
+        # Never silent for as long as the idle time, and never fast enough.
+        client.sock.settimeout(0.2)
+        while True:
+            client.send(b"1\r\nx\r\n" if "chunked" in framing else b"x")
+            with contextlib.suppress(TimeoutError):
+                client.sock.recv(1, socket.MSG_PEEK)
+                break
+        client.sock.settimeout(20)
+        answer = client.read_answer()
+
+    assert (answer.status, answer.json["error"]["code"]) == (408, "request_timeout")
+    record = hasty_proxy.record_of(answer["x-request-id"])
+    assert (record["status_code"], record["outcome"]) == (408, "refused")
+    assert [request for request in upstream.requests() if request["body_complete"]] == []
+
+
+@pytest.fixture(scope="module", params=[EMBEDDED, DEPLOYED])
+def hasty_proxy(request, running_upstream, tmp_path_factory):
+    """A proxy that lets a body lag behind 100 KB/s by a second."""
+    settings = {"MIN_BODY_RATE": "100000", "IDLE_TIMEOUT": "1"}
+    yield from serve(request, running_upstream, tmp_path_factory, **settings)
+
+
+@pytest.mark.parametrize("proxy", [DEPLOYED], indirect=True)
+def test_five_thousand_idle_connections_keep_nobody_out(proxy, upstream, token):
+    address = urlsplit(proxy.url)
+    with contextlib.ExitStack() as idle:
+        for _ in range(5000):
+            idle.enter_context(socket.create_connection((address.hostname, address.port)))
+
+        assert call(proxy.url, "GET", "/v1/models", token.bearer).status == 200
 
 
 # --- slow heads ---

@@ -156,6 +156,7 @@ WRONG = {
     "ENCRYPTION_KEY": "short",
     "RATE_LIMIT_PER_HOUR": "0",
     "MAX_BODY_BYTES": "-1",
+    "MIN_BODY_RATE": "nan",
     "CONNECT_TIMEOUT": "soon",
     "FIRST_BYTE_TIMEOUT": "-1",
     "IDLE_TIMEOUT": "nan",
