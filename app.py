@@ -57,8 +57,13 @@ def create_app(settings: Settings) -> Flask:
     app = _App(__name__, static_folder=None)
     app.session_interface = _AdminSessions()
     app.config.update(_flask_config(settings))
-    storage.init_app(app, settings.database_url)
-    app.extensions[EXTENSION] = _services(app, settings)
+    storage.init_app(
+        app,
+        settings.database_url,
+        pool_size=settings.database_pool_size - _claim_connections(settings),
+        prepare=settings.database_prepare,
+    )
+    app.extensions[EXTENSION] = _services(settings)
     errors.register(app)
     for blueprint in (proxy.bp, management.bp, usage.bp, health.bp, admin.bp):
         app.register_blueprint(blueprint)
@@ -76,9 +81,18 @@ def _flask_config(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _services(app: Flask, settings: Settings) -> Services:
+def _claim_connections(settings: Settings) -> int:
+    return settings.database_pool_size // 2
+
+
+def _services(settings: Settings) -> Services:
     keyring = KeyRing(settings.encryption_keys)
-    store = open_token_store(app, settings.database_url, default_limit=settings.rate_limit_per_hour)
+    store = open_token_store(
+        settings.database_url,
+        default_limit=settings.rate_limit_per_hour,
+        pool_size=_claim_connections(settings),
+        prepare=settings.database_prepare,
+    )
     timeouts = Timeouts(
         connect_s=settings.connect_timeout_s,
         first_byte_s=settings.first_byte_timeout_s,

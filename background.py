@@ -1,10 +1,11 @@
 """
 What a process does besides answering: keeps its end of the log in order, adds usage up, ships records, cuts calls
-that lost their leave, and deletes tokens that expired long ago.
+that lost their leave, and deletes what has outlived its retention.
 
-Every process runs all of it. Where one suffices, a file lock decides which: the others stand by and take over when
-it ends. Nothing here is on a request's path, and whatever takes milliseconds is cut into pieces between which
-requests get their turn. Nothing here ends before its process does: what fails is tried again.
+Every process runs all of it. Where one of a node suffices, a file lock decides which; where one of all nodes does, a
+lease in the database. The others stand by and take over when it ends. Nothing here is on a request's path, and
+whatever takes milliseconds is cut into pieces between which requests get their turn. Nothing here ends before its
+process does: what fails is tried again.
 """
 
 from __future__ import annotations
@@ -14,21 +15,26 @@ import logging
 import os
 import random
 import time
+import uuid
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 
 import gevent
 from flask import Flask
 from gevent.event import Event
+from sqlalchemy import Engine
 
+import lease
 import ledger
 from blueprints.services import Services, services_of
+from cleanup import Cleanup, Retention
 from cutting import Cutter
 from llmproxy import metrics
+from llmproxy.admission import utc_now
 from llmproxy.api_log.reader import ReaderBusy
 from llmproxy.api_log.shipper import Shipper
 from models import db
-from operations import delete_expired_tokens
 from rollup import Rollup
 from storage import checkpoint
 
@@ -55,6 +61,7 @@ class Background:
         self._parts = parts = services_of(app)
         self._ending = Event()
         with app.app_context():
+            cleaner = _Cleaner(db.engine, Retention.of(parts.settings))
             rollup = ledger.open_rollup(parts.settings, db.engine, fsync=_fsync_in_thread)
             cutter = Cutter(
                 db.engine,
@@ -69,8 +76,7 @@ class Background:
         ]
         if (url := parts.settings.database_url).startswith("sqlite"):
             self._greenlets.append(self._every(CHECKPOINT_TICK_S, "checkpointing", lambda: _checkpoint(url)))
-        grace = timedelta(days=parts.settings.token_retention_days)
-        gevent.spawn(_forever, "deleting expired tokens", lambda: _clean_up(app, grace), CLEANUP_TICK_S, Event())
+        gevent.spawn(_forever, "cleaning up", cleaner, CLEANUP_TICK_S, Event())
         self._shipper = self._start_shipper()
 
     def _every(self, tick_s: float, what: str, work: Callable[[], object]) -> gevent.Greenlet:
@@ -168,11 +174,28 @@ class _LogKeeper:
             self._noted = dropped
 
 
-def _clean_up(app: Flask, grace: timedelta) -> None:
-    with app.app_context():
-        while deleted := delete_expired_tokens(grace):
-            log.info("deleted %d tokens that expired long ago", deleted)
+class _Cleaner:
+    """Cleans up when no other worker of any node does, or has within a tick."""
+
+    def __init__(self, engine: Engine, retention: Retention) -> None:
+        self._engine = engine
+        self._cleanup = Cleanup(engine, retention)
+        self._me = str(uuid.uuid4())
+
+    def __call__(self) -> None:
+        if not self._leads():
+            return
+        deleted: Counter[str] = Counter()
+        for what, count in self._cleanup.batches(utc_now()):
+            deleted[what] += count
             gevent.sleep(0.01)
+            if not self._leads():
+                break
+        for what, count in (+deleted).items():
+            log.info("deleted %d %s", count, what)
+
+    def _leads(self) -> bool:
+        return lease.hold(self._engine, "cleanup", self._me, utc_now(), timedelta(seconds=CLEANUP_TICK_S))
 
 
 def _checkpoint(database_url: str) -> None:

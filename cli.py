@@ -21,6 +21,7 @@ from flask.cli import AppGroup
 
 import ledger
 from blueprints.services import services
+from cli_database import cleanup_command, db_copy_command
 from config import Settings
 from llmproxy.admission import utc_now
 from llmproxy.api_log.latest import Filter, search
@@ -41,6 +42,8 @@ def register(app: Flask) -> None:
     """Add the commands to `flask`."""
     app.cli.add_command(ledger_commands)
     app.cli.add_command(key_commands)
+    app.cli.add_command(cleanup_command)
+    app.cli.add_command(db_copy_command)
 
 
 class _Time(click.ParamType[datetime]):
@@ -57,8 +60,11 @@ class _Time(click.ParamType[datetime]):
 @key_commands.command("rotate")
 def rotate_keys() -> None:
     """Seal every upstream key anew under the first of ENCRYPTION_KEY."""
-    rotated = services().operations.rotate_keys(Actor("command line"))
-    click.echo(f"sealed {rotated} keys anew; the others were current")
+    done = services().operations.rotate_keys(Actor("command line"))
+    click.echo(f"sealed {done.rotated} keys anew; {done.current} were current")
+    if done.lost:
+        projects = ", ".join(done.lost)
+        raise click.ClickException(f"{len(done.lost)} keys open under no key of ENCRYPTION_KEY: projects {projects}")
 
 
 @ledger_commands.command("ship")

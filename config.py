@@ -75,6 +75,8 @@ class Settings:
     port: int = 8080
     data_dir: Path = Path("data")
     database_url: str = field(default="", repr=False)
+    database_pool_size: int = 10
+    database_prepare: bool = True
     upstream_url: str = "https://api.openai.com"
     management_token: str = field(default="", repr=False)
     admin_user: str = ""
@@ -99,6 +101,8 @@ class Settings:
     logging_token: str = field(default="", repr=False)
     metrics_token: str = field(default="", repr=False)
     token_retention_days: float = 30.0
+    usage_retention_days: float = 400.0
+    audit_retention_days: float = 400.0
     made_secrets: tuple[Path, ...] = ()
 
     @property
@@ -129,6 +133,8 @@ ENVIRONMENT: Mapping[str, str] = {
     "PORT": "port",
     "DATA_DIR": "data_dir",
     "DATABASE_URL": "database_url",
+    "DATABASE_POOL_SIZE": "database_pool_size",
+    "DATABASE_PREPARE": "database_prepare",
     "UPSTREAM_URL": "upstream_url",
     "MANAGEMENT_TOKEN": "management_token",
     "ADMIN_USER": "admin_user",
@@ -153,6 +159,8 @@ ENVIRONMENT: Mapping[str, str] = {
     "LOGGING_TOKEN": "logging_token",
     "METRICS_TOKEN": "metrics_token",
     "TOKEN_RETENTION_DAYS": "token_retention_days",
+    "USAGE_RETENTION_DAYS": "usage_retention_days",
+    "AUDIT_RETENTION_DAYS": "audit_retention_days",
 }
 SECRETS = (
     "DATABASE_URL",
@@ -375,10 +383,34 @@ def _check_database_url(raw: str) -> None:
         if _sqlite_path(raw) in ("", ":memory:"):
             raise ValidationError("must name a file.")
         return
+    # Whoever stays on SQLite need not load it.
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
     try:
-        urlsplit(raw).port  # noqa: B018  reading it checks it
-    except ValueError as exc:
-        raise ValidationError("is not a URL.") from exc
+        read = conninfo_to_dict(f"postgresql://{raw.partition('://')[2]}")
+        ports = [int(port or 5432) for port in str(read.get("port", "")).split(",")]
+    except (ProgrammingError, ValueError) as exc:
+        # The message would quote the URL, which may hold a password.
+        raise ValidationError("is not a URL that PostgreSQL's clients understand.") from exc
+    if not all(0 < port < 2**16 for port in ports):
+        raise ValidationError("must name ports up to 65535.")
+
+
+def checked_database_url(raw: str) -> str:
+    """A database's URL, with a relative SQLite path made absolute. Raises ValueError, which does not quote it."""
+    try:
+        _check_database_url(raw)
+    except ValidationError as exc:
+        raise ValueError(" ".join(map(str, exc.messages))) from exc
+    return _absolute(raw)
+
+
+def _absolute(database_url: str) -> str:
+    if not database_url.startswith("sqlite") or _sqlite_path(database_url).startswith("/"):
+        return database_url
+    # Flask-SQLAlchemy would look for it in its instance folder, the claim where the process runs.
+    return database_url.replace("sqlite:///", f"sqlite:///{quote(str(Path.cwd()))}/", 1)
 
 
 def _sqlite_path(database_url: str) -> str:
@@ -391,6 +423,7 @@ def _check_header_safe(raw: str) -> None:
 
 
 _seconds = validate.Range(min=0.001, max=YEAR_S)
+_days = validate.Range(min=0, max=36_500)
 _positive = validate.Range(min=1, max=2**53)
 
 
@@ -409,6 +442,8 @@ class _SettingsSchema(Schema):
     PORT = typed.Integer(validate=validate.Range(min=0, max=65535))
     DATA_DIR = typed.String()
     DATABASE_URL = typed.String(validate=_check_database_url)
+    DATABASE_POOL_SIZE = typed.Integer(validate=validate.Range(min=4, max=1000))
+    DATABASE_PREPARE = typed.Boolean()
     UPSTREAM_URL = typed.String(validate=check_upstream_url)
     MANAGEMENT_TOKEN = typed.String(validate=_check_header_safe)
     ADMIN_USER = typed.String(validate=[_check_header_safe, validate.ContainsNoneOf(":")])
@@ -432,17 +467,17 @@ class _SettingsSchema(Schema):
     LOGGING_URL = typed.String(validate=_check_logging_url)
     LOGGING_TOKEN = typed.String(validate=_check_header_safe)
     METRICS_TOKEN = typed.String(validate=_check_header_safe)
-    TOKEN_RETENTION_DAYS = typed.Float(validate=validate.Range(min=0, max=36_500))
+    TOKEN_RETENTION_DAYS = typed.Float(validate=_days)
+    USAGE_RETENTION_DAYS = typed.Float(validate=_days)
+    AUDIT_RETENTION_DAYS = typed.Float(validate=_days)
 
     @post_load
     def _by_attribute(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         values = {ENVIRONMENT[name]: value for name, value in data.items()}
         if "data_dir" in values:
             values["data_dir"] = Path(values["data_dir"])
-        database_url = values.get("database_url", "")
-        if database_url.startswith("sqlite") and not _sqlite_path(database_url).startswith("/"):
-            # Flask-SQLAlchemy would look for it in its instance folder, the claim where the process runs.
-            values["database_url"] = database_url.replace("sqlite:///", f"sqlite:///{quote(str(Path.cwd()))}/", 1)
+        if "database_url" in values:
+            values["database_url"] = _absolute(values["database_url"])
         return values
 
 

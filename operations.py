@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,7 +18,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from llmproxy.admission import hash_token, utc_now
-from llmproxy.keyring import KeyRing
+from llmproxy.keyring import KeyRing, SealBroken
 from models import AuditEntry, Project, Token, db, new_id
 from storage import write_transaction
 
@@ -26,6 +26,7 @@ KEY_HINT_LENGTH = 4
 KEY_LENGTH_WORTH_A_HINT = 12  # of a shorter key, four characters would give too much away
 # A form that was sent twice gets its first answer again for so long; later, it has been used up.
 REPEAT_WITHIN = timedelta(minutes=1)
+ROTATED_AT_ONCE = 50
 
 
 class NotFound(Exception):
@@ -57,6 +58,22 @@ class Actor:
 
     name: str
     address: str | None = None
+
+
+@dataclass(slots=True)
+class Rotation:
+    """
+    What became of the upstream keys.
+
+    Attributes:
+        rotated: Sealed anew.
+        current: Were sealed under the current encryption key already.
+        lost: Ids of projects whose key no key of the ring opens.
+    """
+
+    rotated: int = 0
+    current: int = 0
+    lost: list[str] = field(default_factory=list)
 
 
 class Operations:
@@ -150,18 +167,45 @@ class Operations:
         long_enough = len(openai_api_key) >= KEY_LENGTH_WORTH_A_HINT
         project.key_hint = openai_api_key[-KEY_HINT_LENGTH:] if long_enough else ""
 
-    def rotate_keys(self, actor: Actor) -> int:
-        """Seal every upstream key anew under the current encryption key; how many needed it."""
-        rotated = 0
+    def rotate_keys(self, actor: Actor) -> Rotation:
+        """
+        Seal every upstream key anew under the current encryption key.
+
+        A few at a time, so that claims and other changes go on meanwhile. Interrupted, it has done what it has done,
+        and the next run does the rest. What cannot be opened is left as it is.
+        """
+        rotation = Rotation()
+        last_id: str | None = ""
+        while last_id is not None:
+            last_id = self._rotate_some(actor, last_id, rotation)
+        return rotation
+
+    def _rotate_some(self, actor: Actor, after_id: str, rotation: Rotation) -> str | None:
+        """Rotate the keys of the next projects; the id of the last one, None when there were none."""
+        # Locked, for PostgreSQL would let an operator replace a key between the look at it and its sealing.
+        some = select(Project).where(Project.id > after_id).order_by(Project.id).limit(ROTATED_AT_ONCE)
+        done = Rotation()
         with write_transaction():
-            for project in db.session.scalars(select(Project)):
-                if self._keyring.is_current(project.openai_api_key):
-                    continue
-                plain = self._keyring.open(project.openai_api_key, row_id=project.id)
-                project.openai_api_key = self._keyring.seal(plain, row_id=project.id)
-                _audit(actor, "project.rotate_encryption", project)
-                rotated += 1
-        return rotated
+            projects = db.session.scalars(some.with_for_update(key_share=True)).all()
+            for project in projects:
+                self._rotate(actor, project, done)
+        rotation.rotated += done.rotated
+        rotation.current += done.current
+        rotation.lost += done.lost
+        return projects[-1].id if projects else None
+
+    def _rotate(self, actor: Actor, project: Project, rotation: Rotation) -> None:
+        if self._keyring.is_current(project.openai_api_key):
+            rotation.current += 1
+            return
+        try:
+            plain = self._keyring.open(project.openai_api_key, row_id=project.id)
+        except SealBroken:
+            rotation.lost.append(project.id)
+            return
+        project.openai_api_key = self._keyring.seal(plain, row_id=project.id)
+        _audit(actor, "project.rotate_encryption", project)
+        rotation.rotated += 1
 
     # Tokens
 
@@ -228,15 +272,6 @@ class Operations:
             if token.is_active:
                 token.is_active = False
                 _audit(actor, "token.revoke", token, before={"is_active": True}, after={"is_active": False})
-
-
-def delete_expired_tokens(grace: timedelta, *, limit: int = 500) -> int:
-    """Delete tokens that expired more than `grace` ago, so many at most; how many it were."""
-    expired = select(Token.token).where(Token.expires_at < utc_now() - grace).limit(limit)
-    with write_transaction():
-        found = list(db.session.scalars(expired))
-        db.session.execute(delete(Token).where(Token.token.in_(found)))
-    return len(found)
 
 
 def live_token_count(project_id: str) -> int:

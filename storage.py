@@ -2,7 +2,8 @@
 The database underneath the tables: connections, write transactions, migrations.
 
 SQLite runs in WAL mode. What operators change is synced to disk before they are told (``synchronous=FULL``);
-a claim is not (``NORMAL``): a power cut may forget the last few counts, never a token or a revocation.
+a claim is not (``NORMAL``): a power cut may forget the last few counts, never a token or a revocation. The same
+holds on PostgreSQL, by ``synchronous_commit``.
 
 A statement in SQLite stops the whole process, so a write transaction never spans anything that yields.
 """
@@ -11,10 +12,11 @@ from __future__ import annotations
 
 import fcntl
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 from flask import Flask
 from sqlalchemy import Connection, Engine, event, inspect
@@ -23,7 +25,21 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from models import db
 
+if TYPE_CHECKING:
+    import psycopg
+
 BUSY_TIMEOUT_S = 5.0
+POOL_SIZE = 5
+POOL_TIMEOUT_S = 5.0
+PREPARE_AFTER = 5  # uses of a statement on a connection; psycopg's own default
+# What the URL does not say. A host that vanished without a word is noticed after 30 seconds by who only waits.
+POSTGRES_DEFAULTS: dict[str, Any] = {
+    "application_name": "llm-proxy",
+    "connect_timeout": 5,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
 BACKGROUND_BUSY_MS = 50
 # SQLite's own checkpoint comes within somebody's commit, and stops that process until the disk has answered. So the
 # background work makes them, once a second and in a thread; only where it does not does the log grow to 64 MB.
@@ -34,25 +50,52 @@ SCHEMA_HEAD = max(path.name for path in (MIGRATIONS / "versions").glob("*.py"))[
 MIGRATION_LOCK_ID = 7_236_118_404  # any number that nobody else locks in the same PostgreSQL database
 
 
-def engine_url(database_url: str) -> str:
-    """The URL for SQLAlchemy: PostgreSQL by psycopg 3, which is cooperative under gevent."""
-    scheme, rest = database_url.split("://", 1)
-    return f"postgresql+psycopg://{rest}" if scheme in ("postgres", "postgresql") else database_url
+def init_app(app: Flask, database_url: str, *, pool_size: int = POOL_SIZE, prepare: bool = True) -> None:
+    """
+    Tie the tables to `app`, with connections set up as this module's docstring says.
 
-
-def init_app(app: Flask, database_url: str) -> None:
-    """Tie the tables to `app`, with connections set up as this module's docstring says."""
-    app.config["SQLALCHEMY_DATABASE_URI"] = engine_url(database_url)
-    is_sqlite = database_url.startswith("sqlite")
-    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = (
-        {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
-        if is_sqlite
-        else {"pool_size": 5, "max_overflow": 15, "pool_timeout": 5, "connect_args": {"connect_timeout": 5}}
-    )
+    Args:
+        pool_size: Connections to PostgreSQL that everything but the claims may hold at a time.
+        prepare: See `postgres_connector`.
+    """
+    if database_url.startswith("sqlite"):
+        app.config["SQLALCHEMY_DATABASE_URI"] = database_url
+        app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
+    else:
+        # The URL is psycopg's to read: SQLAlchemy would not take several hosts.
+        app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg://"
+        app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
+            "creator": postgres_connector(database_url, prepare=prepare),
+            "pool_size": pool_size,
+            "max_overflow": 0,
+            "pool_timeout": POOL_TIMEOUT_S,
+            # The last one that was given back is in use again first, so that the others show what is needed.
+            "pool_use_lifo": True,
+            # A restarted server costs nobody an error: a connection from before it is found dead, and replaced.
+            "pool_pre_ping": True,
+        }
     db.init_app(app)
-    if is_sqlite:
+    if database_url.startswith("sqlite"):
         with app.app_context():
             _listen_on_sqlite(db.engine)
+
+
+def postgres_connector(database_url: str, *, prepare: bool) -> Callable[[], psycopg.Connection[Any]]:
+    """
+    What opens connections to a `postgresql://` URL: whatever libpq understands, several hosts included.
+
+    Nothing that this product does with them needs a session: PgBouncer may hand each transaction another one.
+
+    Args:
+        prepare: Let the driver prepare on the server what it runs often. False behind a PgBouncer in transaction
+            mode that does not follow prepared statements.
+    """
+    # SQLite needs none of it, and starts sooner.
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    parameters = POSTGRES_DEFAULTS | conninfo_to_dict(f"postgresql://{database_url.partition('://')[2]}")
+    return partial(psycopg.connect, prepare_threshold=PREPARE_AFTER if prepare else None, **parameters)
 
 
 def _listen_on_sqlite(engine: Engine) -> None:

@@ -57,7 +57,7 @@ def main() -> None:
         storage.migrate_to_head(app, data_dir)
         tokens = _write_log(settings.log_path, options.records, options.tokens)
         with app.app_context():
-            _measure_rollup(settings.log_path, data_dir, options.records, options.batch)
+            _measure_rollup(settings, options.records, options.batch)
             _settle_tables()
             _measure_report(*random.Random(3).choice(tokens))
             _measure_api(app, *random.Random(3).choice(tokens))
@@ -111,7 +111,7 @@ def _record(progress: float, draw: random.Random, project: str, token: str) -> C
     )
 
 
-def _measure_rollup(path: Path, data_dir: Path, records: int, batch: int) -> None:
+def _measure_rollup(settings: config.Settings, records: int, batch: int) -> None:
     synced_s = 0.0
 
     def sync(fd: int) -> None:
@@ -120,10 +120,10 @@ def _measure_rollup(path: Path, data_dir: Path, records: int, batch: int) -> Non
         os.fsync(fd)
         synced_s += time.perf_counter() - started
 
-    rollup = Rollup(path, UsageSums(db.engine, node_id(data_dir)), fsync=sync)
+    rollup = Rollup(settings.log_path, UsageSums(db.engine, node_id(settings.data_dir)), fsync=sync)
     steps: list[float] = []
     stop = threading.Event()
-    checkpoints = threading.Thread(target=_make_checkpoints, args=(db.engine.url.render_as_string(False), stop))
+    checkpoints = threading.Thread(target=_make_checkpoints, args=(settings.database_url, stop))
     checkpoints.start()
     started, cpu = time.perf_counter(), time.process_time()
     while True:
@@ -141,7 +141,7 @@ def _measure_rollup(path: Path, data_dir: Path, records: int, batch: int) -> Non
     print(f"of that, waiting for the disk: {synced_s / wall:.0%}")
     p99 = steps[len(steps) * 99 // 100]
     print(f"a batch of {batch}: median {statistics.median(steps):.1f} ms, p99 {p99:.1f}, longest {steps[-1]:.1f}")
-    database = data_dir / "llm-proxy.db"
+    database = settings.data_dir / "llm-proxy.db"
     if database.exists():
         print(f"tables: {database.stat().st_size / 1e6:.0f} MB")
 

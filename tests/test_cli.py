@@ -81,8 +81,8 @@ def test_keys_are_sealed_anew_under_the_first_key(run, make_app):
         project_id = operations.create_project(Actor("test"), name="p", openai_api_key="sk-planted").id
 
     rings = {"encryption_keys": (NEW_KEY, OLD_KEY)}
-    assert run("keys", "rotate", **rings) == (0, "sealed 1 keys anew; the others were current\n")
-    assert run("keys", "rotate", **rings) == (0, "sealed 0 keys anew; the others were current\n")
+    assert run("keys", "rotate", **rings) == (0, "sealed 1 keys anew; 0 were current\n")
+    assert run("keys", "rotate", **rings) == (0, "sealed 0 keys anew; 1 were current\n")
 
     with app.app_context():
         db.session.expire_all()
@@ -265,7 +265,7 @@ def test_a_command_beside_an_embedded_server_uses_the_secrets_that_it_keeps(tmp_
     with Server(EMBEDDED, data_dir, **unset) as server:
         done = flask("keys", "rotate", **server.settings)
 
-    assert (done.returncode, done.stdout) == (0, "sealed 0 keys anew; the others were current\n")
+    assert (done.returncode, done.stdout) == (0, "sealed 0 keys anew; 0 were current\n")
 
 
 def test_a_command_makes_no_secrets(tmp_path):

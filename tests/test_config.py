@@ -71,13 +71,14 @@ def test_a_deployed_start_without_its_secrets_names_every_one(data_dir: Path) ->
 WRONG = {
     "HOST": "a b\x00", "PORT": "65536", "DATABASE_URL": "mysql://planted-secret@h/d", "UPSTREAM_URL": "ftp://h",
     "MANAGEMENT_TOKEN": "\x7fplanted-secret", "ADMIN_USER": "a:b", "ENCRYPTION_KEY": "planted-secret",
-    "MAKE_ENCRYPTION_KEY": "perhaps",
+    "DATABASE_POOL_SIZE": "3", "DATABASE_PREPARE": "perhaps", "MAKE_ENCRYPTION_KEY": "perhaps",
     "RATE_LIMIT_PER_HOUR": "0", "MAX_BODY_BYTES": "1.5", "MIN_BODY_RATE": "0",
     "CONNECT_TIMEOUT": "nan", "FIRST_BYTE_TIMEOUT": "-1", "IDLE_TIMEOUT": "inf",
     "DRAIN_OVERLAP": "-1", "DRAIN_TIMEOUT": "x", "WEB_CONCURRENCY": "0",
     "CUT_STREAMS": "perhaps", "CUT_STREAMS_AT_EXPIRY": "perhaps", "LOG_STRICT": "perhaps",
     "LOG_MAX_FILE_BYTES": "1", "LOG_MAX_TOTAL_BYTES": "1", "LOGGING_URL": "cloudwatch://[planted-secret",
     "LOGGING_TOKEN": "planted-secret\u2028", "METRICS_TOKEN": "planted-secret\u00e9", "TOKEN_RETENTION_DAYS": "-1",
+    "USAGE_RETENTION_DAYS": "nan", "AUDIT_RETENTION_DAYS": "x",
 }  # fmt: skip
 
 

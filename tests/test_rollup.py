@@ -276,23 +276,18 @@ def in_child(work) -> int:
 
 def a_rollup_of_its_own(url: str, log: Path) -> Rollup:
     """With a connection that no other process has."""
-    engine = create_engine(url, poolclass=NullPool)
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"), poolclass=NullPool)
     if engine.dialect.name == "sqlite":
         storage._listen_on_sqlite(engine)
     return Rollup(log, UsageSums(engine, "node-1"))
 
 
-def url_of(engine: Engine) -> str:
-    url = engine.url.render_as_string(hide_password=False)
-    # A child must not inherit a connection.
-    engine.dispose()
-    return url
-
-
 @pytest.mark.parametrize("point", ["before the sums", "between sums and position", "after the commit"])
-def test_a_process_killed_at_the_worst_moment_counts_nothing_twice(rollup, log, database, monkeypatch, point):
+def test_a_process_killed_at_the_worst_moment_counts_nothing_twice(
+    rollup, log, database, database_url, monkeypatch, point
+):
     append(log, mixed_records(100))
-    url = url_of(database)
+    database.dispose()  # a child must not inherit a connection
 
     def die(*_args, **_kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -304,7 +299,7 @@ def test_a_process_killed_at_the_worst_moment_counts_nothing_twice(rollup, log, 
             "after the commit": (LogReader, "advance"),
         }
         monkeypatch.setattr(*where[point], die)
-        a_rollup_of_its_own(url, log).step(max_records=40)
+        a_rollup_of_its_own(database_url, log).step(max_records=40)
 
     _, status = os.waitpid(in_child(work), 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
@@ -313,12 +308,12 @@ def test_a_process_killed_at_the_worst_moment_counts_nothing_twice(rollup, log, 
     assert requests_by_cell(database) == counted_by_hand(log)
 
 
-def test_a_process_killed_again_and_again_counts_every_record_once(rollup, log, database):
+def test_a_process_killed_again_and_again_counts_every_record_once(rollup, log, database, database_url):
     draw = random.Random(7)
-    url = url_of(database)
+    database.dispose()  # a child must not inherit a connection
 
     def work():
-        mine = a_rollup_of_its_own(url, log)
+        mine = a_rollup_of_its_own(database_url, log)
         while True:
             mine.step(max_records=draw.randrange(1, 20))
 
@@ -335,13 +330,13 @@ def test_a_process_killed_again_and_again_counts_every_record_once(rollup, log, 
     assert [sums_of(database, view)["requests"] for view in VIEWS] == [1200] * len(VIEWS)
 
 
-def test_another_process_takes_over_when_the_one_that_adds_is_killed(rollup, log, database):
+def test_another_process_takes_over_when_the_one_that_adds_is_killed(rollup, log, database, database_url):
     append(log, mixed_records(10))
-    url = url_of(database)
+    database.dispose()  # a child must not inherit a connection
     told, tell = os.pipe()
 
     def work():
-        mine = a_rollup_of_its_own(url, log)
+        mine = a_rollup_of_its_own(database_url, log)
         mine.step(max_records=4)
         os.write(tell, b"!")
         signal.pause()

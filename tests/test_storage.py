@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -14,11 +15,12 @@ from flask_migrate import Migrate, downgrade, upgrade
 from sqlalchemy import Engine, inspect, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+import lease  # noqa: F401  its table belongs to the schema, and so do the next one's
 import storage
-import usage_tables  # noqa: F401  its tables belong to the schema
+import usage_tables  # noqa: F401
 from llmproxy.admission import StoreUnavailable, hash_token
 from models import AuditEntry, Project, Token, db
-from operations import delete_expired_tokens
+from tests.servers import wait_for
 from token_store import open_token_store
 
 NOW = datetime(2026, 11, 23, 10, 15, 30, 123456, tzinfo=UTC)
@@ -30,11 +32,9 @@ TOKEN = hash_token("a secret")
 @pytest.fixture
 def store(database: Engine, database_url: str):
     """What admits requests; five an hour where a token has no limit of its own."""
-    made = open_token_store(current_app, database_url, default_limit=5)
+    made = open_token_store(database_url, default_limit=5)
     yield made
-    connection = getattr(made, "_connection", None)
-    if connection is not None:
-        connection.close()
+    made.close()
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_a_token_dies_at_the_moment_it_expires(store, add_token, left, passes):
 def test_parallel_claims_pass_exactly_as_often_as_allowed(database, database_url, add_token):
     add_token(rate_limit=40)
     with current_app.app_context():
-        stores = [open_token_store(current_app, database_url, default_limit=5) for _ in range(8)]
+        stores = [open_token_store(database_url, default_limit=5) for _ in range(8)]
     ready = threading.Barrier(8)
 
     def claim_often(store) -> int:
@@ -135,8 +135,63 @@ def test_parallel_claims_pass_exactly_as_often_as_allowed(database, database_url
 
     assert (passed, stores[0].state(TOKEN).request_count) == (40, 40)
     for store in stores:
-        if connection := getattr(store, "_connection", None):
-            connection.close()
+        store.close()
+
+
+@pytest.mark.parametrize("jump", [-3 * HOUR, -timedelta(minutes=5), HOUR / 2])
+def test_a_clock_that_jumps_within_a_window_lets_no_request_more_pass(store, add_token, jump):
+    add_token(expires_at=NOW + 9 * HOUR)
+    passed = [store.claim(TOKEN, NOW) is not None for _ in range(3)]
+
+    passed += [store.claim(TOKEN, NOW + jump) is not None for _ in range(5)]
+
+    assert passed.count(True) == 5
+
+
+def test_a_clock_set_forward_and_back_opens_one_window_and_no_third(store, add_token):
+    add_token(expires_at=NOW + 99 * HOUR)
+    for _ in range(9):
+        store.claim(TOKEN, NOW)
+    ahead = [store.claim(TOKEN, NOW + 24 * HOUR) is not None for _ in range(9)]
+
+    back = [store.claim(TOKEN, NOW + minutes * timedelta(minutes=10)) is not None for minutes in range(12)]
+
+    assert (ahead.count(True), back.count(True)) == (5, 0)
+    assert store.claim(TOKEN, NOW + 25 * HOUR)
+
+
+@pytest.mark.postgres
+def test_claims_on_postgresql_write_beside_the_old_row_and_touch_no_index(postgres_server, tmp_path):
+    url = postgres_server.new_database()
+    app = Flask("hot")
+    storage.init_app(app, url)
+    storage.migrate_to_head(app, tmp_path)
+    with app.app_context():
+        times = {"created_at": NOW, "expires_at": NOW + HOUR}
+        db.session.add(Project(id=PROJECT, name="p", openai_api_key="sealed", key_hint="", created_at=NOW))
+        db.session.add_all([Token(token=f"{n:064}", project_id=PROJECT, **times) for n in range(200)])
+        db.session.commit()
+        db.session.remove()
+    store = open_token_store(url, default_limit=10_000, pool_size=1)
+    for number in range(3000):
+        store.claim(f"{number % 5:064}", NOW)
+    store.close()
+
+    look = """
+        SELECT n_tup_upd, n_tup_hot_upd, pg_relation_size(relid) / 8192
+        FROM pg_stat_user_tables WHERE relname = 'tokens'
+    """
+    with psycopg.connect(url, autocommit=True) as connection:
+
+        def told():
+            # A connection tells what it counted when it ends.
+            found = connection.execute(look).fetchone()
+            return found if found[0] >= 3000 else None
+
+        updates, hot, pages = wait_for(told)
+    with app.app_context():
+        db.engine.dispose()
+    assert (updates, hot >= 2990, pages < 40) == (3000, True, True)
 
 
 def test_a_write_transaction_that_raises_leaves_nothing(database, add_token):
@@ -188,18 +243,6 @@ def test_the_audit_trail_keeps_zones_and_json(database):
     assert (kept.at, kept.after) == (NOW, {"n": [1, None]})
 
 
-def test_tokens_that_expired_long_ago_are_deleted_a_few_at_a_time(database, add_token):
-    now = datetime.now(UTC)
-    for number in range(5):
-        add_token(token=f"{number:064}", id=f"old-{number}", expires_at=now - timedelta(days=30, seconds=1))
-    add_token(token="f" * 64, id="young", expires_at=now - timedelta(days=29))
-
-    deleted = [delete_expired_tokens(timedelta(days=30), limit=2) for _ in range(4)]
-
-    assert deleted == [2, 2, 1, 0]
-    assert [token.id for token in db.session.query(Token)] == ["young"]
-
-
 # Migrations
 
 
@@ -246,7 +289,7 @@ def test_a_busy_sqlite_is_waited_for_and_then_said_to_be_unavailable(tmp_path, m
     url = f"sqlite:///{tmp_path}/test.db"
     storage.init_app(app, url)
     storage.migrate_to_head(app, tmp_path)
-    store = open_token_store(app, url, default_limit=5)
+    store = open_token_store(url, default_limit=5)
     monkeypatch.setattr("token_store.sqlite.BUSY_TIMEOUT_S", 0.02)
     writer = sqlite3.connect(tmp_path / "test.db", isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
@@ -257,13 +300,12 @@ def test_a_busy_sqlite_is_waited_for_and_then_said_to_be_unavailable(tmp_path, m
 
     assert store.claim(TOKEN, NOW) is None
     writer.close()
-    store._connection.close()
+    store.close()
 
 
 def test_a_database_that_is_gone_is_unavailable(tmp_path):
-    app = Flask("gone")
     with pytest.raises(StoreUnavailable):
-        open_token_store(app, f"sqlite:///{tmp_path}/nothing.db", default_limit=5).claim(TOKEN, NOW)
+        open_token_store(f"sqlite:///{tmp_path}/nothing.db", default_limit=5).claim(TOKEN, NOW)
 
     assert not Path(tmp_path / "nothing.db").exists()
 
@@ -274,7 +316,7 @@ def test_a_postgresql_that_was_restarted_is_used_again(postgres_server, tmp_path
     url = postgres_server.new_database()
     storage.init_app(app, url)
     storage.migrate_to_head(app, tmp_path)
-    store = open_token_store(app, url, default_limit=5)
+    store = open_token_store(url, default_limit=5)
     assert store.claim(TOKEN, NOW) is None
 
     postgres_server.stop()

@@ -6,19 +6,25 @@ A claim is not synced to disk before the caller is answered (see `storage`), and
 
 from __future__ import annotations
 
-from flask import Flask
-
 from llmproxy.admission import TokenStore
-from models import db
+from storage import POOL_SIZE, postgres_connector
 
 
-def open_token_store(app: Flask, database_url: str, *, default_limit: int) -> TokenStore:
-    """The store that admits requests, for whichever database the settings name."""
+def open_token_store(
+    database_url: str, *, default_limit: int, pool_size: int = POOL_SIZE, prepare: bool = True
+) -> TokenStore:
+    """
+    The store that admits requests, for whichever database the settings name.
+
+    Args:
+        pool_size: Connections to PostgreSQL at most.
+        prepare: See `storage.postgres_connector`.
+    """
     if database_url.startswith("sqlite"):
         from token_store.sqlite import SqliteTokenStore
 
         return SqliteTokenStore(database_url, default_limit=default_limit)
     from token_store.postgres import PostgresTokenStore
 
-    with app.app_context():
-        return PostgresTokenStore(db.engine, default_limit=default_limit)
+    connect = postgres_connector(database_url, prepare=prepare)
+    return PostgresTokenStore(connect, default_limit=default_limit, pool_size=pool_size)

@@ -57,6 +57,12 @@ class SqliteTokenStore:
             rate_limit=limit,
         )
 
+    def close(self) -> None:
+        """Close the connection, if there is one. The next claim opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
     def _execute(self, statement: str, values: dict[str, Any]) -> list[Any]:
         deadline = time.monotonic() + BUSY_TIMEOUT_S
         while True:

@@ -43,9 +43,7 @@ def close(app: Flask) -> None:
     parts = services_of(app)
     parts.log.close()
     parts.upstream.close()
-    connection = getattr(parts.admission._store, "_connection", None)
-    if connection is not None:
-        connection.close()
+    parts.admission._store.close()
     with app.app_context():
         db.engine.dispose()
 

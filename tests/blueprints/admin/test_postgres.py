@@ -27,6 +27,7 @@ def app(tmp_path: Path, postgres_server: Any) -> Iterator[Flask]:
     storage.migrate_to_head(app, tmp_path)
     yield app
     services_of(app).log.close()
+    services_of(app).admission._store.close()
     with app.app_context():
         db.session.remove()
         db.engine.dispose()

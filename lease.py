@@ -1,0 +1,39 @@
+"""
+Who does what one process alone need do, among all workers and all nodes of a database: a row with a name and an end.
+
+A lease is not given back: it says until when nobody else need look. A holder that dies is followed after that.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import Column, Engine, String, or_
+from sqlalchemy.dialects import postgresql, sqlite
+
+from models import UtcDateTime, db
+from storage import background_transaction
+
+leases = db.Table(
+    "leases",
+    Column("name", String(32), primary_key=True),
+    Column("holder", String(36), nullable=False),
+    Column("until", UtcDateTime, nullable=False),
+)
+
+
+def hold(engine: Engine, name: str, holder: str, now: datetime, length: timedelta) -> bool:
+    """
+    Take or prolong a lease; False while another holder has it.
+
+    Args:
+        length: At most as long as any lease of this name: one that ends later was given by a clock that was wrong.
+    """
+    insert = (sqlite if engine.dialect.name == "sqlite" else postgresql).insert(leases)
+    wanted = {"holder": holder, "until": now + length}
+    is_free = or_(leases.c.holder == holder, leases.c.until <= now, leases.c.until > now + length)
+    take = insert.values(name=name, **wanted).on_conflict_do_update(
+        index_elements=[leases.c.name], set_=wanted, where=is_free
+    )
+    with background_transaction(engine) as connection:
+        return connection.execute(take.returning(leases.c.name)).first() is not None
