@@ -12,7 +12,7 @@ from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 
 import cli
 import storage
-from blueprints import admin, errors, health, management, proxy, usage
+from blueprints import admin, errors, health, management, proxy, usage, websocket
 from blueprints.services import EXTENSION, Services
 from config import Settings
 from llmproxy.admission import Admission
@@ -41,7 +41,9 @@ class _App(Flask):
 
     def wsgi_app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if proxy.serves(environ["PATH_INFO"]):
-            return proxy.forward(self.extensions[EXTENSION], environ, start_response)
+            is_websocket = "HTTP_UPGRADE" in environ and websocket.serves(environ)
+            forward = websocket.forward if is_websocket else proxy.forward
+            return forward(self.extensions[EXTENSION], environ, start_response)
         return super().wsgi_app(environ, start_response)
 
 

@@ -77,7 +77,7 @@ class Response(wsgi.Response):
         if self.is_last:
             self.force_close()
         told = self._names & {"server", "date"}
-        if len(told) < 2:
+        if len(told) < 2 or self.upgrade:
             return [line for line in super().default_headers() if line.partition(":")[0].lower() not in told]
         major, minor = self.req.version
         lines = [

@@ -4,7 +4,7 @@ How a process ends, whichever server it runs: asked once it leaves gracefully, a
     asked       /readyz answers 503; answers say `Connection: close`, so that kept connections move elsewhere
     overlap     new calls are still served, until balancers have looked at /readyz
     late        the door is closed; who came in before may still ask
-    drain       running calls may end; whoever asks anew on a kept connection gets a 503
+    drain       running calls may end, WebSockets are closed; whoever asks anew on a kept connection gets a 503
     cut         what outlasts DRAIN_TIMEOUT is ended and recorded
     finish      usage is added up, records are shipped, positions saved
 """
@@ -92,6 +92,8 @@ class Stopping:
         pools = [door.pool for door in front.doors]
         self._wait_until_empty(pools, min(LATE_S, drain_s))
         self._parts.refusing.set()
+        # A WebSocket would last for ever; whoever comes back now comes to somebody else.
+        self._parts.live.cut_sessions(ProxyDraining())
         if any(pools):
             log.info("no new calls from here on; %d connections are still busy", sum(map(len, pools)))
         front.hang_up_on_the_idle()

@@ -108,7 +108,7 @@ class Handler(WSGIHandler):  # type: ignore[misc]
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: object = None) -> object:
         """gevent's, which fails on the length that a 304 may tell of what it stands for."""
-        if self.server.is_leaving:
+        if self.server.is_leaving and not status.startswith("101"):
             headers = [*headers, ("Connection", "close")]
         if status.startswith(("204", "304")):
             headers = [pair for pair in headers if pair[0].lower() != "content-length"]

@@ -8,11 +8,11 @@ form, and recorded like everything else.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol, cast
 
 import orjson
 import requests
@@ -21,7 +21,7 @@ from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import Rule
 
 from blueprints.services import Services
-from llmproxy.admission import Refused
+from llmproxy.admission import Grant, Refused
 from llmproxy.call import Call
 from llmproxy.errors import (
     BadRequest,
@@ -65,6 +65,7 @@ bp = Blueprint("proxy", __name__)
 Environ = Mapping[str, Any]
 # PEP 3333's start_response, whose answer is a function that writes.
 StartResponse = Callable[[str, Headers], Callable[[bytes], object]]
+ForwardCall = Callable[[Services, Call, HangupWatch, Environ], "Answer"]
 
 
 @bp.record
@@ -78,6 +79,15 @@ def serves(path: str) -> bool:
     return path.startswith("/v1/") or path.lstrip("/").startswith("v1/")
 
 
+class AnswerBody(Protocol):
+    """What a server iterates over, and closes whatever happened. Its end is the call's end."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    def close(self) -> None:
+        """End the call."""
+
+
 @dataclass(slots=True)
 class Answer:
     """
@@ -87,7 +97,7 @@ class Answer:
         head_first: Send the head now, though the body's first bytes are still to come.
     """
 
-    body: Relay | _Refusal
+    body: AnswerBody
     status: str
     headers: Headers
     head_first: bool = False
@@ -112,15 +122,15 @@ def forward(parts: Services, environ: Environ, start_response: StartResponse) ->
     A WSGI application of its own: nothing that Flask wraps around a request is for calls that are passed on as
     they are, and it costs as much as the claim.
     """
-    raw_target: str = environ["RAW_URI"]
+    return answer(parts, environ, _forward).send(start_response)
+
+
+def answer(parts: Services, environ: Environ, forward_call: ForwardCall) -> Answer:
+    """The answer to a call that `forward_call` forwards, or why it does not."""
     watch = HangupWatch(environ.get("gunicorn.socket"))
-    call = Call(environ["REQUEST_METHOD"], endpoint_of(raw_target), parts.log, parts.live, watch.cut)
-    return _answer(parts, call, watch, environ, raw_target).send(start_response)
-
-
-def _answer(parts: Services, call: Call, watch: HangupWatch, environ: Environ, raw_target: str) -> Answer:
+    call = Call(environ["REQUEST_METHOD"], endpoint_of(environ["RAW_URI"]), parts.log, parts.live, watch.cut)
     try:
-        return _forward(parts, call, watch, environ, raw_target)
+        return forward_call(parts, call, watch, environ)
     except Refused as refusal:
         call.token_id, call.project_id = refusal.token_id, refusal.project_id
         reason: ProxyError = refusal.reason
@@ -134,24 +144,12 @@ def _answer(parts: Services, call: Call, watch: HangupWatch, environ: Environ, r
     return refuse(call, watch.ended_by or reason)
 
 
-def _forward(parts: Services, call: Call, watch: HangupWatch, environ: Environ, raw_target: str) -> Answer:
-    _check_head(environ)
-    target = checked_target(raw_target, environ.get("HTTP_HOST"))
-    if parts.refusing.is_set():
-        raise ProxyDraining
-    call.body = body = RequestBody(
-        PacedStream(environ["wsgi.input"], parts.upload_pace),
-        length=_body_length(environ),
-        max_bytes=parts.settings.max_body_bytes,
-        client_is_gone=watch.has_hung_up,
-        on_end=watch.start,
-    )
-    if parts.settings.log_strict and not parts.log.can_write():
-        raise LogUnavailable
-    grant = parts.admission.admit(environ.get("HTTP_AUTHORIZATION"), datetime.now(UTC))
-    call.granted(grant)
+def _forward(parts: Services, call: Call, watch: HangupWatch, environ: Environ) -> Answer:
+    target = admit_request(parts, call, watch, environ)
+    grant = admit_caller(parts, call, environ.get("HTTP_AUTHORIZATION"))
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
     headers = request_headers(environ["llmproxy.headers"], host=origin.host_header, api_key=grant.api_key)
+    body = cast(RequestBody, call.body)
     if grant.stream_usage == "ask" and call.endpoint == CHAT:
         asked = _ask_for_usage(body)
         if asked:  # what is compressed cannot be taken apart
@@ -160,15 +158,45 @@ def _forward(parts: Services, call: Call, watch: HangupWatch, environ: Environ, 
         body.hold_if_small()
         asked = False
     response = parts.upstream.open(call.method, origin, target, headers=headers, body=body, on_connection=watch.guard)
+    note_answer(call, watch, response)
+    return relayed(call, watch, response, asked=asked, is_1_0=environ["SERVER_PROTOCOL"] == "HTTP/1.0")
+
+
+def admit_request(parts: Services, call: Call, watch: HangupWatch, environ: Environ) -> str:
+    """The target to forward to, if it may be and this process takes calls. The call has its body then."""
+    _check_head(environ)
+    target = checked_target(environ["RAW_URI"], environ.get("HTTP_HOST"))
+    if parts.refusing.is_set():
+        raise ProxyDraining
+    call.body = RequestBody(
+        PacedStream(environ["wsgi.input"], parts.upload_pace),
+        length=_body_length(environ),
+        max_bytes=parts.settings.max_body_bytes,
+        client_is_gone=watch.has_hung_up,
+        on_end=watch.start,
+    )
+    if parts.settings.log_strict and not parts.log.can_write():
+        raise LogUnavailable
+    return target
+
+
+def admit_caller(parts: Services, call: Call, authorization: str | None) -> Grant:
+    """The caller's grant. Raises Refused."""
+    grant = parts.admission.admit(authorization, datetime.now(UTC))
+    call.granted(grant)
+    return grant
+
+
+def note_answer(call: Call, watch: HangupWatch, response: requests.Response) -> None:
+    """Note what the upstream's head tells. Raises UpstreamAuthFailed."""
     call.upstream_status = response.status_code
     call.upstream_request_id = response.headers.get("x-request-id")
     if response.status_code == HTTPStatus.UNAUTHORIZED:
         # It speaks of the operator's key; told to the caller it would cost a good token.
         watch.stop()
         response.raw.close()
-        log.error("the upstream refused the API key of project %s", grant.project_id)
+        log.error("the upstream refused the API key of project %s", call.project_id)
         raise UpstreamAuthFailed
-    return _relayed(call, watch, response, asked=asked, is_1_0=environ["SERVER_PROTOCOL"] == "HTTP/1.0")
 
 
 def _check_head(environ: Environ) -> None:
@@ -189,7 +217,8 @@ def _ask_for_usage(body: RequestBody) -> bool:
     return True
 
 
-def _relayed(call: Call, watch: HangupWatch, response: requests.Response, *, asked: bool, is_1_0: bool) -> Answer:
+def relayed(call: Call, watch: HangupWatch, response: requests.Response, *, asked: bool, is_1_0: bool) -> Answer:
+    """The upstream's answer as the client gets it."""
     headers = response.headers
     observer = observe(
         call.endpoint,

@@ -54,6 +54,7 @@ class Call:
         self.body: RequestBody | None = None
         self.upstream_status: int | None = None
         self.upstream_request_id: str | None = None
+        self.bytes_in = 0  # beyond the body
         self.bytes_out = 0
         self.cut = cut
         self._log = log
@@ -107,7 +108,7 @@ class Call:
             ttft_ms=None if self._ttft_s is None else round(self._ttft_s * 1000, 3),
             upstream_status=self.upstream_status,
             upstream_request_id=self.upstream_request_id,
-            bytes_in=self.body.bytes_read if self.body else 0,
+            bytes_in=self.bytes_in + (self.body.bytes_read if self.body else 0),
             bytes_out=self.bytes_out,
             usage_source=observer.usage_source if observer else "absent",
             error=error,

@@ -12,6 +12,7 @@ What can go wrong, as one tree. Each class says whose fault it is, its status, i
     │   ├── MethodRefused            405
     │   ├── BodyTooSlow              408  request_timeout
     │   ├── BodyTooLarge             413  request_too_large
+    │   ├── UpgradeRequired          426  a WebSocket of another version
     │   └── BadRequest               400  unroutable, or a body that cannot be read
     ├── UpstreamError                the upstream, or the way to it
     │   ├── UpstreamAuthFailed       502  upstream_auth_failed
@@ -157,6 +158,14 @@ class BadRequest(CallerError):
     """A target that leads out of `/v1/`, or a body that does not keep to its framing."""
 
     message = "The request cannot be forwarded."
+
+
+class UpgradeRequired(CallerError):
+    """A WebSocket's handshake of a version that nobody speaks (RFC 6455 section 4.2.2)."""
+
+    status = 426
+    message = "WebSockets are spoken in version 13: send `Sec-WebSocket-Version: 13`."
+    extra_headers = (("sec-websocket-version", "13"),)
 
 
 class UpstreamError(ProxyError):

@@ -62,15 +62,17 @@ class Upstream:
         body: RequestBody,
         on_connection: Callable[[Connection], None],
         on_interim: OnInterim | None = None,
+        may_upgrade: bool = False,
     ) -> requests.Response:
         """
-        Send a request and return the answer with its body unread. The callbacks are those of UpstreamRequest.
+        Send a request and return the answer with its body unread. Callbacks and `may_upgrade` as in UpstreamRequest.
 
         Raises:
             UpstreamUnreachable, UpstreamTimeout: from the upstream or the way to it.
             ClientGone, BadRequest, BodyTooLarge: from the client's body.
         """
         request = UpstreamRequest(method, origin, origin.prefix + target, headers, body, on_connection, on_interim)
+        request.may_upgrade = may_upgrade
         try:
             return self._session.send(request)
         except RequestException as exc:

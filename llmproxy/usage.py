@@ -27,13 +27,13 @@ from llmproxy.usage_facts import ENVELOPE, NAMES, Facts
 MAX_BUFFERED_BODY_BYTES = 64 * 1024
 MAX_EVENT_BYTES = 1024 * 1024
 
-_NAMES = frozenset(name.encode() for name in NAMES)
+SCANNED_NAMES = frozenset(name.encode() for name in NAMES)
 
 # Of hundreds of events one or two tell something. These patterns pass over the others unparsed: a name that is
 # needed must be there, and with something else than null. Whatever is unclear (a value on another `data:` line)
 # counts as telling, and the parser decides.
-_tells = re.compile(rb'"(?:usage|error)"(?!\s*+:\s*+null)').search
-_tells_or_has_model = re.compile(rb'"(?:usage|error|model)"(?!\s*+:\s*+null)').search
+tells = re.compile(rb'"(?:usage|error)"(?!\s*+:\s*+null)').search
+tells_or_has_model = re.compile(rb'"(?:usage|error|model)"(?!\s*+:\s*+null)').search
 
 # Their objects have a model or a time of creation of their own, which is not the call's.
 _SILENT_ENDPOINTS = re.compile(r"/v1/(?:files|models|uploads|vector_stores|containers)(?:/|$)").match
@@ -156,7 +156,7 @@ class JsonBody:
             return self._scan_buffer().document()
 
     def _scan_buffer(self) -> JsonScanner:
-        scanner = JsonScanner(_NAMES)
+        scanner = JsonScanner(SCANNED_NAMES)
         scanner.feed(bytes(self._buffer))
         self._buffer.clear()
         return scanner
@@ -170,7 +170,7 @@ class EventStream:
         self._splitter = EventSplitter(max_event_bytes=MAX_EVENT_BYTES)
         self._lines = DataLines()
         self._scanner: JsonScanner | None = None
-        self._tells = _tells_or_has_model  # until the model is known
+        self._tells = tells_or_has_model  # until the model is known
 
     def feed(self, piece: bytes) -> None:
         # The usual read is whole events with nothing to tell; they need not even be taken apart.
@@ -199,7 +199,7 @@ class EventStream:
 
     def _take_part(self, block: Block) -> None:
         if block.starts or self._scanner is None:
-            self._lines, self._scanner = DataLines(), JsonScanner(_NAMES, inside=ENVELOPE.encode())
+            self._lines, self._scanner = DataLines(), JsonScanner(SCANNED_NAMES, inside=ENVELOPE.encode())
         for data in self._lines.feed(block.raw):
             self._scanner.feed(data)
         if block.ends:
@@ -209,4 +209,4 @@ class EventStream:
     def _take(self, document: object) -> None:
         self._facts.take(document)
         if self._facts.model is not None:
-            self._tells = _tells
+            self._tells = tells

@@ -18,7 +18,8 @@ FLOORS = (
 # The rooms of llmproxy where nothing is read, written, waited for or sent.
 PURE = {
     "llmproxy.errors", "llmproxy.keyring", "llmproxy.headers", "llmproxy.sse", "llmproxy.usage",
-    "llmproxy.usage_facts", "llmproxy.json_scan", "llmproxy.decoding", "llmproxy.stream_usage",
+    "llmproxy.usage_facts", "llmproxy.websocket_frames", "llmproxy.websocket_handshake", "llmproxy.websocket_usage",
+    "llmproxy.json_scan", "llmproxy.decoding", "llmproxy.stream_usage",
     "llmproxy.api_log.record",
 }  # fmt: skip
 INPUT_AND_OUTPUT = {

@@ -51,7 +51,9 @@ class UpstreamAdapter(BaseAdapter):
 
     def _exchange(self, request: UpstreamRequest, connection: Connection) -> Response:
         can_repeat = request.body.held is not None  # type: ignore[union-attr]
-        answer = UpstreamAnswer(connection, self._pool, self._timeouts, request.on_interim)
+        answer = UpstreamAnswer(
+            connection, self._pool, self._timeouts, request.on_interim, may_upgrade=request.may_upgrade
+        )
         try:
             request.on_connection(connection)
             body_sent = self._send_request(request, connection, answer)

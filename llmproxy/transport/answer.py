@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import httptools
@@ -41,17 +42,24 @@ class UpstreamAnswer:
         is_complete: The whole body has arrived, though maybe not been read from here yet.
 
     Args:
-        on_interim: See UpstreamRequest.
+        on_interim, may_upgrade: See UpstreamRequest.
     """
 
     def __init__(
-        self, connection: Connection, pool: ConnectionPool, timeouts: Timeouts, on_interim: OnInterim | None = None
+        self,
+        connection: Connection,
+        pool: ConnectionPool,
+        timeouts: Timeouts,
+        on_interim: OnInterim | None = None,
+        *,
+        may_upgrade: bool = False,
     ) -> None:
         self._connection: Connection | None = connection
         self._pool = pool
         self._timeouts = timeouts
         self._on_interim = on_interim
         self._answer = ParsedAnswer()
+        self._answer.may_upgrade = may_upgrade
         self._head_bytes = 0
 
     def has_begun(self) -> bool:
@@ -107,8 +115,13 @@ class UpstreamAnswer:
     def _parse(self, data: bytes) -> None:
         try:
             self._answer.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            raise RequestsConnectionError("the upstream switched protocols unasked") from None
+        except httptools.HttpParserUpgrade as exc:
+            if not self._answer.is_done:
+                raise RequestsConnectionError("the upstream switched protocols unasked") from None
+            # What follows the head is of the other protocol; this connection is never one of HTTP again.
+            self._answer.is_excess = True
+            if rest := data[exc.args[0] :]:
+                self._answer.body.append(rest)
         except httptools.HttpParserError as exc:
             if self._answer.is_done:  # the answer is whole; what follows it is not ours
                 self._answer.is_excess = True
@@ -160,6 +173,12 @@ class UpstreamAnswer:
             self.is_complete, self._may_reuse = True, False
         else:
             raise RequestsConnectionError("the upstream closed the connection within its answer")
+
+    def take_over(self) -> tuple[socket.socket, bytes]:
+        """The connection's socket after a 101, for the new protocol, and what has come of that already."""
+        assert self._connection is not None  # noqa: S101
+        connection, self._connection = self._connection, None
+        return connection.detach(), b"".join(self._answer.body)
 
     def release(self) -> None:
         """

@@ -90,6 +90,10 @@ class Connection:
         with suppress(OSError):
             _socket.socket.shutdown(getattr(self._sock, "_sock", self._sock), socket.SHUT_RDWR)
 
+    def detach(self) -> socket.socket:
+        """Its socket, which is the caller's from here on."""
+        return self._sock
+
     def close(self) -> None:
         """Close without waiting for the peer."""
         with suppress(OSError):

@@ -29,6 +29,7 @@ class ParsedAnswer:
         is_done: The answer is whole.
         is_excess: More came than belongs to it.
         keeps_alive: The upstream means to go on with this connection.
+        may_upgrade: A 101 is the answer that counts, because it was asked for.
     """
 
     __slots__ = (
@@ -39,6 +40,7 @@ class ParsedAnswer:
         "is_done",
         "is_excess",
         "keeps_alive",
+        "may_upgrade",
         "parser",
         "reason",
         "status",
@@ -53,7 +55,7 @@ class ParsedAnswer:
         self.interim: list[tuple[int, Headers]] = []
         self.trailers: Headers = []
         self.body: list[bytes] = []
-        self.head_done = self.is_done = self.is_excess = self.keeps_alive = False
+        self.head_done = self.is_done = self.is_excess = self.keeps_alive = self.may_upgrade = False
 
     def on_message_begin(self) -> None:
         if self.is_done:
@@ -68,7 +70,7 @@ class ParsedAnswer:
 
     def on_headers_complete(self) -> None:
         self.status = self.parser.get_status_code()
-        self.head_done = self.status >= 200
+        self.head_done = self.status >= 200 or (self.may_upgrade and self.parser.should_upgrade())
         # llhttp forgets it when the message is over.
         self.keeps_alive = self.parser.should_keep_alive()
 

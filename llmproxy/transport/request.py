@@ -26,7 +26,10 @@ class UpstreamRequest(PreparedRequest):
         on_connection: Called with each connection before it is used, so that a caller may abort it.
         on_interim: Called with status and headers of each answer before the one that counts (102, 103; 100 is
             swallowed), as soon as it came and while the call goes on. Must not raise.
+        may_upgrade: It asks for another protocol, and a 101 is a good answer to it.
     """
+
+    may_upgrade = False
 
     def __init__(
         self,

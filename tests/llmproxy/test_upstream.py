@@ -30,7 +30,12 @@ def exchange(upstream: Upstream, origin: Origin, **headers: str) -> tuple[int, b
     body = RequestBody(io.BytesIO(), length=0, max_bytes=0)
     body.hold_if_small()
     response = upstream.open(
-        "GET", origin, "/v1/models", headers={"Host": "x"} | headers, body=body, on_connection=lambda _: None
+        "GET",
+        origin,
+        "/v1/models",
+        headers=[("Host", "x"), *headers.items()],
+        body=body,
+        on_connection=lambda _: None,
     )
     data = b"".join(iter(response.raw.read1, b""))
     response.raw.close()
@@ -123,4 +128,4 @@ def test_a_client_that_is_gone_is_no_failure_of_the_upstream(upstream: Upstream)
     body = RequestBody(io.BytesIO(), length=0, max_bytes=0)
     body.hold_if_small()
     with ScriptedUpstream(script) as server, pytest.raises(ClientGone):
-        upstream.open("GET", server.origin, "/v1/x", headers={}, body=body, on_connection=refuse)
+        upstream.open("GET", server.origin, "/v1/x", headers=[], body=body, on_connection=refuse)

@@ -1,0 +1,484 @@
+"""WebSockets through the running proxy, by the `websockets` library at both ends, or by hand where it matters."""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, InvalidStatus
+from websockets.frames import Frame, Opcode
+from websockets.sync.client import ClientConnection, connect
+from websockets.sync.server import ServerConnection
+
+from tests.http_by_hand import Answer, HandClient
+from tests.servers import DEPLOYED, EMBEDDED, UPSTREAM_KEY, Server, Token
+from tests.websocket_upstream import WebSocketUpstream
+
+WAIT_S = 10.0
+PATH = "/v1/realtime?model=gpt-realtime"
+HANDSHAKE = (
+    ("Connection", "Upgrade"),
+    ("Upgrade", "websocket"),
+    ("Sec-WebSocket-Version", "13"),
+    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+)
+USAGE = {"total_tokens": 30, "input_tokens": 20, "output_tokens": 10}
+Open = Callable[..., ClientConnection]
+
+
+def done(**usage: int) -> str:
+    return json.dumps({"type": "response.done", "response": {"id": "resp_1", "usage": USAGE | usage}})
+
+
+SESSION = json.dumps({"type": "session.created", "session": {"model": "gpt-realtime-2025"}})
+
+
+@pytest.fixture
+def token_for(proxy: Server) -> Callable[[WebSocketUpstream], Token]:
+    """A token of a project with this upstream."""
+    return lambda upstream: proxy.issue_token(proxy.create_project(base_url=upstream.url))
+
+
+@pytest.fixture
+def opens(proxy: Server) -> Callable[..., Any]:
+    """Connects with the token in the header; as a subprotocol where others are given."""
+    return lambda token, **options: connected(proxy, token, **options)
+
+
+@contextmanager
+def connected(
+    server: Server, token: Token | None, *, path: str = PATH, subprotocols: list[str] | None = None, **options: Any
+) -> Iterator[ClientConnection]:
+    options = {"compression": None, "proxy": None, "ping_interval": None, "close_timeout": WAIT_S} | options
+    if subprotocols is not None:
+        options["subprotocols"] = subprotocols
+    elif token is not None and "additional_headers" not in options:
+        options["additional_headers"] = dict([token.bearer])
+    with connect(server.url.replace("http", "ws") + path, **options) as client:
+        yield client
+
+
+def by_hand(client: HandClient, token: Token, *more: tuple[str, str], path: str = PATH) -> None:
+    client.send_request("GET", path, token.bearer, *HANDSHAKE, *more)
+
+
+def frame(message: str | bytes = b"", *, opcode: Opcode = Opcode.TEXT, fin: bool = True, mask: bool = True) -> bytes:
+    data = message.encode() if isinstance(message, str) else message
+    return Frame(opcode, data, fin=fin).serialize(mask=mask)
+
+
+def record_of(proxy: Server, token: Token) -> dict[str, Any]:
+    (record,) = proxy.wait_for_records(1, token)
+    return record
+
+
+# Opening
+
+
+@pytest.mark.parametrize("path", ["/v1/realtime?model=a%2Fb&x", "/v1/responses"])
+def test_messages_pass_both_ways(proxy, token_for, opens, path):
+    with WebSocketUpstream() as upstream:
+        token = token_for(upstream)
+        with opens(token, path=path) as client:
+            for message in ("hello", "", "ü" * 70_000, b"\x00\xff" * 40_000):
+                client.send(message)
+                assert client.recv(timeout=WAIT_S) == message
+        assert isinstance(upstream.wait_for_end(), type(None))
+
+        record = record_of(proxy, token)
+        assert upstream.paths == [path]
+        assert (record["outcome"], record["status_code"], record["upstream_status"]) == ("complete", 101, 101)
+        assert (record["endpoint"], record["method"], record["stream"]) == (path.partition("?")[0], "GET", True)
+        assert record["bytes_in"] > 220_000 and record["bytes_out"] > 220_000
+        assert record["ttft_ms"] is not None and record["error"] is None
+
+
+def test_the_header_becomes_the_key_and_others_stay(proxy, token_for, opens):
+    with WebSocketUpstream() as upstream:
+        token = token_for(upstream)
+        headers = {"OpenAI-Beta": "realtime=v1", "Cookie": "a=b", "X-Forwarded-For": "1.2.3.4", "OpenAI-Project": "p"}
+        with opens(token, additional_headers=dict([token.bearer]) | headers, origin="https://page.test") as client:
+            assert client.response.headers["x-proxy-request-id"] == record_id(proxy, token, client)
+    (sent,) = upstream.handshakes
+
+    assert sent.get_all("Authorization") == [f"Bearer {UPSTREAM_KEY}"]
+    assert (sent["OpenAI-Beta"], sent["Origin"]) == ("realtime=v1", "https://page.test")
+    assert not {"cookie", "x-forwarded-for", "openai-project"} & {name.lower() for name, _ in sent.raw_items()}
+
+
+def record_id(proxy: Server, token: Token, client: ClientConnection) -> str:
+    client.close()
+    return record_of(proxy, token)["request_id"]
+
+
+def test_the_subprotocol_becomes_the_key_and_is_never_seen_again(proxy, token_for, opens):
+    with WebSocketUpstream(subprotocols=["realtime"]) as upstream:
+        token = token_for(upstream)
+        offered = ["realtime", f"openai-insecure-api-key.{token.secret}", "openai-organization.org-1"]
+        with opens(None, subprotocols=offered) as client:
+            assert client.subprotocol == "realtime"
+            answered = str(list(client.response.headers.raw_items()))
+    (sent,) = upstream.handshakes
+
+    assert sent.get_all("Sec-WebSocket-Protocol") == [f"realtime, openai-insecure-api-key.{UPSTREAM_KEY}"]
+    assert "authorization" not in sent
+    assert UPSTREAM_KEY not in answered and token.secret not in answered
+    assert record_of(proxy, token)["token"] == token.id
+    assert token.secret not in proxy.output()
+
+
+def test_an_upstream_that_echoes_the_key_does_not_give_it_away(proxy, token_for):
+    key = f"openai-insecure-api-key.{UPSTREAM_KEY}"
+    with WebSocketUpstream(select_subprotocol=lambda peer, offered: key) as upstream, HandClient(proxy.url) as client:
+        token = token_for(upstream)
+        offer = ("Sec-WebSocket-Protocol", f"openai-insecure-api-key.{token.secret}")
+        client.send_request("GET", PATH, *HANDSHAKE, offer)
+        answer = client.read_head()
+
+    assert answer.status == 101
+    assert UPSTREAM_KEY not in str(answer.headers) and token.secret not in str(answer.headers)
+
+
+def test_what_the_client_says_with_its_handshake_is_kept(proxy, token_for):
+    with WebSocketUpstream() as upstream, HandClient(proxy.url) as client:
+        lines = [f"GET {PATH} HTTP/1.1", f"Host: {client.host}", ": ".join(token_for(upstream).bearer)]
+        head = "\r\n".join([*lines, *(": ".join(pair) for pair in HANDSHAKE), "", ""]).encode()
+        second = frame("second")
+        client.send(head + frame("first") + second[:3])
+        assert client.read_head().status == 101
+        client.send(second[3:])
+        echoed = frame("first", mask=False) + frame("second", mask=False)
+
+        assert client._reader.read(len(echoed)) == echoed
+
+
+def test_what_the_upstream_says_with_its_yes_is_kept(proxy, raw_upstream):
+    head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    raw_upstream.answers(head + b"Server: a\r\nDate: b\r\n\r\n" + frame("hi", mask=False))
+    token = proxy.issue_token(proxy.create_project(base_url=raw_upstream.url))
+    with HandClient(proxy.url) as client:
+        by_hand(client, token)
+        answer = client.read_head()
+        assert (answer["connection"].lower(), answer["upgrade"]) == ("upgrade", "websocket")
+        assert (answer["server"], answer["date"]) == ("a", "b")
+
+        assert client._reader.read() == frame("hi", mask=False)
+    assert record_of(proxy, token)["outcome"] == "upstream_failed"
+
+
+# Refusals
+
+
+def refused(server: Server, *headers: tuple[str, str], path: str = PATH) -> Answer:
+    with HandClient(server.url) as client:
+        return client.call("GET", path, *headers)
+
+
+def test_refusals_come_in_openais_form(proxy, token_for, opens):
+    with WebSocketUpstream() as upstream:
+        token = token_for(upstream)
+        proxy.manage("DELETE", "/tokens", {"id": token.id})
+        with pytest.raises(InvalidStatus) as raised, opens(token):
+            pass
+    response = raised.value.response
+
+    assert (response.status_code, response.headers["x-should-retry"]) == (401, "false")
+    assert json.loads(response.body)["error"]["code"] == "token_revoked"
+    assert upstream.handshakes == []
+    assert (record_of(proxy, token)["outcome"], record_of(proxy, token)["status_code"]) == ("refused", 401)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        (HANDSHAKE, 401, None),
+        ((*HANDSHAKE, ("Authorization", "Bearer x")), 401, "invalid_api_key"),
+        ((*HANDSHAKE, ("Sec-WebSocket-Protocol", "openai-insecure-api-key.x")), 401, "invalid_api_key"),
+        (HANDSHAKE[1:], 400, None),
+        (HANDSHAKE[:3], 400, None),
+        ((*HANDSHAKE, ("Content-Length", "3")), 400, None),
+    ],
+)
+def test_a_handshake_that_cannot_be_accepted_is_refused(proxy, headers, status, code):
+    answer = refused(proxy, *headers)
+
+    assert (answer.status, answer.json["error"]["code"]) == (status, code)
+    assert proxy.record_of(answer["x-proxy-request-id"])["outcome"] == "refused"
+
+
+def test_another_version_is_told_which_one_is_spoken(proxy):
+    answer = refused(proxy, *HANDSHAKE[:2], ("Sec-WebSocket-Version", "8"), HANDSHAKE[3])
+
+    assert (answer.status, answer["sec-websocket-version"]) == (426, "13")
+
+
+def test_the_limit_counts_one_for_a_connection(proxy, token_for, opens):
+    with WebSocketUpstream() as upstream:
+        token = proxy.issue_token(proxy.create_project(base_url=upstream.url), rate_limit=1)
+        with opens(token) as client:
+            for _ in range(5):
+                client.send("more")
+                client.recv(timeout=WAIT_S)
+        answer = refused(proxy, *HANDSHAKE, token.bearer)
+
+    assert (answer.status, answer.json["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert int(answer["retry-after"]) > 0
+
+
+def test_a_project_that_is_switched_off_and_an_upstream_that_is_not_there(proxy, token_for):
+    with WebSocketUpstream() as upstream:
+        token = token_for(upstream)
+    answer = refused(proxy, *HANDSHAKE, token.bearer)
+    assert (answer.status, answer.json["error"]["code"]) == (502, "upstream_unreachable")
+    proxy.manage("PATCH", f"/projects/{token.project_id}", {"is_active": False})
+    answer = refused(proxy, *HANDSHAKE, token.bearer)
+    assert (answer.status, answer.json["error"]["code"]) == (403, "project_inactive")
+
+
+@pytest.mark.parametrize("status", [400, 403, 426, 200])
+def test_an_upstream_that_refuses_is_passed_on(proxy, raw_upstream, status):
+    body = b'{"error": {"code": "invalid_model", "type": "invalid_request_error"}}'
+    head = f"HTTP/1.1 {status} No\r\nContent-Type: application/json\r\nX-Request-Id: req_1\r\n"
+    raw_upstream.answers(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    token = proxy.issue_token(proxy.create_project(base_url=raw_upstream.url))
+    answer = refused(proxy, *HANDSHAKE, token.bearer)
+
+    assert (answer.status, answer.reason, answer.body, answer["x-request-id"]) == (status, "No", body, "req_1")
+    record = record_of(proxy, token)
+    assert (record["outcome"], record["status_code"], record["stream"]) == ("complete", status, False)
+
+
+def test_an_upstream_that_refuses_our_key_does_not_cost_the_caller_its_token(proxy, raw_upstream):
+    raw_upstream.answers(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n")
+    token = proxy.issue_token(proxy.create_project(base_url=raw_upstream.url))
+    answer = refused(proxy, *HANDSHAKE, token.bearer)
+
+    assert (answer.status, answer.json["error"]["code"]) == (502, "upstream_auth_failed")
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/responses"), ("GET", "/v1/models")])
+def test_an_upgrade_that_nobody_offers_is_an_ordinary_call(proxy, upstream, token, method, path):
+    with HandClient(proxy.url) as client:
+        answer = client.call(method, path, token.bearer, *HANDSHAKE, ("Content-Type", "application/json"), body=b"{}")
+
+    assert answer.status in (200, 400)
+    assert not {"upgrade", "connection"} & {name.lower() for name, _ in upstream.last_request()["headers"]}
+
+
+# The end
+
+
+def test_a_client_that_vanishes_ends_the_upstream_connection(proxy, token_for):
+    with WebSocketUpstream() as upstream:
+        token = token_for(upstream)
+        with HandClient(proxy.url) as client:
+            by_hand(client, token)
+            client.read_head()
+        assert isinstance(upstream.wait_for_end(), ConnectionClosedError)
+
+    record = record_of(proxy, token)
+    assert (record["outcome"], record["status_code"], record["upstream_status"]) == ("client_closed", 499, 101)
+
+
+def test_a_client_that_vanishes_while_the_upstream_does_not_read_ends_it_too(proxy, token_for):
+    go_on = threading.Event()
+    with WebSocketUpstream(lambda peer: (go_on.wait(WAIT_S), list(peer))) as upstream:
+        token = token_for(upstream)
+        client = HandClient(proxy.url)
+        by_hand(client, token)
+        client.read_head()
+        client.sock.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            send_without_end(client)
+        client.close(reset=True)
+
+        assert record_of(proxy, token)["outcome"] == "client_closed"
+        go_on.set()
+        assert isinstance(upstream.wait_for_end(), ConnectionClosedError)
+
+
+def send_without_end(client: HandClient) -> None:
+    while True:
+        client.send(frame(b"x" * 100_000, opcode=Opcode.BINARY))
+
+
+def read_to_the_end(client: ClientConnection) -> None:
+    """Raises ConnectionClosed."""
+    while True:
+        client.recv(timeout=WAIT_S)
+
+
+def test_an_upstream_that_vanishes_ends_the_clients_connection(proxy, token_for, opens):
+    with WebSocketUpstream(lambda peer: peer.socket.shutdown(2)) as upstream:
+        token = token_for(upstream)
+        with opens(token) as client, pytest.raises(ConnectionClosedError):
+            client.recv(timeout=WAIT_S)
+
+    record = record_of(proxy, token)
+    assert (record["outcome"], record["status_code"]) == ("upstream_failed", 101)
+
+
+def test_the_upstreams_goodbye_comes_through(proxy, token_for, opens):
+    with WebSocketUpstream(lambda peer: peer.close(4001, "enough")) as upstream:
+        token = token_for(upstream)
+        with opens(token) as client, pytest.raises(ConnectionClosed) as closed:
+            client.recv(timeout=WAIT_S)
+        assert upstream.wait_for_end() is None
+
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "enough")
+    assert record_of(proxy, token)["outcome"] == "complete"
+
+
+def test_a_server_goes_on_after_a_tunnel(proxy, token_for, opens, upstream, token):
+    with WebSocketUpstream() as other, opens(token_for(other)) as client:
+        client.send("x")
+        client.recv(timeout=WAIT_S)
+
+    with HandClient(proxy.url) as next_client:
+        assert next_client.call("GET", "/v1/models", token.bearer).status == 200
+
+
+# Cuts
+
+
+def take_back(proxy: Server, token: Token, how: str) -> None:
+    if how == "token_revoked":
+        assert proxy.manage("DELETE", "/tokens", {"id": token.id})[0] == 204
+    elif how == "project_inactive":
+        assert proxy.manage("PATCH", f"/projects/{token.project_id}", {"is_active": False})[0] == 200
+    else:
+        soon = (datetime.now(UTC) + timedelta(seconds=0.5)).isoformat()
+        assert proxy.manage("PATCH", f"/tokens/{token.id}", {"expires_at": soon})[0] == 200
+
+
+@pytest.mark.parametrize("how", ["token_revoked", "project_inactive", "token_expired"])
+def test_who_loses_their_leave_is_told_so_by_a_close_frame(proxy, token_for, opens, how):
+    with WebSocketUpstream() as upstream:
+        token = token_for(upstream)
+        with opens(token) as client:
+            take_back(proxy, token, how)
+            with pytest.raises(ConnectionClosedError) as closed:
+                client.recv(timeout=WAIT_S)
+        assert isinstance(upstream.wait_for_end(), ConnectionClosedError)
+
+    assert closed.value.rcvd.code == 1008
+    record = record_of(proxy, token)
+    assert (record["outcome"], record["status_code"], record["error"]["code"]) == ("refused", 101, how)
+
+
+def flood(peer: ServerConnection) -> None:
+    while True:
+        peer.send(b"x" * 300_000)
+
+
+def test_a_cut_never_comes_within_a_frame(proxy, token_for, opens):
+    with WebSocketUpstream(flood) as upstream:
+        token = token_for(upstream)
+        with opens(token) as client:
+            client.recv(timeout=WAIT_S)
+            take_back(proxy, token, "token_revoked")
+            with pytest.raises(ConnectionClosedError) as closed:
+                read_to_the_end(client)
+
+    assert closed.value.rcvd.code == 1008
+
+
+def test_a_frame_that_never_ends_does_not_hold_the_cut_up(proxy, token_for):
+    def begin_a_frame(peer: ServerConnection) -> None:
+        peer.socket.sendall(frame(b"x" * 1000, opcode=Opcode.BINARY, mask=False)[:500])
+        list(peer)
+
+    with WebSocketUpstream(begin_a_frame) as upstream, HandClient(proxy.url) as client:
+        token = token_for(upstream)
+        by_hand(client, token)
+        client.read_head()
+        assert len(client._reader.read(500)) == 500
+        take_back(proxy, token, "token_revoked")
+
+        assert client._reader.read() == b""
+    assert record_of(proxy, token)["error"]["code"] == "token_revoked"
+
+
+def test_a_client_that_does_not_read_does_not_hold_the_cut_up(proxy, token_for):
+    with WebSocketUpstream(flood) as upstream, HandClient(proxy.url, receive_buffer=8192) as client:
+        token = token_for(upstream)
+        by_hand(client, token)
+        client.read_head()
+        take_back(proxy, token, "token_revoked")
+
+        assert isinstance(upstream.wait_for_end(), ConnectionClosedError)
+        assert record_of(proxy, token)["error"]["code"] == "token_revoked"
+
+
+@pytest.fixture(params=[EMBEDDED, DEPLOYED])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_a_stop_closes_what_is_open_and_refuses_what_comes(kind, tmp_path):
+    with (
+        WebSocketUpstream() as upstream,
+        Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_OVERLAP="0") as server,
+    ):
+        token = server.issue_token()
+        with connected(server, token) as client:
+            client.send("hello")
+            client.recv(timeout=WAIT_S)
+            server.terminate()
+            with pytest.raises(ConnectionClosedError) as closed:
+                client.recv(timeout=WAIT_S)
+        assert server.wait() == 0
+        (record,) = server.records(token)
+
+    assert closed.value.rcvd.code == 1012
+    assert (record["outcome"], record["error"]["code"]) == ("refused", "proxy_draining")
+
+
+# Usage
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_the_usage_of_every_response_is_added_up_in_one_record(proxy, token_for, opens, compression):
+    def talk(peer: ServerConnection) -> None:
+        peer.send(SESSION)
+        for _ in range(3):
+            peer.recv()
+            peer.send(json.dumps({"type": "response.output_audio.delta", "delta": os.urandom(30_000).hex()}))
+            peer.send(iter([done()[:20], done()[20:]]))
+
+    with WebSocketUpstream(talk, compression=compression) as upstream:
+        token = token_for(upstream)
+        with opens(token, compression=compression) as client:
+            for _ in range(3):
+                client.send("{}")
+            with pytest.raises(ConnectionClosedOK):
+                read_to_the_end(client)
+
+    record = record_of(proxy, token)
+    assert record["metadata"] == {
+        "prompt_tokens": 60, "completion_tokens": 30, "total_tokens": 90, "model": "gpt-realtime-2025",
+    }  # fmt: skip
+    assert (record["usage_source"], record["outcome"]) == ("reported", "complete")
+
+
+def test_an_observer_that_is_lost_harms_nobody(proxy, token_for, opens):
+    nonsense = b"\x83\x05hello"  # a reserved opcode
+
+    def talk(peer: ServerConnection) -> None:
+        peer.send(done())
+        peer.socket.sendall(nonsense)
+        list(peer)
+
+    with WebSocketUpstream(talk) as upstream, HandClient(proxy.url) as client:
+        token = token_for(upstream)
+        by_hand(client, token)
+        client.read_head()
+        size = len(frame(done(), mask=False)) + len(nonsense)
+        assert client._reader.read(size).endswith(nonsense)
+
+    record = record_of(proxy, token)
+    assert record["metadata"]["total_tokens"] == 30
