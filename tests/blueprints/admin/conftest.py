@@ -15,6 +15,7 @@ from blueprints.services import services_of
 from llmproxy.api_log.record import CallRecord
 from models import db
 from tests.blueprints.admin.site import PASSWORD, Browser, Script
+from tests.servers import environment
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +40,8 @@ def app(tmp_path: Path, migrated: bytes) -> Iterator[Flask]:
 
 
 def _settings(data_dir: Path) -> config.Settings:
-    return config.load(
-        {"DATA_DIR": str(data_dir), "ADMIN_PASSWORD": PASSWORD, "UPSTREAM_URL": "http://127.0.0.1:9"}, embedded=True
-    )
+    environ = environment(data_dir, ADMIN_PASSWORD=PASSWORD, UPSTREAM_URL="http://127.0.0.1:9", MANAGEMENT_TOKEN=None)
+    return config.load(environ, embedded=True)
 
 
 @pytest.fixture
