@@ -13,6 +13,8 @@ from gunicorn import util
 from gunicorn.http import wsgi
 from gunicorn.http.message import TOKEN_RE
 
+from llmproxy.headers import field_lines
+
 # gunicorn takes these two for the connection's own and would drop the upstream's.
 util.hop_headers -= {"server", "date"}
 _is_plain_text = re.compile(r"[\r\n\t\x20-\x7e\x80-\xff]*").fullmatch
@@ -44,9 +46,11 @@ class Response(wsgi.Response):
 
     Attributes:
         is_last: Set on the class when the worker is to end: every answer closes its connection.
+        trailers: Fields to send after the last chunk; the application fills them in before its body ends.
     """
 
     is_last = False
+    trailers = ()
     _head = b""
     _text = None
 
@@ -107,7 +111,7 @@ class Response(wsgi.Response):
     def close(self):
         """Send what is left: the head of an answer without a body, the end of a chunked one."""
         self.send_headers()
-        self._send(b"0\r\n\r\n" if self.chunked else b"")
+        self._send(b"0\r\n%b\r\n" % field_lines(self.trailers) if self.chunked else b"")
 
     def _send(self, data):
         head, self._head = self._head, b""

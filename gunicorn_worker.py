@@ -147,9 +147,12 @@ def _get_parser(cfg, source, source_addr, **_):
 
 def _create(req, sock, client, server, cfg, **others):
     if isinstance(req, OrdinaryRequest):
-        return Response(req, sock, cfg), req.environ(sock, client, server)
-    response, environ = _gunicorns_create(req, sock, client, server, cfg, **others)
-    return response, environ | {"llmproxy.headers": req.received}
+        response, environ = Response(req, sock, cfg), req.environ(sock, client, server)
+    else:
+        response, environ = _gunicorns_create(req, sock, client, server, cfg, **others)
+        environ["llmproxy.headers"] = req.received
+    environ["llmproxy.trailers"] = response.trailers = []
+    return response, environ
 
 
 _gunicorns_create = gunicorn_wsgi.create

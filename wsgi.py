@@ -30,6 +30,7 @@ import process_log
 import storage
 from app import create_app
 from blueprints.services import services_of
+from llmproxy.headers import Headers, field_lines
 from stopping import Stopping
 
 HEAD_DEADLINE_S = 15.0
@@ -51,6 +52,8 @@ class Handler(WSGIHandler):  # type: ignore[misc]
 
     path: str
     headers: HTTPMessage
+    answer_trailers: Headers
+    response_use_chunked: bool
     between_requests: ClassVar[set[socket.socket]] = set()
     response_headers: list[tuple[bytes, bytes]]
 
@@ -101,7 +104,17 @@ class Handler(WSGIHandler):  # type: ignore[misc]
         environ["RAW_URI"] = target
         environ["gunicorn.socket"] = self.socket
         environ["llmproxy.headers"] = [(name, value.strip(" \t")) for name, value in self.headers.items()]
+        environ["llmproxy.trailers"] = self.answer_trailers = []
         return environ
+
+    def process_result(self) -> None:
+        """gevent's, which knows no trailers."""
+        for piece in self.result:
+            self.write(piece)
+        if not self.headers_sent:
+            self.write(b"")
+        if self.response_use_chunked:
+            self._sendall(b"0\r\n%b\r\n" % field_lines(self.answer_trailers))
 
     def log_error(self, msg: str, *args: object) -> None:
         """Nothing: gevent would quote a malformed line, and that may hold a token."""

@@ -42,6 +42,7 @@ from llmproxy.headers import (
     response_headers,
     with_header,
 )
+from llmproxy.interim import InterimSender
 from llmproxy.relay import Relay
 from llmproxy.request_body import RequestBody
 from llmproxy.stream_usage import UsageChunkFilter, ask_for_usage
@@ -157,9 +158,13 @@ def _forward(parts: Services, call: Call, watch: HangupWatch, environ: Environ) 
     else:
         body.hold_if_small()
         asked = False
-    response = parts.upstream.open(call.method, origin, target, headers=headers, body=body, on_connection=watch.guard)
+    client = None if _is_1_0(environ) else environ.get("gunicorn.socket")
+    on_interim = InterimSender(client) if client else None
+    response = parts.upstream.open(
+        call.method, origin, target, headers=headers, body=body, on_connection=watch.guard, on_interim=on_interim
+    )
     note_answer(call, watch, response)
-    return relayed(call, watch, response, asked=asked, is_1_0=environ["SERVER_PROTOCOL"] == "HTTP/1.0")
+    return relayed(call, watch, response, environ, asked=asked)
 
 
 def admit_request(parts: Services, call: Call, watch: HangupWatch, environ: Environ) -> str:
@@ -207,6 +212,10 @@ def _check_head(environ: Environ) -> None:
         raise BadRequest("A request of HTTP/1.1 must have a Host header.")  # RFC 9112 section 3.2
 
 
+def _is_1_0(environ: Environ) -> bool:
+    return bool(environ["SERVER_PROTOCOL"] == "HTTP/1.0")
+
+
 def _ask_for_usage(body: RequestBody) -> bool:
     """Ask for a chat stream's usage where its caller did not; True when the answer is to be taken out again."""
     body.hold_if_small(MAX_ASKING_BODY_BYTES)
@@ -217,8 +226,10 @@ def _ask_for_usage(body: RequestBody) -> bool:
     return True
 
 
-def relayed(call: Call, watch: HangupWatch, response: requests.Response, *, asked: bool, is_1_0: bool) -> Answer:
-    """The upstream's answer as the client gets it."""
+def relayed(
+    call: Call, watch: HangupWatch, response: requests.Response, environ: Environ, *, asked: bool = False
+) -> Answer:
+    """The upstream's answer as the client gets it; `asked` when it holds usage that the client did not ask for."""
     headers = response.headers
     observer = observe(
         call.endpoint,
@@ -228,7 +239,7 @@ def relayed(call: Call, watch: HangupWatch, response: requests.Response, *, aske
     )
 
     def end(cut: ProxyError | None) -> None:
-        if cut is not None and is_1_0:
+        if cut is not None and _is_1_0(environ):
             watch.reset_client()
         call.bytes_out = relay.bytes_out
         call.end(cut, status=response.status_code, observer=observer)
@@ -241,11 +252,12 @@ def relayed(call: Call, watch: HangupWatch, response: requests.Response, *, aske
         on_first_byte=call.saw_first_byte,
         on_end=end,
         body_filter=UsageChunkFilter() if hides_usage else None,
+        trailers=None if hides_usage else environ["llmproxy.trailers"],  # a checksum would not fit
     )
     down = response_headers(response.raw.headers.items(), request_id=call.request_id)
     if hides_usage:
         down = [pair for pair in down if pair[0].lower() != "content-length"]
-    status = f"{response.status_code} {response.reason or 'Unknown'}"
+    status = f"{response.status_code} {response.reason or ''}"
     # A client of a stream wants the head at once; a small answer had better leave in one packet.
     return Answer(relay, status, down, head_first=relay.is_waiting)
 

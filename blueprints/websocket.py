@@ -65,7 +65,7 @@ def _open(parts: Services, call: Call, watch: HangupWatch, environ: Environ) -> 
     )
     note_answer(call, watch, response)
     if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-        return relayed(call, watch, response, asked=False, is_1_0=False)
+        return relayed(call, watch, response, environ)
     watch.stop()
     if watch.ended_by is not None:
         response.raw.close()

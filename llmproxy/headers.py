@@ -19,12 +19,13 @@ Headers = list[tuple[str, str]]
 
 # Neither spaces nor controls, which could end the request line, nor a fragment, which has no place in one.
 _is_token = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+").fullmatch
+_is_value = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch
 _is_api_target = re.compile(r"/v1/[!\"$-~\x80-\xff]*").fullmatch
 HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection"}
 )
 # `openai-organization` and `-project` would bill somebody else's account; `expect` was answered here.
-_REMOVED_FROM_REQUEST = HOP_BY_HOP | {
+REMOVED_FROM_REQUEST = HOP_BY_HOP | {
     "content-length",
     "cookie",
     "expect",
@@ -38,14 +39,18 @@ _REMOVED_FROM_REQUEST = HOP_BY_HOP | {
 _SET_HERE = frozenset({"authorization", "host"})
 _LOOKED_AT = _SET_HERE | {"accept-encoding", "connection"}
 _AS_SENT = ""
-_REMOVED_PREFIXES = ("x-forwarded-", "cf-", "proxy-", "x-proxy-")
-_REMOVED_FROM_RESPONSE = HOP_BY_HOP | {
+REMOVED_REQUEST_PREFIXES = ("x-forwarded-", "cf-", "proxy-", "x-proxy-")
+# `trailer` announces what is passed on.
+REMOVED_FROM_RESPONSE = (HOP_BY_HOP - {"trailer"}) | {
     "set-cookie",
     "alt-svc",
     "strict-transport-security",
     "x-proxy-request-id",
 }
-_RESPONSE_PREFIX = "proxy-"
+REMOVED_RESPONSE_PREFIX = "proxy-"
+_NEVER_BARE = frozenset(
+    {"authorization", "content-length", "content-encoding", "content-range", "content-type", "host"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +164,11 @@ def _plain(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
-def _listed(connection: str) -> Iterable[str]:
+def _listed(connection: str) -> frozenset[str]:
     """The headers that a Connection header names, as hop-by-hop as itself."""
     if connection.lower() in ("keep-alive", "close"):
-        return ()
-    return (_plain(part.strip()) for part in connection.split(","))
+        return frozenset()
+    return frozenset(_plain(part.strip()) for part in connection.split(","))
 
 
 @lru_cache(maxsize=2048)
@@ -174,7 +179,7 @@ def _goes_up(name: str) -> str | None:
     plain = _plain(name)
     if plain in _LOOKED_AT and "_" not in name:
         return plain
-    if plain in _REMOVED_FROM_REQUEST or plain in _SET_HERE or plain.startswith(_REMOVED_PREFIXES):
+    if plain in REMOVED_FROM_REQUEST or plain in _SET_HERE or plain.startswith(REMOVED_REQUEST_PREFIXES):
         return None
     return _AS_SENT
 
@@ -188,14 +193,31 @@ def response_headers(upstream: Iterable[tuple[str, str]], *, request_id: str) ->
     """
     kept = [pair for pair in upstream if _comes_down(pair[0])]
     for name, value in upstream:
-        if name.lower() == "connection" and value.lower() not in ("keep-alive", "close"):
-            listed = {part.strip().lower() for part in value.split(",")}
-            kept = [pair for pair in kept if pair[0].lower() not in listed]
+        if name.lower() == "connection" and (listed := _listed(value)):
+            kept = [pair for pair in kept if _plain(pair[0]) not in listed]
     kept.append(("x-proxy-request-id", request_id))
     return kept
+
+
+def bare_fields(upstream: Headers) -> Headers:
+    """
+    The fields of an interim answer or a trailer section as they come down. No server checks these after us.
+
+    What frames a message, routes it or says who may read it has no place there (RFC 9110 section 6.5.1).
+    """
+    return [
+        (name, value)
+        for name, value in upstream
+        if _comes_down(name) and name.lower() not in _NEVER_BARE and _is_token(name) and _is_value(value)
+    ]
+
+
+def field_lines(headers: Headers) -> bytes:
+    """Headers as they stand on the wire, one line each."""
+    return "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1")
 
 
 @lru_cache(maxsize=2048)
 def _comes_down(name: str) -> bool:
     name = name.lower()
-    return name not in _REMOVED_FROM_RESPONSE and not name.startswith(_RESPONSE_PREFIX)
+    return name not in REMOVED_FROM_RESPONSE and not name.startswith(REMOVED_RESPONSE_PREFIX)

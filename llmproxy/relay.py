@@ -16,6 +16,7 @@ from requests.exceptions import RequestException
 
 from llmproxy.errors import ClientGone, ProxyError
 from llmproxy.hangup import HangupWatch
+from llmproxy.headers import Headers, bare_fields
 from llmproxy.upstream import translate
 
 
@@ -58,6 +59,7 @@ class Relay:
         on_end: Called exactly once, after the last byte left or could not: with None when the answer is
             complete, else with what cut it.
         body_filter: Changes what the client gets.
+        trailers: Filled at the body's end with the fields that followed it, as they come down.
 
     Attributes:
         bytes_out: What has been handed to the server for the client.
@@ -73,6 +75,7 @@ class Relay:
         "_on_first_byte",
         "_raw",
         "_seen",
+        "_trailers",
         "_watch",
         "bytes_out",
     )
@@ -86,6 +89,7 @@ class Relay:
         on_first_byte: Callable[[], None],
         on_end: Callable[[ProxyError | None], None],
         body_filter: Filter | None = None,
+        trailers: Headers | None = None,
     ) -> None:
         self._raw = response.raw
         self._observer = observer
@@ -93,6 +97,7 @@ class Relay:
         self._on_first_byte: Callable[[], None] | None = on_first_byte
         self._on_end: Callable[[ProxyError | None], None] | None = on_end
         self._filter = body_filter
+        self._trailers = trailers
         self._seen = b""
         self._drained = False  # the upstream has nothing more to say
         self._ended = False  # and the server has asked for more, so everything was written
@@ -135,6 +140,8 @@ class Relay:
             self._on_first_byte = None
         if not data:
             self._drained = True
+            if self._trailers is not None and (followed := getattr(self._raw, "trailers", None)):
+                self._trailers.extend(bare_fields(followed))
             return self._filter.finish() if self._filter else b""
         return self._filter.feed(data) if self._filter else data
 

@@ -1,12 +1,13 @@
 """What tests of the running product share: a mock upstream, and the proxy on both of its servers."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from benchmark.mock_openai import MockOpenAI
 from tests.postgres import database, database_url, postgres_server  # noqa: F401  fixtures of everybody
+from tests.raw_upstream import RawUpstream
 from tests.servers import DEPLOYED, EMBEDDED, Server, Token, wait_for
 
 
@@ -55,3 +56,19 @@ def impatient_proxy(request, running_upstream, tmp_path_factory) -> Iterator[Ser
 def token(proxy: Server) -> Token:
     """A token of a project of its own."""
     return proxy.issue_token()
+
+
+@pytest.fixture
+def raw_upstream() -> Iterator[RawUpstream]:
+    with RawUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def token_for(proxy: Server) -> Callable[[str], Token]:
+    """Issues tokens of projects with another upstream."""
+
+    def issue(base_url: str) -> Token:
+        return proxy.issue_token(proxy.create_project(base_url=base_url))
+
+    return issue

@@ -6,8 +6,6 @@ import httptools
 
 from llmproxy.headers import Headers
 
-CONTINUE = 100
-
 
 class Pairs(Headers):
     """Fields in order, with repetitions; `items` gives them as urllib3's own kind does."""
@@ -22,7 +20,7 @@ class ParsedAnswer:
     One answer as far as it has come; its callbacks are named by httptools.
 
     Attributes:
-        interim: Status and headers of each answer before it (1xx) that was not taken yet; 100 is left out.
+        interim: Status and headers of each answer before it (1xx) that was not taken yet.
         status, reason, headers: Of the answer that counts, once `head_done`.
         trailers: What followed its body.
         body: What has come of it and was not taken yet.
@@ -81,7 +79,6 @@ class ParsedAnswer:
         if self.head_done:
             self.is_done = True
             return
-        if self.status != CONTINUE:  # the client's own wish for that was answered here
-            self.interim.append((self.status, self.headers))
+        self.interim.append((self.status, self.headers))
         self.headers = Pairs()
         self.reason = ""

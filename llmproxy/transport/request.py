@@ -24,8 +24,8 @@ class UpstreamRequest(PreparedRequest):
         pairs: The headers, in order and with repetitions; `headers` has the last of each name.
         body: A RequestBody.
         on_connection: Called with each connection before it is used, so that a caller may abort it.
-        on_interim: Called with status and headers of each answer before the one that counts (102, 103; 100 is
-            swallowed), as soon as it came and while the call goes on. Must not raise.
+        on_interim: Called with status and headers of each answer before the one that counts (100, 102,
+            103), as soon as it came and while the call goes on. Must not raise.
         may_upgrade: It asks for another protocol, and a 101 is a good answer to it.
     """
 

@@ -56,7 +56,10 @@ def token(operator: Operator) -> dict[str, Any]:
 def as_server(environ: dict[str, Any]) -> dict[str, Any]:
     """The environ with what both servers add to it: the headers as sent."""
     names = {key: key[5:].replace("_", "-").title() for key in environ if key.startswith("HTTP_")}
-    return environ | {"llmproxy.headers": [(name, environ[key]) for key, name in names.items()]}
+    return environ | {
+        "llmproxy.headers": [(name, environ[key]) for key, name in names.items()],
+        "llmproxy.trailers": [],
+    }
 
 
 class Caller:

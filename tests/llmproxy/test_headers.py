@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmproxy.errors import BadRequest
-from llmproxy.headers import checked_target, origin_of, request_headers, response_headers, with_header
+from llmproxy.headers import (
+    bare_fields,
+    checked_target,
+    field_lines,
+    origin_of,
+    request_headers,
+    response_headers,
+    with_header,
+)
 
 KEY = "sk-upstream"
 LATIN = st.text(st.characters(max_codepoint=255))
@@ -151,7 +159,7 @@ def sent_down(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     "name",
     [
-        "Set-Cookie", "Alt-Svc", "Strict-Transport-Security", "Connection", "Keep-Alive", "TE", "Trailer", "Upgrade",
+        "Set-Cookie", "Alt-Svc", "Strict-Transport-Security", "Connection", "Keep-Alive", "TE", "Upgrade",
         "Transfer-Encoding", "Proxy-Connection", "Proxy-Authenticate", "X-Proxy-Request-Id",
     ],
 )  # fmt: skip
@@ -182,6 +190,18 @@ def test_each_of_several_connection_headers_counts() -> None:
 
 def test_connection_cannot_take_away_our_request_id() -> None:
     assert sent_down(("Connection", "x-proxy-request-id")) == []
+
+
+def test_fields_outside_the_head_come_down_without_what_frames_routes_or_breaks_a_message() -> None:
+    kept = [("Link", "</a>"), ("link", "</b>"), ("X-Sum", "")]
+    dropped = [
+        ("Content-Length", "5"), ("Transfer-Encoding", "chunked"), ("Set-Cookie", "a=b"), ("Host", "x"),
+        ("Connection", "close"), ("X-Bad", "a\x01b"), ("X-Bad", "a\r\nX-Evil: 1"), ("X Bad", "1"), ("", "1"),
+        ("Content-Encoding", "gzip"), ("X-Proxy-Request-Id", "forged"),
+    ]  # fmt: skip
+
+    assert bare_fields([*dropped, *kept, *dropped]) == kept
+    assert field_lines(kept) == b"Link: </a>\r\nlink: </b>\r\nX-Sum: \r\n"
 
 
 # Targets

@@ -1,0 +1,127 @@
+"""An upstream that keeps what it is sent byte for byte, and answers with exactly the bytes it is given."""
+
+import queue
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import BinaryIO, Self
+
+WAIT_S = 20.0
+Pairs = list[tuple[str, str]]
+Piece = bytes | threading.Event
+
+
+@dataclass
+class Received:
+    """One request as it arrived; `chunks` are the pieces of a chunked body, None for another."""
+
+    line: str
+    headers: Pairs
+    body: bytes = b""
+    chunks: list[bytes] | None = None
+    trailers: Pairs = field(default_factory=list)
+
+    def all(self, name: str) -> list[str]:
+        """Every value of a header."""
+        return [value for key, value in self.headers if key.lower() == name.lower()]
+
+
+class RecordingUpstream:
+    """
+    Serves connections for the length of a `with` block, each for as long as its client wants.
+
+    Attributes:
+        url: Its address.
+    """
+
+    def __init__(self) -> None:
+        self._answer: tuple[Piece, ...] = ()
+        self._closes = False
+        self._received: queue.Queue[Received] = queue.Queue()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = f"http://{self.host}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def answers(self, *pieces: Piece, closes: bool = False) -> None:
+        """What every request gets from now on; at an event it waits for that. `closes` ends the connection then."""
+        self._answer, self._closes = pieces, closes
+
+    def received(self) -> Received:
+        """The next request that was not taken yet, as soon as it is whole."""
+        return self._received.get(timeout=WAIT_S)
+
+    def forget(self) -> None:
+        """Drop what was not taken."""
+        while self.has_received():
+            self._received.get_nowait()
+
+    def has_received(self) -> bool:
+        """Whether a request is there that was not taken yet."""
+        return not self._received.empty()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            with connection, connection.makefile("rb") as reader:
+                while request := _read(reader):
+                    self._received.put(request)
+                    for piece in self._answer:
+                        if isinstance(piece, bytes):
+                            connection.sendall(piece)
+                        elif not piece.wait(WAIT_S):
+                            return
+                    if self._closes:
+                        return
+        except OSError:
+            return  # the client left; what came is kept
+
+
+def _read(reader: BinaryIO) -> Received | None:
+    """The next request; None when the connection ends instead."""
+    line = reader.readline()
+    if not line:
+        return None
+    request = Received(_text(line), list(_fields(reader)))
+    if request.all("transfer-encoding"):
+        request.chunks = list(_chunks(reader))
+        request.body = b"".join(request.chunks)
+        request.trailers = list(_fields(reader))
+    else:
+        request.body = reader.read(int((request.all("content-length") or ["0"])[0]))
+    return request
+
+
+def _chunks(reader: BinaryIO) -> Iterator[bytes]:
+    while size := int(reader.readline().partition(b";")[0], 16):
+        yield reader.read(size)
+        assert reader.read(2) == b"\r\n"
+
+
+def _fields(reader: BinaryIO) -> Iterator[tuple[str, str]]:
+    while (line := _text(reader.readline())) != "":
+        name, _, value = line.partition(":")
+        yield name, value.strip(" \t")
+
+
+def _text(line: bytes) -> str:
+    return line.removesuffix(b"\r\n").decode("latin-1")

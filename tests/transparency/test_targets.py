@@ -1,0 +1,53 @@
+"""Where a call goes: targets byte for byte, base URLs with prefixes, redirects that are not followed."""
+
+import pytest
+
+from tests.http_by_hand import call
+from tests.servers import Server
+
+TARGETS = [
+    "/v1/echo/a%2Fb//c;x=%7e?q=%20&a=b&&=",
+    "/v1/echo//double//slashes//",
+    "/v1//echo",
+    "/v1/",
+    "/v1/echo?",
+    "/v1/echo??a=?&b=%3f",
+    "/v1/echo/a|b/[c]/{d}?e=f|g[h]={i}",
+    "/v1/echo/%C3%BC%ff%00%0a%0D/%E2%82",
+    "/v1/echo/~user/!$&'()*+,;=:@/-._",
+    "/v1/echo/...a/b..c/.hidden?x=/../y",
+    "/v1/echo/%2e%2ea/%5C/%3F%23",
+    "/v1/echo/" + "x" * 2000,
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_path_and_query_reach_the_upstream_byte_for_byte(proxy, upstream, token, target):
+    assert call(proxy.url, "GET", target, token.bearer).status in (200, 404)
+
+    assert upstream.last_request()["target"] == target
+
+
+@pytest.mark.parametrize(
+    ("suffix", "reached"),
+    [("", "/v1/models"), ("/", "/v1/models"), ("/v1", "/v1/models"), ("/v1/", "/v1/models"),
+     ("/openai", "/openai/v1/models"), ("/openai/v1/", "/openai/v1/models"), ("/a/b%20c", "/a/b%20c/v1/models")],
+)  # fmt: skip
+def test_a_base_url_may_hold_v1_and_a_prefix(proxy, upstream, token_for, suffix, reached):
+    call(proxy.url, "GET", "/v1/models?a=b", token_for(upstream.url + suffix).bearer)
+
+    assert upstream.last_request()["target"] == reached + "?a=b"
+
+
+def test_upstream_url_may_end_in_v1(upstream, tmp_path):
+    with Server("embedded", tmp_path / "data", UPSTREAM_URL=upstream.url + "/v1") as server:
+        assert call(server.url, "GET", "/v1/models", server.issue_token().bearer).status == 200
+
+    assert upstream.last_request()["target"] == "/v1/models"
+
+
+def test_a_redirect_is_not_followed_and_nobody_else_gets_the_key(proxy, upstream, raw_upstream, token):
+    answer = call(proxy.url, "GET", "/v1/models", token.bearer, ("x-mock-redirect", f"{raw_upstream.url}/v1/models"))
+
+    assert (answer.status, answer["location"]) == (302, f"{raw_upstream.url}/v1/models")
+    assert raw_upstream.requests == [] and len(upstream.requests()) == 1
