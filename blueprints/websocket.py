@@ -60,7 +60,6 @@ def _open(parts: Services, call: Call, watch: HangupWatch, environ: Environ) -> 
     )
     body = cast(RequestBody, call.body)
     body.hold_if_small()
-    call.asks()
     response = parts.upstream.open(
         call.method, origin, target, headers=headers, body=body, on_connection=watch.guard, may_upgrade=True
     )
@@ -110,7 +109,7 @@ class _Session:
         tunnel, call = self._tunnel, self._call
         tunnel.close()
         call.bytes_in, call.bytes_out = tunnel.bytes_in, tunnel.bytes_out
-        call.end(tunnel.outcome, status=HTTPStatus.SWITCHING_PROTOCOLS, observer=self._observer)
+        call.end(tunnel.outcome, status=HTTPStatus.SWITCHING_PROTOCOLS.value, observer=self._observer)
 
 
 def _early_bytes(environ: Mapping[str, Any]) -> bytes:

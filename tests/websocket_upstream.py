@@ -22,7 +22,7 @@ class WebSocketUpstream:
 
     Args:
         script: What to do with a peer; echoes without one.
-        options: For the library's server: subprotocols, compression, process_request.
+        options: For the library's server: subprotocols, compression, ssl.
 
     Attributes:
         handshakes: The headers of each connection that was opened.
@@ -37,7 +37,7 @@ class WebSocketUpstream:
         self._script = script
         self._server = serve(self._serve, "127.0.0.1", 0, **{"compression": None, "ping_interval": None} | options)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self.url = f"http://127.0.0.1:{self._server.socket.getsockname()[1]}"
+        self.url = f"{'https' if options.get('ssl') else 'http'}://127.0.0.1:{self._server.socket.getsockname()[1]}"
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from websockets.sync.client import connect
 
 from tests.deploy.compose import ROOT, make_secrets
 from tests.e2e.test_streaming import ask
 from tests.http_by_hand import Answer, HandClient
 from tests.servers import DEPLOYED, Server, Token, wait_for
+from tests.websocket_upstream import WebSocketUpstream
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 CONFIGURATION = ROOT / "deploy/nginx/llm-proxy.conf"
@@ -133,6 +135,16 @@ def test_a_body_over_nginxs_own_limit_is_the_proxys_business(pair: Pair, upstrea
         pair.call("POST", "/v1/chat/completions", token, ("Content-Type", "application/json"), body=body).status
         == 200
     )
+
+
+def test_a_websocket_passes(pair: Pair) -> None:
+    with WebSocketUpstream() as upstream:
+        token = pair.nodes[0].issue_token(pair.nodes[0].create_project(base_url=upstream.url))
+        context = ssl.create_default_context(cafile=str(pair.certificate))
+        url, header = f"wss://localhost:{pair.port}/v1/realtime", dict([token.bearer])
+        with connect(url, additional_headers=header, ssl=context, proxy=None) as client:
+            client.send("hello")
+            assert client.recv(timeout=10) == "hello"
 
 
 def test_the_metrics_stay_inside(pair: Pair) -> None:

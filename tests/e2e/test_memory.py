@@ -4,9 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from websockets.sync.client import ClientConnection, connect
+from websockets.sync.server import ServerConnection
 
 from tests.http_by_hand import HandClient
-from tests.servers import Server, wait_for
+from tests.servers import Server, Token, wait_for
+from tests.websocket_upstream import WebSocketUpstream
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc of Linux")
 MIB = 1024 * 1024
@@ -91,4 +94,52 @@ def test_a_long_stream_takes_no_memory(proxy, upstream, token):
         assert read_away(client, client.read_head()) > 5 * MIB
 
     assert proxy.wait_for_records(1, token)[0]["metadata"]["completion_tokens"] >= 50_000
+    assert peak.grown_mib < ALLOWED_MIB
+
+
+def websocket(proxy: Server, token: Token, **options) -> ClientConnection:
+    url = proxy.url.replace("http", "ws") + "/v1/realtime"
+    return connect(
+        url, additional_headers=dict([token.bearer]), compression=None, proxy=None, max_size=None, **options
+    )
+
+
+def test_a_large_transfer_over_a_websocket_takes_no_memory(proxy):
+    def talk(peer: ServerConnection) -> None:
+        got = 0
+        while got < 100 * MIB:
+            got += len(peer.recv())
+        for _ in range(100):
+            peer.send(b"x" * MIB)
+
+    with WebSocketUpstream(talk, max_size=None) as upstream:
+        token = proxy.issue_token(proxy.create_project(base_url=upstream.url))
+        with Peak(proxy) as peak, websocket(proxy, token) as client:
+            for _ in range(100):
+                client.send(b"x" * MIB)
+            assert sum(len(client.recv()) for _ in range(100)) == 100 * MIB
+
+    (record,) = proxy.wait_for_records(1, token)
+    assert record["bytes_in"] > 100 * MIB and record["bytes_out"] > 100 * MIB
+    assert peak.grown_mib < ALLOWED_MIB
+
+
+def test_a_websocket_is_read_no_faster_than_its_other_side_reads(proxy):
+    sent = []
+
+    def pour(peer: ServerConnection) -> None:
+        for _ in range(100):
+            peer.send(b"x" * MIB)
+            sent.append(1)
+
+    with WebSocketUpstream(pour) as upstream:
+        token = proxy.issue_token(proxy.create_project(base_url=upstream.url))
+        with HandClient(proxy.url, receive_buffer=8192) as client, Peak(proxy) as peak:
+            upgrade = (("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
+            nonce = ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+            client.send_request("GET", "/v1/realtime", token.bearer, *upgrade, nonce)
+            client.read_head()
+            until_it_stands(lambda: len(sent))
+
+            assert len(sent) < 30
     assert peak.grown_mib < ALLOWED_MIB

@@ -2,6 +2,7 @@
 
 import json
 import os
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,13 +10,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import trustme
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection
 
 from tests.http_by_hand import Answer, HandClient
-from tests.servers import DEPLOYED, EMBEDDED, UPSTREAM_KEY, Server, Token
+from tests.servers import DEPLOYED, EMBEDDED, UPSTREAM_KEY, Server, Token, fetch, wait_for
 from tests.websocket_upstream import WebSocketUpstream
 
 WAIT_S = 10.0
@@ -342,6 +344,34 @@ def test_a_server_goes_on_after_a_tunnel(proxy, token_for, opens, upstream, toke
         assert next_client.call("GET", "/v1/models", token.bearer).status == 200
 
 
+def test_silence_is_no_fault_but_not_reading_is(impatient_proxy):
+    """Its idle time is a second."""
+    with WebSocketUpstream() as quiet, WebSocketUpstream(flood) as flooding:
+        project = impatient_proxy.create_project
+        silent = impatient_proxy.issue_token(project(base_url=quiet.url))
+        token = impatient_proxy.issue_token(project(base_url=flooding.url))
+        with connected(impatient_proxy, silent) as client:
+            with HandClient(impatient_proxy.url, receive_buffer=8192) as sleeping:
+                by_hand(sleeping, token)
+                assert record_of(impatient_proxy, token)["outcome"] == "client_closed"
+            client.send("still there")
+            assert client.recv(timeout=WAIT_S) == "still there"
+
+
+def test_an_upstream_that_does_not_read_is_given_up(impatient_proxy):
+    go_on = threading.Event()
+    with WebSocketUpstream(lambda peer: go_on.wait(WAIT_S)) as upstream:
+        token = impatient_proxy.issue_token(impatient_proxy.create_project(base_url=upstream.url))
+        with HandClient(impatient_proxy.url) as client:
+            by_hand(client, token)
+            client.read_head()
+            with pytest.raises(ConnectionError):
+                send_without_end(client)
+        go_on.set()
+
+    assert record_of(impatient_proxy, token)["outcome"] == "upstream_timeout"
+
+
 # Cuts
 
 
@@ -419,23 +449,53 @@ def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_a_stop_closes_what_is_open_and_refuses_what_comes(kind, tmp_path):
+def test_a_stop_closes_what_is_open_when_balancers_have_looked_away(kind, tmp_path):
     with (
         WebSocketUpstream() as upstream,
-        Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_OVERLAP="0") as server,
+        Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_OVERLAP="2") as server,
+    ):
+        token = server.issue_token()
+        with connected(server, token) as before:
+            server.terminate()
+            wait_for(lambda: fetch(server.url, "GET", "/readyz")[0] == 503)
+            with connected(server, token) as late:
+                for client in (before, late):
+                    client.send("hello")
+                    assert client.recv(timeout=WAIT_S) == "hello"
+                for client in (before, late):
+                    with pytest.raises(ConnectionClosedError) as closed:
+                        client.recv(timeout=WAIT_S)
+                    assert closed.value.rcvd.code == 1012
+        assert server.wait() == 0
+        records = server.records(token)
+
+    assert [(record["outcome"], record["error"]["code"]) for record in records] == [("refused", "proxy_draining")] * 2
+
+
+# TLS
+
+
+def test_an_upstream_over_tls_takes_and_gives_at_once(kind, tmp_path):
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    settings = {"SSL_CERT_FILE": str(tmp_path / "ca.pem")}
+    with (
+        WebSocketUpstream(ssl=context) as upstream,
+        Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, **settings) as server,
     ):
         token = server.issue_token()
         with connected(server, token) as client:
-            client.send("hello")
-            client.recv(timeout=WAIT_S)
-            server.terminate()
+            sender = threading.Thread(target=lambda: [client.send(bytes([n]) * 300_000) for n in range(40)])
+            sender.start()
+            assert [client.recv(timeout=WAIT_S) for _ in range(40)] == [bytes([n]) * 300_000 for n in range(40)]
+            sender.join()
+            take_back(server, token, "token_revoked")
             with pytest.raises(ConnectionClosedError) as closed:
                 client.recv(timeout=WAIT_S)
-        assert server.wait() == 0
-        (record,) = server.records(token)
+        assert isinstance(upstream.wait_for_end(), ConnectionClosedError)
 
-    assert closed.value.rcvd.code == 1012
-    assert (record["outcome"], record["error"]["code"]) == ("refused", "proxy_draining")
+    assert closed.value.rcvd.code == 1008
 
 
 # Usage
