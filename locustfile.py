@@ -10,30 +10,39 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import sys
+from pathlib import Path
+from typing import Any
 
-from locust import events, task  # noqa: E402
+from locust import events, task
+from locust.exception import StopTest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from benchmark.caller import Caller, Connections  # noqa: E402
-from benchmark.cli import read_payload, read_token  # noqa: E402
-from benchmark.plan import Call, Refused, Target, body_of, check_endpoint  # noqa: E402
+from benchmark.caller import Caller, Connections
+from benchmark.plan import (
+    Call,
+    Refused,
+    Target,
+    body_of,
+    check_endpoint,
+    read_payload,
+    read_token,
+)
 
 TIMEOUT_S = 60.0
 MOST_CONNECTIONS = 10_000
 
 
 def _add_arguments(parser: Any, **_: Any) -> None:
-    group = parser.add_argument_group("OpenAI request")
-    group.add_argument("--endpoint", default="/v1/chat/completions", env_var="LLM_BENCHMARK_ENDPOINT", help="Path")
-    group.add_argument("--payload", env_var="LLM_BENCHMARK_PAYLOAD", help="JSON to send, or @FILE")
-    group.add_argument("--streaming", action="store_true", env_var="LLM_BENCHMARK_STREAM", help='Adds "stream": true')
+    parser.add_argument("--endpoint", default="/v1/chat/completions", env_var="LLM_BENCHMARK_ENDPOINT", help="Path")
+    parser.add_argument("--payload", env_var="LLM_BENCHMARK_PAYLOAD", help="JSON to send, or @FILE")
+    parser.add_argument(
+        "--streaming", action="store_true", env_var="LLM_BENCHMARK_STREAM", help='Adds "stream": true'
+    )
     # Not in the web UI, which would show it to whoever opens the page.
-    group.add_argument("--token", env_var="LLM_BENCHMARK_TOKEN", include_in_web_ui=False, help="Bearer token")
-    group.add_argument("--token-file", env_var="LLM_BENCHMARK_TOKEN_FILE", include_in_web_ui=False, help="Its file")
+    parser.add_argument("--token", env_var="LLM_BENCHMARK_TOKEN", include_in_web_ui=False, help="Bearer token")
+    parser.add_argument("--token-file", env_var="LLM_BENCHMARK_TOKEN_FILE", include_in_web_ui=False, help="Its file")
 
 
 class OpenAIUser(Caller):
@@ -47,18 +56,32 @@ class OpenAIUser(Caller):
         self.send()
 
 
-def _describe_request(environment: Any, **_: Any) -> None:
+def _describe_request(environment: Any) -> None:
     asked = environment.parsed_options
-    try:
-        OpenAIUser.target = Target(environment.host or "", read_token(asked.token, asked.token_file))
-        check_endpoint(asked.endpoint, OpenAIUser.target.base_url)
-        body = body_of(read_payload(asked.payload or None), asked.endpoint, stream=asked.streaming)
-    except Refused as refused:
-        environment.process_exit_code = 2
-        environment.runner.quit()
-        raise SystemExit(f"locust: {refused}") from None
+    OpenAIUser.target = Target(environment.host, read_token(asked.token, asked.token_file))
+    check_endpoint(asked.endpoint, environment.host)
+    body = body_of(read_payload(asked.payload or None), asked.endpoint, stream=asked.streaming)
     OpenAIUser.call = Call(asked.endpoint, body, stream=asked.streaming, timeout_s=TIMEOUT_S)
 
 
+def _refuse_at_once(environment: Any, **_: Any) -> None:
+    # Without a host there is a web UI, which will ask for it.
+    if environment.host:
+        try:
+            _describe_request(environment)
+        except Refused as refused:
+            print(f"locustfile.py: {refused}", file=sys.stderr)
+            sys.exit(2)
+
+
+def _describe_anew(environment: Any, **_: Any) -> None:
+    # The web UI may have changed what the command line said.
+    try:
+        _describe_request(environment)
+    except Refused as refused:
+        raise StopTest(str(refused)) from None
+
+
 events.init_command_line_parser.add_listener(_add_arguments)  # type: ignore[no-untyped-call]
-events.test_start.add_listener(_describe_request)  # type: ignore[no-untyped-call]
+events.init.add_listener(_refuse_at_once)  # type: ignore[no-untyped-call]
+events.test_start.add_listener(_describe_anew)  # type: ignore[no-untyped-call]

@@ -4,7 +4,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
-from benchmark.cli import main  # noqa: E402  everything else comes after the patch
+from benchmark.cli import main
 
 if __name__ == "__main__":
     main(prog_name="llm-benchmark")

@@ -8,6 +8,7 @@ signal, with the summary so far.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,16 @@ from rich.console import Console
 from benchmark import fail_if
 from benchmark.console import summary
 from benchmark.html_report import page
-from benchmark.plan import Call, Refused, Target, body_of, check_endpoint, make_plan
+from benchmark.plan import (
+    Call,
+    Refused,
+    Target,
+    body_of,
+    check_endpoint,
+    make_plan,
+    read_payload,
+    read_token,
+)
 from benchmark.probe import probe
 from benchmark.session import Session
 
@@ -38,7 +48,8 @@ class OneLine(click.Command):
         except Refused as error:
             complaint = str(error)
         except click.Abort:
-            complaint = "interrupted"
+            print("llm-benchmark: interrupted before the load began", file=sys.stderr)
+            sys.exit(ENDED_BY_SIGNAL + signal.SIGINT)
         print(f"llm-benchmark: {complaint}", file=sys.stderr)
         sys.exit(REFUSED)
 
@@ -113,27 +124,6 @@ def main(
     session.measure(Console(stderr=True))
     _tell(session, output, html)
     sys.exit(_status(session, checked))
-
-
-def read_token(token: str | None, token_file: str | None) -> str | None:
-    if token_file is None:
-        return token
-    if token is not None:
-        raise Refused("--token and --token-file contradict each other: give one of them")
-    return _read(token_file, "--token-file").decode("utf-8", "replace").strip()
-
-
-def read_payload(payload: str | None) -> bytes | None:
-    if payload is None or not payload.startswith("@"):
-        return payload.encode("utf-8", "surrogateescape") if payload is not None else None
-    return _read(payload[1:], "--payload")
-
-
-def _read(path: str, option_name: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise Refused(f"{option_name}: cannot read {path}: {error.strerror}") from None
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -48,6 +48,7 @@ def joined(runs: Sequence[Run]) -> Run:
         began_ns=runs[0].began_ns,
         duration_s=sum(run.duration_s for run in runs),
         interrupted=any(run.interrupted for run in runs),
+        unfinished=sum(run.unfinished for run in runs),
     )
 
 

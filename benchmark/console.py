@@ -93,7 +93,8 @@ def summary(console: Console, figures: dict[str, Any]) -> None:
     for side in sides:
         _errors(console, side, named=other is not None)
     if figures["interrupted"]:
-        console.print("interrupted: the figures are those of the answers that had come", style="yellow")
+        count = sum(side["unfinished"] for side in sides)
+        console.print(f"interrupted: {count:,} requests on their way are not in the figures", style="yellow")
 
 
 def _rows(sides: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import resource
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import orjson
@@ -161,3 +162,26 @@ def body_of(payload: bytes | None, endpoint: str, *, stream: bool) -> bytes:
     if "stream" in fields:
         raise Refused('--stream, but the payload says otherwise in its "stream"')
     return orjson.dumps(fields | {"stream": True})
+
+
+def read_token(token: str | None, token_file: str | None) -> str | None:
+    """The token that was given, by itself or in a file."""
+    if token_file is None:
+        return token
+    if token is not None:
+        raise Refused("--token and --token-file contradict each other: give one of them")
+    return _read(token_file, "--token-file").decode("utf-8", "replace").strip()
+
+
+def read_payload(payload: str | None) -> bytes | None:
+    """What was given as --payload: its text, or the contents of the file behind an @."""
+    if payload is None or not payload.startswith("@"):
+        return payload.encode("utf-8", "surrogateescape") if payload is not None else None
+    return _read(payload[1:], "--payload")
+
+
+def _read(path: str, option_name: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise Refused(f"{option_name}: cannot read {path}: {error.strerror}") from None

@@ -59,6 +59,7 @@ def figures(run: Run, target: Target, call: Call, plan: Plan, *, pace: float | N
         "bytes_received": sum(sample.size for sample in run.samples),
         "warmup_requests": plan.warmup,
         "interrupted": run.interrupted,
+        "unfinished": run.unfinished,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "errors_by_cause": _by_cause(run.samples, target),
     }

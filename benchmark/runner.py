@@ -58,7 +58,8 @@ class Load:
             ready.set()
             runner.user_greenlets.join()
         runner.quit()
-        return Run(samples, began_ns, (time.monotonic_ns() - began_ns) / 1e9, self._stopped)
+        duration_s = (time.monotonic_ns() - began_ns) / 1e9
+        return Run(samples, began_ns, duration_s, self._stopped, schedule.taken - len(samples))
 
     def stop(self) -> None:
         """Ends the run now, and any later one. Requests that are on their way are not counted."""

@@ -42,9 +42,10 @@ class Sample:
 
 @dataclass
 class Run:
-    """What a run brought. `interrupted`: it was stopped before its end."""
+    """What a run brought. `interrupted`: it was stopped early, when `unfinished` requests were on their way."""
 
     samples: list[Sample]
     began_ns: int
     duration_s: float
     interrupted: bool = False
+    unfinished: int = 0

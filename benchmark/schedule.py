@@ -17,14 +17,14 @@ class Schedule:
     Turns for so many requests, or for so many seconds.
 
     Without a rate a turn is given as soon as a user asks (closed loop). With a rate there is a turn every 1/rate
-    seconds, whether or not the answers keep up (open loop).
+    seconds, whether or not the answers keep up (open loop). `taken` counts the turns.
     """
 
     def __init__(self, *, requests: int | None, duration_s: float | None, rate: float | None) -> None:
         self._left = requests
         self._duration_ns = None if duration_s is None else int(duration_s * 1e9)
         self._gap_ns = None if rate is None else 1e9 / rate
-        self._taken = 0
+        self.taken = 0
         self._began_ns = 0
 
     def begin(self) -> None:
@@ -44,11 +44,11 @@ class Schedule:
         return due_ns
 
     def _next_due_ns(self) -> int | None:
-        if self._left is not None and self._taken >= self._left:
+        if self._left is not None and self.taken >= self._left:
             return None
         now_ns = time.monotonic_ns()
-        due_ns = now_ns if self._gap_ns is None else self._began_ns + int(self._taken * self._gap_ns)
+        due_ns = now_ns if self._gap_ns is None else self._began_ns + int(self.taken * self._gap_ns)
         if self._duration_ns is not None and due_ns - self._began_ns >= self._duration_ns:
             return None
-        self._taken += 1
+        self.taken += 1
         return due_ns
