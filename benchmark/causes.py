@@ -42,7 +42,7 @@ def of_exception(error: BaseException, *, answered: bool) -> str:
         case ssl.SSLCertVerificationError():
             return f"TLS certificate refused: {error.verify_message}"
         case ssl.SSLError():
-            return f"TLS: {error.reason or error}"
+            return f"TLS: {getattr(error, 'reason', None) or error}"
         case OSError():
             return error.strerror or str(error)
     if answered:

@@ -25,6 +25,7 @@ from benchmark.plan import (
     Call,
     Refused,
     Target,
+    allow_connections,
     body_of,
     check_endpoint,
     make_plan,
@@ -102,6 +103,7 @@ def main(
 ) -> None:
     """Measure latency, throughput and errors of an OpenAI endpoint, through the proxy or without it."""
     plan = make_plan(requests=requests, duration_s=duration_s, concurrency=concurrency, rate=rate, warmup=warmup)
+    allow_connections(plan.concurrency)
     token = read_token(token, token_file)
     targets = [Target(base_url, token)]
     if compare_url is not None:

@@ -110,11 +110,11 @@ def make_plan(
         raise Refused(f"--concurrency {concurrency} is above --requests {requests}")
     users = concurrency or (CONCURRENCY if rate is None else CONCURRENCY_AT_A_RATE)
     users = users if requests is None else min(users, requests)
-    _allow_connections(users)
     return Plan(requests, duration_s, users, rate, warmup)
 
 
-def _allow_connections(count: int) -> None:
+def allow_connections(count: int) -> None:
+    """Lets this process have as many, or raises Refused."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and count + SPARE_FILES > hard:
         raise Refused(f"--concurrency {count} is more than this process may have connections (ulimit -Hn: {hard})")

@@ -1,0 +1,396 @@
+"""The command as its users type it, against the mock upstream and the proxy."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import trustme
+
+from benchmark.mock_openai import MockOpenAI
+from tests.servers import ROOT, Server, Token, fetch, wait_for
+
+COMMAND = ROOT / "llm-benchmark"
+PATH = "/v1/chat/completions"
+KEY = "sk-secret-of-the-benchmark-tests"
+PROMISED = [
+    "base_url", "endpoint", "requests", "concurrency", "total_duration_ms", "average_latency_ms", "p50_latency_ms",
+    "p90_latency_ms", "p99_latency_ms", "throughput_rps", "error_rate", "errors",
+]  # fmt: skip
+ENVIRONMENT = {"PATH": os.path.dirname(sys.executable) + ":/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent"}
+
+
+class Done(NamedTuple):
+    """How a run ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        return json.loads(self.stdout)
+
+
+@pytest.fixture(scope="module")
+def running_mock() -> Iterator[MockOpenAI]:
+    with MockOpenAI() as mock:
+        yield mock
+
+
+@pytest.fixture
+def mock(running_mock: MockOpenAI) -> MockOpenAI:
+    running_mock.reset()
+    return running_mock
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(mock: MockOpenAI, tmp_path: Path) -> Run:
+    """Runs the command in an empty directory, with JSON on standard output where nothing else is said."""
+
+    def typed(*arguments: str, base_url: str = mock.url, output: str = "-", **environment: str) -> Done:
+        done = subprocess.run(
+            [sys.executable, str(COMMAND), f"--base-url={base_url}", f"--output={output}", *arguments],
+            cwd=tmp_path,
+            env=ENVIRONMENT | {"LLM_BENCHMARK_TOKEN": KEY} | environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert KEY not in done.stdout + done.stderr
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return typed
+
+
+def measured(mock: MockOpenAI) -> list[dict[str, Any]]:
+    """The requests of the load: what was sent without the probing one."""
+    return [request for request in mock.requests(PATH) if request["json"] != {}]
+
+
+def test_the_command_of_the_design_writes_its_keys_in_their_units(run: Run, mock: MockOpenAI, tmp_path: Path) -> None:
+    payload = '{"model":"gpt-4","messages":[{"role":"user","content":"Hello"}]}'
+    done = run(
+        f"--endpoint={PATH}", f"--token={KEY}", "--requests=60", "--concurrency=6", f"--payload={payload}",
+        output="results.json",
+    )  # fmt: skip
+    found = json.loads((tmp_path / "results.json").read_text())
+
+    assert done.status == 0 and "req/s" in done.stdout
+    assert list(found)[:12] == PROMISED
+    assert (found["base_url"], found["endpoint"]) == (mock.url, PATH)
+    assert (found["requests"], found["concurrency"], found["errors"], found["error_rate"]) == (60, 6, 0, 0.0)
+    assert 0 < found["p50_latency_ms"] <= found["p90_latency_ms"] <= found["p99_latency_ms"]
+    assert found["p99_latency_ms"] <= found["max_latency_ms"] <= found["total_duration_ms"] + 1
+    assert found["throughput_rps"] == pytest.approx(60_000 / found["total_duration_ms"], rel=0.1)
+    assert {request["body_length"] for request in measured(mock)} == {len(payload)}
+
+
+def test_exactly_so_many_requests_are_sent_over_at_most_so_many_connections(run: Run, mock: MockOpenAI) -> None:
+    done = run("--requests=123", "--concurrency=7", "--warmup=10")
+
+    assert (done.figures["requests"], done.figures["warmup_requests"]) == (123, 10)
+    assert len(measured(mock)) == 133
+    assert mock.connections()["accepted"] <= 1 + 7
+    [probe] = [request for request in mock.requests() if request["json"] == {}]
+    assert probe == mock.requests()[0]
+
+
+def test_without_flags_a_small_chat_is_asked_a_hundred_times_by_ten(run: Run, mock: MockOpenAI) -> None:
+    done = run()
+
+    assert (done.figures["requests"], done.figures["concurrency"]) == (100, 10)
+    assert {request["json"]["messages"][0]["content"] for request in measured(mock)} == {"Hello"}
+
+
+def test_the_proxy_can_be_measured(run: Run, proxy: Server, token: Token, upstream: MockOpenAI) -> None:
+    done = run("--requests=40", "--concurrency=4", base_url=proxy.url, LLM_BENCHMARK_TOKEN=token.secret)
+
+    assert done.figures["errors"] == 0
+    assert token.secret not in done.stdout + done.stderr
+    assert [record["status_code"] for record in proxy.wait_for_records(41, token)].count(200) == 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--payload={nope"], "--payload is not JSON"),
+        (["--requests=0"], "--requests must be greater than 0"),
+        (["--requests=5", "--concurrency=6"], "--concurrency 6 is above --requests 5"),
+        (["--pace=5"], "--pace is for --stream"),
+        (["--requests=many"], "not a valid integer"),
+        (["--fail-if=p99_latency_ms is high"], "--fail-if"),
+        (["--html=no/such/directory.html"], "no such directory"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(
+    run: Run, mock: MockOpenAI, tmp_path: Path, arguments: list[str], complaint: str
+) -> None:
+    done = run(*arguments, output="results.json")
+
+    assert done.status == 2 and complaint in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
+    assert (mock.requests(), list(tmp_path.iterdir())) == ([], [])
+
+
+def test_a_host_that_is_not_there_is_refused(run: Run, tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        done = run(base_url=f"http://127.0.0.1:{nobody.getsockname()[1]}", output="results.json")
+
+    assert done.status == 2 and "connection refused" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_token_that_is_not_taken_is_refused_after_one_request(run: Run, mock: MockOpenAI, tmp_path: Path) -> None:
+    done = run(LLM_BENCHMARK_TOKEN="no-key", output="results.json")
+
+    assert done.status == 2 and "401 invalid_api_key" in done.stderr
+    assert len(mock.requests()) == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_a_certificate_is_checked(run: Run, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    with MockOpenAI(cert=tmp_path / "server.pem", key=tmp_path / "server.pem") as secure:
+        distrusted = run("--requests=2", base_url=secure.url)
+        trusted = run("--requests=2", base_url=secure.url, SSL_CERT_FILE=str(tmp_path / "authority.pem"))
+
+    assert distrusted.status == 2 and "TLS certificate refused" in distrusted.stderr
+    assert trusted.figures["errors"] == 0
+
+
+def test_a_refusal_of_the_proxy_tells_its_code(run: Run, proxy: Server, token: Token) -> None:
+    proxy.manage("DELETE", "/tokens", {"id": token.id})
+    done = run(base_url=proxy.url, LLM_BENCHMARK_TOKEN=token.secret)
+
+    assert done.status == 2 and "401 token_revoked" in done.stderr
+
+
+def test_a_token_may_lie_in_a_file(run: Run, mock: MockOpenAI, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("sk-from-a-file\n")
+    command = [sys.executable, str(COMMAND), f"--base-url={mock.url}", "--token-file=token", "--requests=2"]
+    subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, timeout=60, check=True)
+
+    assert {dict(request["headers"])["Authorization"] for request in mock.requests()} == {"Bearer sk-from-a-file"}
+
+
+@pytest.mark.parametrize(
+    ("controls", "cause"),
+    [
+        (["x-mock-status: 429"], "429 rate_limit_exceeded"),
+        (["x-mock-status: 503"], "503"),
+        (["x-mock-cut-after: 1"], "answer cut short"),
+    ],
+)
+def test_failures_are_grouped_by_their_cause(run: Run, controls: list[str], cause: str) -> None:
+    done = run("--requests=6", "--concurrency=2", *(f"--header={control}" for control in controls))
+    [group] = done.figures["errors_by_cause"]
+
+    assert done.status == 0
+    assert (done.figures["errors"], done.figures["error_rate"], done.figures["requests"]) == (6, 1.0, 6)
+    assert group["cause"].startswith(cause) and group["count"] == 6
+    # A failed request has no latency: there is nothing that could be told.
+    assert done.figures["p50_latency_ms"] is None
+    assert cause in done.stderr
+
+
+def test_a_server_that_falls_silent_is_a_timeout(run: Run) -> None:
+    done = run("--requests=2", "--concurrency=2", "--timeout=0.3", "--stream", "--header=x-mock-hang-after: 2")
+
+    assert done.figures["errors_by_cause"] == [{"cause": "timeout", "count": 2, "message": None}]
+
+
+def test_streams_are_timed_event_by_event(run: Run, mock: MockOpenAI) -> None:
+    controls = ["x-mock-gap-ms: 20", "x-mock-stamp: 1", "x-mock-events: 10"]
+    done = run(
+        "--stream", "--requests=6", "--concurrency=3", "--pace=20", *(f"--header={control}" for control in controls)
+    )
+    found = done.figures
+
+    assert all(request["json"]["stream"] is True for request in measured(mock))
+    # The role, ten words, the reason of the end, [DONE].
+    assert (found["events"], found["events_lost"], found["errors"]) == (6 * 13, 0, 0)
+    assert found["streams_at_once"] == 3 and found["streams_sustained"] == 6
+    assert 0 < found["ttfb_p50_ms"] <= found["first_event_p50_ms"] < found["p50_latency_ms"]
+    assert found["event_gap_p50_ms"] > 10 and found["event_delay_p50_ms"] > 0
+    assert found["p50_latency_ms"] >= 12 * 20
+
+
+def test_a_cut_stream_counts_as_failed(run: Run) -> None:
+    done = run("--stream", "--requests=4", "--concurrency=2", "--header=x-mock-cut-after: 3")
+
+    assert done.figures["errors_by_cause"] == [{"cause": "answer cut short", "count": 4, "message": None}]
+
+
+def test_a_rate_is_kept_and_what_waits_behind_a_slow_answer_is_not_left_out(run: Run) -> None:
+    # One user, 100 ms an answer, twenty wanted a second: the tenth had to leave 450 ms after the first, and could not
+    # before 900 ms. Measured from its own sending it would have taken 100 ms.
+    done = run("--rate=20", "--requests=10", "--concurrency=1", "--header=x-mock-delay-ms: 100")
+
+    assert done.figures["rate_rps"] == 20
+    assert done.figures["max_latency_ms"] > 450
+    assert done.figures["send_delay_p99_ms"] > 350
+
+
+def test_a_rate_sends_no_faster_than_it_says(run: Run) -> None:
+    done = run("--rate=50", "--requests=20")
+
+    assert done.figures["requests"] == 20
+    assert done.figures["total_duration_ms"] >= 19 * 20 - 5
+
+
+def test_a_duration_ends_the_run(run: Run, mock: MockOpenAI) -> None:
+    done = run("--duration=0.5", "--concurrency=2", "--header=x-mock-delay-ms: 50")
+
+    assert done.figures["total_duration_ms"] >= 500
+    assert done.figures["requests"] == len(measured(mock)) > 2
+
+
+def test_two_servers_are_measured_in_turn(run: Run, mock: MockOpenAI, tmp_path: Path) -> None:
+    with MockOpenAI(api_key="sk-of-the-other") as other:
+        done = run(
+            "--requests=40", "--concurrency=2", "--warmup=3", f"--compare={other.url}", "--token2=sk-of-the-other",
+            "--header=x-mock-delay-ms: 5", "--html=report.html",
+        )  # fmt: skip
+        sent = (len(measured(mock)), len(measured(other)))
+    found, second = done.figures, done.figures["compare"]
+
+    assert sent == (43, 43)
+    assert (found["requests"], second["requests"], second["rounds"]) == (40, 40, 10)
+    assert (found["base_url"], second["base_url"]) == (mock.url, other.url)
+    for name in ("average_latency_ms", "p50_latency_ms", "p99_latency_ms"):
+        one = second["difference"][name]
+        assert one["difference_ms"] == pytest.approx(found[name] - second[name], abs=0.01)
+        assert one["ratio"] == pytest.approx(found[name] / second[name], abs=0.01)
+        assert one["difference_interval_ms"][0] <= one["difference_interval_ms"][1]
+    page = (tmp_path / "report.html").read_text()
+    assert mock.url in page and other.url in page and "sk-" not in page
+
+
+def test_the_report_is_one_file_that_asks_for_nothing_else(run: Run, tmp_path: Path) -> None:
+    done = run("--requests=20", "--html=report.html", "--stream", "--header=x-mock-stamp: 1")
+    page = (tmp_path / "report.html").read_text()
+
+    assert done.status == 0
+    assert not re.search(r"(?:src|href)=|url\(|@import", page)
+    titles = ["How long answers took", "Over time", "Throughput", "First event", "Between two events", "On the way"]
+    assert re.findall(r"<h2>(.*?)</h2>", page) == titles
+    assert f"{done.figures['requests']:,} requests" in page and KEY not in page
+
+
+def test_what_a_server_says_is_no_markup_in_the_report(run: Run, tmp_path: Path) -> None:
+    run("--requests=2", "--html=report.html", "--endpoint=/v1/<b>bold", "--payload={}", "--concurrency=1")
+    page = (tmp_path / "report.html").read_text()
+
+    assert "&lt;b&gt;bold" in page and "<b>bold" not in page
+
+
+def test_a_broken_limit_is_status_1(run: Run) -> None:
+    done = run("--requests=4", "--fail-if=p99_latency_ms>0.0001", "--fail-if=errors>0", "--fail-if=no_key<1")
+
+    assert done.status == 1 and done.figures["requests"] == 4
+    complaints = [line for line in done.stderr.splitlines() if line.startswith("llm-benchmark: ")]
+    assert [line.split(": ")[1] for line in complaints] == [
+        "failed by p99_latency_ms > 0.0001",
+        "failed by no_key < 1",
+    ]
+
+
+def test_kept_limits_are_status_0(run: Run) -> None:
+    assert run("--requests=4", "--fail-if=errors>0", "--fail-if=throughput_rps<0.01").status == 0
+
+
+def test_an_interrupted_run_tells_what_it_has(mock: MockOpenAI, tmp_path: Path) -> None:
+    output = tmp_path / "results.json"
+    command = [sys.executable, str(COMMAND), f"--base-url={mock.url}", f"--token={KEY}", f"--output={output}"]
+    gated = ["--requests=50", "--concurrency=2", "--header=x-mock-delay-ms: 20"]
+    with subprocess.Popen(
+        [*command, *gated], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as going:
+        mock.wait_for(path=PATH, count=6)
+        going.send_signal(signal.SIGINT)
+        stdout, stderr = going.communicate(timeout=30)
+    found = json.loads(output.read_text())
+
+    assert going.returncode == 128 + signal.SIGINT and stderr == b""
+    assert b"interrupted" in stdout
+    assert found["interrupted"] is True and 0 < found["requests"] < 50 and found["errors"] == 0
+
+
+def test_it_works_from_anywhere_through_a_link(mock: MockOpenAI, tmp_path: Path) -> None:
+    (tmp_path / "llm-benchmark").symlink_to(COMMAND)
+    done = subprocess.run(
+        [str(tmp_path / "llm-benchmark"), f"--base-url={mock.url}", "--requests=1"],
+        cwd="/", env=ENVIRONMENT | {"LLM_BENCHMARK_TOKEN": KEY}, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def locust(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "locust", "-f", str(ROOT / "locustfile.py"), *arguments]
+
+
+def test_the_locustfile_runs_headless(mock: MockOpenAI, tmp_path: Path) -> None:
+    command = locust("--host", mock.url, "--headless", "--only-summary", "-u", "2", "-r", "2", "--streaming")
+    environment = ENVIRONMENT | {"LLM_BENCHMARK_TOKEN": KEY}
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, **both) as going:
+        mock.wait_for(path=PATH, count=5, timeout=30)
+        going.terminate()
+        said = going.communicate(timeout=30)[0]
+
+    assert going.returncode == 0 and re.search(rf"POST +{PATH} +[1-9]\d* +0\(0.00%\)", said), said
+    assert mock.last_request()["json"]["stream"] is True and KEY not in said
+
+
+def test_the_locustfile_refuses_a_payload_that_is_no_json(mock: MockOpenAI) -> None:
+    done = subprocess.run(
+        locust("--host", mock.url, "--headless", "--payload", "{nope"),
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 2 and "--payload is not JSON" in done.stderr and mock.requests() == []
+
+
+def test_the_web_ui_serves_and_starts_a_load_without_showing_the_token(mock: MockOpenAI, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = locust("--host", mock.url, "--web-host", "127.0.0.1", "--web-port", str(port))
+    environment = ENVIRONMENT | {"LLM_BENCHMARK_TOKEN": KEY}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL) as going:
+        try:
+            page = wait_for(lambda: _page(url), timeout_s=30)
+            form = {"Content-Type": "application/x-www-form-urlencoded"}
+            started = fetch(url, "POST", "/swarm", form, b"user_count=1&spawn_rate=1")[0]
+            answered = mock.wait_for(path=PATH, timeout=20)
+        finally:
+            going.terminate()
+            going.communicate(timeout=20)
+
+    assert started == 200 and KEY not in page and "/v1/chat/completions" in page
+    assert dict(answered["headers"])["Authorization"] == f"Bearer {KEY}"
+
+
+def _page(url: str) -> str | None:
+    try:
+        return fetch(url, "GET", "/")[2].decode()
+    except (OSError, http.client.HTTPException):
+        return None
