@@ -27,10 +27,10 @@ from sqlalchemy import Engine
 
 import lease
 import ledger
+from blueprints import gauges
 from blueprints.services import Services, services_of
 from cleanup import Cleanup, Retention
 from cutting import Cutter
-from llmproxy import metrics
 from llmproxy.admission import utc_now
 from llmproxy.api_log.reader import ReaderBusy
 from llmproxy.api_log.shipper import Shipper
@@ -40,6 +40,7 @@ from storage import checkpoint
 
 LOG_TICK_S = 1.0
 ROLLUP_TICK_S = 2.0
+GAUGES_TICK_S = 1.0
 CHECKPOINT_TICK_S = 1.0
 # A call is to be cut within 5 s; one that neither reads nor sends is only ended at the second look.
 CUT_TICK_S = 1.5
@@ -61,16 +62,18 @@ class Background:
         self._parts = parts = services_of(app)
         self._ending = Event()
         with app.app_context():
-            cleaner = _Cleaner(db.engine, Retention.of(parts.settings))
-            rollup = ledger.open_rollup(parts.settings, db.engine, fsync=_fsync_in_thread)
-            cutter = Cutter(
-                db.engine,
-                parts.live,
-                at_revocation=parts.settings.cut_streams,
-                at_expiry=parts.settings.cut_streams_at_expiry,
-            )
+            engine = db.engine
+        cleaner = _Cleaner(engine, Retention.of(parts.settings))
+        rollup = ledger.open_rollup(parts.settings, engine, fsync=_fsync_in_thread)
+        cutter = Cutter(
+            engine,
+            parts.live,
+            at_revocation=parts.settings.cut_streams,
+            at_expiry=parts.settings.cut_streams_at_expiry,
+        )
         self._greenlets = [
             self._every(LOG_TICK_S, "keeping the call log", _LogKeeper(parts)),
+            self._every(GAUGES_TICK_S, "looking at gauges", lambda: gauges.look(parts, engine)),
             self._every(ROLLUP_TICK_S, "adding up usage", lambda: catch_up(rollup)),
             self._every(CUT_TICK_S, "cutting calls that lost their leave", cutter),
         ]
@@ -166,7 +169,6 @@ class _LogKeeper:
     def __call__(self) -> None:
         writer = self._parts.log
         writer.flush_pending()
-        metrics.publish(log_pending=writer.pending, log_lost=writer.lost)
         dropped = ledger.Dropped(writer.dropped_unshipped_bytes, writer.dropped_unshipped_records)
         if dropped != self._noted:
             news = ledger.Dropped(dropped.bytes - self._noted.bytes, dropped.records - self._noted.records)

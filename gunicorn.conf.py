@@ -12,7 +12,6 @@ monkey.patch_all()
 
 import gc
 import logging
-import os
 import re
 import resource
 import shutil
@@ -23,6 +22,7 @@ import gunicorn_master
 import process_log
 from config import MIN_SECRET_LENGTH, ConfigError, load
 from gunicorn_worker import Worker
+from llmproxy import shared_values
 
 process_log.configure()
 
@@ -60,10 +60,9 @@ forwarder_headers = ""
 # It would pass by the response class below, and gevent's is a loop of reads and writes anyway.
 sendfile = False
 
-# Counters are summed over workers through files, of which none may survive from an earlier start. A reload comes
-# through here again, and goes on counting.
+
+# Made before the fork, and the same one in every reload: what has been counted stays counted.
 _metrics_dir = gunicorn_master.metrics_dir()
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics_dir  # noqa: TID251  prometheus_client reads it there
 
 
 def _without_quotes(record):
@@ -110,11 +109,14 @@ def post_worker_init(worker):
     worker.stopping = Stopping(services_of(worker.wsgi), background.start(worker.wsgi))
 
 
-def child_exit(server, worker):
-    """Forget a dead worker's gauges; its counters stay counted."""
-    from prometheus_client import multiprocess
+def post_fork(server, worker):
+    """Let the workers count together."""
+    shared_values.share_in(_metrics_dir)
 
-    multiprocess.mark_process_dead(worker.pid)
+
+def child_exit(server, worker):
+    """Forget how a dead worker was; what it has counted stays counted."""
+    shared_values.absorb(_metrics_dir, worker.pid)
 
 
 def on_exit(server):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import tempfile
 from functools import cache
+from pathlib import Path
 
 import config
 
@@ -14,8 +16,14 @@ log = logging.getLogger("gunicorn.error")
 
 @cache
 def metrics_dir():
-    """The directory of the workers' counters: one for the life of the master."""
-    return tempfile.mkdtemp(prefix="llm-proxy-metrics-")
+    """
+    The directory of the workers' counters: one for the life of the master.
+
+    In memory where the system has such a place: to store into a mapped file on a full disk is a process's end.
+    """
+    memory = Path("/dev/shm")  # noqa: S108
+    place = memory if os.access(memory, os.W_OK) else None
+    return Path(tempfile.mkdtemp(prefix="llm-proxy-metrics-", dir=place))
 
 
 def end_at_once_on_a_second_sigterm(arbiter):

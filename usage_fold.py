@@ -13,18 +13,13 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from llmproxy.endpoints import endpoint_class
 from usage_tables import BUCKETS_MS, DIMENSIONS, DURATION, MODEL_LENGTH, REFUSAL_LENGTH, SUMS, TTFT, VIEWS
 
 ID_LENGTH = 36
 # Far above any real call; sums of ten thousand million of them still fit into 64 bits.
 MAX_TOKENS = 10**9
 NO_CODE = "none"
-
-_ENDPOINTS = frozenset({
-    "chat", "completions", "responses", "embeddings", "images", "audio", "moderations", "files", "batches", "models",
-    "realtime",
-})  # fmt: skip
-_OTHER_ENDPOINT = "other"
 
 _INDEX = {name: index for index, name in enumerate(SUMS)}
 _REQUESTS, _REFUSALS, _ERRORS, _CLIENT_CLOSED, _REPORTED, _PROMPT, _CACHED, _COMPLETION, _REASONING = range(9)
@@ -102,12 +97,6 @@ def rows(cells: Cells) -> dict[Row, list[int]]:
 def added(some: list[int], more: list[int]) -> list[int]:
     """Two lists of sums, added up."""
     return [a + b for a, b in zip(some, more, strict=True)]
-
-
-def endpoint_class(endpoint: object) -> str:
-    """The part of the API that a path belongs to, such as 'chat' or 'embeddings'; 'other' when it is none we know."""
-    parts = endpoint.split("/", 3) if isinstance(endpoint, str) else []
-    return parts[2] if len(parts) > 2 and parts[2] in _ENDPOINTS else _OTHER_ENDPOINT
 
 
 def _add(sums: list[int], record: dict[str, Any], metadata: dict[str, Any]) -> None:

@@ -7,10 +7,12 @@ import hmac
 from flask import Blueprint, Response, jsonify, request
 
 import ledger
+from blueprints import gauges
 from blueprints.errors import error_response
 from blueprints.services import services
 from llmproxy import metrics
 from llmproxy.admission import utc_now
+from models import db
 from storage import is_reachable
 
 bp = Blueprint("health", __name__)
@@ -42,7 +44,6 @@ def exposition() -> Response:
         response = error_response(401, "Send METRICS_TOKEN in the header `Authorization: Bearer <token>`.")
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
-    log = services().log
-    metrics.publish(log_pending=log.pending, log_lost=log.lost)
+    gauges.look(services(), db.engine)
     ledger.publish_metrics(services().settings, utc_now())
     return Response(metrics.exposition(), content_type=metrics.CONTENT_TYPE)

@@ -160,6 +160,7 @@ def _forward(parts: Services, call: Call, watch: HangupWatch, environ: Environ) 
         asked = False
     client = None if _is_1_0(environ) else environ.get("gunicorn.socket")
     on_interim = InterimSender(client) if client else None
+    call.asks()
     response = parts.upstream.open(
         call.method, origin, target, headers=headers, body=body, on_connection=watch.guard, on_interim=on_interim
     )
@@ -194,8 +195,7 @@ def admit_caller(parts: Services, call: Call, authorization: str | None) -> Gran
 
 def note_answer(call: Call, watch: HangupWatch, response: requests.Response) -> None:
     """Note what the upstream's head tells. Raises UpstreamAuthFailed."""
-    call.upstream_status = response.status_code
-    call.upstream_request_id = response.headers.get("x-request-id")
+    call.answered(response.status_code, response.headers.get("x-request-id"))
     if response.status_code == HTTPStatus.UNAUTHORIZED:
         # It speaks of the operator's key; told to the caller it would cost a good token.
         watch.stop()
@@ -258,6 +258,8 @@ def relayed(
     if hides_usage:
         down = [pair for pair in down if pair[0].lower() != "content-length"]
     status = f"{response.status_code} {response.reason or ''}"
+    call.is_stream = observer.is_stream
+    call.answers()
     # A client of a stream wants the head at once; a small answer had better leave in one packet.
     return Answer(relay, status, down, head_first=relay.is_waiting)
 

@@ -60,6 +60,7 @@ def _open(parts: Services, call: Call, watch: HangupWatch, environ: Environ) -> 
     )
     body = cast(RequestBody, call.body)
     body.hold_if_small()
+    call.asks()
     response = parts.upstream.open(
         call.method, origin, target, headers=headers, body=body, on_connection=watch.guard, may_upgrade=True
     )

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Protocol
 
+from llmproxy import metrics
 from llmproxy.errors import (
     AuthUnavailable,
     MissingBearer,
@@ -150,12 +152,19 @@ class Admission:
         token_hash = hash_token(token)
         # Twice, because a window may end between the refused claim and the look that explains it.
         for _ in range(2):
-            if claim := self._store.claim(token_hash, now):
+            if claim := self._timed_claim(token_hash, now):
                 return claim
             state = self._store.state(token_hash)
             if reason := explain(state, now):
                 raise Refused(reason, state)
         raise StoreUnavailable("a claim was refused twice without a reason")
+
+    def _timed_claim(self, token_hash: str, now: datetime) -> Claim | None:
+        began = time.perf_counter()
+        try:
+            return self._store.claim(token_hash, now)
+        finally:
+            metrics.claimed(time.perf_counter() - began)
 
     def _grant(self, claim: Claim) -> Grant:
         try:

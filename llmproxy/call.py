@@ -40,6 +40,7 @@ class Call:
         cut: Ends it from outside; see LiveCall.
     """
 
+    is_stream = False
     is_session = False
 
     def __init__(
@@ -61,6 +62,9 @@ class Call:
         self._live = live
         self._arrived_at = time.time()
         self._arrived = time.perf_counter()
+        self._asked = 0.0
+        self._answered = 0.0
+        self._overhead_s: float | None = None
         self._ttft_s: float | None = None
         self._is_open = True
         metrics.call_began()
@@ -69,6 +73,20 @@ class Call:
         """The token was admitted."""
         self.token_id, self.project_id = grant.token_id, grant.project_id
         self._live.join(self)
+
+    def asks(self) -> None:
+        """From here on the upstream takes the time."""
+        self._asked = time.perf_counter()
+
+    def answered(self, status: int, request_id: str | None) -> None:
+        """The head of the upstream's answer is there."""
+        self._answered = time.perf_counter()
+        self.upstream_status, self.upstream_request_id = status, request_id
+
+    def answers(self) -> None:
+        """The head of our answer is ready. What follows takes as long as the upstream and the client take."""
+        own_s = self._asked - self._arrived + time.perf_counter() - self._answered
+        self._overhead_s = own_s - (self.body.waited_s if self.body else 0.0)
 
     def saw_first_byte(self) -> None:
         """The first byte of the answer's body arrived."""
@@ -114,4 +132,4 @@ class Call:
             error=error,
         )
         self._log.write(record)
-        metrics.call_ended(record)
+        metrics.call_ended(record, overhead_s=self._overhead_s)

@@ -18,11 +18,13 @@ class LiveCall(Protocol):
 
     Attributes:
         token_id, project_id: Whose it is.
+        is_stream: Its answer is a stream of events.
         is_session: A WebSocket, which serves many requests and may stay open for good.
     """
 
     token_id: str | None
     project_id: str | None
+    is_stream: bool
     is_session: bool
 
     def cut(self, reason: ProxyError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -33,10 +34,11 @@ class RequestBody:
 
     Attributes:
         bytes_read: What has been read of the client so far.
+        waited_s: How long `hold_if_small` waited for the client.
         held: The whole body once `hold_if_small` has read it; None where it must be streamed.
     """
 
-    __slots__ = ("_client_is_gone", "_max_bytes", "_on_end", "_stream", "bytes_read", "held", "length")
+    __slots__ = ("_client_is_gone", "_max_bytes", "_on_end", "_stream", "bytes_read", "held", "length", "waited_s")
 
     def __init__(
         self,
@@ -55,12 +57,14 @@ class RequestBody:
         self._on_end = on_end
         self.length = length
         self.bytes_read = 0
+        self.waited_s = 0.0
         self.held: bytes | None = None
 
     def hold_if_small(self, most: int = HELD_BYTES) -> None:
         """Read a body of known length, up to `most` bytes, as a whole."""
         if self.length is None or self.length > most:
             return
+        began = time.perf_counter()
         held = self._read() if self.length else b""
         if len(held) == self.length:
             self.bytes_read = self.length
@@ -68,6 +72,7 @@ class RequestBody:
         else:
             self.bytes_read = len(held)
             held += b"".join(self)
+        self.waited_s += time.perf_counter() - began
         self.held = held
 
     def __iter__(self) -> Iterator[bytes]:

@@ -32,9 +32,9 @@ class UpstreamSession(requests.Session):
 
     def __init__(self, timeouts: Timeouts) -> None:
         super().__init__()
-        adapter = UpstreamAdapter(timeouts, verifying_context())
-        self.mount("https://", adapter)
-        self.mount("http://", adapter)
+        self.adapter = UpstreamAdapter(timeouts, verifying_context())
+        self.mount("https://", self.adapter)
+        self.mount("http://", self.adapter)
 
     def send(self, request: requests.PreparedRequest, **_: Any) -> requests.Response:
         """The answer with its body unread. Raises what the adapter raises."""
@@ -78,6 +78,11 @@ class Upstream:
         except RequestException as exc:
             log.warning("upstream %s failed: %s", origin.host_header, exc)
             raise translate(exc) from exc
+
+    def count_connections(self) -> tuple[int, int]:
+        """How many connections are in use, and how many wait for a next call."""
+        idle = self._session.adapter.count_idle()
+        return Connection.open_now - idle, idle
 
     def close(self) -> None:
         """Close idle connections."""

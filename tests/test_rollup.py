@@ -16,9 +16,10 @@ from sqlalchemy.pool import NullPool
 
 import storage
 from llmproxy.api_log.reader import LogReader, ReaderBusy
+from llmproxy.endpoints import endpoint_class
 from rollup import MAX_MODELS, OTHER_MODELS, Rollup, UsageSums, node_id
 from tests.records import append, record, refused
-from usage_fold import endpoint_class, fold
+from usage_fold import fold
 from usage_tables import CALLS, COUNTS, DIMENSIONS, VIEWS, usage_keys, usage_sums
 
 

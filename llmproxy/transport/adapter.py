@@ -92,6 +92,10 @@ class UpstreamAdapter(BaseAdapter):
                 return False  # it may have answered and closed; reading tells
         return True
 
+    def count_idle(self) -> int:
+        """How many connections wait for a next call."""
+        return self._pool.count_idle()
+
     def close(self) -> None:
         """Close every idle connection."""
         self._pool.close()

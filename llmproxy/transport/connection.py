@@ -8,6 +8,7 @@ import socket
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import ClassVar
 
 import certifi
 from gevent import monkey
@@ -30,7 +31,14 @@ class Timeouts:
 
 
 class Connection:
-    """One connection to an origin; at most one exchange at a time."""
+    """
+    One connection to an origin; at most one exchange at a time.
+
+    Attributes:
+        open_now: How many this process has; what was detached is not in it.
+    """
+
+    open_now: ClassVar[int] = 0
 
     __slots__ = ("_poll", "_sock", "idle_since", "is_aborted", "origin", "was_used")
 
@@ -51,6 +59,7 @@ class Connection:
         self._sock = sock
         self._poll = _poll()
         self._poll.register(sock.fileno(), select.POLLIN)
+        Connection.open_now += 1
 
     def send(self, data: bytes, timeout_s: float) -> None:
         """Send all of `data`; `timeout_s` without progress raises TimeoutError."""
@@ -92,10 +101,13 @@ class Connection:
 
     def detach(self) -> socket.socket:
         """Its socket, which is the caller's from here on."""
+        Connection.open_now -= 1
         return self._sock
 
     def close(self) -> None:
         """Close without waiting for the peer."""
+        if self._sock.fileno() >= 0:
+            Connection.open_now -= 1
         with suppress(OSError):
             self._sock.close()
 

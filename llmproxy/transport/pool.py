@@ -55,6 +55,10 @@ class ConnectionPool:
         connection.idle_since = now
         kept.append(connection)
 
+    def count_idle(self) -> int:
+        """How many connections wait for a next call."""
+        return sum(map(len, self._idle.values()))
+
     def close(self) -> None:
         """Close every idle connection."""
         for kept in self._idle.values():

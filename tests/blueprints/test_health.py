@@ -59,7 +59,7 @@ def test_metrics_are_open_where_no_token_is_set(client: FlaskClient) -> None:
 
     assert response.status_code == 200
     assert response.content_type == metrics.CONTENT_TYPE
-    for name in ("llmproxy_requests_total", "llmproxy_requests_in_flight", "llmproxy_log_lost_records"):
+    for name in ("llmproxy_requests_total", "llmproxy_requests_in_flight", "llmproxy_log_lost_records_total"):
         assert f"# TYPE {name}" in response.text or f"# TYPE {name.removesuffix('_total')}" in response.text
 
 

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.exposition import total
 from tests.http_by_hand import HandClient, call
-from tests.servers import DEPLOYED, Server, Token, wait_for
+from tests.servers import DEPLOYED, Server, Token
 
 WORKERS = 4
 CLIENTS = 16
@@ -47,17 +48,14 @@ def test_of_400_parallel_calls_exactly_the_allowed_100_pass(deployed, upstream):
 def test_metrics_are_summed_over_the_workers(deployed, upstream):
     token = deployed.issue_token()
 
-    def total() -> float:
-        name = 'llmproxy_requests_total{outcome="complete",status="418"} '
-        return next((float(line.removeprefix(name)) for line in deployed.metrics().splitlines() if name in line), 0.0)
-
     teapot = ("x-mock-status", "418")
     with ThreadPoolExecutor(CLIENTS) as pool:
         list(pool.map(lambda _: call(deployed.url, "GET", "/v1/models", token.bearer, teapot), range(80)))
 
-    # Each worker tells what it has counted about once a second.
-    wait_for(lambda: total() >= 80)
-    assert total() == 80
+    # A call is counted after its last byte has left.
+    deployed.wait_for_records(80, token)
+    labels = {"project": token.project_id, "endpoint": "models", "outcome": "complete", "status": "418"}
+    assert total(deployed.metrics(), "llmproxy_requests_total", **labels) == 80
 
 
 class Load:

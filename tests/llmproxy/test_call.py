@@ -1,4 +1,5 @@
 import io
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -65,8 +66,8 @@ def observer(body: bytes = b"", *, status: int = 200) -> UsageObserver:
     return made
 
 
-def counted(name: str, **labels: str) -> float:
-    return REGISTRY.get_sample_value(name, labels) or 0.0
+def counted(name: str) -> float:
+    return REGISTRY.get_sample_value(name) or 0.0
 
 
 def test_a_call_that_went_through_leaves_its_facts() -> None:
@@ -193,26 +194,34 @@ def test_any_course_of_a_call_leaves_one_record(
     assert record.outcome == (reason.outcome if reason else "complete")
 
 
-def test_calls_are_counted_by_outcome_and_refusals_by_code() -> None:
-    metrics.publish(log_pending=0, log_lost=0)  # what other tests have left
-    before = counted("llmproxy_requests_total", outcome="refused", status="429")
-    refusals = counted("llmproxy_refusals_total", code="rate_limit_exceeded")
-    tokens = counted("llmproxy_usage_tokens_total", kind="prompt_tokens")
+def test_a_call_counts_as_under_way_until_it_ends() -> None:
     call = began(Log())
+
     assert metrics.calls_under_way == 1
-    call.end(RateLimited(limit=1, reset_in_s=1), status=429)
-    began(Log()).end(None, status=200, observer=observer(b'{"usage": {"prompt_tokens": 5}}'))
-    metrics.publish(log_pending=0, log_lost=0)
-
-    assert counted("llmproxy_requests_total", outcome="refused", status="429") == before + 1
-    assert counted("llmproxy_refusals_total", code="rate_limit_exceeded") == refusals + 1
-    assert counted("llmproxy_usage_tokens_total", kind="prompt_tokens") == tokens + 5
+    call.end(None, status=200)
+    call.end(None, status=200)
+    assert metrics.calls_under_way == 0
 
 
-def test_the_exposition_says_what_is_only_looked_at_now_and_then() -> None:
-    metrics.publish(log_pending=3, log_lost=4)
-    text = metrics.exposition().decode()
+def test_overhead_is_what_neither_the_upstream_nor_the_clients_body_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    before = counted("llmproxy_overhead_seconds_sum")
 
-    assert "llmproxy_log_pending_records 3.0" in text
-    assert "llmproxy_log_lost_records 4.0" in text
-    assert "llmproxy_requests_in_flight 0.0" in text
+    def takes(seconds: float) -> None:
+        now[0] += seconds
+
+    call = began(Log())
+    call.body = RequestBody(io.BytesIO(b""), length=0, max_bytes=0)
+    takes(0.25)  # to admit
+    call.body.waited_s = 8.0
+    takes(8.0)
+    call.asks()
+    takes(32.0)
+    call.answered(200, None)
+    takes(0.5)  # to look at the answer's head
+    call.answers()
+    takes(64.0)
+    call.end(None, status=200)
+
+    assert counted("llmproxy_overhead_seconds_sum") - before == pytest.approx(0.75)

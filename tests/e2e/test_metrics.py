@@ -1,0 +1,144 @@
+"""/metrics of the running proxy: what calls were, what is open, exact over workers that come and go."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import uuid
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from llmproxy import __version__
+from tests.exposition import total
+from tests.http_by_hand import HandClient, call
+from tests.servers import DEPLOYED, Server, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+CHAT = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}]}'
+STREAM = CHAT[:-1] + b', "stream": true}'
+JSON = ("Content-Type", "application/json")
+TIMES = ("request_duration_seconds", "first_byte_seconds", "overhead_seconds", "claim_seconds")
+
+
+class Growth:
+    """By how much numbers have grown since this was made."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._before = server.metrics()
+
+    def __call__(self, name: str, **labels: str) -> float:
+        return total(self._server.metrics(), f"llmproxy_{name}", **labels) - total(
+            self._before, f"llmproxy_{name}", **labels
+        )
+
+
+def test_a_call_is_counted_and_timed_and_its_tokens_are_added_up(proxy, upstream, token):
+    growth = Growth(proxy)
+    answer = call(proxy.url, "POST", "/v1/chat/completions", token.bearer, JSON, body=CHAT)
+    proxy.wait_for_records(1, token)
+
+    labels = {"project": token.project_id, "endpoint": "chat", "status": "200", "outcome": "complete"}
+    assert growth("requests_total", **labels) == 1
+    assert [growth(f"{name}_count") for name in TIMES] == [1] * 4
+    assert 0 < growth("overhead_seconds_sum") < growth("request_duration_seconds_sum", endpoint="chat")
+    usage, model = answer.json["usage"], answer.json["model"]
+    assert growth("usage_tokens_total", model=model, kind="prompt") == usage["prompt_tokens"]
+    assert growth("usage_tokens_total", model=model, kind="completion") == usage["completion_tokens"]
+
+
+def test_what_the_upstream_takes_is_no_overhead(proxy, upstream, token):
+    growth = Growth(proxy)
+    call(proxy.url, "GET", "/v1/models", token.bearer, ("x-mock-delay-ms", "1500"))
+    proxy.wait_for_records(1, token)
+
+    # Of the second and a half, less than half a second may be ours on the slowest machine.
+    assert growth("first_byte_seconds_sum") >= 1.5
+    assert growth("overhead_seconds_bucket", le="0.5") == 1
+
+
+def test_a_refusal_is_counted_by_its_code(proxy):
+    growth = Growth(proxy)
+    unknown = ("Authorization", f"Bearer {uuid.uuid4()}")
+    request_id = call(proxy.url, "GET", "/v1/models", unknown)["x-proxy-request-id"]
+    proxy.record_of(request_id)
+
+    assert growth("refusals_total", code="invalid_api_key") == 1
+    assert growth("requests_total", project="none", outcome="refused", status="401") == 1
+    assert growth("request_duration_seconds_count") == 0
+
+
+def test_open_streams_and_connections_are_those_of_the_moment(proxy, upstream, token):
+    gate = str(uuid.uuid4())
+
+    def now(name: str, **labels: str) -> float:
+        return total(proxy.metrics(), f"llmproxy_{name}", **labels)
+
+    with HandClient(proxy.url) as client:
+        headers = (token.bearer, JSON, ("x-mock-gate", gate))
+        client.send_request("POST", "/v1/chat/completions", *headers, body=STREAM)
+        answer = client.read_head()
+        client.read_chunk(answer)
+        assert (now("requests_in_flight"), now("open_streams", kind="sse")) == (1, 1)
+        assert now("upstream_connections", state="busy") == 1
+        upstream.release(gate, count=100)
+        client.read_rest(answer)
+    proxy.wait_for_records(1, token)
+
+    assert (now("requests_in_flight"), now("open_streams")) == (0, 0)
+    assert now("upstream_connections", state="busy") == 0
+    assert now("upstream_connections", state="idle") >= 1
+    assert now("database_connection_limit") >= now("database_connections")
+    assert now("workers") == 1
+
+
+def test_the_build_is_told(proxy):
+    assert total(proxy.metrics(), "llmproxy_build_info", version=__version__) == 1
+
+
+def test_a_worker_that_is_killed_takes_no_count_along(upstream, tmp_path):
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url, WEB_CONCURRENCY="2") as server:
+        token = server.issue_token()
+        for count in (25, 50, 75):
+            for _ in range(25):
+                assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
+            server.wait_for_records(count, token)
+            os.kill(killed := server.worker_pids()[0], signal.SIGKILL)
+            wait_for(lambda killed=killed: killed not in server.worker_pids() and len(server.worker_pids()) == 2)
+
+        wait_for(lambda: total(server.metrics(), "llmproxy_workers") == 2)
+        told = server.metrics()
+        assert total(told, "llmproxy_requests_total", project=token.project_id) == 75
+        assert total(told, "llmproxy_first_byte_seconds_count", endpoint="models") == 75
+        assert total(told, "llmproxy_claim_seconds_count") == 75
+
+
+# --- what is written about it ---
+
+
+def test_the_list_of_metrics_is_that_of_the_running_proxy(proxy, token):
+    call(proxy.url, "POST", "/v1/chat/completions", token.bearer, JSON, body=CHAT)
+    proxy.wait_for_records(1, token)
+    # Until a reader has saved its position there is none to tell of.
+    wait_for(lambda: "llmproxy_log_lag_seconds{" in proxy.metrics())
+
+    exposed = {
+        (family.name + "_total" * (family.type == "counter"), family.type)
+        for family in text_string_to_metric_families(proxy.metrics())
+        if family.name.startswith("llmproxy_")
+    }
+    listed = set(
+        re.findall(r"^\| `(llmproxy_\w+)` \| (\w+) \|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
+    )
+    assert listed == exposed
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
+def test_prometheus_own_tool_has_nothing_to_say_against_them(proxy):
+    ours = "".join(line for line in proxy.metrics().splitlines(keepends=True) if "llmproxy_" in line)
+    done = subprocess.run(["promtool", "check", "metrics"], input=ours, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "")

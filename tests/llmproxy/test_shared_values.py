@@ -1,0 +1,76 @@
+"""Numbers in files: added up over processes, kept when one dies, whatever their number."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prometheus_client import Counter, Gauge, Histogram, values
+
+from llmproxy import shared_values
+from tests.exposition import samples, total
+
+Count = Callable[[int, int], None]
+
+
+@pytest.fixture
+def count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Count:
+    """Counts as a process with this id would, in `tmp_path`; `names` different things."""
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+    monkeypatch.setattr(shared_values, "_directory", None)
+
+    def run(pid: int, names: int = 1) -> None:
+        monkeypatch.setattr(shared_values.os, "getpid", lambda: pid)
+        shared_values.share_in(tmp_path)
+        things = Counter("things_total", "Things.", ["thing"], registry=None)
+        for number in range(names):
+            things.labels(f"thing {number}").inc(2)
+        things.labels("thing 0").inc()
+        Gauge("open_things", "Now.", multiprocess_mode="livesum", registry=None).set(pid)
+        sizes = Histogram("size_bytes", "Sizes.", buckets=(1, 10), registry=None)
+        for size in (0.5, 5, 50):
+            sizes.observe(size)
+
+    return run
+
+
+def exposed() -> str:
+    return shared_values.exposition().decode()
+
+
+def test_processes_are_added_up(count: Count) -> None:
+    count(1)
+    count(2)
+
+    assert total(exposed(), "things_total", thing="thing 0") == 6
+    assert total(exposed(), "open_things") == 3
+    assert [sample.value for sample in samples(exposed()) if sample.name == "size_bytes_bucket"] == [2, 4, 6]
+    assert total(exposed(), "size_bytes_sum") == 111
+
+
+def test_numbers_go_on_counting_when_their_file_has_grown(count: Count) -> None:
+    count(1, names=2000)
+
+    assert total(exposed(), "things_total") == 4001
+    assert total(exposed(), "things_total", thing="thing 0") == 3
+
+
+def test_what_the_dead_have_counted_stays_in_one_file(count: Count, tmp_path: Path) -> None:
+    for pid in range(1, 6):
+        count(pid, names=pid)
+        shared_values.absorb(tmp_path, pid)
+    count(6)
+
+    assert total(exposed(), "things_total", thing="thing 0") == 18
+    assert total(exposed(), "things_total", thing="thing 4") == 2
+    assert total(exposed(), "size_bytes_count") == 18
+    assert total(exposed(), "open_things") == 6
+    files = {path.name for path in tmp_path.glob("*.db")}
+    assert files == {"counter_dead.db", "histogram_dead.db", "counter_6.db", "histogram_6.db", "gauge_livesum_6.db"}
+
+
+def test_a_process_that_counted_nothing_leaves_nothing(count: Count, tmp_path: Path) -> None:
+    count(1)
+    before = exposed()
+    shared_values.absorb(tmp_path, 99)
+
+    assert exposed() == before
