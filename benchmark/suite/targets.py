@@ -1,0 +1,57 @@
+"""What the figures should be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmark.suite.measurements import Figures
+
+
+@dataclass(frozen=True)
+class Target:
+    """
+    One figure and its two marks.
+
+    Attributes:
+        must, reach: At most so much, or at least where `is_least`.
+    """
+
+    what: str
+    figure: str
+    must: float
+    reach: float
+    unit: str
+    is_least: bool = False
+
+    def holds(self, value: float, mark: float) -> bool:
+        """Whether a value meets a mark."""
+        return value >= mark if self.is_least else value <= mark
+
+
+TARGETS = (
+    Target("CPU of a JSON call beside a bare Flask view, same server", "json_cpu_ratio", 2.0, 1.5, "x"),
+    Target(
+        "calls a second, two workers, load and upstream on the same processors",
+        "workers_2_per_s", 4500, 6000, "", is_least=True,
+    ),
+    Target("CPU of an event, 400 streams of 50/s, two workers", "streams_400_cpu_us", 45, 30, "µs"),
+    Target("events lost, 400 streams of 50/s", "streams_400_lost", 0, 0, ""),
+    Target("added delay of an event, p99, 400 streams of 50/s", "streams_400_added_p99_ms", 20, 20, "ms"),
+    Target("events lost, 800 streams of 50/s", "streams_800_lost", 40_000, 0, ""),
+    Target("added delay of an event, p99, 800 streams of 50/s", "streams_800_added_p99_ms", 30_000, 20, "ms"),
+    Target("added time to first byte, one client, p50", "first_byte_p50_ms", 1.5, 0.8, "ms"),
+    Target("added time to first byte, one client, p99", "first_byte_p99_ms", 5, 2, "ms"),
+    Target("memory of a worker at rest", "memory_rest_mb", 75, 60, "MB"),
+    Target("memory of a worker with 2,000 open streams", "memory_streams_mb", 150, 110, "MB"),
+    Target("start to first answer", "start_s", 2, 1, "s"),
+    Target("a claim with 100,000 tokens instead of 10, ten in use", "claim_growth", 1.2, 1.0, "x"),
+    Target("the overview at 1,000,000 records", "dashboard_ms", 300, 100, "ms"),
+)  # fmt: skip
+
+
+def verdict(target: Target, figures: Figures) -> str:
+    """Which of the two marks a figure meets."""
+    value = figures[target.figure]
+    if target.holds(value, target.reach):
+        return "reach"
+    return "must" if target.holds(value, target.must) else "falls short"
