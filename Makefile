@@ -2,14 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_ARGS ?=
+NODE_SDK := tests/node/node_modules/.package-lock.json
 
-.PHONY: run test lint bench image-test lock clean
+.PHONY: run test node-sdk lint bench image-test lock clean
 
 run: .venv/.runtime  ## serve on http://127.0.0.1:8080, making what is missing in data/
 	@exec $(BIN)/python wsgi.py
 
-test: .venv/.dev  ## every test; what the machine lacks is skipped with its reason
+test: .venv/.dev $(if $(shell command -v npm),$(NODE_SDK))  ## every test; what the machine lacks is skipped with its reason
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+node-sdk: $(NODE_SDK)  ## OpenAI's client for Node, which the tests drive
 
 lint: .venv/.dev  ## style and types
 	$(BIN)/ruff check .
@@ -30,7 +33,7 @@ lock: .venv/.dev  ## compile the pinned requirements from the .in files
 	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements-dev.in -o requirements-dev.txt
 
 clean:  ## remove what the other targets made, except data/
-	rm -rf .venv test-output .mypy_cache .ruff_cache
+	rm -rf .venv test-output .mypy_cache .ruff_cache tests/node/node_modules
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name it with make PYTHON=python3.x")'
@@ -46,3 +49,8 @@ clean:  ## remove what the other targets made, except data/
 	@echo "installing what tests and checks need"
 	@$(BIN)/python -m pip install -q -r requirements-dev.txt
 	@touch $@ .venv/.runtime
+
+$(NODE_SDK): tests/node/package-lock.json
+	@echo "installing OpenAI's client for Node"
+	@npm ci --prefix tests/node --silent --no-audit --no-fund --ignore-scripts
+	@touch $@
