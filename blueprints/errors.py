@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Flask, Response, jsonify
 from marshmallow import ValidationError
-from sqlalchemy.exc import DataError, DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
@@ -68,7 +68,9 @@ def register(app: Flask) -> None:
     app.register_error_handler(ValidationError, _invalid)
     app.register_error_handler(NotFound, lambda exc: error_response(404, str(exc), param=exc.field))
     app.register_error_handler(Conflict, lambda exc: error_response(409, str(exc), param=exc.field))
-    app.register_error_handler(OperationalError, _database_down)
+    # PostgreSQL says an internal error where it takes no writes: the server that one failed over from, or a replica.
+    for kind in (OperationalError, InterfaceError, InternalError):
+        app.register_error_handler(kind, _database_down)
     app.register_error_handler(PoolTimeout, _database_down)
     app.register_error_handler(DataError, _unstorable)
     app.register_error_handler(HTTPException, _http)

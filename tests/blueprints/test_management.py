@@ -25,6 +25,7 @@ from app import create_app
 from blueprints import errors
 from blueprints.services import services_of
 from config import Settings
+from models import db
 from tests.blueprints.conftest import MANAGEMENT_TOKEN, UPSTREAM_KEY, Operator, close, settings_in
 from tests.postgres import PostgresServer
 
@@ -688,3 +689,18 @@ def test_of_projects_with_one_name_made_at_once_one_is_made_on_postgresql(
         thread.join()
 
     assert sorted(statuses) == [201] + [409] * 7
+
+
+@pytest.mark.postgres
+def test_a_postgresql_that_takes_no_writes_is_a_503(postgres_app: Flask, settings: Settings) -> None:
+    with postgres_app.app_context():
+        with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            name = connection.exec_driver_sql("SELECT current_database()").scalar()
+            connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        db.engine.dispose()
+    operator = Operator(postgres_app.test_client(), settings)
+
+    answer = operator.call("POST", "/projects", {"name": "p", "openai_api_key": "sk-p"})
+
+    assert (answer.status_code, answer.json["error"]["code"]) == (503, "database_unavailable")
+    assert operator.call("GET", "/projects").json["data"] == []
