@@ -232,3 +232,11 @@ class ClientGone(ProxyError):
     status = 499
     outcome: Outcome = "client_closed"
     message = "The caller hung up."
+
+
+def all_codes() -> frozenset[str]:
+    """Every code that an answer of the proxy's own can have."""
+    kinds = [ProxyError]
+    for kind in kinds:  # grows while it is walked
+        kinds += kind.__subclasses__()
+    return frozenset(kind.code for kind in kinds if kind.code)

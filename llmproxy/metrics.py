@@ -21,6 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from llmproxy import __version__, shared_values
 from llmproxy.api_log.record import CallRecord
 from llmproxy.endpoints import endpoint_class
+from llmproxy.errors import all_codes
 from llmproxy.live_calls import LiveCall
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -42,7 +43,9 @@ REQUESTS = Counter(
     "Calls that ended, refused ones included.",
     ["project", "endpoint", "status", "outcome"],
 )
-REFUSALS = Counter("llmproxy_refusals_total", "Calls refused by the proxy itself.", ["code"])
+REFUSALS = Counter(
+    "llmproxy_refusals_total", "Calls that the proxy itself refused or gave up, by the error's code.", ["code"]
+)
 DURATION = Histogram(
     "llmproxy_request_duration_seconds",
     "From a call's arrival to its last byte; refused calls and WebSockets are not in it.",
@@ -113,6 +116,8 @@ LOG_DROPPED = Gauge(
 )
 
 WORKERS.set(1)
+# There from the start: Prometheus sees a growth only of what it has seen before, and the first one may be an alert.
+_refusals = {code: REFUSALS.labels(code) for code in (*all_codes(), NONE)}
 BUILD_INFO.labels(__version__, platform.python_version()).set(1)
 claimed = CLAIM.observe  # with the seconds that a claim took
 calls_under_way = 0
@@ -138,9 +143,9 @@ def call_ended(record: CallRecord, *, overhead_s: float | None) -> None:
     calls_under_way -= 1
     endpoint = endpoint_class(record.endpoint)
     _requests(record.project_id, endpoint, record.status_code, record.outcome).inc()
-    if record.outcome == "refused":
-        REFUSALS.labels((record.error or {}).get("code") or NONE).inc()
-    elif record.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+    if record.outcome not in ("complete", "client_closed"):
+        _refusals.get((record.error or {}).get("code") or NONE, _refusals[NONE]).inc()
+    if record.outcome != "refused" and record.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
         _duration(endpoint).observe(record.duration_ms / 1000)
     if record.ttft_ms is not None:
         _first_byte(endpoint).observe(record.ttft_ms / 1000)
