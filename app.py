@@ -104,8 +104,8 @@ def _services(settings: Settings) -> Services:
         settings=settings,
         admission=Admission(store, keyring),
         operations=Operations(keyring),
-        upstream=Upstream(timeouts),
         upload_pace=UploadPace(settings.min_body_rate, grace_s=settings.idle_timeout_s),
+        upstream=Upstream(timeouts, transport=settings.upstream_transport),
         log=LogWriter(
             settings.log_path,
             max_file_bytes=settings.log_max_file_bytes,

@@ -20,7 +20,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from marshmallow import EXCLUDE, Schema, ValidationError, post_load, validate
@@ -86,6 +86,7 @@ class Settings:
     rate_limit_per_hour: int = 1000
     max_body_bytes: int = 512 * MIB
     min_body_rate: float = 500.0
+    upstream_transport: Literal["fast", "stock"] = "fast"
     connect_timeout_s: float = 5.0
     first_byte_timeout_s: float = 600.0
     idle_timeout_s: float = 300.0
@@ -144,6 +145,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "RATE_LIMIT_PER_HOUR": "rate_limit_per_hour",
     "MAX_BODY_BYTES": "max_body_bytes",
     "MIN_BODY_RATE": "min_body_rate",
+    "UPSTREAM_TRANSPORT": "upstream_transport",
     "CONNECT_TIMEOUT": "connect_timeout_s",
     "FIRST_BYTE_TIMEOUT": "first_byte_timeout_s",
     "IDLE_TIMEOUT": "idle_timeout_s",
@@ -453,6 +455,7 @@ class _SettingsSchema(Schema):
     RATE_LIMIT_PER_HOUR = typed.Integer(validate=validate.Range(min=1, max=2**31 - 1))
     MAX_BODY_BYTES = typed.Integer(validate=_positive)
     MIN_BODY_RATE = typed.Float(validate=validate.Range(min=1, max=2**53))
+    UPSTREAM_TRANSPORT = typed.String(validate=validate.OneOf(["fast", "stock"], error="must be one of {choices}."))
     CONNECT_TIMEOUT = typed.Float(validate=_seconds)
     FIRST_BYTE_TIMEOUT = typed.Float(validate=_seconds)
     IDLE_TIMEOUT = typed.Float(validate=_seconds)

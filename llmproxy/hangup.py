@@ -14,7 +14,7 @@ from typing import Any
 from gevent import get_hub
 
 from llmproxy.errors import ClientGone, ProxyError
-from llmproxy.transport.connection import Connection
+from llmproxy.transport.connection import Abortable
 
 _READ = 1  # libev's EV_READ
 # Watching a socket costs the kernel's attention twice, a timer costs next to nothing, and most calls are over
@@ -41,10 +41,10 @@ class HangupWatch:
         # gevent's socket wraps the real one; peeking at that never switches greenlets.
         self._client: _socket.socket | None = getattr(client, "_sock", client)
         self._watcher: Any = None
-        self._upstream: Connection | None = None
+        self._upstream: Abortable | None = None
         self.ended_by: ProxyError | None = None
 
-    def guard(self, upstream: Connection) -> None:
+    def guard(self, upstream: Abortable) -> None:
         """Abort `upstream` when the call is ended. Raises what ended it when that has happened already."""
         if self.ended_by is not None:
             raise self.ended_by

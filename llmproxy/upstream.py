@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import requests
 from requests.exceptions import RequestException, Timeout
@@ -16,8 +16,12 @@ from llmproxy.errors import ProxyError, UpstreamTimeout, UpstreamUnreachable
 from llmproxy.headers import Headers, Origin
 from llmproxy.request_body import RequestBody
 from llmproxy.transport.adapter import UpstreamAdapter
-from llmproxy.transport.connection import Connection, Timeouts, verifying_context
+from llmproxy.transport.connection import Abortable, Timeouts, verifying_context
 from llmproxy.transport.request import OnInterim, UpstreamRequest
+from llmproxy.transport.stock.adapter import StockAdapter
+
+Transport = Literal["fast", "stock"]
+ADAPTERS: dict[Transport, type[UpstreamAdapter | StockAdapter]] = {"fast": UpstreamAdapter, "stock": StockAdapter}
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +34,9 @@ class UpstreamSession(requests.Session):
     hooks, times taken) is what a proxy must not do, and costs 12 µs.
     """
 
-    def __init__(self, timeouts: Timeouts) -> None:
+    def __init__(self, timeouts: Timeouts, *, transport: Transport = "fast") -> None:
         super().__init__()
-        self.adapter = UpstreamAdapter(timeouts, verifying_context())
+        self.adapter = ADAPTERS[transport](timeouts, verifying_context())
         self.mount("https://", self.adapter)
         self.mount("http://", self.adapter)
 
@@ -47,10 +51,11 @@ class Upstream:
 
     Args:
         timeouts: For every call.
+        transport: `fast`, our own, or `stock`, requests' own.
     """
 
-    def __init__(self, timeouts: Timeouts) -> None:
-        self._session = UpstreamSession(timeouts)
+    def __init__(self, timeouts: Timeouts, *, transport: Transport = "fast") -> None:
+        self._session = UpstreamSession(timeouts, transport=transport)
 
     def open(
         self,
@@ -60,7 +65,7 @@ class Upstream:
         *,
         headers: Headers,
         body: RequestBody,
-        on_connection: Callable[[Connection], None],
+        on_connection: Callable[[Abortable], None],
         on_interim: OnInterim | None = None,
         may_upgrade: bool = False,
     ) -> requests.Response:
@@ -82,7 +87,7 @@ class Upstream:
     def count_connections(self) -> tuple[int, int]:
         """How many connections are in use, and how many wait for a next call."""
         idle = self._session.adapter.count_idle()
-        return Connection.open_now - idle, idle
+        return self._session.adapter.count_open() - idle, idle
 
     def close(self) -> None:
         """Close idle connections."""

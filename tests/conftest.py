@@ -24,11 +24,9 @@ def upstream(running_upstream: MockOpenAI) -> MockOpenAI:
     return running_upstream
 
 
-def serve(
-    request: pytest.FixtureRequest, upstream: MockOpenAI, paths: pytest.TempPathFactory, **settings: str
-) -> Iterator[Server]:
+def serve(kind: str, upstream: MockOpenAI, paths: pytest.TempPathFactory, **settings: str) -> Iterator[Server]:
     """A server in front of `upstream`. When it ends, it must have left everything in order."""
-    with Server(request.param, paths.mktemp(request.param) / "data", UPSTREAM_URL=upstream.url, **settings) as server:
+    with Server(kind, paths.mktemp(kind) / "data", UPSTREAM_URL=upstream.url, **settings) as server:
         yield server
         assert server.leaks() == []
         ids = Counter(record["request_id"] for record in server.records())
@@ -41,7 +39,7 @@ def serve(
 @pytest.fixture(scope="session", params=[EMBEDDED, DEPLOYED])
 def proxy(request, running_upstream, tmp_path_factory) -> Iterator[Server]:
     """The proxy in front of `upstream`, on each of its servers in turn."""
-    yield from serve(request, running_upstream, tmp_path_factory)
+    yield from serve(request.param, running_upstream, tmp_path_factory)
 
 
 @pytest.fixture(scope="session", params=[EMBEDDED, DEPLOYED])
@@ -49,7 +47,7 @@ def impatient_proxy(request, running_upstream, tmp_path_factory) -> Iterator[Ser
     """The same with short timeouts and a small limit for bodies."""
     settings = dict.fromkeys(["CONNECT_TIMEOUT", "FIRST_BYTE_TIMEOUT", "IDLE_TIMEOUT"], "1")
     settings["MAX_BODY_BYTES"] = "1000000"
-    yield from serve(request, running_upstream, tmp_path_factory, **settings)
+    yield from serve(request.param, running_upstream, tmp_path_factory, **settings)
 
 
 @pytest.fixture

@@ -166,7 +166,7 @@ def _upstreams() -> list[str]:
 def _probe(url: str) -> Probe:
     origin = origin_of(url)
     headers = [("Host", origin.host_header), ("Accept", "application/json"), ("User-Agent", "llm-proxy health check")]
-    upstream = Upstream(PROBE_TIMEOUTS)
+    upstream = Upstream(PROBE_TIMEOUTS, transport=services().settings.upstream_transport)
     started = time.perf_counter()
     try:
         response = upstream.open(

@@ -11,9 +11,10 @@ from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ReadTimeout
 
 from llmproxy.request_body import RequestBody
-from llmproxy.transport.answer import UpstreamAnswer, UpstreamResponse
-from llmproxy.transport.connection import Connection, Timeouts
-from llmproxy.transport.pool import ConnectionPool
+from llmproxy.transport.answer import EndedBeforeAnswer, UpstreamAnswer, UpstreamResponse
+from llmproxy.transport.connection import Connection, NothingSent, Timeouts
+from llmproxy.transport.pool import MAX_IDLE_FOR_STREAMED_S, MAX_IDLE_S, ConnectionPool
+from llmproxy.transport.repeating import may_send_again
 from llmproxy.transport.request import UpstreamRequest, framed, head_of
 
 
@@ -41,16 +42,16 @@ class UpstreamAdapter(BaseAdapter):
         proxies: Mapping[str, str] | None = None,
     ) -> Response:
         """The answer's head, its body unread. Raises what the module's docstring names."""
-        connection = self._pool.idle(request.origin)
+        is_held = request.body.held is not None  # type: ignore[union-attr]
+        connection = self._pool.idle(request.origin, MAX_IDLE_S if is_held else MAX_IDLE_FOR_STREAMED_S)
         if connection is not None:
             try:
                 return self._exchange(request, connection)
             except _DeadConnection:
                 pass  # it died idle; a fresh one tells whether the upstream is there
-        return self._exchange(request, self._pool.connect(request.origin))
+        return self._exchange(request, self._pool.connect(request.origin, request.on_connection))
 
     def _exchange(self, request: UpstreamRequest, connection: Connection) -> Response:
-        can_repeat = request.body.held is not None  # type: ignore[union-attr]
         answer = UpstreamAnswer(
             connection, self._pool, self._timeouts, request.on_interim, may_upgrade=request.may_upgrade
         )
@@ -62,10 +63,11 @@ class UpstreamAdapter(BaseAdapter):
             connection.close()
             raise ReadTimeout("the upstream did not answer in time") from exc
         except OSError as exc:
+            may_repeat = _may_repeat(request, connection, exc)
             connection.close()
             if isinstance(exc, RequestsConnectionError):
                 raise
-            if can_repeat and connection.was_used and not connection.is_aborted:
+            if may_repeat:
                 raise _DeadConnection(str(exc)) from exc
             raise RequestsConnectionError(f"no answer from {connection.origin.host}: {exc}") from exc
         except BaseException:
@@ -92,6 +94,10 @@ class UpstreamAdapter(BaseAdapter):
                 return False  # it may have answered and closed; reading tells
         return True
 
+    def count_open(self) -> int:
+        """How many connections this process has, by whatever adapter of this kind."""
+        return Connection.open_now
+
     def count_idle(self) -> int:
         """How many connections wait for a next call."""
         return self._pool.count_idle()
@@ -102,4 +108,19 @@ class UpstreamAdapter(BaseAdapter):
 
 
 class _DeadConnection(Exception):
-    """A kept connection died before any byte of an answer, and the request can be sent again."""
+    """A kept connection died before any byte of an answer, and the request may be sent again."""
+
+
+def _may_repeat(request: UpstreamRequest, connection: Connection, error: OSError) -> bool:
+    if not connection.was_used or connection.is_aborted:
+        return False
+    held = request.body.held  # type: ignore[union-attr]
+    if held is None:
+        # Nothing of a streamed body has been read of the client while not even the head could be sent.
+        return isinstance(error, NothingSent)
+    return may_send_again(
+        request.method or "",
+        ended_cleanly=isinstance(error, EndedBeforeAnswer),
+        sent=0 if isinstance(error, NothingSent) else len(head_of(request, len(held))) + len(held),
+        unacknowledged=connection.unacknowledged(),
+    )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import _socket
+import fcntl
 import select
 import socket
 import ssl
+import struct
+import termios
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import certifi
 from gevent import monkey
@@ -28,6 +31,17 @@ class Timeouts:
     connect_s: float
     first_byte_s: float
     idle_s: float
+
+
+class Abortable(Protocol):
+    """What can be ended from outside, whoever waits for it."""
+
+    def abort(self) -> None:
+        """End it. Never waits."""
+
+
+class NothingSent(ConnectionError):
+    """The connection was dead already: nothing of what was to be sent has left this machine."""
 
 
 class Connection:
@@ -52,7 +66,8 @@ class Connection:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if origin.scheme == "https":
-                sock = context.wrap_socket(sock, server_hostname=origin.host)
+                sock = context.wrap_socket(sock, server_hostname=origin.host, do_handshake_on_connect=False)
+                sock.do_handshake()
         except BaseException:
             sock.close()
             raise
@@ -62,10 +77,19 @@ class Connection:
         Connection.open_now += 1
 
     def send(self, data: bytes, timeout_s: float) -> None:
-        """Send all of `data`; `timeout_s` without progress raises TimeoutError."""
+        """
+        Send all of `data`.
+
+        Raises:
+            TimeoutError: `timeout_s` passed without progress.
+            NothingSent, OSError: the connection is dead.
+        """
         self._sock.settimeout(timeout_s)
-        # Most requests fit the socket's buffer; gevent's sendall asks for its size first, every time.
-        sent = self._sock.send(data)
+        try:
+            # Most requests fit the socket's buffer; gevent's sendall asks for its size first, every time.
+            sent = self._sock.send(data)
+        except (BrokenPipeError, ConnectionResetError) as exc:
+            raise NothingSent(str(exc)) from exc
         if sent < len(data):
             self._sock.sendall(memoryview(data)[sent:])
 
@@ -90,14 +114,14 @@ class Connection:
         """True when there is something to read, the end of the stream included. Never waits."""
         return bool(self._poll.poll(0))
 
+    def unacknowledged(self) -> int:
+        """Bytes sent that the other machine has not confirmed to have."""
+        return unacknowledged(self._sock)
+
     def abort(self) -> None:
         """End the exchange from outside: whoever waits in `send` or `receive` gets an OSError. Never waits."""
         self.is_aborted = True
-        if self._sock.fileno() < 0:  # closed, and then gevent's socket has no real one inside
-            return
-        # Past TLS and gevent, down to the socket: the others may switch greenlets, or wait for the peer.
-        with suppress(OSError):
-            _socket.socket.shutdown(getattr(self._sock, "_sock", self._sock), socket.SHUT_RDWR)
+        shut_down(self._sock)
 
     def detach(self) -> socket.socket:
         """Its socket, which is the caller's from here on."""
@@ -110,6 +134,23 @@ class Connection:
             Connection.open_now -= 1
         with suppress(OSError):
             self._sock.close()
+
+
+def shut_down(sock: socket.socket) -> None:
+    """End both directions of a connection under whoever uses it. Never waits."""
+    if sock.fileno() < 0:  # closed, and then gevent's socket has no real one inside
+        return
+    # Past TLS and gevent, down to the socket: the others may switch greenlets, or wait for the peer.
+    with suppress(OSError):
+        _socket.socket.shutdown(getattr(sock, "_sock", sock), socket.SHUT_RDWR)
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Bytes sent, TLS's own included, that the other machine has not confirmed; 0 where the system cannot tell."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
+    except (OSError, ValueError):
+        return 0
 
 
 def verifying_context() -> ssl.SSLContext:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import ssl
 import time
 from collections import deque
+from collections.abc import Callable
 
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ConnectTimeout
 
 from llmproxy.headers import Origin
-from llmproxy.transport.connection import Connection
+from llmproxy.transport.attempt import ConnectionAttempt
+from llmproxy.transport.connection import Abortable, Connection
 
 # Most servers and load balancers close an idle connection after a minute or more.
 MAX_IDLE_S = 50.0
+# A body that is passed on while it comes can be sent only once, so its connection must not turn out dead. No server
+# is known that closes one so soon after an answer; under load there is always one this young.
+MAX_IDLE_FOR_STREAMED_S = 2.0
 MAX_IDLE_PER_ORIGIN = 256
 
 
@@ -25,20 +30,34 @@ class ConnectionPool:
         self._context = context
         self._idle: dict[Origin, deque[Connection]] = {}
 
-    def idle(self, origin: Origin) -> Connection | None:
-        """A kept connection that is still good, or None. What the upstream has closed meanwhile is dropped."""
+    def idle(self, origin: Origin, max_idle_s: float) -> Connection | None:
+        """
+        A connection kept for less than `max_idle_s` that is still good, or None.
+
+        What the upstream has closed meanwhile is dropped.
+        """
         kept = self._idle.get(origin)
-        while kept:
+        while kept and time.monotonic() - kept[-1].idle_since < max_idle_s:
             connection = kept.pop()
-            if time.monotonic() - connection.idle_since < MAX_IDLE_S and not connection.is_readable():
+            if not connection.is_readable():
                 return connection
             connection.close()
         return None
 
-    def connect(self, origin: Origin) -> Connection:
-        """A new connection. Raises ConnectTimeout or ConnectionError."""
+    def connect(self, origin: Origin, on_attempt: Callable[[Abortable], None]) -> Connection:
+        """
+        A new connection.
+
+        Args:
+            on_attempt: Called with what aborts it while it is being made.
+
+        Raises ConnectTimeout or ConnectionError.
+        """
+        attempt = ConnectionAttempt(self._timeout_s)
+        on_attempt(attempt)
         try:
-            return Connection(origin, self._timeout_s, self._context)
+            with attempt:
+                return Connection(origin, self._timeout_s, self._context)
         except TimeoutError as exc:
             raise ConnectTimeout(f"no connection to {origin.host}:{origin.port} in {self._timeout_s} s") from exc
         except (OSError, UnicodeError) as exc:

@@ -9,7 +9,7 @@ from requests.structures import CaseInsensitiveDict
 
 from llmproxy.headers import Headers, Origin
 from llmproxy.request_body import RequestBody
-from llmproxy.transport.connection import Connection
+from llmproxy.transport.connection import Abortable
 
 OnInterim = Callable[[int, Headers], None]
 
@@ -23,7 +23,8 @@ class UpstreamRequest(PreparedRequest):
         target: Path and query, sent as they are.
         pairs: The headers, in order and with repetitions; `headers` has the last of each name.
         body: A RequestBody.
-        on_connection: Called with each connection before it is used, so that a caller may abort it.
+        on_connection: Called with each connection before it is made and before it is used, so that a caller may
+            abort it.
         on_interim: Called with status and headers of each answer before the one that counts (100, 102,
             103), as soon as it came and while the call goes on. Must not raise.
         may_upgrade: It asks for another protocol, and a 101 is a good answer to it.
@@ -38,7 +39,7 @@ class UpstreamRequest(PreparedRequest):
         target: str,
         headers: Headers,
         body: RequestBody,
-        on_connection: Callable[[Connection], None],
+        on_connection: Callable[[Abortable], None],
         on_interim: OnInterim | None = None,
     ) -> None:
         super().__init__()
@@ -65,10 +66,8 @@ def head_of(request: UpstreamRequest, length: int | None) -> bytes:
     """The request line and headers, the framing ones for a body of `length` included; None means chunks."""
     lines = [f"{request.method} {request.target} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in request.pairs]
-    if length is None:
-        lines.append("Transfer-Encoding: chunked")
-    elif length or request.method in ("POST", "PUT", "PATCH"):
-        lines.append(f"Content-Length: {length}")
+    if framing := framing_of(request, length):
+        lines.append(f"{framing[0]}: {framing[1]}")
     lines.append("\r\n")
     return "\r\n".join(lines).encode("latin-1")
 
@@ -81,3 +80,12 @@ def framed(body: RequestBody) -> Iterable[bytes]:
     for piece in body:
         yield b"%x\r\n%b\r\n" % (len(piece), piece)
     yield b"0\r\n\r\n"
+
+
+def framing_of(request: UpstreamRequest, length: int | None) -> tuple[str, str] | None:
+    """The header that says where a body of `length` ends, None meaning chunks; none where nobody expects a body."""
+    if length is None:
+        return "Transfer-Encoding", "chunked"
+    if length or request.method in ("POST", "PUT", "PATCH"):
+        return "Content-Length", str(length)
+    return None

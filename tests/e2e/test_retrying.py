@@ -1,12 +1,23 @@
-"""A kept connection that died is no failure: one more try on a fresh one, and never any other repetition."""
+"""A kept connection that died costs one more try where that does no harm; nothing else is ever repeated."""
+
+from collections.abc import Iterator
 
 import pytest
 
 from benchmark.mock_openai import MockOpenAI
+from tests.conftest import serve
 from tests.http_by_hand import call
+from tests.servers import DEPLOYED, EMBEDDED, Server
 
 SMALL, LARGE = b"x" * 100, b"x" * 200_000
 NAMES = {None: "nothing", SMALL: "small", LARGE: "large"}.get
+
+
+@pytest.fixture(scope="module", params=[(EMBEDDED, "fast"), (DEPLOYED, "fast"), (DEPLOYED, "stock")], ids="-".join)
+def proxy(request, running_upstream, tmp_path_factory) -> Iterator[Server]:
+    """The proxy on each of its servers, and with each of its transports."""
+    kind, transport = request.param
+    yield from serve(kind, running_upstream, tmp_path_factory, UPSTREAM_TRANSPORT=transport)
 
 
 def warm(proxy, upstream, token) -> None:
@@ -31,7 +42,7 @@ def test_a_connection_that_the_upstream_closed_while_idle_is_not_used(proxy, tok
 
 
 @pytest.mark.parametrize("how", ["fin", "reset"])
-@pytest.mark.parametrize(("method", "body"), [("GET", None), ("POST", SMALL)], ids=NAMES)
+@pytest.mark.parametrize(("method", "body"), [("GET", None), ("PUT", SMALL)], ids=NAMES)
 def test_a_kept_connection_that_dies_under_a_request_costs_one_more_try(proxy, upstream, token, method, body, how):
     warm(proxy, upstream, token)
     controls = (("x-mock-drop", "1"), ("x-mock-cut-with", how), once("drop"))
@@ -44,9 +55,19 @@ def test_a_kept_connection_that_dies_under_a_request_costs_one_more_try(proxy, u
     assert len(proxy.wait_for_records(2, token)) == 2
 
 
+@pytest.mark.parametrize("how", ["fin", "reset"])
+def test_a_post_that_reached_the_upstream_is_not_sent_twice(proxy, upstream, token, how):
+    warm(proxy, upstream, token)
+    controls = (("x-mock-drop", "1"), ("x-mock-cut-with", how), once("post"))
+    answer = call(proxy.url, "POST", "/v1/echo", token.bearer, *controls, body=SMALL)
+
+    assert (answer.status, answer.json["error"]["code"]) == (502, "upstream_unreachable")
+    assert [request["outcome"] for request in upstream.requests("/v1/echo")] == ["cut"]
+
+
 def test_a_second_death_is_an_answer(proxy, upstream, token):
     warm(proxy, upstream, token)
-    answer = call(proxy.url, "POST", "/v1/echo", token.bearer, ("x-mock-drop", "1"), body=SMALL)
+    answer = call(proxy.url, "PUT", "/v1/echo", token.bearer, ("x-mock-drop", "1"), body=SMALL)
 
     assert (answer.status, answer.json["error"]["code"]) == (502, "upstream_unreachable")
     assert len(upstream.requests("/v1/echo")) == 2

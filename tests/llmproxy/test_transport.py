@@ -6,9 +6,12 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
+import gevent
 import pytest
 import requests
 import trustme
@@ -21,24 +24,32 @@ from llmproxy.request_body import HELD_BYTES, RequestBody
 from llmproxy.transport import pool
 from llmproxy.transport.adapter import UpstreamAdapter
 from llmproxy.transport.answer import MAX_HEAD_BYTES, UpstreamAnswer
-from llmproxy.transport.connection import READ_BYTES, Connection, Timeouts, verifying_context
+from llmproxy.transport.attempt import ConnectionAttempt
+from llmproxy.transport.connection import READ_BYTES, Abortable, Connection, Timeouts, verifying_context
 from llmproxy.transport.request import OnInterim, UpstreamRequest
-from tests.llmproxy.scripted_upstream import Peer, ScriptedUpstream, answering, keeping
+from llmproxy.transport.stock.adapter import StockAdapter
+from llmproxy.transport.stock.answer import StockAnswer
+from tests.llmproxy.scripted_upstream import Peer, Script, ScriptedUpstream, answering, keeping
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 PATIENT = Timeouts(connect_s=10, first_byte_s=10, idle_s=10)
 SHORT_S = 0.05
 
 
-def ignore(_: Connection) -> None:
+def ignore(_: Abortable) -> None:
     pass
+
+
+ADAPTERS = {"fast": UpstreamAdapter, "stock": StockAdapter}
+FAST = pytest.mark.parametrize("client", ["fast"], indirect=True)
+BOTH = pytest.mark.parametrize("kind", ADAPTERS)
 
 
 class Client:
     """Sends requests through one adapter."""
 
-    def __init__(self, timeouts: Timeouts = PATIENT, context: ssl.SSLContext | None = None) -> None:
-        self.adapter = UpstreamAdapter(timeouts, context or ssl.create_default_context())
+    def __init__(self, kind: str, timeouts: Timeouts = PATIENT, context: ssl.SSLContext | None = None) -> None:
+        self.adapter = ADAPTERS[kind](timeouts, context or ssl.create_default_context())
 
     def open(
         self,
@@ -46,12 +57,12 @@ class Client:
         *,
         method: str = "GET",
         target: str = "/v1/models",
-        headers: dict[str, str] | None = None,
+        headers: Headers | None = None,
         body: RequestBody | None = None,
-        on_connection: Callable[[Connection], None] = ignore,
+        on_connection: Callable[[Abortable], None] = ignore,
         on_interim: OnInterim | None = None,
     ) -> requests.Response:
-        sent = [("Host", origin.host_header), *(headers or {}).items()]
+        sent = [("Host", origin.host_header), *(headers or [])]
         request = UpstreamRequest(method, origin, target, sent, body or held(b""), on_connection, on_interim)
         return self.adapter.send(request)
 
@@ -76,13 +87,16 @@ def streamed(data: bytes, *, chunked: bool = False) -> RequestBody:
     return RequestBody(io.BytesIO(data), length=None if chunked else len(data), max_bytes=1 << 30)
 
 
+gevent.sleep(0)  # the event loop opens its files now, not within the first test
+
+
 def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-@pytest.fixture
-def client() -> Iterator[Client]:
-    made = Client()
+@pytest.fixture(params=ADAPTERS)
+def client(request: pytest.FixtureRequest) -> Iterator[Client]:
+    made = Client(request.param)
     yield made
     made.adapter.close()
 
@@ -99,14 +113,17 @@ def no_file_left_open() -> Iterator[None]:
 def received(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
     """Released after each read of the adapter, so that an upstream can send its pieces one read each."""
     semaphore = threading.Semaphore(0)
-    original = Connection.receive
 
-    def receive(self: Connection, timeout_s: float) -> bytes:
-        data = original(self, timeout_s)
-        semaphore.release()
-        return data
+    def telling(read: Callable[..., Any]) -> Callable[..., Any]:
+        def told(*args: Any) -> Any:
+            data = read(*args)
+            semaphore.release()
+            return data
 
-    monkeypatch.setattr(Connection, "receive", receive)
+        return told
+
+    monkeypatch.setattr(Connection, "receive", telling(Connection.receive))
+    monkeypatch.setattr(socket.SocketIO, "readinto", telling(socket.SocketIO.readinto))
     return semaphore
 
 
@@ -231,6 +248,7 @@ def test_status_and_reason_are_what_was_sent(line: bytes, status: int, reason: s
     assert (response.status_code, response.reason) == (status, reason)
 
 
+@FAST
 def test_each_read_of_the_upstream_is_one_piece(client: Client, received: threading.Semaphore) -> None:
     def script(peer: Peer) -> None:
         peer.read_request()
@@ -410,11 +428,13 @@ def test_a_connection_that_was_idle_for_too_long_is_not_used_again(
 ) -> None:
     with ScriptedUpstream(keeping(OK), keeping(OK)) as upstream:
         client.exchange(upstream.origin)
-        monkeypatch.setattr(pool, "MAX_IDLE_S", -1.0)
+        later = time.monotonic() + pool.MAX_IDLE_S
+        monkeypatch.setattr(pool.time, "monotonic", lambda: later)
         assert client.exchange(upstream.origin) == b"ok"
         client.adapter.close()
 
 
+@FAST
 def test_the_oldest_connection_is_closed_when_too_many_are_idle(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,6 +454,7 @@ def test_the_oldest_connection_is_closed_when_too_many_are_idle(
         client.adapter.close()
 
 
+@FAST
 def test_connections_that_nobody_will_use_again_are_closed_while_others_are_used(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -465,6 +486,21 @@ def test_origins_do_not_share_connections(client: Client) -> None:
         client.adapter.close()
 
 
+def test_connections_are_counted(client: Client) -> None:
+    before = client.adapter.count_open()
+    with ScriptedUpstream(keeping(OK), keeping(OK)) as upstream:
+        responses = [client.open(upstream.origin) for _ in range(2)]
+        assert (client.adapter.count_open() - before, client.adapter.count_idle()) == (2, 0)
+        for response in responses:
+            rest(response)
+        assert (client.adapter.count_open() - before, client.adapter.count_idle()) == (2, 2)
+        client.adapter.close()
+
+    with pytest.raises(RequestsConnectionError):
+        client.open(replace(upstream.origin, scheme="https"))
+    assert (client.adapter.count_open() - before, client.adapter.count_idle()) == (0, 0)
+
+
 # What is repeated
 
 
@@ -476,23 +512,132 @@ def silent(peer: Peer) -> None:
     peer.read_to_end()
 
 
-def test_a_request_is_repeated_once_when_the_idle_connection_turns_out_dead(client: Client) -> None:
-    def dies_on_the_second(peer: Peer) -> None:
-        peer.read_request()
-        peer.send(OK)
-        peer.read_request()
+def closing(peer: Peer) -> None:
+    peer.close()
 
+
+def resetting(peer: Peer) -> None:
+    peer.reset()
+
+
+ENDS = pytest.mark.parametrize("end", [closing, resetting], ids=["fin", "reset"])
+REPEATABLE = pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
+ONCE_ONLY = pytest.mark.parametrize("method", ["POST", "PATCH", "FROBNICATE"])
+
+
+def dying_under_the_second(end: Script) -> Script:
+    """Answers once, reads another request, and is gone."""
+
+    def script(peer: Peer) -> None:
+        answering(OK)(peer)
+        peer.read_request()
+        end(peer)
+
+    return script
+
+
+@pytest.fixture
+def unseen_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept connections look alive, as when their end is still under way while they are taken."""
+    monkeypatch.setattr(Connection, "is_readable", lambda self: False)
+    monkeypatch.setattr("urllib3.connectionpool.is_connection_dropped", lambda connection: False)
+
+
+@ENDS
+@REPEATABLE
+def test_a_request_without_effect_is_repeated_when_the_kept_connection_dies_under_it(
+    method: str, end: Script, client: Client
+) -> None:
+    body = b"" if method == "HEAD" else b"ok"
+    with ScriptedUpstream(dying_under_the_second(end), answering(OK)) as upstream:
+        client.exchange(upstream.origin)
+        assert client.exchange(upstream.origin, method=method) == body
+
+
+@ENDS
+@ONCE_ONLY
+def test_what_has_reached_the_upstream_is_not_sent_twice(method: str, end: Script, client: Client) -> None:
+    with ScriptedUpstream(dying_under_the_second(end)) as upstream:
+        client.exchange(upstream.origin)
+        with pytest.raises(RequestsConnectionError):
+            client.open(upstream.origin, method=method, body=held(b"body"))
+
+    assert upstream.connections == 1
+
+
+@pytest.mark.usefixtures("unseen_end")
+@ENDS
+@ONCE_ONLY
+def test_what_cannot_have_reached_the_upstream_is_sent_again(method: str, end: Script, client: Client) -> None:
+    """It closed before the request was sent, which is seen by sending (reset) or by what was not confirmed (fin)."""
+    ended = threading.Event()
     asked: list[bytes] = []
+
+    def first(peer: Peer) -> None:
+        answering(OK)(peer)
+        end(peer)
+        ended.set()
 
     def second(peer: Peer) -> None:
         asked.append(peer.read_request())
         peer.send(OK)
 
-    with ScriptedUpstream(dies_on_the_second, second) as upstream:
+    with ScriptedUpstream(first, second) as upstream:
         client.exchange(upstream.origin)
-        assert client.exchange(upstream.origin, method="POST", body=held(b"body")) == b"ok"
+        assert ended.wait(10)
+        assert client.exchange(upstream.origin, method=method, body=held(b"body")) == b"ok"
 
     assert asked[0].endswith(b"\r\n\r\nbody")
+
+
+def test_what_lay_unread_when_the_upstream_died_is_not_sent_twice(client: Client) -> None:
+    """Its machine had the request, and nobody can know from here that nobody read it."""
+    sent = threading.Event()
+
+    def script(peer: Peer) -> None:
+        answering(OK)(peer)
+        assert sent.wait(10)
+        peer.close()
+
+    def on_connection(connection: Abortable) -> None:
+        threading.Timer(SHORT_S, sent.set).start()
+
+    with ScriptedUpstream(script) as upstream:
+        client.exchange(upstream.origin)
+        with pytest.raises(RequestsConnectionError):
+            client.open(upstream.origin, method="POST", body=held(b"body"), on_connection=on_connection)
+
+    assert upstream.connections == 1
+
+
+@pytest.mark.usefixtures("unseen_end")
+def test_a_streamed_body_is_sent_whole_on_a_fresh_connection_when_not_even_its_head_could_leave(
+    client: Client,
+) -> None:
+    ended = threading.Event()
+
+    def first(peer: Peer) -> None:
+        answering(OK)(peer)
+        peer.reset()
+        ended.set()
+
+    with ScriptedUpstream(first, answering(OK)) as upstream:
+        client.exchange(upstream.origin)
+        assert ended.wait(10)
+        assert client.exchange(upstream.origin, method="POST", body=streamed(b"x" * 100_000)) == b"ok"
+
+
+def test_a_streamed_body_takes_no_connection_that_was_idle_for_long(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [time.monotonic()]
+    monkeypatch.setattr(pool.time, "monotonic", lambda: clock[0])
+    with ScriptedUpstream(keeping(OK, OK), keeping(OK)) as upstream:
+        client.exchange(upstream.origin)
+        client.exchange(upstream.origin, method="POST", body=streamed(b"x" * 100_000))
+        clock[0] += pool.MAX_IDLE_FOR_STREAMED_S
+        assert client.exchange(upstream.origin, method="POST", body=streamed(b"x" * 100_000)) == b"ok"
+        client.adapter.close()
 
 
 def test_a_request_is_not_repeated_twice(client: Client) -> None:
@@ -557,8 +702,9 @@ def test_a_body_that_cannot_be_sent_again_is_not_repeated(client: Client) -> Non
     assert upstream.connections == 1
 
 
-def test_a_silent_upstream_is_not_asked_twice() -> None:
-    client = Client(replace(PATIENT, first_byte_s=SHORT_S))
+@BOTH
+def test_a_silent_upstream_is_not_asked_twice(kind: str) -> None:
+    client = Client(kind, replace(PATIENT, first_byte_s=SHORT_S))
 
     def script(peer: Peer) -> None:
         answering(OK)(peer)
@@ -584,10 +730,16 @@ def test_target_and_headers_go_out_as_given(client: Client) -> None:
         peer.send(OK)
 
     with ScriptedUpstream(script) as upstream:
-        client.exchange(upstream.origin, target="/v1//a%2Fb/%7e?q=%zz&q", headers={"X-Latin": "\xe9"})
+        client.exchange(
+            upstream.origin,
+            target="/v1//a%2Fb/%7e?q=%zz&q",
+            headers=[("X-Latin", "\xe9"), ("x-b", "1"), ("x-b", "2")],
+        )
         host = upstream.origin.host_header.encode()
 
-    assert asked == [b"GET /v1//a%2Fb/%7e?q=%zz&q HTTP/1.1\r\nHost: " + host + b"\r\nX-Latin: \xe9\r\n\r\n"]
+    assert asked == [
+        b"GET /v1//a%2Fb/%7e?q=%zz&q HTTP/1.1\r\nHost: " + host + b"\r\nX-Latin: \xe9\r\nx-b: 1\r\nx-b: 2\r\n\r\n"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -654,6 +806,7 @@ class PacedStream:
         return b"x" * size
 
 
+@FAST
 def test_an_upload_stops_when_the_upstream_has_answered(client: Client) -> None:
     stream = PacedStream(64 * HELD_BYTES)
     refusal = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"
@@ -724,7 +877,8 @@ def test_an_error_of_the_clients_body_ends_the_upstream_call(error: Exception, c
 # Time limits
 
 
-def test_no_connection_in_time_is_a_connect_timeout() -> None:
+@BOTH
+def test_no_connection_in_time_is_a_connect_timeout(kind: str) -> None:
     """A listener whose backlog is full neither accepts nor refuses."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         port = full.getsockname()[1]
@@ -735,7 +889,7 @@ def test_no_connection_in_time_is_a_connect_timeout() -> None:
             sock.connect_ex(("127.0.0.1", port))
             waiting.append(sock)
         try:
-            client = Client(replace(PATIENT, connect_s=SHORT_S))
+            client = Client(kind, replace(PATIENT, connect_s=SHORT_S))
             with pytest.raises(ConnectTimeout):
                 client.open(Origin("http", "127.0.0.1", port, "x", ""))
         finally:
@@ -743,8 +897,9 @@ def test_no_connection_in_time_is_a_connect_timeout() -> None:
                 sock.close()
 
 
-def test_a_handshake_that_never_comes_is_a_connect_timeout() -> None:
-    client = Client(replace(PATIENT, connect_s=SHORT_S))
+@BOTH
+def test_a_handshake_that_never_comes_is_a_connect_timeout(kind: str) -> None:
+    client = Client(kind, replace(PATIENT, connect_s=SHORT_S))
     with ScriptedUpstream(silent) as upstream, pytest.raises(ConnectTimeout):
         client.open(replace(upstream.origin, scheme="https"))
 
@@ -764,8 +919,9 @@ def test_a_name_that_cannot_be_looked_up_is_a_connection_error(host: str, client
 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\n"])
-def test_no_head_in_time_is_a_read_timeout(sent: bytes) -> None:
-    client = Client(replace(PATIENT, first_byte_s=SHORT_S))
+@BOTH
+def test_no_head_in_time_is_a_read_timeout(sent: bytes, kind: str) -> None:
+    client = Client(kind, replace(PATIENT, first_byte_s=SHORT_S))
 
     def script(peer: Peer) -> None:
         peer.read_request()
@@ -776,8 +932,9 @@ def test_no_head_in_time_is_a_read_timeout(sent: bytes) -> None:
         client.open(upstream.origin)
 
 
-def test_a_body_that_stalls_is_a_read_timeout() -> None:
-    client = Client(replace(PATIENT, idle_s=SHORT_S))
+@BOTH
+def test_a_body_that_stalls_is_a_read_timeout(kind: str) -> None:
+    client = Client(kind, replace(PATIENT, idle_s=SHORT_S))
     with ScriptedUpstream(keeping(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok")) as upstream:
         response = client.open(upstream.origin)
         response.raw.read1()
@@ -786,8 +943,9 @@ def test_a_body_that_stalls_is_a_read_timeout() -> None:
         response.raw.close()
 
 
-def test_an_upload_that_the_upstream_does_not_take_is_a_read_timeout() -> None:
-    client = Client(replace(PATIENT, idle_s=SHORT_S))
+@BOTH
+def test_an_upload_that_the_upstream_does_not_take_is_a_read_timeout(kind: str) -> None:
+    client = Client(kind, replace(PATIENT, idle_s=SHORT_S))
     over = threading.Event()
 
     def script(peer: Peer) -> None:
@@ -804,11 +962,11 @@ def test_an_upload_that_the_upstream_does_not_take_is_a_read_timeout() -> None:
 
 
 def test_an_abort_wakes_whoever_waits_for_the_head(client: Client) -> None:
-    guarded: list[Connection] = []
+    guarded: list[Abortable] = []
 
     def script(peer: Peer) -> None:
         peer.read_request()
-        guarded[0].abort()
+        guarded[-1].abort()
         assert peer.is_closed_by_other_side()
 
     with ScriptedUpstream(script) as upstream, pytest.raises(RequestsConnectionError):
@@ -825,17 +983,17 @@ def test_an_abort_wakes_whoever_waits_for_the_head(client: Client) -> None:
     ids=["close-delimited", "length", "chunked"],
 )
 def test_an_abort_never_looks_like_the_end_of_a_body(head: bytes, client: Client) -> None:
-    guarded: list[Connection] = []
+    guarded: list[Abortable] = []
     with ScriptedUpstream(keeping(head)) as upstream:
         response = client.open(upstream.origin, on_connection=guarded.append)
-        threading.Timer(SHORT_S, guarded[0].abort).start()
+        threading.Timer(SHORT_S, guarded[-1].abort).start()
         with pytest.raises(RequestsConnectionError):
             response.raw.read1()
         response.raw.close()
 
 
 def test_an_aborted_request_is_not_repeated(client: Client) -> None:
-    guarded: list[Connection] = []
+    guarded: list[Abortable] = []
 
     def script(peer: Peer) -> None:
         answering(OK)(peer)
@@ -852,31 +1010,33 @@ def test_an_aborted_request_is_not_repeated(client: Client) -> None:
 
 
 def test_an_aborted_connection_is_not_used_again(client: Client) -> None:
-    guarded: list[Connection] = []
+    guarded: list[Abortable] = []
     with ScriptedUpstream(keeping(OK), keeping(OK)) as upstream:
         response = client.open(upstream.origin, on_connection=guarded.append)
-        guarded[0].abort()
+        guarded[-1].abort()
         rest(response)
         assert client.exchange(upstream.origin) == b"ok"
         client.adapter.close()
 
 
 def test_aborting_a_closed_connection_does_nothing(client: Client) -> None:
-    guarded: list[Connection] = []
+    guarded: list[Abortable] = []
     with ScriptedUpstream(answering(OK)) as upstream:
         client.exchange(upstream.origin, on_connection=guarded.append)
         client.adapter.close()
-        guarded[0].abort()
+        guarded[-1].abort()
 
 
-def test_who_refuses_the_connection_ends_the_call_before_anything_is_sent(client: Client) -> None:
-    def refuse(_: Connection) -> None:
-        raise ClientGone
+@pytest.mark.parametrize("made", [False, True], ids=["before it is made", "before it is used"])
+def test_who_refuses_the_connection_ends_the_call_before_anything_is_sent(made: bool, client: Client) -> None:
+    def refuse(connection: Abortable) -> None:
+        if made is not isinstance(connection, ConnectionAttempt):
+            raise ClientGone
 
     def script(peer: Peer) -> None:
         assert peer.read_to_end() == b""
 
-    with ScriptedUpstream(script) as upstream, pytest.raises(ClientGone):
+    with ScriptedUpstream(*[script] * made) as upstream, pytest.raises(ClientGone):
         client.open(upstream.origin, on_connection=refuse)
 
 
@@ -894,11 +1054,11 @@ def server_context(authority: trustme.CA, *names: str) -> ssl.SSLContext:
     return context
 
 
-@pytest.fixture
-def tls_client(authority: trustme.CA) -> Iterator[Client]:
+@pytest.fixture(params=ADAPTERS)
+def tls_client(request: pytest.FixtureRequest, authority: trustme.CA) -> Iterator[Client]:
     context = verifying_context()
     authority.configure_trust(context)
-    made = Client(context=context)
+    made = Client(request.param, context=context)
     yield made
     made.adapter.close()
 
@@ -962,6 +1122,7 @@ def test_an_upload_over_tls_is_not_stopped_by_the_sessions_own_messages(
         assert tls_client.exchange(origin, method="POST", body=body) == b"ok"
 
 
+@pytest.mark.parametrize("tls_client", ["fast"], indirect=True)
 def test_an_upload_over_tls_stops_when_the_upstream_has_answered(tls_client: Client, authority: trustme.CA) -> None:
     stream = PacedStream(64 * HELD_BYTES)
 
@@ -980,11 +1141,11 @@ def test_an_upload_over_tls_stops_when_the_upstream_has_answered(tls_client: Cli
 
 
 def test_an_abort_wakes_a_reader_over_tls(tls_client: Client, authority: trustme.CA) -> None:
-    guarded: list[Connection] = []
+    guarded: list[Abortable] = []
 
     def script(peer: Peer) -> None:
         peer.read_request()
-        guarded[0].abort()
+        guarded[-1].abort()
         with contextlib.suppress(ssl.SSLError):
             peer.read_to_end()
 
@@ -1027,6 +1188,6 @@ def test_an_answer_is_what_requests_expects(client: Client) -> None:
     with ScriptedUpstream(answering(OK)) as upstream:
         response = client.open(upstream.origin)
         assert response.headers["content-length"] == "2"
-        assert isinstance(response.raw, UpstreamAnswer)
+        assert isinstance(response.raw, UpstreamAnswer | StockAnswer)
         assert response.url == f"{upstream.url}/v1/models"
         rest(response)

@@ -13,15 +13,15 @@ from llmproxy.errors import ClientGone, ProxyError, UpstreamTimeout, UpstreamUnr
 from llmproxy.headers import Origin
 from llmproxy.request_body import RequestBody
 from llmproxy.transport.connection import Connection, Timeouts
-from llmproxy.upstream import Upstream, translate
+from llmproxy.upstream import ADAPTERS, Upstream, translate
 from tests.llmproxy.scripted_upstream import Peer, ScriptedUpstream, keeping
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    made = Upstream(Timeouts(connect_s=10, first_byte_s=10, idle_s=10))
+@pytest.fixture(params=ADAPTERS)
+def upstream(request: pytest.FixtureRequest) -> Iterator[Upstream]:
+    made = Upstream(Timeouts(connect_s=10, first_byte_s=10, idle_s=10), transport=request.param)
     yield made
     made.close()
 
