@@ -52,6 +52,7 @@ RUN python -m pip --python /opt/venv/bin/python install --require-hashes \
 FROM runtime AS test
 COPY --from=test-build /opt/venv /opt/venv
 COPY . .
+ENV HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis
 HEALTHCHECK NONE
 CMD ["python", "-m", "pytest", "-m", "not browser and not postgres", "--ignore=tests/browser"]
 
