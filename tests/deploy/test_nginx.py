@@ -5,15 +5,16 @@ import signal
 import socket
 import ssl
 import subprocess
-import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from websockets.sync.client import connect
 
+from benchmark.mock_openai import MockOpenAI
 from tests.deploy.compose import ROOT, make_secrets
 from tests.e2e.test_streaming import ask
 from tests.http_by_hand import Answer, HandClient
@@ -49,15 +50,21 @@ class Pair(NamedTuple):
             return client.call(method, path, token.bearer, *headers, body=body)
 
 
-@pytest.fixture
-def pair(upstream, tmp_path: Path) -> Iterator[Pair]:
-    shared = {"UPSTREAM_URL": upstream.url, "DATABASE_URL": f"sqlite:///{tmp_path}/shared.db"}
-    make_secrets(tmp_path / "secrets")
-    with Server(DEPLOYED, tmp_path / "one", **shared) as one, Server(DEPLOYED, tmp_path / "two", **shared) as two:
+@contextmanager
+def two_nodes(upstream: MockOpenAI, directory: Path) -> Iterator[Pair]:
+    shared = {"UPSTREAM_URL": upstream.url, "DATABASE_URL": f"sqlite:///{directory}/shared.db", "DRAIN_OVERLAP": "1"}
+    make_secrets(directory / "secrets")
+    with Server(DEPLOYED, directory / "one", **shared) as one, Server(DEPLOYED, directory / "two", **shared) as two:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        with nginx(tmp_path, port, one, two):
-            yield Pair((one, two), port, tmp_path / "secrets/tls_certificate")
+        with nginx(directory, port, one, two):
+            yield Pair((one, two), port, directory / "secrets/tls_certificate")
+
+
+@pytest.fixture(scope="module")
+def pair(running_upstream, tmp_path_factory) -> Iterator[Pair]:
+    with two_nodes(running_upstream, tmp_path_factory.mktemp("nginx")) as pair:
+        yield pair
 
 
 class nginx:
@@ -151,15 +158,15 @@ def test_the_metrics_stay_inside(pair: Pair) -> None:
     assert pair.call("GET", "/metrics", pair.nodes[0].issue_token()).status == 404
 
 
-def test_no_call_is_lost_while_one_node_stops(pair: Pair) -> None:
-    one, two = pair.nodes
-    token = one.issue_token()
-    one.terminate()
+def test_no_call_is_lost_while_one_node_stops(upstream, tmp_path: Path) -> None:
     statuses = set()
-    while one.process.poll() is None:
-        statuses.add(pair.call("GET", "/v1/models", token).status)
-        time.sleep(0.02)
-    statuses |= {pair.call("GET", "/v1/models", token).status for _ in range(10)}
+    with two_nodes(upstream, tmp_path) as pair:
+        stopping, staying = pair.nodes
+        token = staying.issue_token()
+        stopping.terminate()
+        while stopping.process.poll() is None:
+            statuses.add(pair.call("GET", "/v1/models", token).status)
+        statuses |= {pair.call("GET", "/v1/models", token).status for _ in range(10)}
 
-    assert statuses == {200}
-    assert two.records(token)
+        assert statuses == {200}
+        assert staying.records(token)

@@ -1,6 +1,7 @@
 """docs/operations.md: its commands, typed as they stand, and what it says about alerts."""
 
 import re
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -52,6 +53,7 @@ def test_every_marked_command_is_executed_here() -> None:
     assert used == set(EXECUTED)
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_a_backup_of_sqlite_comes_back_and_what_was_revoked_since_can_be_revoked_again(upstream, tmp_path) -> None:
     data = tmp_path / "data"
     with Server(EMBEDDED, data, UPSTREAM_URL=upstream.url) as server:
