@@ -1,0 +1,29 @@
+"""The commands of docs/llm-benchmark.md, typed as they stand."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmark.mock_openai import MockOpenAI
+from tests.servers import ROOT
+
+EXECUTED = re.compile(r"<!-- executed by tests/benchmark/test_docs\.py -->\n```bash\n(.*?)```", re.DOTALL)
+
+
+def test_the_examples_work_as_they_stand(tmp_path: Path) -> None:
+    [commands] = EXECUTED.findall((ROOT / "docs" / "llm-benchmark.md").read_text())
+    with MockOpenAI() as mock:
+        script = commands.replace("http://localhost:8088", mock.url).replace(
+            "./llm-benchmark", str(ROOT / "llm-benchmark")
+        )
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=tmp_path, env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"},
+            capture_output=True, text=True, timeout=90, check=False,
+        )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((tmp_path / "results.json").read_text())["requests"] == 100
+    assert "<!doctype html>" in (tmp_path / "report.html").read_text()
