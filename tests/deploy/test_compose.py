@@ -24,7 +24,7 @@ def test_every_file_that_is_mounted_is_there() -> None:
     ]
 
     assert len(mounted) >= 4
-    assert {path for path in mounted if not (ROOT / path).exists()} <= {"./deploy/grafana/llm-proxy.json"}
+    assert [path for path in mounted if not (ROOT / path).exists()] == []
 
 
 def test_every_volume_and_secret_that_is_used_is_declared_and_the_other_way_round() -> None:
@@ -91,5 +91,6 @@ def test_prometheus_asks_both_proxies_with_the_token_and_grafana_asks_prometheus
 
     assert job["static_configs"][0]["targets"] == [f"{name}:8080" for name in PROXIES]
     assert job["authorization"]["credentials_file"] == "/run/secrets/metrics_token"
+    assert [(ROOT / "deploy/prometheus" / name).exists() for name in prometheus["rule_files"]] == [True]
     assert source["url"] == "http://prometheus:9090"
     assert dashboards.split(":")[1].startswith(provider["options"]["path"])

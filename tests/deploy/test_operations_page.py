@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import yaml
 
 from tests.deploy.compose import ROOT
 from tests.postgres import programs
@@ -88,6 +89,14 @@ def test_a_backup_of_postgresql_comes_back(upstream, postgres_server, tmp_path) 
 
     with Server(EMBEDDED, tmp_path / "data", UPSTREAM_URL=upstream.url, DATABASE_URL=database) as server:
         assert status_of(server, kept) == 200
+
+
+def test_every_alert_has_its_paragraph_and_every_paragraph_its_alert() -> None:
+    groups = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
+    alerts = {rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule}
+    section = PAGE.partition("\n## Alerts\n")[2].partition("\n## ")[0]
+
+    assert alerts == set(re.findall(r"^\*\*`(\w+)`\*\*", section, re.MULTILINE))
 
 
 def test_every_link_of_the_page_leads_somewhere() -> None:
