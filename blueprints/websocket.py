@@ -25,6 +25,7 @@ from blueprints.proxy import (
 )
 from blueprints.services import Services
 from llmproxy.call import Call
+from llmproxy.errors import ProxyDraining
 from llmproxy.hangup import HangupWatch
 from llmproxy.headers import endpoint_of, origin_of, request_headers
 from llmproxy.relay import StreamCut
@@ -52,6 +53,8 @@ def _open(parts: Services, call: Call, watch: HangupWatch, environ: Environ) -> 
     check_handshake(environ)
     target = admit_request(parts, call, watch, environ)
     grant = admit_caller(parts, call, authorization_of(environ))
+    if parts.refusing.is_set():  # asked again, for the database takes time, and the others have been closed meanwhile
+        raise ProxyDraining
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
     headers = headers_up(
         request_headers(environ["llmproxy.headers"], host=origin.host_header, api_key=grant.api_key),
@@ -66,6 +69,7 @@ def _open(parts: Services, call: Call, watch: HangupWatch, environ: Environ) -> 
     )
     note_answer(call, watch, response)
     if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+        call.is_session = False
         return relayed(call, watch, response, environ)
     watch.stop()
     if watch.ended_by is not None:

@@ -16,6 +16,13 @@ READ_BYTES = 64 * 1024
 LOOK_S = 0.5
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)  # Linux alone
 _ESTABLISHED = 1
+# A peer that vanished without a word would be waited for for ever: asked after a minute of silence, then every 15 s,
+# it may miss four times. Not every system can be told so.
+_KEEPALIVE = tuple(
+    (getattr(socket, name), value)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+    if hasattr(socket, name)
+)
 
 
 class Side:
@@ -39,9 +46,10 @@ class Side:
         """Make it ready; to be called before anything else is done with it."""
         self._sock.settimeout(0)
         with suppress(OSError):  # a Unix socket knows neither
-            # A peer that vanished without a word would be waited for for ever.
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _KEEPALIVE:
+                self._sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def receive(self) -> bytes:
         """What one read brings, however long it takes; b"" at the end, whatever kind of end it is."""

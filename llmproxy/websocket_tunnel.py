@@ -101,7 +101,7 @@ class Tunnel:
                 self._send_down(data)
                 self._observer.feed(data)
             self._note_end(UpstreamUnreachable())
-            if self._cut_by is not None and self._may_part():
+            if self._cut_by is not None and self._down.is_between_frames:
                 self._send_down(_goodbye(self._cut_by))
         except OSError:
             self._note_end(ClientGone())

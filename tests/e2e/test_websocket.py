@@ -5,7 +5,7 @@ import os
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -385,19 +385,19 @@ def take_back(proxy: Server, token: Token, how: str) -> None:
         assert proxy.manage("PATCH", f"/tokens/{token.id}", {"expires_at": soon})[0] == 200
 
 
-@pytest.mark.parametrize("how", ["token_revoked", "project_inactive", "token_expired"])
-def test_who_loses_their_leave_is_told_so_by_a_close_frame(proxy, token_for, opens, how):
-    with WebSocketUpstream() as upstream:
-        token = token_for(upstream)
-        with opens(token) as client:
+def test_who_loses_their_leave_is_told_so_by_a_close_frame(proxy, token_for, opens):
+    with WebSocketUpstream() as upstream, ExitStack() as stack:
+        tokens = {how: token_for(upstream) for how in ("token_revoked", "project_inactive", "token_expired")}
+        clients = {how: stack.enter_context(opens(token)) for how, token in tokens.items()}
+        for how, token in tokens.items():
             take_back(proxy, token, how)
+        for how, client in clients.items():
             with pytest.raises(ConnectionClosedError) as closed:
                 client.recv(timeout=WAIT_S)
-        assert isinstance(upstream.wait_for_end(), ConnectionClosedError)
-
-    assert closed.value.rcvd.code == 1008
-    record = record_of(proxy, token)
-    assert (record["outcome"], record["status_code"], record["error"]["code"]) == ("refused", 101, how)
+            assert closed.value.rcvd.code == 1008
+            record = record_of(proxy, tokens[how])
+            assert (record["outcome"], record["status_code"], record["error"]["code"]) == ("refused", 101, how)
+        assert all(isinstance(upstream.wait_for_end(), ConnectionClosedError) for _ in tokens)
 
 
 def flood(peer: ServerConnection) -> None:
