@@ -31,6 +31,7 @@ from blueprints import gauges
 from blueprints.services import Services, services_of
 from cleanup import Cleanup, Retention
 from cutting import Cutter
+from llmproxy import tracing
 from llmproxy.admission import utc_now
 from llmproxy.api_log.reader import ReaderBusy
 from llmproxy.api_log.shipper import Shipper
@@ -81,6 +82,7 @@ class Background:
             self._greenlets.append(self._every(CHECKPOINT_TICK_S, "checkpointing", lambda: _checkpoint(url)))
         gevent.spawn(_forever, "cleaning up", cleaner, CLEANUP_TICK_S, Event())
         self._shipper = self._start_shipper()
+        self._flush_spans = self._start_tracing()
 
     def _every(self, tick_s: float, what: str, work: Callable[[], object]) -> gevent.Greenlet:
         return gevent.spawn(_forever, what, work, tick_s, self._ending)
@@ -92,13 +94,21 @@ class Background:
         self._greenlets.append(gevent.spawn(_ship, shipper))
         return shipper
 
+    def _start_tracing(self) -> Callable[[], object]:
+        settings = self._parts.settings
+        if not settings.otlp_endpoint:
+            return lambda: None
+        return tracing.start(
+            settings.otlp_endpoint, service_name=settings.otel_service_name, headers=settings.otlp_headers
+        )
+
     def finish(self, timeout_s: float) -> None:
         """Add up, ship and save what there is by now, as far as the time suffices; the rest is done after a start."""
         self._parts.log.flush_pending()
         self._ending.set()
         if self._shipper:
             self._shipper.stop()
-        gevent.joinall(self._greenlets, timeout=timeout_s)
+        gevent.joinall([*self._greenlets, gevent.spawn(self._flush_spans)], timeout=timeout_s)
 
 
 def start(app: Flask) -> Background:

@@ -19,6 +19,7 @@ import os
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import SplitResult, quote, unquote, urlsplit
@@ -101,6 +102,9 @@ class Settings:
     logging_url: str = field(default="", repr=False)
     logging_token: str = field(default="", repr=False)
     metrics_token: str = field(default="", repr=False)
+    otlp_endpoint: str = ""
+    otlp_headers: str = field(default="", repr=False)
+    otel_service_name: str = "llm-proxy"
     token_retention_days: float = 30.0
     usage_retention_days: float = 400.0
     audit_retention_days: float = 400.0
@@ -160,6 +164,9 @@ ENVIRONMENT: Mapping[str, str] = {
     "LOGGING_URL": "logging_url",
     "LOGGING_TOKEN": "logging_token",
     "METRICS_TOKEN": "metrics_token",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "otlp_endpoint",
+    "OTEL_EXPORTER_OTLP_HEADERS": "otlp_headers",
+    "OTEL_SERVICE_NAME": "otel_service_name",
     "TOKEN_RETENTION_DAYS": "token_retention_days",
     "USAGE_RETENTION_DAYS": "usage_retention_days",
     "AUDIT_RETENTION_DAYS": "audit_retention_days",
@@ -172,6 +179,7 @@ SECRETS = (
     "LOGGING_URL",
     "LOGGING_TOKEN",
     "METRICS_TOKEN",
+    "OTEL_EXPORTER_OTLP_HEADERS",
 )
 MADE_WHEN_MISSING = ("MANAGEMENT_TOKEN", "ADMIN_PASSWORD", "ENCRYPTION_KEY")
 REQUIRED_WHEN_DEPLOYED = ("MANAGEMENT_TOKEN", "ADMIN_USER", "ADMIN_PASSWORD", "ENCRYPTION_KEY")
@@ -370,6 +378,16 @@ def check_upstream_url(raw: str) -> None:
         raise ValidationError("must not hold dot segments.")
 
 
+def _check_otlp_endpoint(raw: str) -> None:
+    _web_url(raw)
+    try:
+        installed = find_spec("opentelemetry.exporter.otlp.proto.http")
+    except ModuleNotFoundError:
+        installed = None
+    if installed is None:
+        raise ValidationError("needs OpenTelemetry: pip install -r requirements-otel.txt.")
+
+
 def _check_logging_url(raw: str) -> None:
     try:
         parse_logging_url(raw)
@@ -470,6 +488,9 @@ class _SettingsSchema(Schema):
     LOGGING_URL = typed.String(validate=_check_logging_url)
     LOGGING_TOKEN = typed.String(validate=_check_header_safe)
     METRICS_TOKEN = typed.String(validate=_check_header_safe)
+    OTEL_EXPORTER_OTLP_ENDPOINT = typed.String(validate=_check_otlp_endpoint)
+    OTEL_EXPORTER_OTLP_HEADERS = typed.String(validate=_check_header_safe)
+    OTEL_SERVICE_NAME = typed.String(validate=_check_header_safe)
     TOKEN_RETENTION_DAYS = typed.Float(validate=_days)
     USAGE_RETENTION_DAYS = typed.Float(validate=_days)
     AUDIT_RETENTION_DAYS = typed.Float(validate=_days)

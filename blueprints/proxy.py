@@ -21,6 +21,7 @@ from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import Rule
 
 from blueprints.services import Services
+from llmproxy import tracing
 from llmproxy.admission import Grant, Refused
 from llmproxy.call import Call
 from llmproxy.errors import (
@@ -130,6 +131,7 @@ def answer(parts: Services, environ: Environ, forward_call: ForwardCall) -> Answ
     """The answer to a call that `forward_call` forwards, or why it does not."""
     watch = HangupWatch(environ.get("gunicorn.socket"))
     call = Call(environ["REQUEST_METHOD"], endpoint_of(environ["RAW_URI"]), parts.log, parts.live, watch.cut)
+    call.span = tracing.begin(environ, arrived_at=call.arrived_at)
     try:
         return forward_call(parts, call, watch, environ)
     except Refused as refusal:
@@ -150,6 +152,8 @@ def _forward(parts: Services, call: Call, watch: HangupWatch, environ: Environ) 
     grant = admit_caller(parts, call, environ.get("HTTP_AUTHORIZATION"))
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
     headers = request_headers(environ["llmproxy.headers"], host=origin.host_header, api_key=grant.api_key)
+    if call.span:
+        headers = call.span.pass_on(headers)
     body = cast(RequestBody, call.body)
     if grant.stream_usage == "ask" and call.endpoint == CHAT:
         asked = _ask_for_usage(body)

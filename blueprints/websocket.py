@@ -61,6 +61,8 @@ def _open(parts: Services, call: Call, watch: HangupWatch, environ: Environ) -> 
         grant.api_key,
         has_authorization="HTTP_AUTHORIZATION" in environ,
     )
+    if call.span:
+        headers = call.span.pass_on(headers)
     body = cast(RequestBody, call.body)
     body.hold_if_small()
     call.asks()

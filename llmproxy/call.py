@@ -17,6 +17,7 @@ from llmproxy.api_log.record import CallRecord
 from llmproxy.errors import ProxyError
 from llmproxy.live_calls import LiveCalls
 from llmproxy.request_body import RequestBody
+from llmproxy.tracing import CallSpan
 from llmproxy.usage import UsageObserver
 
 STATUS_CLIENT_CLOSED = 499
@@ -60,7 +61,8 @@ class Call:
         self.cut = cut
         self._log = log
         self._live = live
-        self._arrived_at = time.time()
+        self.arrived_at = time.time()
+        self.span: CallSpan | None = None
         self._arrived = time.perf_counter()
         self._asked = 0.0
         self._answered = 0.0
@@ -112,7 +114,7 @@ class Call:
             error = observer.error
         metadata = observer.metadata if observer else None
         record = CallRecord(
-            timestamp=self._arrived_at,
+            timestamp=self.arrived_at,
             request_id=self.request_id,
             token=self.token_id,
             project_id=self.project_id,
@@ -133,3 +135,5 @@ class Call:
         )
         self._log.write(record)
         metrics.call_ended(record, overhead_s=self._overhead_s)
+        if self.span:
+            self.span.end(record, self.body.held if self.body else None)

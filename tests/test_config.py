@@ -78,7 +78,9 @@ WRONG = {
     "CUT_STREAMS": "perhaps", "CUT_STREAMS_AT_EXPIRY": "perhaps", "LOG_STRICT": "perhaps",
     "UPSTREAM_TRANSPORT": "slow",
     "LOG_MAX_FILE_BYTES": "1", "LOG_MAX_TOTAL_BYTES": "1", "LOGGING_URL": "cloudwatch://[planted-secret",
-    "LOGGING_TOKEN": "planted-secret\u2028", "METRICS_TOKEN": "planted-secret\u00e9", "TOKEN_RETENTION_DAYS": "-1",
+    "LOGGING_TOKEN": "planted-secret\u2028", "METRICS_TOKEN": "planted-secret\u00e9",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318", "OTEL_EXPORTER_OTLP_HEADERS": "planted-secret\u00e9",
+    "OTEL_SERVICE_NAME": " ", "TOKEN_RETENTION_DAYS": "-1",
     "USAGE_RETENTION_DAYS": "nan", "AUDIT_RETENTION_DAYS": "x",
 }  # fmt: skip
 

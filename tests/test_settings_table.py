@@ -16,6 +16,7 @@ DEFAULTS = {field.name: field.default for field in fields(config.Settings)}
 IN_WORDS = {
     "DATABASE_URL", "MANAGEMENT_TOKEN", "ADMIN_USER", "ADMIN_PASSWORD", "ENCRYPTION_KEY", "WEB_CONCURRENCY",
     "LOGGING_URL", "LOGGING_TOKEN", "METRICS_TOKEN",
+    "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS",
 }  # fmt: skip
 
 

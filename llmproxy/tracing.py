@@ -1,0 +1,159 @@
+"""
+OpenTelemetry: one span for each call, from its arrival to its last byte. An extra, off unless it is started.
+
+Made by hand: an instrumentation of Flask would end the span when the view returns, long before a stream's end. A
+caller's `traceparent` is continued, and the upstream gets our span as its parent; while tracing is off, both headers
+pass as they came. The names of attributes stand here alone, because those of gen_ai are still changing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llmproxy import __version__
+from llmproxy.api_log.record import CallRecord
+from llmproxy.endpoints import endpoint_class
+from llmproxy.headers import Headers, with_header
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
+PROVIDER = "openai"
+OPERATIONS = {
+    "chat": "chat",
+    "responses": "chat",
+    "realtime": "chat",
+    "completions": "text_completion",
+    "embeddings": "embeddings",
+    "images": "generate_content",
+}
+FLUSH_S = 3.0
+
+_tracer: Tracer | None = None
+
+
+def start(endpoint: str, *, service_name: str, headers: str) -> Callable[[], object]:
+    """
+    Trace the calls of this process. After the fork: a thread sends the spans.
+
+    Args:
+        endpoint: Of the collector's OTLP over HTTP, without `/v1/traces`.
+        headers: For the collector, as OTEL_EXPORTER_OTLP_HEADERS has them.
+
+    Returns:
+        What sends the spans that are left, for FLUSH_S at most.
+    """
+    global _tracer  # noqa: PLW0603
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.util.re import parse_env_headers
+
+    resource = Resource.create({"service.name": service_name, "service.version": __version__})
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    sent = parse_env_headers(headers, liberal=True)
+    exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", headers=sent)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    _tracer = provider.get_tracer("llm-proxy", __version__)
+    return lambda: provider.force_flush(int(FLUSH_S * 1000))
+
+
+def begin(environ: Mapping[str, Any], *, arrived_at: float) -> CallSpan | None:
+    """
+    The span of a call; None while tracing is off.
+
+    Args:
+        environ: Of the request.
+        arrived_at: Epoch seconds.
+    """
+    return None if _tracer is None else CallSpan(_tracer, environ, arrived_at)
+
+
+class CallSpan:
+    """One call's span."""
+
+    def __init__(self, tracer: Tracer, environ: Mapping[str, Any], arrived_at: float) -> None:
+        from opentelemetry.trace import SpanKind
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._propagator = TraceContextTextMapPropagator()
+        names = {"traceparent": "HTTP_TRACEPARENT", "tracestate": "HTTP_TRACESTATE"}
+        carrier = {name: environ[key] for name, key in names.items() if key in environ}
+        self._span = tracer.start_span(
+            environ["REQUEST_METHOD"],
+            context=self._propagator.extract(carrier),
+            kind=SpanKind.SERVER,
+            start_time=int(arrived_at * 1e9),
+        )
+
+    def pass_on(self, headers: Headers) -> Headers:
+        """The headers for the upstream, with this span as the parent of what it does."""
+        from opentelemetry.trace import set_span_in_context
+
+        carrier: dict[str, str] = {}
+        self._propagator.inject(carrier, set_span_in_context(self._span))
+        for name, value in carrier.items():
+            headers = with_header(headers, name, value)
+        return headers
+
+    def end(self, record: CallRecord, request_body: bytes | None) -> None:
+        """
+        End it with what the record tells.
+
+        Args:
+            request_body: Where it was read as a whole; the model that was asked for stands there.
+        """
+        span = self._span
+        if span.is_recording():
+            from opentelemetry.trace import StatusCode
+
+            asked_for = _model_in(request_body)
+            span.update_name(_name(record, asked_for))
+            span.set_attributes(_attributes(record, asked_for))
+            if record.outcome in ("upstream_failed", "upstream_timeout") or record.status_code >= 500:
+                span.set_status(StatusCode.ERROR)
+        span.end()
+
+
+def _name(record: CallRecord, model: str | None) -> str:
+    kind = endpoint_class(record.endpoint)
+    if operation := OPERATIONS.get(kind):
+        return f"{operation} {model}" if model else operation
+    return f"{record.method} /v1/{kind}"
+
+
+def _attributes(record: CallRecord, model: str | None) -> dict[str, str | int | float]:
+    usage = record.metadata or {}
+    error = (record.error or {}).get("code") or record.outcome
+    failed = record.outcome != "complete" or record.status_code >= 400
+    known: dict[str, Any] = {
+        "http.request.method": record.method,
+        "url.path": record.endpoint,
+        "http.response.status_code": record.status_code,
+        "error.type": error if failed else None,
+        "gen_ai.operation.name": OPERATIONS.get(endpoint_class(record.endpoint)),
+        "gen_ai.provider.name": PROVIDER,
+        "gen_ai.request.model": model,
+        "gen_ai.response.model": usage.get("model"),
+        "gen_ai.usage.input_tokens": usage.get("prompt_tokens"),
+        "gen_ai.usage.output_tokens": usage.get("completion_tokens"),
+        "llmproxy.request_id": record.request_id,
+        "llmproxy.project_id": record.project_id,
+        "llmproxy.outcome": record.outcome,
+        "llmproxy.stream": record.stream,
+        "llmproxy.ttft_ms": record.ttft_ms,
+    }
+    return {name: value for name, value in known.items() if isinstance(value, str | int | float)}
+
+
+def _model_in(body: bytes | None) -> str | None:
+    try:
+        told = orjson.loads(body or b"null")
+    except orjson.JSONDecodeError:
+        return None
+    model = told.get("model") if isinstance(told, dict) else None
+    return model if isinstance(model, str) else None

@@ -1,0 +1,233 @@
+"""Traces of the running proxy, as a collector gets them over OTLP."""
+
+import gzip
+import threading
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from tests.http_by_hand import HandClient, call
+from tests.servers import DEPLOYED, EMBEDDED, Server, Token, wait_for
+
+CHAT = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "planted prompt"}]}'
+STREAM = CHAT[:-1] + b', "stream": true, "stream_options": {"include_usage": true}}'
+JSON = ("Content-Type", "application/json")
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+TRACEPARENT = ("traceparent", f"00-{TRACE}-{PARENT}-01")
+TRACESTATE = ("tracestate", "vendor=value")
+
+
+class Collector:
+    """Keeps the spans that are sent to it, and the headers that came with them."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self.services: set[str] = set()
+        self.headers: list[dict[str, str]] = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                collector.take(self.path, dict(self.headers), body)
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+
+    def take(self, path: str, headers: dict[str, str], body: bytes) -> None:
+        assert path == "/v1/traces"
+        self.headers.append({name.lower(): value for name, value in headers.items()})
+        for part in ExportTraceServiceRequest.FromString(body).resource_spans:
+            self.services.add(attributes(part.resource)["service.name"])
+            self.spans += [span for scope in part.scope_spans for span in scope.spans]
+
+    def span_of(self, request_id: str) -> Span:
+        """The one span of a request, as soon as it has come."""
+
+        def found() -> list[Span]:
+            return [span for span in self.spans if attributes(span)["llmproxy.request_id"] == request_id]
+
+        (span,) = wait_for(found, otherwise=lambda: self.spans)
+        return span
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def attributes(holder: Any) -> dict[str, Any]:
+    """By name, each with its value."""
+    return {pair.key: getattr(pair.value, str(pair.value.WhichOneof("value"))) for pair in holder.attributes}
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module", params=[EMBEDDED, DEPLOYED])
+def traced(request, running_upstream, collector, tmp_path_factory) -> Iterator[Server]:
+    settings = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-collector-key=planted-collector-key",
+        "OTEL_SERVICE_NAME": "proxy of the tests",
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+    }
+    data_dir = tmp_path_factory.mktemp(request.param) / "data"
+    with Server(request.param, data_dir, UPSTREAM_URL=running_upstream.url, **settings) as server:
+        server.secrets |= {"planted-collector-key", "planted prompt"}
+        yield server
+        assert server.leaks() == []
+    assert "Traceback" not in server.output()
+
+
+@pytest.fixture
+def token(traced: Server) -> Token:
+    return traced.issue_token()
+
+
+def test_a_call_is_one_span_with_what_gen_ai_wants_to_know(traced, collector, upstream, token):
+    answer = call(traced.url, "POST", "/v1/chat/completions", token.bearer, JSON, body=CHAT)
+    span = collector.span_of(answer["x-proxy-request-id"])
+
+    told = attributes(span)
+    assert (span.name, span.kind) == ("chat gpt-4o-mini", Span.SPAN_KIND_SERVER)
+    assert (span.parent_span_id, span.status.code) == (b"", Status.STATUS_CODE_UNSET)
+    assert told["gen_ai.operation.name"] == "chat" and told["gen_ai.provider.name"] == "openai"
+    assert told["gen_ai.request.model"] == "gpt-4o-mini" and told["gen_ai.response.model"] == answer.json["model"]
+    usage = answer.json["usage"]
+    assert told["gen_ai.usage.input_tokens"] == usage["prompt_tokens"]
+    assert told["gen_ai.usage.output_tokens"] == usage["completion_tokens"]
+    assert (told["http.request.method"], told["http.response.status_code"]) == ("POST", 200)
+    assert told["url.path"] == "/v1/chat/completions" and "error.type" not in told
+    assert token.secret not in str(span) and "planted prompt" not in str(span)
+    assert collector.services == {"proxy of the tests"}
+    assert collector.headers[-1]["x-collector-key"] == "planted-collector-key"
+
+
+def test_a_span_lasts_until_the_last_byte_of_a_stream(traced, collector, upstream, token):
+    gate = str(uuid.uuid4())
+    with HandClient(traced.url) as client:
+        headers = (token.bearer, JSON, ("x-mock-gate", gate))
+        client.send_request("POST", "/v1/chat/completions", *headers, body=STREAM)
+        answer = client.read_head()
+        client.read_chunk(answer)
+        upstream.release(gate, count=100)
+        client.read_rest(answer)
+    record = traced.record_of(answer["x-proxy-request-id"])
+    span = collector.span_of(answer["x-proxy-request-id"])
+
+    took_ms = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e6
+    assert took_ms == pytest.approx(record["duration_ms"], abs=100)
+    assert attributes(span)["gen_ai.usage.output_tokens"] == record["metadata"]["completion_tokens"]
+    assert attributes(span)["llmproxy.stream"] is True
+
+
+def test_a_callers_trace_goes_on_and_the_upstream_gets_our_span_as_its_parent(traced, collector, upstream, token):
+    answer = call(traced.url, "GET", "/v1/models", token.bearer, TRACEPARENT, TRACESTATE)
+    span = collector.span_of(answer["x-proxy-request-id"])
+
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
+    sent = [pair for pair in upstream.last_request()["headers"] if pair[0].lower().startswith("trace")]
+    assert sorted(map(tuple, sent)) == [
+        ("traceparent", f"00-{TRACE}-{span.span_id.hex()}-01"),
+        ("tracestate", "vendor=value"),
+    ]
+    assert span.name == "GET /v1/models"
+
+
+def test_a_trace_that_its_caller_does_not_sample_is_not_sent_but_goes_on(traced, collector, upstream, token):
+    call(traced.url, "GET", "/v1/models", token.bearer, ("traceparent", f"00-{'1' * 32}-{PARENT}-00"))
+    answer = call(traced.url, "GET", "/v1/models", token.bearer)
+    collector.span_of(answer["x-proxy-request-id"])
+
+    first = dict(upstream.requests("/v1/models")[0]["headers"])["traceparent"]
+    assert first.startswith(f"00-{'1' * 32}-") and first.endswith("-00")
+    assert not [span for span in collector.spans if span.trace_id.hex() == "1" * 32]
+
+
+@pytest.mark.parametrize("sent", ["", "nonsense", f"00-{'0' * 32}-{PARENT}-01", "00-" + "x" * 10_00])
+def test_a_broken_traceparent_begins_a_new_trace(traced, collector, upstream, token, sent):
+    answer = call(traced.url, "GET", "/v1/models", token.bearer, ("traceparent", sent))
+
+    assert answer.status == 200
+    assert collector.span_of(answer["x-proxy-request-id"]).parent_span_id == b""
+
+
+def test_a_refusal_and_a_failure_are_told_apart(traced, collector, upstream, token):
+    refused = call(traced.url, "GET", "/v1/models", ("Authorization", f"Bearer {uuid.uuid4()}"))
+    failed = call(traced.url, "GET", "/v1/models", token.bearer, ("x-mock-drop", "1"))
+
+    span = collector.span_of(refused["x-proxy-request-id"])
+    assert (span.status.code, attributes(span)["error.type"]) == (Status.STATUS_CODE_UNSET, "invalid_api_key")
+    span = collector.span_of(failed["x-proxy-request-id"])
+    assert (span.status.code, attributes(span)["error.type"]) == (Status.STATUS_CODE_ERROR, "upstream_unreachable")
+
+
+def test_a_client_that_leaves_ends_its_span(traced, collector, upstream, token):
+    with HandClient(traced.url) as client:
+        client.send_request("POST", "/v1/chat/completions", token.bearer, JSON, ("x-mock-gate", "shut"), body=STREAM)
+        answer = client.read_head()
+        client.read_chunk(answer)
+
+    span = collector.span_of(answer["x-proxy-request-id"])
+    assert attributes(span)["error.type"] == "client_closed"
+
+
+@pytest.mark.parametrize("kind", [EMBEDDED, DEPLOYED])
+def test_spans_that_are_left_are_sent_at_the_end(kind, upstream, collector, tmp_path):
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "60000"}
+    with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, **settings) as server:
+        answer = call(server.url, "GET", "/v1/models", server.issue_token().bearer)
+        server.terminate()
+        assert server.wait() == 0
+
+    assert collector.span_of(answer["x-proxy-request-id"])
+
+
+@pytest.mark.parametrize("kind", [EMBEDDED, DEPLOYED])
+def test_a_collector_that_is_not_there_costs_nobody_a_call(kind, upstream, tmp_path):
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "10"}
+    with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, **settings) as server:
+        token = server.issue_token()
+        assert [call(server.url, "GET", "/v1/models", token.bearer).status for _ in range(5)] == [200] * 5
+        server.terminate()
+        assert server.wait() == 0
+
+
+@pytest.mark.parametrize("kind", [EMBEDDED, DEPLOYED])
+def test_an_endpoint_without_the_extra_stops_the_start_and_says_what_to_install(kind, collector, tmp_path):
+    # As it is where the extra was not installed: the name leads nowhere.
+    (tmp_path / "without" / "opentelemetry").mkdir(parents=True)
+    (tmp_path / "without" / "opentelemetry" / "__init__.py").write_text("")
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "PYTHONPATH": str(tmp_path / "without")}
+    server = Server(kind, tmp_path / "data", **settings)
+    server.start()
+
+    assert server.wait() != 0
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT: needs OpenTelemetry: pip install -r requirements-otel.txt" in server.output()
+
+
+def test_while_tracing_is_off_a_callers_trace_passes_as_it_came(proxy, upstream):
+    token = proxy.issue_token()
+    call(proxy.url, "GET", "/v1/models", token.bearer, TRACEPARENT, TRACESTATE)
+
+    sent = [tuple(pair) for pair in upstream.last_request()["headers"] if pair[0].lower().startswith("trace")]
+    assert sent == [TRACEPARENT, TRACESTATE]
