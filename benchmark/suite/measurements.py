@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import statistics
 import subprocess
@@ -19,6 +20,7 @@ from benchmark.suite.stream_load import StreamRound, open_stream, stream_round
 
 Figures = dict[str, float]
 PER_S = 50.0
+_PAGE = re.compile(r"^(.{58}) +([\d.]+) +[\d.]+ +\d+", re.MULTILINE)
 
 
 def json_calls(work: Path, *, rounds: int, requests: int) -> Figures:
@@ -169,8 +171,8 @@ def dashboard(*, records: int) -> Figures:
     """The overview's time over a log of many records: the slower of the median of its three spans."""
     command = [sys.executable, "-m", "benchmark.admin_pages", "--records", str(records), "--repeat", "5"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
-    medians = {line[:58].strip(): float(line[58:].split()[0]) for line in told.splitlines() if line[58:59] == " "}
-    pages = {name: took for name, took in medians.items() if name != "page"}
+    # A line is a page, its median and its slowest time in milliseconds, and its size.
+    pages = {name.strip(): float(median) for name, median in _PAGE.findall(told)}
     return {
         "dashboard_ms": max(took for name, took in pages.items() if name.startswith("overview")),
         "slowest_page_ms": max(pages.values()),
