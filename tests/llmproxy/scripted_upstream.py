@@ -13,6 +13,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+import trustme
+
 from llmproxy.headers import Origin
 
 WAIT_S = 10.0
@@ -74,6 +76,10 @@ class Peer:
         """Close with an RST."""
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._sock.close()
+
+    def finish_sending(self) -> None:
+        """Close this direction, and go on reading."""
+        self._sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         self._sock.close()
@@ -170,3 +176,10 @@ def keeping(*answers: bytes) -> Script:
         assert peer.is_closed_by_other_side()
 
     return script
+
+
+def server_context(authority: trustme.CA, *names: str) -> ssl.SSLContext:
+    """TLS for a ScriptedUpstream that calls itself by these names."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*names).configure_cert(context)
+    return context

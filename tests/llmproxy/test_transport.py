@@ -29,7 +29,7 @@ from llmproxy.transport.connection import READ_BYTES, Abortable, Connection, Tim
 from llmproxy.transport.request import OnInterim, UpstreamRequest
 from llmproxy.transport.stock.adapter import StockAdapter
 from llmproxy.transport.stock.answer import StockAnswer
-from tests.llmproxy.scripted_upstream import Peer, Script, ScriptedUpstream, answering, keeping
+from tests.llmproxy.scripted_upstream import Peer, Script, ScriptedUpstream, answering, keeping, server_context
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 PATIENT = Timeouts(connect_s=10, first_byte_s=10, idle_s=10)
@@ -1046,12 +1046,6 @@ def test_who_refuses_the_connection_ends_the_call_before_anything_is_sent(made: 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
-
-
-def server_context(authority: trustme.CA, *names: str) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(*names).configure_cert(context)
-    return context
 
 
 @pytest.fixture(params=ADAPTERS)
