@@ -5,6 +5,7 @@ together with the first piece of the body, which is one packet and one system ca
 
 from __future__ import annotations
 
+import errno
 import re
 from functools import lru_cache
 from typing import NamedTuple
@@ -119,6 +120,10 @@ class Response(wsgi.Response):
         if not data:
             return
         # gevent's sendall asks for the socket's buffer size first, every time.
-        sent = self.sock.send(data)
-        if sent < len(data):
-            self.sock.sendall(memoryview(data)[sent:])
+        try:
+            sent = self.sock.send(data)
+            if sent < len(data):
+                self.sock.sendall(memoryview(data)[sent:])
+        except TimeoutError as exc:
+            # gunicorn knows the end of a connection by its number, and tells of anything else with a traceback.
+            raise ConnectionResetError(errno.ECONNRESET, "the client does not read") from exc

@@ -50,6 +50,9 @@ CANNOT_BOOT = 3
 class Handler(WSGIHandler):  # type: ignore[misc]
     """gevent's handler with the checks that a front server would make."""
 
+    client_timeout_s: ClassVar[float] = 300.0
+    # A client that neither reads nor sends for so long is cut off as one that left.
+    ignored_socket_errors = (*WSGIHandler.ignored_socket_errors, "timed out")
     path: str
     headers: HTTPMessage
     answer_trailers: Headers
@@ -61,6 +64,7 @@ class Handler(WSGIHandler):  # type: ignore[misc]
         """One request. A connection whose head is not complete in time, or not there at the end, is closed."""
         self.head_deadline = gevent.Timeout.start_new(HEAD_DEADLINE_S)
         self.between_requests.add(self.socket)
+        self.socket.settimeout(self.client_timeout_s)
         if self.server.closed:
             _stop_reading(self.socket)
         try:
@@ -201,6 +205,7 @@ def main() -> None:
         sys.exit(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}")
     stopping = Stopping(services_of(app), background.start(app))
     _obey_signals(stopping)
+    Handler.client_timeout_s = settings.idle_timeout_s
     server = Server(sock, app, handler_class=Handler, log=None, spawn=Pool(MAX_CONNECTIONS))
     server.start()
     print(first_run.greeting(settings, sock.getsockname()[1]), flush=True)

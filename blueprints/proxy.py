@@ -162,6 +162,8 @@ def _forward(parts: Services, call: Call, watch: HangupWatch, environ: Environ) 
     else:
         body.hold_if_small()
         asked = False
+    if body.held is None:
+        watch.start_while_sending()
     client = None if _is_1_0(environ) else environ.get("gunicorn.socket")
     on_interim = InterimSender(client) if client else None
     call.asks()

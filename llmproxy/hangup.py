@@ -6,12 +6,13 @@ as well when somebody else says so.
 from __future__ import annotations
 
 import _socket
+import select
 import socket
 import struct
 from contextlib import suppress
 from typing import Any
 
-from gevent import get_hub
+from gevent import get_hub, monkey
 
 from llmproxy.errors import ClientGone, ProxyError
 from llmproxy.transport.connection import Abortable
@@ -20,6 +21,10 @@ _READ = 1  # libev's EV_READ
 # Watching a socket costs the kernel's attention twice, a timer costs next to nothing, and most calls are over
 # before anybody hangs up.
 GRACE_S = 0.2
+LOOK_EVERY_S = 0.5
+# Linux tells of a peer that has shut its side down; elsewhere only a reset is seen.
+_PEER_LEFT = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+_poll = monkey.get_original("select", "poll")
 
 
 class HangupWatch:
@@ -50,10 +55,28 @@ class HangupWatch:
             raise self.ended_by
         self._upstream = upstream
 
+    def start_while_sending(self) -> None:
+        """
+        Begin to watch a client whose request is still being read; `start` takes over when it has been.
+
+        A hang-up behind bytes that nobody has read yet cannot be peeked at, only asked for.
+        """
+        if self._client is not None:
+            self._watcher = get_hub().loop.timer(LOOK_EVERY_S, LOOK_EVERY_S)
+            self._watcher.start(self._look_behind, self._client)
+
+    def _look_behind(self, client: _socket.socket) -> None:
+        look = _poll()
+        look.register(client.fileno(), _PEER_LEFT)
+        if look.poll(0):
+            self._end(ClientGone())
+            self._watcher.stop()
+
     def start(self) -> None:
         """Begin to watch; to be called when the client's whole request has been read."""
-        if self._client is None or self._watcher is not None:
+        if self._client is None:
             return
+        self._stop_watching()
         self._watcher = get_hub().loop.timer(GRACE_S)
         self._watcher.start(self._watch, self._client)
 
@@ -65,6 +88,9 @@ class HangupWatch:
     def stop(self) -> None:
         """End watching. Must come before the upstream connection goes back to the pool."""
         self._upstream = None
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
         if self._watcher is not None:
             self._watcher.stop()
             self._watcher.close()

@@ -1,5 +1,7 @@
 """What tests of the running product share: a mock upstream, and the proxy on both of its servers."""
 
+import contextlib
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -70,3 +72,16 @@ def token_for(proxy: Server) -> Callable[[str], Token]:
         return proxy.issue_token(proxy.create_project(base_url=base_url))
 
     return issue
+
+
+@pytest.fixture
+def deaf_port():
+    """A port whose listener accepts nothing, and whose backlog is full."""
+    with socket.socket() as listener, contextlib.ExitStack() as waiting:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]

@@ -1,8 +1,13 @@
 """A client that hangs up, at any moment: the upstream call ends with it, and one record says so."""
 
+import contextlib
+import socket
+from collections.abc import Iterator
+
 import pytest
 
 from tests.http_by_hand import HandClient
+from tests.servers import DEPLOYED, EMBEDDED, Server, wait_for
 
 CHAT = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}]}'
 STREAM = CHAT[:-1] + b', "stream": true}'
@@ -126,3 +131,60 @@ def test_a_connection_whose_client_left_is_not_used_for_somebody_else(proxy, ups
     with HandClient(proxy.url) as other:
         assert other.call("GET", "/v1/models", token.bearer).json["object"] == "list"
     assert upstream.last_request()["connection"] != broken["connection"]
+
+
+def test_while_its_upload_waits_for_an_upstream_that_does_not_read(proxy, upstream, token):
+    client = HandClient(proxy.url)
+    headers = (token.bearer, ("x-mock-read-gate", "shut"), ("Content-Length", "99999999"))
+    client.send_request("POST", "/v1/echo", *headers)
+    upstream.wait_for("receiving")
+    client.sock.settimeout(0.5)
+    with contextlib.suppress(TimeoutError):  # until every buffer on the way is full
+        for _ in range(1000):
+            client.send(b"x" * 65536)
+    client.close(reset=True)  # a FIN would wait behind what nobody takes
+
+    assert_client_closed(proxy, token)
+    upstream.release("shut")  # it sees an end only by reading
+    assert not upstream.wait_for("client_gone")["body_complete"]
+
+
+@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
+def test_a_client_that_stops_reading_is_cut_off_after_the_idle_time(impatient_proxy, upstream, framing):
+    token = impatient_proxy.issue_token()
+    with HandClient(impatient_proxy.url, receive_buffer=8192) as client:
+        headers = (token.bearer, ("x-mock-size", "100000000"), ("x-mock-framing", framing))
+        client.send_request("GET", "/v1/files/file-1/content", *headers)
+        client.read_chunk(client.read_head())
+
+        # The client is still there, and does nothing.
+        assert upstream.wait_for("client_gone")["pieces_sent"] < 1000
+        assert_client_closed(impatient_proxy, token)
+
+
+def test_one_that_closes_its_sending_side_counts_as_one_that_left(proxy, upstream, token):
+    with HandClient(proxy.url) as client:
+        client.send_request("POST", "/v1/chat/completions", token.bearer, JSON, ("x-mock-hold", "1"), body=CHAT)
+        client.sock.shutdown(socket.SHUT_WR)
+
+        upstream.wait_for("client_gone")
+        assert_client_closed(proxy, token)
+
+
+@pytest.fixture(params=[EMBEDDED, DEPLOYED])
+def patient_proxy(request, tmp_path) -> Iterator[Server]:
+    """A proxy that would wait for a connection much longer than any test."""
+    with Server(request.param, tmp_path / "data", CONNECT_TIMEOUT="100") as server:
+        yield server
+
+
+@ENDINGS
+def test_while_the_proxy_connects(patient_proxy, deaf_port, reset):
+    project = patient_proxy.create_project(base_url=f"http://127.0.0.1:{deaf_port}")
+    token = patient_proxy.issue_token(project)
+    client = HandClient(patient_proxy.url)
+    client.send_request("GET", "/v1/models", token.bearer)
+    wait_for(lambda: "llmproxy_requests_in_flight 1.0" in patient_proxy.metrics())
+    client.close(reset=reset)
+
+    assert assert_client_closed(patient_proxy, token)["upstream_status"] is None

@@ -1,8 +1,6 @@
 """Streams: every event leaves as it arrives, a slow reader slows the upstream, and a break is seen as one."""
 
-import contextlib
 import json
-import socket
 import threading
 import uuid
 
@@ -207,19 +205,6 @@ def test_an_upstream_that_never_answers_is_a_504(impatient_proxy, upstream):
     upstream.wait_for("client_gone", path="/v1/models")
     (record,) = impatient_proxy.wait_for_records(1, token)
     assert (record["outcome"], record["status_code"], record["upstream_status"]) == ("upstream_timeout", 504, None)
-
-
-@pytest.fixture
-def deaf_port():
-    """A port whose listener accepts nothing, and whose backlog is full."""
-    with socket.socket() as listener, contextlib.ExitStack() as waiting:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):
-            client = waiting.enter_context(socket.socket())
-            client.setblocking(False)
-            client.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
 
 
 def test_an_upstream_that_takes_no_connection_is_a_504(impatient_proxy, deaf_port):

@@ -145,7 +145,24 @@ def test_starting_twice_watches_once(watch: HangupWatch) -> None:
     watcher = watch._watcher
     watch.start()
 
-    assert watch._watcher is watcher
+    assert not watcher.active and watch._watcher.active
+
+
+def test_a_hang_up_behind_bytes_that_nobody_has_read_is_seen_while_the_client_sends(
+    pair: Pair, watch: HangupWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hangup, "LOOK_EVERY_S", 0.001)
+    upstream = Upstream()
+    watch.guard(upstream)
+    watch.start_while_sending()
+    pair[0].sendall(b"not read yet")
+    turn_the_loop()
+    assert (watch.ended_by, upstream.aborts) == (None, 0)
+
+    pair[0].close()
+    while watch.ended_by is None:
+        turn_the_loop()
+    assert upstream.aborts == 1
 
 
 def test_a_look_sees_a_hang_up_without_the_loop(pair: Pair, watch: HangupWatch) -> None:
