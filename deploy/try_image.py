@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -30,13 +31,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-PROGRAMS = ("debootstrap", "docker", "git", "podman", "runc", "tar", "uuidgen")
+PROGRAMS = ("debootstrap", "docker", "git", "ip", "podman", "runc", "tar", "uuidgen")
 BASES = ("python:3.12-alpine", "python:3.12-slim-bookworm")
 PACKAGES = (
     "ca-certificates,netbase,tzdata,libssl3,libsqlite3-0,libffi8,libreadline8,libncursesw6,zlib1g,libbz2-1.0,liblzma5,"
     "libuuid1,libexpat1,libnsl2,libtirpc3,libgdbm6"
 )
 USER = "10001"
+BRIDGE = Path("/sys/class/net/cni-podman0")  # podman makes it, and leaves it
 PORT = 8080
 STRICT = "--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges"
 SECRETS = "-e MANAGEMENT_TOKEN=0123456789abcdef -e ADMIN_USER=admin -e ADMIN_PASSWORD=0123456789abcdef"
@@ -131,6 +133,7 @@ def _add_python(tree: Path) -> None:
 def _engine(work: Path, base: Path) -> Iterator[dict[str, str]]:
     """A running service that has the base images; the environment for Docker's client."""
     environ = _configure(work)
+    had_bridge = BRIDGE.exists()
     for name in BASES:
         changes = "--change 'CMD [\"python3\"]' --change 'ENV PATH=/usr/local/bin:/usr/bin:/bin'"
         _run(f"podman import -q {changes} {base} localhost/{name}", environ=environ)
@@ -145,6 +148,8 @@ def _engine(work: Path, base: Path) -> Iterator[dict[str, str]]:
     finally:
         with suppress(RuntimeError, subprocess.TimeoutExpired):
             _run("podman rm -af -t 1 && podman system reset -f", environ=environ, timeout_s=60)
+        if BRIDGE.exists() and not had_bridge:
+            _run(f"ip link delete {BRIDGE.name}")
         service.terminate()
         service.wait(10)
 
@@ -153,8 +158,10 @@ def _configure(work: Path) -> dict[str, str]:
     (work / "storage.conf").write_text(
         f'[storage]\ndriver = "overlay"\ngraphroot = "{work}/graph"\nrunroot = "{work}/run"\n'
     )
+    # Without CAP_SYS_RESOURCE nobody gets more than this process may have.
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     (work / "containers.conf").write_text(
-        '[containers]\ndefault_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]\n'
+        f'[containers]\ndefault_ulimits = ["nofile={files}:{files}", "nproc=4096:4096"]\n'
         f'[network]\nnetwork_config_dir = "{work}/networks"\n'
         '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
     )
