@@ -331,7 +331,7 @@ def test_a_body_that_trickles_in_ends_with_408(hasty_proxy, upstream, framing):
 def hasty_proxy(request, running_upstream, tmp_path_factory):
     """A proxy that lets a body lag behind 100 KB/s by a second."""
     settings = {"MIN_BODY_RATE": "100000", "IDLE_TIMEOUT": "1"}
-    yield from serve(request, running_upstream, tmp_path_factory, **settings)
+    yield from serve(request.param, running_upstream, tmp_path_factory, **settings)
 
 
 @pytest.mark.parametrize("proxy", [DEPLOYED], indirect=True)
