@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from flask import current_app
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule, run_state_machine_as_test
@@ -63,7 +62,7 @@ class TokenLife(RuleBasedStateMachine):
         self._set_clock()
         keyring = KeyRing([b"k" * 32])
         self.operations = Operations(keyring)
-        self.store = open_token_store(current_app, self.database_url, default_limit=DEFAULT_LIMIT)
+        self.store = open_token_store(self.database_url, default_limit=DEFAULT_LIMIT)
         self.admission = Admission(self.store, keyring)
         name = f"project {new_id()}"
         self.project_id = self.operations.create_project(ACTOR, name=name, openai_api_key=KEY).id
