@@ -2,12 +2,13 @@
 HTTP/1.1 to the upstream: a transport adapter for `requests` on bare sockets and llhttp.
 
 urllib3 under requests costs 240 µs of CPU a call, waits for a buffer to fill on bodies without chunks, and
-escapes paths anew. This adapter costs a fifth, hands over what each read brought, sends the target as it is
+escapes paths anew. This adapter costs an eighth, hands over what each read brought, sends the target as it is
 and keeps order and repetition of response headers. It does what a proxy needs and nothing else: no redirects,
 no cookies, no decoding, no proxies. It knows nothing of OpenAI.
 
-`request` is what to send, `connection` one connection, `pool` the idle ones, `parser` llhttp's findings, `answer`
-what is read, and `adapter` sends one for the other. Import from the modules; nothing is re-exported here.
+`request` is what to send, `connection` one connection, `attempt` the making of one, `pool` the idle ones, `parser`
+llhttp's findings, `answer` what is read, `repeating` the rule for a second try, `adapter` sends one for the other,
+and `stock` does the same through urllib3. Import from the modules; nothing is re-exported here.
 
 Errors are those of requests: ConnectTimeout, ReadTimeout, ConnectionError.
 """

@@ -122,10 +122,7 @@ def test_a_client_that_is_gone_is_no_failure_of_the_upstream(upstream: Upstream)
     def refuse(_: Connection) -> None:
         raise ClientGone
 
-    def script(peer: Peer) -> None:
-        assert peer.read_to_end() == b""
-
     body = RequestBody(io.BytesIO(), length=0, max_bytes=0)
     body.hold_if_small()
-    with ScriptedUpstream(script) as server, pytest.raises(ClientGone):
+    with ScriptedUpstream() as server, pytest.raises(ClientGone):
         upstream.open("GET", server.origin, "/v1/x", headers=[], body=body, on_connection=refuse)

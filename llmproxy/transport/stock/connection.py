@@ -33,10 +33,10 @@ class PlainConnection(HTTPConnection):
     """
 
     open_now: ClassVar[int] = 0
-    _counted = 0
 
     idle_since = 0.0
     exchange: Exchange
+    _counted = 0
 
     def take(self, exchange: Exchange) -> None:
         """Run `exchange` here, on the kept connection when it is young enough for it."""
