@@ -120,16 +120,20 @@ def test_without_a_free_connection_calls_get_503_until_there_is_one(upstream, tm
         with contextlib.ExitStack() as taken:
             held: list[psycopg.Connection] = []
 
-            def exhausted() -> bool:
+            def take_all() -> None:
                 with contextlib.suppress(psycopg.OperationalError):
                     while True:
                         held.append(taken.enter_context(psycopg.connect(url, autocommit=True)))
+
+            def exhausted() -> bool:
                 held[0].execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'llm-proxy'"
                 )
+                take_all()  # before the proxy connects anew; its background work may still be faster
                 return call(server.url, "GET", "/v1/models", token.bearer).status == 503
 
-            wait_for(exhausted)
+            take_all()
+            wait_for(exhausted, timeout_s=30)
             answer = call(server.url, "GET", "/v1/models", token.bearer)
             unknown = call(server.url, "GET", "/v1/models", ("Authorization", f"Bearer {'0' * 36}"))
 
