@@ -50,7 +50,8 @@ class Worker(GeventWorker):
         gevent.signal_handler(signal.SIGTERM, self.stopping.begin)
         gevent.signal_handler(signal.SIGINT, self.stopping.at_once)
         gevent.signal_handler(signal.SIGQUIT, self.stopping.at_once)
-        if not self.alive:  # told to stop while it was starting
+        if not self.alive:  # told to stop while it was starting; what it has accepted until the end is served
+            self.alive = True
             self.stopping.begin()
         self.doors = [self._open(sock) for sock in self.sockets]
         gevent.spawn(self._beat)

@@ -1,5 +1,6 @@
 """Restarts under load lose nobody a call: gunicorn's reload, and two nodes behind a balancer that probes /readyz."""
 
+import contextlib
 import http.client
 import os
 import signal
@@ -28,6 +29,7 @@ defaults
   timeout connect 2s
   timeout client 30s
   timeout server 30s
+  timeout check 5s
   retries 3
   retry-on conn-failure
   option redispatch 1
@@ -107,7 +109,8 @@ def reload(server: Server) -> None:
     """Replace every worker; returns when there are as many new ones, whatever becomes of the old ones."""
     before = set(server.worker_pids())
     server.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: len(set(server.worker_pids()) - before) == len(before), otherwise=server.output)
+    workers = int(server.settings["WEB_CONCURRENCY"])
+    wait_for(lambda: len(set(server.worker_pids()) - before) >= workers, otherwise=server.output)
 
 
 def test_a_reload_under_load_loses_no_call(upstream, tmp_path):
@@ -125,6 +128,29 @@ def test_a_reload_under_load_loses_no_call(upstream, tmp_path):
         wait_for(lambda: counted(server) == traffic.seen.total(), otherwise=lambda: counted(server))
     assert recorded(server) == {"complete": traffic.seen.total()}
     assert "Traceback" not in server.output()
+
+
+def test_a_worker_that_is_told_to_go_while_it_starts_loses_no_call_either(upstream, tmp_path):
+    settings = {"UPSTREAM_URL": upstream.url, "WEB_CONCURRENCY": "2", "DRAIN_OVERLAP": "1"}
+    with Server(DEPLOYED, tmp_path / "data", **settings) as server:
+        token = server.issue_token(rate_limit=1_000_000)
+        with Traffic(server.url, token) as traffic:
+            before = set(server.worker_pids())
+            reload(server)
+            young = (set(server.worker_pids()) - before).pop()
+
+            def tell_again() -> bool:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(young, signal.SIGTERM)
+                return young not in server.worker_pids()
+
+            # Some of these come while it imports the application.
+            wait_for(tell_again, timeout_s=20)
+            wait_for(lambda: len(server.worker_pids()) == 2, timeout_s=20)
+            traffic.wait_for_more(50)
+
+        assert traffic.seen == {"whole": traffic.seen.total()}
+    assert recorded(server) == {"complete": traffic.seen.total()}
 
 
 def test_a_stream_that_outlasts_a_reload_holds_nothing_else_up(upstream, tmp_path):
