@@ -14,11 +14,15 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import certifi
+import gevent.socket
 from gevent import monkey
 
 from llmproxy.headers import Origin
+from llmproxy.transport.readiness import Readiness
 
 READ_BYTES = 64 * 1024
+# A read that brings so much, which is all that TLS ever brings, is seldom the last of what is there.
+MUCH_BYTES = 16 * 1024
 
 # gevent's poll would go through the hub; a look that never waits need not.
 _poll = monkey.get_original("select", "poll")
@@ -54,7 +58,7 @@ class Connection:
 
     open_now: ClassVar[int] = 0
 
-    __slots__ = ("_poll", "_sock", "idle_since", "is_aborted", "origin", "was_used")
+    __slots__ = ("_more_is_there", "_poll", "_readiness", "_sock", "idle_since", "is_aborted", "origin", "was_used")
 
     def __init__(self, origin: Origin, timeout_s: float, context: ssl.SSLContext) -> None:
         self.origin = origin
@@ -72,6 +76,9 @@ class Connection:
             sock.close()
             raise
         self._sock = sock
+        # gevent's socket would always try to read first, in vain, and set a timer for each wait.
+        self._readiness = Readiness(sock) if isinstance(sock, gevent.socket.socket) else None
+        self._more_is_there = False
         self._poll = _poll()
         self._poll.register(sock.fileno(), select.POLLIN)
         Connection.open_now += 1
@@ -95,8 +102,11 @@ class Connection:
 
     def receive(self, timeout_s: float) -> bytes:
         """What one read brings; b"" at the end of the stream, unless an abort was what ended it."""
+        if timeout_s and self._readiness is not None and not self._more_is_there:
+            timeout_s = self._readiness.wait(timeout_s)
         self._sock.settimeout(timeout_s)
         data = self._sock.recv(READ_BYTES)
+        self._more_is_there = len(data) >= MUCH_BYTES
         if not data and self.is_aborted:
             raise ConnectionAbortedError("the exchange was aborted")
         return data
@@ -126,14 +136,20 @@ class Connection:
     def detach(self) -> socket.socket:
         """Its socket, which is the caller's from here on."""
         Connection.open_now -= 1
+        self._stop_waiting()
         return self._sock
 
     def close(self) -> None:
         """Close without waiting for the peer."""
         if self._sock.fileno() >= 0:
             Connection.open_now -= 1
+            self._stop_waiting()
         with suppress(OSError):
             self._sock.close()
+
+    def _stop_waiting(self) -> None:
+        if self._readiness is not None:
+            self._readiness.close()
 
 
 def shut_down(sock: socket.socket) -> None:
