@@ -62,7 +62,8 @@ def main() -> None:
     print()
     for target in TARGETS:
         if target.figure in figures:
-            print(f"{verdict(target, figures):12} {target.what}: {figures[target.figure]:.2f} (must {target.must:g})")
+            must = "" if target.must is None else f" (must {target.must:g})"
+            print(f"{verdict(target, figures):12} {target.what}: {figures[target.figure]:.2f}{must}")
     if chosen.write and not chosen.only and not chosen.quick:
         write(figures, ROOT / "docs")
 

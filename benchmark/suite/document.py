@@ -34,10 +34,13 @@ def write(figures: Figures, docs: Path) -> None:
 def _table(figures: Figures) -> str:
     lines = ["| | measured | must | reach for | meets |", "|---|---:|---:|---:|---|"]
     for target in TARGETS:
-        mark = "≥" if target.is_least else "≤"
-        must, reach = (f"{mark} {value:,g} {target.unit}".strip() for value in (target.must, target.reach))
+        must, reach = (_mark(target, value) for value in (target.must, target.reach))
         lines.append(f"| {target.what} | {_shown(target, figures)} | {must} | {reach} | {verdict(target, figures)} |")
     return "\n".join(lines)
+
+
+def _mark(target: Target, value: float | None) -> str:
+    return "-" if value is None else f"{'≥' if target.is_least else '≤'} {value:,g} {target.unit}".strip()
 
 
 def _shown(target: Target, figures: Figures) -> str:

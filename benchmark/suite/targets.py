@@ -13,12 +13,12 @@ class Target:
     One figure and its two marks.
 
     Attributes:
-        must, reach: At most so much, or at least where `is_least`.
+        must, reach: At most so much, or at least where `is_least`; what is only to be reached for has no `must`.
     """
 
     what: str
     figure: str
-    must: float
+    must: float | None
     reach: float
     unit: str
     is_least: bool = False
@@ -37,8 +37,8 @@ TARGETS = (
     Target("CPU of an event, 400 streams of 50/s, two workers", "streams_400_cpu_us", 45, 30, "µs"),
     Target("events lost, 400 streams of 50/s", "streams_400_lost", 0, 0, ""),
     Target("added delay of an event, p99, 400 streams of 50/s", "streams_400_added_p99_ms", 20, 20, "ms"),
-    Target("events lost, 800 streams of 50/s", "streams_800_lost", 40_000, 0, ""),
-    Target("added delay of an event, p99, 800 streams of 50/s", "streams_800_added_p99_ms", 30_000, 20, "ms"),
+    Target("events lost, 800 streams of 50/s", "streams_800_lost", None, 0, ""),
+    Target("added delay of an event, p99, 800 streams of 50/s", "streams_800_added_p99_ms", None, 20, "ms"),
     Target("added time to first byte, one client, p50", "first_byte_p50_ms", 1.5, 0.8, "ms"),
     Target("added time to first byte, one client, p99", "first_byte_p99_ms", 5, 2, "ms"),
     Target("memory of a worker at rest", "memory_rest_mb", 75, 60, "MB"),
@@ -50,8 +50,10 @@ TARGETS = (
 
 
 def verdict(target: Target, figures: Figures) -> str:
-    """Which of the two marks a figure meets."""
+    """Which of the two marks a figure meets; "-" for none where nothing must be met."""
     value = figures[target.figure]
     if target.holds(value, target.reach):
         return "reach"
+    if target.must is None:
+        return "-"
     return "must" if target.holds(value, target.must) else "falls short"
