@@ -84,9 +84,11 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="module", params=[EMBEDDED, DEPLOYED])
 def traced(request, running_upstream, collector, tmp_path_factory) -> Iterator[Server]:
+    key_file = tmp_path_factory.mktemp("collector") / "headers"
+    key_file.write_text("x-collector-key=planted-collector-key\n")
     settings = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
-        "OTEL_EXPORTER_OTLP_HEADERS": "x-collector-key=planted-collector-key",
+        "OTEL_EXPORTER_OTLP_HEADERS_FILE": str(key_file),
         "OTEL_SERVICE_NAME": "proxy of the tests",
         "OTEL_BSP_SCHEDULE_DELAY": "50",
     }
