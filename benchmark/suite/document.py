@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -84,15 +85,22 @@ def _stream_line(count: int, figures: Figures) -> str:
 def _machine() -> dict[str, str]:
     processor = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "commit": commit.stdout.strip(),
+        "commit": _commit(),
         "processors": f"{len(os.sched_getaffinity(0))} x {processor[1] if processor else platform.machine()}",
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
         "libraries": libraries,
     }
+
+
+def _commit() -> str:
+    """The commit that was measured; "unknown" outside a checkout, or without git."""
+    if shutil.which("git") is None:
+        return "unknown"
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or "unknown"
 
 
 def _machine_line(machine: dict[str, str]) -> str:
