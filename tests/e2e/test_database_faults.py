@@ -8,7 +8,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ import psycopg
 import pytest
 
 from tests.http_by_hand import Broken, HandClient, call
-from tests.postgres import PostgresServer, programs
+from tests.postgres import PostgresServer, running_postgres
 from tests.servers import DEPLOYED, Server, Token, wait_for
 
 CLIENTS = 8
@@ -71,14 +70,8 @@ class Load:
 @pytest.fixture
 def postgres() -> Iterator[PostgresServer]:
     """A server that nobody else uses."""
-    found = programs()
-    if found is None:
-        pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
-    with tempfile.TemporaryDirectory(prefix="llm-proxy-postgres-") as directory:
-        server = PostgresServer(found, Path(directory))
-        server.start()
+    with running_postgres() as server:
         yield server
-        server.stop()
 
 
 def request_count(server: Server, token: Token) -> int:
