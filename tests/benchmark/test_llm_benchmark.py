@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,18 +38,6 @@ class Done(NamedTuple):
     @property
     def figures(self) -> dict[str, Any]:
         return json.loads(self.stdout)
-
-
-@pytest.fixture(scope="module")
-def running_mock() -> Iterator[MockOpenAI]:
-    with MockOpenAI() as mock:
-        yield mock
-
-
-@pytest.fixture
-def mock(running_mock: MockOpenAI) -> MockOpenAI:
-    running_mock.reset()
-    return running_mock
 
 
 Run = Callable[..., Done]

@@ -32,18 +32,6 @@ STREAM = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
 TEXT = "Tokens wither, calls pass"
 
 
-@pytest.fixture(scope="module")
-def running_mock() -> Iterator[MockOpenAI]:
-    with MockOpenAI() as mock:
-        yield mock
-
-
-@pytest.fixture
-def mock(running_mock: MockOpenAI) -> MockOpenAI:
-    running_mock.reset()
-    return running_mock
-
-
 @pytest.fixture
 def session() -> Iterator[requests.Session]:
     with requests.Session() as session:
