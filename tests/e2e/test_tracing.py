@@ -1,10 +1,7 @@
 """Traces of the running proxy, as a collector gets them over OTLP."""
 
-import gzip
-import threading
 import uuid
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -12,6 +9,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from tests.http_by_hand import HandClient, call
+from tests.post_server import PostHandler, PostServer
 from tests.servers import DEPLOYED, EMBEDDED, Server, Token, wait_for
 
 CHAT = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "planted prompt"}]}'
@@ -29,32 +27,17 @@ class Collector:
         self.spans: list[Span] = []
         self.services: set[str] = set()
         self.headers: list[dict[str, str]] = []
-        collector = self
+        self._server = PostServer(self._take)
+        self.url = self._server.url
+        self.close = self._server.close
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.headers.get("Content-Encoding") == "gzip":
-                    body = gzip.decompress(body)
-                collector.take(self.path, dict(self.headers), body)
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}).start()
-
-    def take(self, path: str, headers: dict[str, str], body: bytes) -> None:
-        assert path == "/v1/traces"
-        self.headers.append({name.lower(): value for name, value in headers.items()})
+    def _take(self, handler: PostHandler, body: bytes) -> None:
+        assert handler.path == "/v1/traces"
+        self.headers.append({name.lower(): value for name, value in handler.headers.items()})
         for part in ExportTraceServiceRequest.FromString(body).resource_spans:
             self.services.add(attributes(part.resource)["service.name"])
             self.spans += [span for scope in part.scope_spans for span in scope.spans]
+        handler.answer(200)
 
     def span_of(self, request_id: str) -> Span:
         """The one span of a request, as soon as it has come."""
@@ -64,10 +47,6 @@ class Collector:
 
         (span,) = wait_for(found, otherwise=lambda: self.spans)
         return span
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 def attributes(holder: Any) -> dict[str, Any]:

@@ -1,4 +1,3 @@
-import gzip
 import json
 import os
 import socket
@@ -8,8 +7,6 @@ import threading
 import time
 import uuid
 from collections import deque
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +17,7 @@ from llmproxy.api_log.http_sink import HttpSink
 from llmproxy.api_log.logging_url import parse_logging_url
 from llmproxy.api_log.reader import LogReader
 from llmproxy.api_log.record import CallRecord
+from tests.post_server import PostServer
 
 
 @pytest.fixture
@@ -131,17 +129,18 @@ class Receiver:
         self.start()
 
     def start(self):
-        handler = type("Handler", (ReceiverHandler,), {"receiver": self})
-        self.server = ReceiverServer(("127.0.0.1", self.port), handler)
+        self.server = PostServer(self.take, port=self.port)
         self.port = self.server.server_port
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        self.thread.start()
 
     def stop(self):
-        self.server.shutdown()
-        self.server.server_close()
-        self.server.hang_up()
-        self.thread.join()
+        self.server.close()
+
+    def take(self, handler, body):
+        handler.receiver = self
+        self.tried += 1
+        self.headers.append(dict(handler.headers.items()))
+        behave = self.script.popleft() if self.script else self.always
+        behave(handler, json.loads(body))
 
     @property
     def url(self):
@@ -152,53 +151,14 @@ class Receiver:
         return [record["request_id"] for batch in self.batches for record in batch]
 
 
-class ReceiverServer(ThreadingHTTPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-
-    def process_request(self, request, client_address):
-        self.__dict__.setdefault("connections", []).append(request)
-        super().process_request(request, client_address)
-
-    def hang_up(self):
-        """Ends the kept-alive connections too, as the end of a process would."""
-        for connection in self.__dict__.get("connections", []):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request, client_address):
-        """A client that hung up is what some tests want."""
-
-
-class ReceiverHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    receiver: Receiver
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
-        self.receiver.tried += 1
-        self.receiver.headers.append(dict(self.headers.items()))
-        behave = self.receiver.script.popleft() if self.receiver.script else self.receiver.always
-        behave(self, json.loads(body))
-
-    def log_message(self, *args):
-        """Silence: the tests look at what was received."""
-
-
 def answer(status, text="", **headers):
     """Answers with a status; a batch with a 2xx counts as received."""
 
     def behave(handler, records):
         if 200 <= status < 300:
             handler.receiver.batches.append(records)
-        handler.send_response(status)
-        for name, value in headers.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.send_header("Content-Length", str(len(text)))
-        handler.end_headers()
-        handler.wfile.write(text.encode())
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        handler.answer(status, text.encode(), named)
 
     return behave
 
