@@ -47,6 +47,7 @@ from llmproxy.interim import InterimSender
 from llmproxy.relay import Relay
 from llmproxy.request_body import RequestBody
 from llmproxy.stream_usage import UsageChunkFilter, ask_for_usage
+from llmproxy.transport.request import UpstreamRequest
 from llmproxy.upload_pace import PacedStream
 from llmproxy.usage import observe
 
@@ -167,9 +168,8 @@ def _forward(parts: Services, call: Call, watch: HangupWatch, environ: Environ) 
     client = None if _is_1_0(environ) else environ.get("gunicorn.socket")
     on_interim = InterimSender(client) if client else None
     call.asks()
-    response = parts.upstream.open(
-        call.method, origin, target, headers=headers, body=body, on_connection=watch.guard, on_interim=on_interim
-    )
+    request = UpstreamRequest(call.method, origin, target, headers, body, watch.guard, on_interim)
+    response = parts.upstream.open(request)
     note_answer(call, watch, response)
     return relayed(call, watch, response, environ, asked=asked)
 

@@ -31,6 +31,7 @@ from llmproxy.headers import endpoint_of, origin_of, request_headers
 from llmproxy.relay import StreamCut
 from llmproxy.request_body import RequestBody
 from llmproxy.transport.answer import UpstreamAnswer
+from llmproxy.transport.request import UpstreamRequest
 from llmproxy.usage import UsageObserver
 from llmproxy.websocket_handshake import authorization_of, check_handshake, headers_down, headers_up, is_upgrade
 from llmproxy.websocket_side import Side
@@ -66,9 +67,8 @@ def _open(parts: Services, call: Call, watch: HangupWatch, environ: Environ) -> 
     body = cast(RequestBody, call.body)
     body.hold_if_small()
     call.asks()
-    response = parts.upstream.open(
-        call.method, origin, target, headers=headers, body=body, on_connection=watch.guard, may_upgrade=True
-    )
+    request = UpstreamRequest(call.method, origin, target, headers, body, watch.guard, may_upgrade=True)
+    response = parts.upstream.open(request)
     note_answer(call, watch, response)
     if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
         call.is_session = False

@@ -6,18 +6,15 @@ library's errors become ours.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any, Literal
 
 import requests
 from requests.exceptions import RequestException, Timeout
 
 from llmproxy.errors import ProxyError, UpstreamTimeout, UpstreamUnreachable
-from llmproxy.headers import Headers, Origin
-from llmproxy.request_body import RequestBody
 from llmproxy.transport.adapter import UpstreamAdapter
-from llmproxy.transport.connection import Abortable, Timeouts, verifying_context
-from llmproxy.transport.request import OnInterim, UpstreamRequest
+from llmproxy.transport.connection import Timeouts, verifying_context
+from llmproxy.transport.request import UpstreamRequest
 from llmproxy.transport.stock.adapter import StockAdapter
 
 Transport = Literal["fast", "stock"]
@@ -57,31 +54,18 @@ class Upstream:
     def __init__(self, timeouts: Timeouts, *, transport: Transport = "fast") -> None:
         self._session = UpstreamSession(timeouts, transport=transport)
 
-    def open(
-        self,
-        method: str,
-        origin: Origin,
-        target: str,
-        *,
-        headers: Headers,
-        body: RequestBody,
-        on_connection: Callable[[Abortable], None],
-        on_interim: OnInterim | None = None,
-        may_upgrade: bool = False,
-    ) -> requests.Response:
+    def open(self, request: UpstreamRequest) -> requests.Response:
         """
-        Send a request and return the answer with its body unread. Callbacks and `may_upgrade` as in UpstreamRequest.
+        Send a request and return the answer with its body unread.
 
         Raises:
             UpstreamUnreachable, UpstreamTimeout: from the upstream or the way to it.
             ClientGone, BadRequest, BodyTooLarge: from the client's body.
         """
-        request = UpstreamRequest(method, origin, origin.prefix + target, headers, body, on_connection, on_interim)
-        request.may_upgrade = may_upgrade
         try:
             return self._session.send(request)
         except RequestException as exc:
-            log.warning("upstream %s failed: %s", origin.host_header, exc)
+            log.warning("upstream %s failed: %s", request.origin.host_header, exc)
             raise translate(exc) from exc
 
     def count_connections(self) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from llmproxy.errors import ProxyError
 from llmproxy.headers import origin_of
 from llmproxy.request_body import RequestBody
 from llmproxy.transport.connection import Timeouts
+from llmproxy.transport.request import UpstreamRequest
 from llmproxy.upstream import Upstream
 from models import Project, db
 from operations import NotFound
@@ -166,17 +167,12 @@ def _upstreams() -> list[str]:
 def _probe(url: str) -> Probe:
     origin = origin_of(url)
     headers = [("Host", origin.host_header), ("Accept", "application/json"), ("User-Agent", "llm-proxy health check")]
+    body = RequestBody(io.BytesIO(), length=0, max_bytes=0)
+    request = UpstreamRequest("GET", origin, "/v1/models", headers, body, on_connection=lambda _: None)
     upstream = Upstream(PROBE_TIMEOUTS, transport=services().settings.upstream_transport)
     started = time.perf_counter()
     try:
-        response = upstream.open(
-            "GET",
-            origin,
-            "/v1/models",
-            headers=headers,
-            body=RequestBody(io.BytesIO(), length=0, max_bytes=0),
-            on_connection=lambda _: None,
-        )
+        response = upstream.open(request)
         took_ms = (time.perf_counter() - started) * 1000
         response.raw.close()
     except ProxyError as exc:

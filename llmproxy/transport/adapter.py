@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from typing import Any
 
 from requests import Response
 from requests.adapters import BaseAdapter
@@ -32,16 +32,8 @@ class UpstreamAdapter(BaseAdapter):
         self._timeouts = timeouts
         self._pool = ConnectionPool(timeouts.connect_s, context)
 
-    def send(  # type: ignore[override]
-        self,
-        request: UpstreamRequest,
-        stream: bool = True,
-        timeout: float | tuple[float, float] | tuple[float, None] | None = None,
-        verify: bool | str = True,
-        cert: bytes | str | tuple[bytes | str, bytes | str] | None = None,
-        proxies: Mapping[str, str] | None = None,
-    ) -> Response:
-        """The answer's head, its body unread. Raises what the module's docstring names."""
+    def send(self, request: UpstreamRequest, **_: Any) -> Response:  # type: ignore[override]
+        """The answer's head, its body unread. Raises what the docstring of `llmproxy.transport` names."""
         is_held = request.body.held is not None  # type: ignore[union-attr]
         connection = self._pool.idle(request.origin, MAX_IDLE_S if is_held else MAX_IDLE_FOR_STREAMED_S)
         if connection is not None:

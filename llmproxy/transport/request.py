@@ -20,7 +20,7 @@ class UpstreamRequest(PreparedRequest):
 
     Attributes:
         origin: Where to connect.
-        target: Path and query, sent as they are.
+        target: Path and query, sent as they are behind the origin's prefix.
         pairs: The headers, in order and with repetitions; `headers` has the last of each name.
         body: A RequestBody.
         on_connection: Called with each connection before it is made and before it is used, so that a caller may
@@ -29,8 +29,6 @@ class UpstreamRequest(PreparedRequest):
             103), as soon as it came and while the call goes on. Must not raise.
         may_upgrade: It asks for another protocol, and a 101 is a good answer to it.
     """
-
-    may_upgrade = False
 
     def __init__(
         self,
@@ -41,16 +39,19 @@ class UpstreamRequest(PreparedRequest):
         body: RequestBody,
         on_connection: Callable[[Abortable], None],
         on_interim: OnInterim | None = None,
+        *,
+        may_upgrade: bool = False,
     ) -> None:
         super().__init__()
         self.method = method
         self.origin = origin
-        self.target = target
-        self.url = f"{origin.scheme}://{origin.host_header}{target}"
+        self.target = origin.prefix + target
+        self.url = f"{origin.scheme}://{origin.host_header}{self.target}"
         self.pairs = headers
         self.body = body  # type: ignore[assignment]
         self.on_connection = on_connection
         self.on_interim = on_interim
+        self.may_upgrade = may_upgrade
 
     @property
     def headers(self) -> CaseInsensitiveDict[str]:

@@ -29,8 +29,9 @@ def asked(adapter: UpstreamAdapter | StockAdapter, upstream: ScriptedUpstream) -
     body = RequestBody(io.BytesIO(), length=0, max_bytes=0)
     body.hold_if_small()
     headers = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
-    request = UpstreamRequest("GET", upstream.origin, "/v1/realtime", headers, body, lambda connection: None)
-    request.may_upgrade = True
+    request = UpstreamRequest(
+        "GET", upstream.origin, "/v1/realtime", headers, body, lambda connection: None, may_upgrade=True
+    )
     answer: UpstreamAnswer = adapter.send(request).raw
     return answer
 

@@ -13,6 +13,7 @@ from llmproxy.errors import ClientGone, ProxyError, UpstreamTimeout, UpstreamUnr
 from llmproxy.headers import Origin
 from llmproxy.request_body import RequestBody
 from llmproxy.transport.connection import Connection, Timeouts
+from llmproxy.transport.request import UpstreamRequest
 from llmproxy.upstream import ADAPTERS, Upstream, translate
 from tests.llmproxy.scripted_upstream import Peer, ScriptedUpstream, keeping
 
@@ -29,14 +30,8 @@ def upstream(request: pytest.FixtureRequest) -> Iterator[Upstream]:
 def exchange(upstream: Upstream, origin: Origin, **headers: str) -> tuple[int, bytes]:
     body = RequestBody(io.BytesIO(), length=0, max_bytes=0)
     body.hold_if_small()
-    response = upstream.open(
-        "GET",
-        origin,
-        "/v1/models",
-        headers=[("Host", "x"), *headers.items()],
-        body=body,
-        on_connection=lambda _: None,
-    )
+    pairs = [("Host", "x"), *headers.items()]
+    response = upstream.open(UpstreamRequest("GET", origin, "/v1/models", pairs, body, on_connection=lambda _: None))
     data = b"".join(iter(response.raw.read1, b""))
     response.raw.close()
     return response.status_code, data
@@ -125,4 +120,4 @@ def test_a_client_that_is_gone_is_no_failure_of_the_upstream(upstream: Upstream)
     body = RequestBody(io.BytesIO(), length=0, max_bytes=0)
     body.hold_if_small()
     with ScriptedUpstream() as server, pytest.raises(ClientGone):
-        upstream.open("GET", server.origin, "/v1/x", headers=[], body=body, on_connection=refuse)
+        upstream.open(UpstreamRequest("GET", server.origin, "/v1/x", [], body, on_connection=refuse))

@@ -24,13 +24,7 @@ MAX_ORIGINS = 256
 
 
 class StockAdapter(HTTPAdapter):
-    """
-    Sends an UpstreamRequest and returns a `requests.Response` whose ``raw`` is a StockAnswer.
-
-    Args:
-        timeouts: Used instead of what requests passes, which knows no idle time.
-        context: Verifies upstream certificates.
-    """
+    """Sends an UpstreamRequest as UpstreamAdapter does; the response's ``raw`` is a StockAnswer."""
 
     def __init__(self, timeouts: Timeouts, context: ssl.SSLContext) -> None:
         self._timeouts = timeouts
@@ -62,15 +56,7 @@ class StockAdapter(HTTPAdapter):
         exchange = _exchange_of(req)
         return UpstreamResponse(exchange.request, StockAnswer(resp, exchange))
 
-    def send(  # type: ignore[override]
-        self,
-        request: UpstreamRequest,
-        stream: bool = True,
-        timeout: float | tuple[float, float] | tuple[float, None] | None = None,
-        verify: bool | str = True,
-        cert: bytes | str | tuple[bytes | str, bytes | str] | None = None,
-        proxies: Mapping[str, str] | None = None,
-    ) -> Response:
+    def send(self, request: UpstreamRequest, **_: Any) -> Response:  # type: ignore[override]
         """The answer's head, its body unread. Raises what the docstring of `llmproxy.transport` names."""
         exchange = Exchange(request, self._timeouts)
         try:
