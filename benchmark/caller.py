@@ -36,6 +36,9 @@ class Connections(geventhttpclient.client.HTTPClientPool):
     Args:
         size: The most connections.
         timeout_s: Longest silence of a server.
+
+    Attributes:
+        was_connected: Whether there has been a connection, its TLS included.
     """
 
     def __init__(self, size: int, timeout_s: float) -> None:
@@ -45,19 +48,20 @@ class Connections(geventhttpclient.client.HTTPClientPool):
             connection_timeout=min(CONNECT_TIMEOUT_S, timeout_s),
             block_size=READ_BYTES,
         )
+        self.was_connected = False
 
     def get_client(self, url: Any) -> geventhttpclient.client.HTTPClient:
         is_new = (url.host, url.port) not in self.clients
         client = super().get_client(url)
         if is_new:
             pool: Any = client._connection_pool
-            pool.after_connect = _send_at_once
+            pool.after_connect = self._connected
             pool._is_socket_alive = _is_idle
         return client
 
-
-def _send_at_once(sock: Any) -> None:
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def _connected(self, sock: Any) -> None:
+        self.was_connected = True
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _is_idle(sock: Any) -> bool:

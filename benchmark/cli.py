@@ -1,7 +1,7 @@
 """
 The command `llm-benchmark`: its options, what is refused, and in which order things happen.
 
-Status 0: it ran. 1: a limit of --fail-if is broken. 2: refused, nothing was sent or written. 130, 143: ended by a
+Status 0: it ran. 1: a limit of --fail-if is broken. 2: refused, nothing was written. 130, 143: ended by a
 signal, with the summary so far.
 """
 
@@ -32,7 +32,6 @@ from benchmark.plan import (
     read_payload,
     read_token,
 )
-from benchmark.probe import probe
 from benchmark.session import Session
 
 BROKEN_LIMIT, REFUSED, ENDED_BY_SIGNAL = 1, 2, 128
@@ -120,8 +119,6 @@ def main(
     )
     checked = [fail_if.parse(text) for text in limits]
     _check_writable(output, html)
-    for target in targets:
-        probe(target, call)
     session = Session(targets, call, plan, pace)
     session.measure(Console(stderr=True))
     _tell(session, output, html)

@@ -12,7 +12,8 @@ from locust.env import Environment
 from locust.exception import StopUser
 
 from benchmark.caller import Caller, Connections
-from benchmark.plan import Call, Plan, Target
+from benchmark.first_answer import refusal
+from benchmark.plan import Call, Plan, Refused, Target
 from benchmark.samples import Run, Sample
 from benchmark.schedule import Schedule
 
@@ -21,7 +22,11 @@ logging.getLogger("locust").setLevel(logging.ERROR)
 
 
 class Load:
-    """The load on one target. Its connections stay open from one run to the next."""
+    """
+    The load on one target. Its connections stay open from one run to the next.
+
+    The first answer of all decides whether to go on: a probe would be one request more than was asked for.
+    """
 
     def __init__(self, target: Target, call: Call, concurrency: int) -> None:
         self.target = target
@@ -29,17 +34,21 @@ class Load:
         self._connections = Connections(concurrency, call.timeout_s)
         self._environment: Environment | None = None
         self._stopped = False
+        self._is_first = True
+        self._refusal: str | None = None
 
     def run(self, plan: Plan, shown: list[Sample] | None = None) -> Run:
         """
         Sends what the plan asks for, without its warm-up, and waits for the last answer.
 
-        `shown` gets every sample as it ends, for whoever looks at it meanwhile.
+        `shown` gets every sample as it ends, for whoever looks at it meanwhile. Raises Refused when the first
+        answer says that there is no use in going on.
         """
         samples: list[Sample] = []
         lists = [samples] if shown is None else [samples, shown]
 
         def keep(context: dict[str, Any], **_: Any) -> None:
+            self._look_at_first(context["sample"])
             for each in lists:
                 each.append(context["sample"])
 
@@ -59,6 +68,8 @@ class Load:
             runner.user_greenlets.join()
         runner.quit()
         duration_s = (time.monotonic_ns() - began_ns) / 1e9
+        if self._refusal is not None:
+            raise Refused(self._refusal)
         return Run(samples, began_ns, duration_s, self._stopped, schedule.taken - len(samples))
 
     def stop(self) -> None:
@@ -66,6 +77,13 @@ class Load:
         self._stopped = True
         if self._environment is not None and self._environment.runner is not None:
             self._environment.runner.user_greenlets.kill(block=False)
+
+    def _look_at_first(self, sample: Sample) -> None:
+        if self._is_first:
+            self._is_first = False
+            self._refusal = refusal(self.target, sample, was_connected=self._connections.was_connected)
+            if self._refusal is not None:
+                self.stop()
 
     def _user_class(self, schedule: Schedule, ready: Event) -> type[Caller]:
         class User(Caller):

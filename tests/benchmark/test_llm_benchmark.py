@@ -64,8 +64,9 @@ def run(mock: MockOpenAI, tmp_path: Path) -> Run:
 
 
 def measured(mock: MockOpenAI) -> list[dict[str, Any]]:
-    """The requests of the load: what was sent without the probing one."""
-    return [request for request in mock.requests(PATH) if request["json"] != {}]
+    """What came: requests of the load, and nothing else."""
+    assert mock.requests() == mock.requests(PATH)
+    return mock.requests()
 
 
 def test_the_command_of_the_design_writes_its_keys_in_their_units(run: Run, mock: MockOpenAI, tmp_path: Path) -> None:
@@ -91,9 +92,7 @@ def test_exactly_so_many_requests_are_sent_over_at_most_so_many_connections(run:
 
     assert (done.figures["requests"], done.figures["warmup_requests"]) == (123, 10)
     assert len(measured(mock)) == 133
-    assert mock.connections()["accepted"] <= 1 + 7
-    [probe] = [request for request in mock.requests() if request["json"] == {}]
-    assert probe == mock.requests()[0]
+    assert mock.connections()["accepted"] <= 7
 
 
 def test_without_flags_a_small_chat_is_asked_a_hundred_times_by_ten(run: Run, mock: MockOpenAI) -> None:
@@ -108,7 +107,8 @@ def test_the_proxy_can_be_measured(run: Run, proxy: Server, token: Token, upstre
 
     assert done.figures["errors"] == 0
     assert token.secret not in done.stdout + done.stderr
-    assert [record["status_code"] for record in proxy.wait_for_records(41, token)].count(200) == 40
+    assert [record["status_code"] for record in proxy.wait_for_records(40, token)] == [200] * 40
+    assert len(measured(upstream)) == 40
 
 
 @pytest.mark.parametrize(
@@ -142,11 +142,21 @@ def test_a_host_that_is_not_there_is_refused(run: Run, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_token_that_is_not_taken_is_refused_after_one_request(run: Run, mock: MockOpenAI, tmp_path: Path) -> None:
-    done = run(LLM_BENCHMARK_TOKEN="no-key", output="results.json")
+@pytest.mark.parametrize("warmup", ["--warmup=0", "--warmup=10"])
+def test_a_token_that_is_not_taken_is_refused_by_the_first_answer(
+    run: Run, mock: MockOpenAI, tmp_path: Path, warmup: str
+) -> None:
+    done = run("--concurrency=2", warmup, LLM_BENCHMARK_TOKEN="no-key", output="results.json")
 
-    assert done.status == 2 and "401 invalid_api_key" in done.stderr
-    assert len(mock.requests()) == 1 and list(tmp_path.iterdir()) == []
+    assert done.status == 2 and "does not take the token: 401 invalid_api_key" in done.stderr
+    assert done.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == []
+    assert len(mock.requests()) < 10  # each user's first, and what left before it was stopped
+
+
+def test_a_second_server_that_does_not_take_its_token_is_refused(run: Run, mock: MockOpenAI) -> None:
+    done = run("--requests=20", "--concurrency=2", f"--compare={mock.url}", "--token2=no-key")
+
+    assert done.status == 2 and "does not take the token" in done.stderr and done.stdout == ""
 
 
 def test_a_certificate_is_checked(run: Run, tmp_path: Path) -> None:
@@ -197,8 +207,9 @@ def test_failures_are_grouped_by_their_cause(run: Run, controls: list[str], caus
     assert cause in done.stderr
 
 
-def test_a_server_that_falls_silent_is_a_timeout(run: Run) -> None:
-    done = run("--requests=2", "--concurrency=2", "--timeout=0.3", "--stream", "--header=x-mock-hang-after: 2")
+@pytest.mark.parametrize("silent", ["x-mock-hang-after: 2", "x-mock-hold: 1"])
+def test_a_server_that_falls_silent_is_a_timeout(run: Run, silent: str) -> None:
+    done = run("--requests=2", "--concurrency=2", "--timeout=0.3", "--stream", f"--header={silent}")
 
     assert done.figures["errors_by_cause"] == [{"cause": "timeout", "count": 2, "message": None}]
 
