@@ -27,7 +27,7 @@ def plan(*, quick: bool) -> dict[str, Callable[[Path], Figures]]:
     """What is measured, by name, in order."""
     return {
         "json": lambda work: measure.json_calls(work, rounds=1 if quick else 7, requests=3000 if quick else 8000),
-        "throughput": lambda work: measure.throughput(work, duration_s=3 if quick else 8),
+        "throughput": lambda work: measure.throughput(work, rounds=1 if quick else 5, duration_s=3),
         "first-byte": lambda work: measure.first_byte(work, requests=2000 if quick else 10_000),
         "streams": lambda work: measure.streams(
             work, counts=(400,) if quick else (100, 400, 800), duration_s=4 if quick else 10

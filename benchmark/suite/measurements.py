@@ -50,17 +50,26 @@ def json_calls(work: Path, *, rounds: int, requests: int) -> Figures:
     }
 
 
-def throughput(work: Path, *, duration_s: int) -> Figures:
+def throughput(work: Path, *, rounds: int, duration_s: int) -> Figures:
     """Requests per second with load and upstream on the same processors, and what those two do alone."""
-    with json_upstream(work) as upstream:
-        found = {"upstream_alone_per_s": requests_per_s(upstream, work, duration_s=2)}
-        with bare_flask(work) as bare:
-            found["bare_per_s"] = requests_per_s(bare, work, duration_s=duration_s)
-        for workers in (1, 2):
-            with proxy(upstream, work / f"throughput{workers}", workers=workers) as proxied:
-                requests_per_s(proxied, work, duration_s=1)
-                found[f"workers_{workers}_per_s"] = requests_per_s(proxied, work, duration_s=duration_s)
-    return found
+    with ExitStack() as up:
+        upstream = up.enter_context(json_upstream(work))
+        sides = [
+            up.enter_context(bare_flask(work)),
+            *(up.enter_context(proxy(upstream, work / f"throughput{count}", workers=count)) for count in (1, 2)),
+        ]
+        alone = requests_per_s(upstream, work, duration_s=2)
+        for side in sides:
+            requests_per_s(side, work, duration_s=1)
+        turns = [[requests_per_s(side, work, duration_s=duration_s) for side in sides] for _ in range(rounds)]
+    bare, one, two = zip(*turns, strict=True)
+    return {
+        "upstream_alone_per_s": alone,
+        "bare_per_s": _median(bare),
+        "workers_1_per_s": _median(one),
+        "workers_2_per_s": _median(two),
+        "workers_2_beside_bare": _median(ours / base for ours, base in zip(two, bare, strict=True)),
+    }
 
 
 def first_byte(work: Path, *, requests: int) -> Figures:

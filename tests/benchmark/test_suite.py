@@ -1,13 +1,14 @@
 """The benchmark's parts: paced events carry their time and none is missed, and the document keeps its other parts."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from benchmark.suite import document
+from benchmark.suite import document, measurements
 from benchmark.suite.json_load import json_round
-from benchmark.suite.stage import bare_flask, call, free_port, paced_upstream, started
+from benchmark.suite.stage import Server, bare_flask, call, free_port, paced_upstream, started
 from benchmark.suite.stream_load import stream_round
 from benchmark.suite.targets import TARGETS, verdict
 
@@ -34,6 +35,17 @@ def test_a_round_of_calls_counts_the_time_of_the_process_that_answers(tmp_path: 
     assert len(found.times_ms) == 300
     assert found.cpu_us > 0
     assert found.percentile(0.5) <= found.percentile(0.99)
+
+
+def test_calls_a_second_are_told_beside_the_bare_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for server in ("json_upstream", "bare_flask", "proxy"):
+        monkeypatch.setattr(measurements, server, lambda *_, **__: nullcontext(Server(9)))
+    told = iter([50_000, 1, 1, 1, 100, 60, 90, 200, 130, 160, 100, 70, 110])
+    monkeypatch.setattr(measurements, "requests_per_s", lambda *_, **__: next(told))
+    found = measurements.throughput(tmp_path, rounds=3, duration_s=1)
+
+    assert (found["upstream_alone_per_s"], found["bare_per_s"], found["workers_2_per_s"]) == (50_000, 100, 110)
+    assert found["workers_2_beside_bare"] == 0.9
 
 
 def test_a_server_that_does_not_start_is_told() -> None:
