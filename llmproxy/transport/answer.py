@@ -203,6 +203,8 @@ class UpstreamAnswer:
         if connection is None:
             return
         answer = self._answer
+        # Parser and answer know each other: left so, all of it would lie about until the collector comes.
+        del answer.parser
         clean = self._may_reuse and self.is_complete and not answer.is_excess and not answer.body
         if clean and answer.keeps_alive:
             self._pool.put_back(connection)

@@ -1,6 +1,7 @@
 """The transport adapter against a real socket server: parsing, reuse, repeats, time limits, aborts, TLS."""
 
 import contextlib
+import gc
 import io
 import os
 import socket
@@ -26,6 +27,7 @@ from llmproxy.transport.adapter import UpstreamAdapter
 from llmproxy.transport.answer import MAX_HEAD_BYTES, UpstreamAnswer
 from llmproxy.transport.attempt import ConnectionAttempt
 from llmproxy.transport.connection import READ_BYTES, Abortable, Connection, Timeouts, verifying_context
+from llmproxy.transport.parser import ParsedAnswer
 from llmproxy.transport.request import OnInterim, UpstreamRequest
 from llmproxy.transport.stock.adapter import StockAdapter
 from llmproxy.transport.stock.answer import StockAnswer
@@ -246,6 +248,22 @@ def test_status_and_reason_are_what_was_sent(line: bytes, status: int, reason: s
         rest(response)
 
     assert (response.status_code, response.reason) == (status, reason)
+
+
+@FAST
+def test_a_finished_answer_leaves_nothing_to_the_garbage_collector(client: Client) -> None:
+    gc.collect()
+    with ScriptedUpstream(answering(OK)) as upstream:
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            client.exchange(upstream.origin)
+            gc.collect()
+            left = [found for found in gc.garbage if isinstance(found, UpstreamAnswer | ParsedAnswer)]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+
+    assert left == []
 
 
 @FAST
