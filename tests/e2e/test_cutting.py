@@ -6,9 +6,13 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from websockets.exceptions import ConnectionClosedError
+from websockets.sync.client import connect
 
+from tests.conftest import serve
 from tests.http_by_hand import Answer, Broken, HandClient
 from tests.servers import DEPLOYED, EMBEDDED, Server, Token, wait_for
+from tests.websocket_upstream import WebSocketUpstream
 
 CHAT = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}]}'
 STREAM = CHAT[:-1] + b', "stream": true}'
@@ -149,12 +153,11 @@ def client_is_refused(proxy: Server, token: Token) -> bool:
         return client.call("GET", "/v1/models", token.bearer).status == 401
 
 
-@pytest.fixture(params=[EMBEDDED, DEPLOYED])
-def opposite(request, upstream, tmp_path) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=[EMBEDDED, DEPLOYED])
+def opposite(request, running_upstream, tmp_path_factory) -> Iterator[Server]:
     """Cuts what others let go on, and lets go on what others cut."""
     settings = {"CUT_STREAMS": "off", "CUT_STREAMS_AT_EXPIRY": "on"}
-    with Server(request.param, tmp_path / "data", UPSTREAM_URL=upstream.url, **settings) as server:
-        yield server
+    yield from serve(request.param, running_upstream, tmp_path_factory, **settings)
 
 
 def test_both_can_be_set_the_other_way_round(opposite, upstream):
@@ -170,3 +173,15 @@ def test_both_can_be_set_the_other_way_round(opposite, upstream):
 
         assert going_on.read_rest(answer).body.endswith(b"data: [DONE]\n\n")
     assert cut_record(opposite, expired) == ("refused", 200, "token_expired")
+
+
+def test_a_websocket_ends_whatever_is_set(opposite):
+    with WebSocketUpstream() as upstream:
+        token = opposite.issue_token(opposite.create_project(base_url=upstream.url))
+        url = opposite.url.replace("http", "ws") + "/v1/realtime"
+        with connect(url, additional_headers=dict([token.bearer]), proxy=None) as client:
+            revoke(opposite, token)
+            with pytest.raises(ConnectionClosedError) as closed:
+                client.recv(timeout=10)
+
+    assert closed.value.rcvd.code == 1008
