@@ -16,6 +16,7 @@ from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection
 
+from tests.conftest import serve
 from tests.http_by_hand import Answer, HandClient
 from tests.servers import DEPLOYED, EMBEDDED, UPSTREAM_KEY, Server, Token, fetch, wait_for
 from tests.websocket_upstream import WebSocketUpstream
@@ -37,6 +38,13 @@ def done(**usage: int) -> str:
 
 
 SESSION = json.dumps({"type": "session.created", "session": {"model": "gpt-realtime-2025"}})
+
+
+@pytest.fixture(scope="module", params=[(EMBEDDED, "fast"), (DEPLOYED, "fast"), (DEPLOYED, "stock")], ids="-".join)
+def proxy(request, running_upstream, tmp_path_factory) -> Iterator[Server]:
+    """The proxy on each of its servers, and with each of its transports."""
+    kind, transport = request.param
+    yield from serve(kind, running_upstream, tmp_path_factory, UPSTREAM_TRANSPORT=transport)
 
 
 @pytest.fixture
@@ -444,11 +452,7 @@ def test_a_client_that_does_not_read_does_not_hold_the_cut_up(proxy, token_for):
         assert record_of(proxy, token)["error"]["code"] == "token_revoked"
 
 
-@pytest.fixture(params=[EMBEDDED, DEPLOYED])
-def kind(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
+@pytest.mark.parametrize("kind", [EMBEDDED, DEPLOYED])
 def test_a_stop_closes_what_is_open_when_balancers_have_looked_away(kind, tmp_path):
     with (
         WebSocketUpstream() as upstream,
@@ -475,11 +479,12 @@ def test_a_stop_closes_what_is_open_when_balancers_have_looked_away(kind, tmp_pa
 # TLS
 
 
-def test_an_upstream_over_tls_takes_and_gives_at_once(kind, tmp_path):
+@pytest.mark.parametrize(("kind", "transport"), [(EMBEDDED, "fast"), (DEPLOYED, "fast"), (DEPLOYED, "stock")])
+def test_an_upstream_over_tls_takes_and_gives_at_once(kind, transport, tmp_path):
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    settings = {"SSL_CERT_FILE": str(tmp_path / "ca.pem")}
+    settings = {"SSL_CERT_FILE": str(tmp_path / "ca.pem"), "UPSTREAM_TRANSPORT": transport}
     with (
         WebSocketUpstream(ssl=context) as upstream,
         Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, **settings) as server,

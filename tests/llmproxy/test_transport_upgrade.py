@@ -1,6 +1,8 @@
 """An upstream that switches protocols because it was asked to: its connection, and what it said at once."""
 
+import gc
 import io
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -53,6 +55,25 @@ def test_the_connection_is_handed_over_with_what_came_at_once(adapter, early, in
         with sock:
             sock.sendall(b"hello")
             assert said + sock.recv(100) == early + b"bye"
+
+
+def test_an_answer_that_is_forgotten_takes_nothing_of_the_new_protocol_along(adapter):
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(SWITCHED)
+        assert peer.read_exactly(5) == b"hello"
+        peer.send(b"bye")
+
+    with ScriptedUpstream(script) as upstream:
+        answer = asked(adapter, upstream)
+        sock, _ = answer.take_over()
+        with sock:
+            sock.sendall(b"hello")
+            sock.recv(3, socket.MSG_PEEK)
+            del answer
+            gc.collect()
+            sock.settimeout(10)
+            assert sock.recv(3) == b"bye"
 
 
 def test_a_connection_that_nobody_takes_over_is_closed(adapter):

@@ -77,7 +77,7 @@ class StockAnswer:
     def take_over(self) -> tuple[socket.socket, bytes]:
         """The connection's socket after a 101, for the new protocol, and what has come of that already."""
         connection, self._connection = self._connection, None
-        said = self._parser.take_buffered()
+        said = self._parser.take_over()
         self._exchange.wait_at_most(self._exchange.timeouts.idle_s)
         return connection.detach(), said
 

@@ -93,6 +93,13 @@ class StockParser(HTTPResponse):
             pass
         self.exchange.trailers = _fields(lines.taken)
 
+    def take_over(self) -> bytes:
+        """What came behind the head. From here on nothing is read here, not even at the end of this object's life."""
+        said = self.take_buffered()
+        self.fp.close()
+        self.fp = None  # type: ignore[assignment]
+        return said
+
     def take_buffered(self) -> bytes:
         """What has been received beyond what was read. Never waits."""
         reader: Any = self.fp
