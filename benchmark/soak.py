@@ -48,14 +48,14 @@ class Traffic:
 
     Attributes:
         made: Calls by kind.
-        faults: What was not answered as it should be.
+        faults: What was not answered as it should be, and how often.
     """
 
     def __init__(self, server: Server, clients: int) -> None:
         self._server = server
         self._clients = clients
         self.made: Counter[str] = Counter()
-        self.faults: list[str] = []
+        self.faults: Counter[str] = Counter()
 
     def run(self, seconds: float) -> None:
         """Call for so long, and return when every call is over."""
@@ -78,7 +78,7 @@ class Traffic:
                     self.made[kind.__name__.strip("_")] += 1
                     kind(connection)
             except (OSError, http.client.HTTPException) as exc:
-                self.faults.append(repr(exc))
+                self.faults[repr(exc)] += 1
             finally:
                 connection.close()
 
@@ -87,7 +87,7 @@ class Traffic:
 
     def _stream(self, connection: http.client.HTTPConnection) -> None:
         if b"[DONE]" not in self._ask(connection, {"stream": True}, 200).read():
-            self.faults.append("a stream broke off")
+            self.faults["a stream broke off"] += 1
 
     def _hang_up(self, connection: http.client.HTTPConnection) -> None:
         self._ask(connection, {"stream": True}, 200).read1(1)
@@ -111,7 +111,7 @@ class Traffic:
         connection.request("POST", CHAT, json.dumps(body), self._headers(bearer or self._server.bearer))
         response = connection.getresponse()
         if response.status != status:
-            self.faults.append(f"{response.status} instead of {status}")
+            self.faults[f"{response.status} instead of {status}"] += 1
         return response
 
     def _headers(self, bearer: str) -> dict[str, str]:
@@ -153,7 +153,7 @@ def _state(server: Server) -> State:
 def problems(before: State, after: State, traffic: Traffic, recorded: int, clients: int) -> list[str]:
     """What is not as it should be, in words."""
     made = sum(traffic.made.values())
-    found = sorted(set(traffic.faults))
+    found = [f"{times} x {fault}" for fault, times in traffic.faults.most_common()]
     if after.memory_mb - before.memory_mb > MAY_GROW_MB:
         found.append(f"memory grew from {before.memory_mb:.0f} to {after.memory_mb:.0f} MB")
     if after.descriptors - before.descriptors > clients:

@@ -22,6 +22,8 @@ from benchmark.mock_openai import MockOpenAI
 
 ROOT = Path(__file__).parent.parent.parent
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+# How long the token lives that the load uses: a soak may last days.
+LONGEST_RUN_HOURS = 168
 CHAT = "/v1/chat/completions"
 BODY = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}).encode()
 ANSWER = json.dumps(
@@ -232,7 +234,7 @@ def call(port: int, method: str, path: str, bearer: str, body: Any = None) -> tu
 def _issue_token(port: int, management_token: str) -> str:
     project = {"name": secrets.token_hex(8), "openai_api_key": "sk-benchmark-0123456789"}
     made = _made(call(port, "POST", "/manage/projects", management_token, project))
-    wanted = {"project_id": made["id"], "duration_hours": 1}
+    wanted = {"project_id": made["id"], "duration_hours": LONGEST_RUN_HOURS}
     token: str = _made(call(port, "POST", "/manage/tokens", management_token, wanted))["token"]
     return token
 

@@ -32,3 +32,11 @@ def test_what_grew_is_told(after: State, recorded: int, told: list[str]) -> None
     traffic.made = Counter(chat=5)
 
     assert problems(State(80, 20, 3), after, traffic, recorded, CLIENTS) == told
+
+
+def test_faults_are_told_with_their_number() -> None:
+    traffic = Traffic(Server(9), CLIENTS)
+    traffic.faults = Counter({"401 instead of 200": 2, "a stream broke off": 1})
+    state = State(80, 20, 3)
+
+    assert problems(state, state, traffic, 0, CLIENTS) == ["2 x 401 instead of 200", "1 x a stream broke off"]
