@@ -4,13 +4,71 @@ import contextlib
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from flask import Flask
+from sqlalchemy import Engine
 
+import storage
 from benchmark.mock_openai import MockOpenAI
-from tests.postgres import database, database_url, postgres_server  # noqa: F401  fixtures of everybody
+from models import db
+from tests import databases
+from tests.postgres import PostgresServer, end_shared_postgres, shared_postgres
 from tests.raw_upstream import RawUpstream
 from tests.servers import DEPLOYED, EMBEDDED, Server, Token, wait_for
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    kinds = [databases.SQLITE, databases.POSTGRESQL]
+    parser.addoption("--database", choices=kinds, default=databases.SQLITE, help="what the tests' databases run on")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    databases.choose(config.getoption("--database"))
+
+
+def pytest_unconfigure() -> None:
+    end_shared_postgres()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is about SQLite from a run on PostgreSQL."""
+    if config.getoption("--database") == databases.POSTGRESQL:
+        left_out = [item for item in items if item.get_closest_marker("sqlite")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Function) -> Iterator[None]:
+    """Drop a test's databases when all that used them has ended."""
+    yield
+    if "tmp_path" in item.funcargs:
+        databases.drop_below(item.funcargs["tmp_path"])
+
+
+@pytest.fixture
+def postgres_server() -> PostgresServer:
+    """A running PostgreSQL, whatever the run has chosen."""
+    return shared_postgres()
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """The URL of a migrated database."""
+    return databases.database_of(tmp_path)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Engine]:
+    """That database, within an application context of its own."""
+    app = Flask(__name__)
+    storage.init_app(app, database_url)
+    with app.app_context():
+        yield db.engine
+        db.session.remove()
+        db.engine.dispose()
 
 
 @pytest.fixture(scope="session")

@@ -13,16 +13,12 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 
 import psycopg
 import pytest
-from flask import Flask
-from sqlalchemy import Engine
-
-import storage
-from models import db
 
 _FAST = ("fsync=off", "full_page_writes=off", "max_connections=40")
 
@@ -53,12 +49,19 @@ class PostgresServer:
         """End at once, as a crash would."""
         self._run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
 
-    def new_database(self) -> str:
-        """The URL of an empty database."""
+    def new_database(self, template: str | None = None) -> str:
+        """The URL of a new database: empty, or a copy of the one with the URL `template`, which nobody may use."""
         name = f"test_{uuid.uuid4().hex}"
-        with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+        self._execute(f"CREATE DATABASE {name}" + (f" TEMPLATE {_name_in(template)}" if template else ""))
         return self._url(name)
+
+    def drop_database(self, url: str) -> None:
+        """Drop it, whoever is still connected."""
+        self._execute(f"DROP DATABASE {_name_in(url)} WITH (FORCE)")
+
+    def _execute(self, statement: str) -> None:
+        with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
+            connection.execute(statement)
 
     def _url(self, database: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
@@ -79,6 +82,10 @@ class PostgresServer:
         if done.returncode:
             told = self._log.read_text() if self._log.exists() else ""
             raise RuntimeError(f"{program} ended with {done.returncode}\n{told}")
+
+
+def _name_in(url: str) -> str:
+    return url.rpartition("/")[2]
 
 
 def programs() -> Path | None:
@@ -104,29 +111,15 @@ def running_postgres() -> Iterator[PostgresServer]:
         server.stop()
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    """A running server."""
-    with running_postgres() as server:
-        yield server
+_shared = ExitStack()
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database, of each kind in turn."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/test.db"
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    return server.new_database()
+@cache
+def shared_postgres() -> PostgresServer:
+    """The one server of all tests that let theirs run; started for the first of them."""
+    return _shared.enter_context(running_postgres())
 
 
-@pytest.fixture
-def database(database_url: str, tmp_path: Path) -> Iterator[Engine]:
-    """A migrated database of each kind in turn, within an application context of its own."""
-    app = Flask(__name__)
-    storage.init_app(app, database_url)
-    storage.migrate_to_head(app, tmp_path)
-    with app.app_context():
-        yield db.engine
-        db.session.remove()
-        db.engine.dispose()
+def end_shared_postgres() -> None:
+    """To be called when no more test will run."""
+    _shared.close()

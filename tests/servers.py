@@ -21,6 +21,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
+from tests.databases import database_of, execute
+
 ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED, DEPLOYED = "embedded", "deployed"
 COMMANDS = {
@@ -60,6 +62,7 @@ class Server:
         kind: EMBEDDED or DEPLOYED.
         data_dir: Its DATA_DIR; what it prints goes to a file beside it.
         arguments: More for the command line.
+        empty: With a database that no start has migrated yet, instead of one at the newest schema.
         cwd: Where it is started.
         settings: Environment variables in place of the complete set that is there by default; None unsets one.
     """
@@ -70,12 +73,13 @@ class Server:
         data_dir: Path,
         *,
         arguments: tuple[str, ...] = (),
+        empty: bool = False,
         cwd: Path = ROOT,
         **settings: str | None,
     ) -> None:
         self.kind = kind
         self.data_dir = data_dir
-        self.settings = environment(data_dir, **settings)
+        self.settings = environment(data_dir, empty=empty, **settings)
         self.url = ""
         self.secrets = {MANAGEMENT_TOKEN, ADMIN_PASSWORD, self.settings.get("ENCRYPTION_KEY", ADMIN_PASSWORD)}
         self._command = [*COMMANDS[kind], *arguments]
@@ -192,6 +196,10 @@ class Server:
 
     # What it wrote
 
+    def rows(self, query: str) -> list[dict[str, Any]]:
+        """What a query finds in its database, with the driver's own types."""
+        return execute(self.settings.get("DATABASE_URL") or database_of(self.data_dir, empty=True), query)
+
     def records(self, token: Token | None = None) -> list[dict[str, Any]]:
         """The call log, oldest first; of one token where it is given."""
         log = self.data_dir / "api_logs.jsonl"
@@ -232,8 +240,12 @@ class Server:
         return [place for place, text in places.items() if any(secret in text for secret in self.secrets)]
 
 
-def environment(data_dir: Path, **settings: str | None) -> dict[str, str]:
-    """A complete environment for a server, changed by `settings`; None leaves one out."""
+def environment(data_dir: Path, *, empty: bool = False, **settings: str | None) -> dict[str, str]:
+    """A complete environment for a server and its database, changed by `settings`; None leaves one out."""
+    if "DATABASE_URL" not in settings:
+        url = database_of(data_dir, empty=empty)
+        # SQLite's is where the proxy looks by itself.
+        settings["DATABASE_URL"] = None if url.startswith("sqlite") else url
     complete: dict[str, str | None] = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "HOME": str(data_dir.parent),

@@ -11,7 +11,6 @@ import pytest
 from flask import Flask
 
 import config
-import storage
 from app import create_app
 from blueprints.services import services_of
 from ledger import Dropped, note_dropped
@@ -19,6 +18,7 @@ from llmproxy.keyring import KeyRing
 from models import Project, db
 from operations import Actor
 from rollup import Rollup, UsageSums, node_id
+from tests.databases import database_of
 from tests.receiver import receiver  # noqa: F401
 from tests.records import PROJECT, TOKEN, append, record, refused
 from tests.servers import EMBEDDED, ROOT, Server, environment
@@ -35,14 +35,13 @@ def make_app(tmp_path: Path):
         settings = config.Settings(
             **{
                 "data_dir": tmp_path,
-                "database_url": f"sqlite:///{tmp_path}/llm-proxy.db",
+                "database_url": database_of(tmp_path),
                 "management_token": "management-token",
                 "encryption_keys": (OLD_KEY,),
             }
             | changes
         )
         app = create_app(settings)
-        storage.migrate_to_head(app, tmp_path)
         made.append(app)
         return app
 
@@ -262,7 +261,7 @@ def test_a_command_beside_a_deployed_server_takes_its_settings_from_the_environm
 def test_a_command_beside_an_embedded_server_uses_the_secrets_that_it_keeps(tmp_path):
     data_dir = tmp_path / "data"
     unset = dict.fromkeys(("MANAGEMENT_TOKEN", "ADMIN_USER", "ADMIN_PASSWORD", "ENCRYPTION_KEY"))
-    with Server(EMBEDDED, data_dir, **unset) as server:
+    with Server(EMBEDDED, data_dir, empty=True, **unset) as server:
         done = flask("keys", "rotate", **server.settings)
 
     assert (done.returncode, done.stdout) == (0, "sealed 0 keys anew; 0 were current\n")

@@ -14,6 +14,7 @@ from llmproxy.keyring import KeyRing
 from models import AuditEntry, Token, db
 from operations import Actor, Operations
 from rollup import Rollup, UsageSums
+from tests.databases import POSTGRESQL, SQLITE
 from tests.records import append
 from tests.test_rollup import catch_up, mixed_records
 
@@ -39,9 +40,10 @@ def full(database: Engine, tmp_path: Path) -> Engine:
     return database
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+@pytest.fixture(params=[SQLITE, POSTGRESQL])
 def target_url(request, tmp_path: Path) -> str:
-    if request.param == "sqlite":
+    """An empty database of each kind in turn, whatever the run has chosen for the source."""
+    if request.param == SQLITE:
         return f"sqlite:///{tmp_path}/target.db"
     return request.getfixturevalue("postgres_server").new_database()
 

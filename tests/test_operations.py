@@ -1,4 +1,4 @@
-"""What operators may do, on each kind of database: each as one transaction with its line in the audit trail."""
+"""What operators may do: each as one transaction with its line in the audit trail."""
 
 import threading
 import uuid

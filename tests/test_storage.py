@@ -1,4 +1,4 @@
-"""The database underneath, on SQLite and PostgreSQL alike: the claim, transactions, migrations, outages."""
+"""The database underneath: the claim, transactions, migrations, outages."""
 
 import sqlite3
 import threading
@@ -20,6 +20,7 @@ import storage
 import usage_tables  # noqa: F401
 from llmproxy.admission import StoreUnavailable, hash_token
 from models import AuditEntry, Project, Token, db
+from tests.databases import database_of
 from tests.servers import wait_for
 from token_store import open_token_store
 
@@ -265,11 +266,12 @@ def test_the_migrations_lead_back_to_nothing_and_here_again(database):
     assert set(inspect(database).get_table_names()) == {"alembic_version", *db.metadata.tables}
 
 
-def test_several_processes_that_start_at_once_migrate_once(database_url, tmp_path):
+def test_several_processes_that_start_at_once_migrate_once(tmp_path):
+    url = database_of(tmp_path, empty=True)
     apps = []
     for number in range(3):
         app = Flask(f"app{number}")
-        storage.init_app(app, database_url)
+        storage.init_app(app, url)
         apps.append(app)
 
     with ThreadPoolExecutor(3) as threads:
@@ -284,6 +286,7 @@ def test_several_processes_that_start_at_once_migrate_once(database_url, tmp_pat
 # Outages
 
 
+@pytest.mark.sqlite
 def test_a_busy_sqlite_is_waited_for_and_then_said_to_be_unavailable(tmp_path, monkeypatch):
     app = Flask("busy")
     url = f"sqlite:///{tmp_path}/test.db"
@@ -303,6 +306,7 @@ def test_a_busy_sqlite_is_waited_for_and_then_said_to_be_unavailable(tmp_path, m
     store.close()
 
 
+@pytest.mark.sqlite
 def test_a_database_that_is_gone_is_unavailable(tmp_path):
     with pytest.raises(StoreUnavailable):
         open_token_store(f"sqlite:///{tmp_path}/nothing.db", default_limit=5).claim(TOKEN, NOW)

@@ -1,8 +1,6 @@
-"""The application without a server: a fresh migrated database per test, and an operator who calls its API."""
+"""The application without a server: a database per test, and an operator who calls its API."""
 
 import json
-import shutil
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-import storage
 from app import create_app
 from blueprints.services import services_of
 from config import Settings
 from llmproxy import upstream
 from models import db
+from tests.databases import database_of
 
 MANAGEMENT_TOKEN = "management-token-of-the-tests"
 UPSTREAM_KEY = "sk-planted-upstream-key-0123456789"
@@ -25,10 +23,10 @@ UPSTREAM_URL = "https://upstream.test"
 
 
 def settings_in(data_dir: Path, **changes: Any) -> Settings:
-    """Complete settings with everything in one directory."""
+    """Complete settings with everything in one directory, and its database."""
     complete: dict[str, Any] = {
         "data_dir": data_dir,
-        "database_url": f"sqlite:///{data_dir}/llm-proxy.db",
+        "database_url": database_of(data_dir),
         "upstream_url": UPSTREAM_URL,
         "management_token": MANAGEMENT_TOKEN,
         "admin_user": "admin",
@@ -57,19 +55,8 @@ def one_tls_context() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database at the newest schema, to copy: migrating takes much longer."""
-    data_dir = tmp_path_factory.mktemp("migrated")
-    app = create_app(settings_in(data_dir))
-    storage.migrate_to_head(app, data_dir)
-    close(app)
-    return data_dir / "llm-proxy.db"
-
-
 @pytest.fixture
-def settings(tmp_path: Path, migrated_database: Path) -> Settings:
-    shutil.copy(migrated_database, tmp_path / "llm-proxy.db")
+def settings(tmp_path: Path) -> Settings:
     return settings_in(tmp_path)
 
 
@@ -88,9 +75,8 @@ def client(app: Flask) -> FlaskClient:
 class Operator:
     """Calls the management API with the right token, and looks at the tables afterwards."""
 
-    def __init__(self, client: FlaskClient, settings: Settings) -> None:
+    def __init__(self, client: FlaskClient) -> None:
         self.client = client
-        self._database = settings.data_dir / "llm-proxy.db"
 
     def call(self, method: str, path: str, body: Any = None, **options: Any) -> TestResponse:
         """One call to `/manage…`; a body that is not bytes goes as JSON."""
@@ -111,12 +97,9 @@ class Operator:
         return dict(response.json)
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        """A table as it lies in the database."""
-        with sqlite3.connect(self._database) as connection:
-            connection.row_factory = sqlite3.Row
-            found = [dict(row) for row in connection.execute(f"SELECT * FROM {table}")]
-        connection.close()
-        return found
+        """A table's rows as they lie in the database."""
+        with self.client.application.app_context(), db.engine.connect() as connection:
+            return [dict(row._mapping) for row in connection.execute(db.metadata.tables[table].select())]
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
         """Everything an operator can change, and the trail of changes."""
@@ -124,5 +107,5 @@ class Operator:
 
 
 @pytest.fixture
-def operator(client: FlaskClient, settings: Settings) -> Operator:
-    return Operator(client, settings)
+def operator(client: FlaskClient) -> Operator:
+    return Operator(client)

@@ -37,6 +37,7 @@ def test_a_draining_process_is_alive_but_not_ready(app: Flask, client: FlaskClie
     assert (response.status_code, response.json["error"]["code"]) == (503, "proxy_draining")
 
 
+@pytest.mark.sqlite
 def test_a_process_without_its_database_is_alive_but_not_ready(client: FlaskClient, settings: Settings) -> None:
     (settings.data_dir / "llm-proxy.db").unlink()
 

@@ -244,6 +244,7 @@ def test_a_process_that_takes_no_calls_any_more_says_when_to_come_back(app: Flas
     assert response.headers["retry-after"] == "1"
 
 
+@pytest.mark.sqlite
 def test_a_database_that_is_gone_refuses_nobodys_token(
     app: Flask, caller: Caller, settings: Settings, upstream: requests_mock.Adapter
 ) -> None:

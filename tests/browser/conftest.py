@@ -7,7 +7,6 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 import config
-import storage
 from app import create_app
 from benchmark.admin_seed import seed
 from benchmark.mock_openai import MockOpenAI
@@ -32,7 +31,6 @@ def used_proxy(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> I
     """A proxy with projects, tokens in every state and some thousand records."""
     data_dir = tmp_path_factory.mktemp("used") / "data"
     app = create_app(config.load(environment(data_dir), embedded=True))
-    storage.migrate_to_head(app, data_dir)
     seed(app, tokens=60, records=6000, now=utc_now())
     services_of(app).log.close()
     with app.app_context():

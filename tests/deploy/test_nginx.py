@@ -15,6 +15,7 @@ import pytest
 from websockets.sync.client import connect
 
 from benchmark.mock_openai import MockOpenAI
+from tests.databases import database_of
 from tests.deploy.compose import ROOT, make_secrets
 from tests.e2e.test_streaming import ask
 from tests.http_by_hand import Answer, HandClient
@@ -52,7 +53,7 @@ class Pair(NamedTuple):
 
 @contextmanager
 def two_nodes(upstream: MockOpenAI, directory: Path) -> Iterator[Pair]:
-    shared = {"UPSTREAM_URL": upstream.url, "DATABASE_URL": f"sqlite:///{directory}/shared.db", "DRAIN_OVERLAP": "1"}
+    shared = {"UPSTREAM_URL": upstream.url, "DATABASE_URL": database_of(directory), "DRAIN_OVERLAP": "1"}
     make_secrets(directory / "secrets")
     with Server(DEPLOYED, directory / "one", **shared) as one, Server(DEPLOYED, directory / "two", **shared) as two:
         with socket.create_server(("127.0.0.1", 0)) as free:

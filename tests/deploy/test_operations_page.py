@@ -54,6 +54,7 @@ def test_every_marked_command_is_executed_here() -> None:
     assert used == set(EXECUTED)
 
 
+@pytest.mark.sqlite
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_a_backup_of_sqlite_comes_back_and_what_was_revoked_since_can_be_revoked_again(upstream, tmp_path) -> None:
     data = tmp_path / "data"

@@ -152,6 +152,7 @@ def small_disk(path: Path) -> Iterator[None]:
         subprocess.run(["umount", "-l", path], check=True)
 
 
+@pytest.mark.sqlite
 def test_a_full_disk_is_a_503_and_what_fits_again_is_served_again(upstream, tmp_path):
     disk = tmp_path / "disk"
     with small_disk(disk), Server(DEPLOYED, disk / "data", UPSTREAM_URL=upstream.url) as server:
@@ -187,13 +188,6 @@ def fill(path: Path) -> None:
 # --- the proxy itself ---
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def database(request) -> dict[str, str]:
-    if request.param == "sqlite":
-        return {}
-    return {"DATABASE_URL": request.getfixturevalue("postgres_server").new_database()}
-
-
 class Operator:
     """Makes projects and revokes every second one's token, and remembers what was answered."""
 
@@ -222,8 +216,8 @@ class Operator:
                 self.revoked.append(token.id)
 
 
-def test_when_all_processes_are_killed_under_load_nothing_answered_is_lost(upstream, tmp_path, database):
-    settings = {"UPSTREAM_URL": upstream.url, "WEB_CONCURRENCY": "2", **database}
+def test_when_all_processes_are_killed_under_load_nothing_answered_is_lost(upstream, tmp_path):
+    settings = {"UPSTREAM_URL": upstream.url, "WEB_CONCURRENCY": "2"}
     with Server(DEPLOYED, tmp_path / "data", **settings) as server:
         token = server.issue_token(rate_limit=10_000_000)
         with Operator(server) as operator, Load(server, token) as load:
@@ -242,8 +236,8 @@ def test_when_all_processes_are_killed_under_load_nothing_answered_is_lost(upstr
         assert set(load.statuses()) == {200, None}
 
 
-def test_a_worker_killed_under_load_lets_nobody_over_the_limit(upstream, tmp_path, database):
-    settings = {"UPSTREAM_URL": upstream.url, "WEB_CONCURRENCY": "2", **database}
+def test_a_worker_killed_under_load_lets_nobody_over_the_limit(upstream, tmp_path):
+    settings = {"UPSTREAM_URL": upstream.url, "WEB_CONCURRENCY": "2"}
     with Server(DEPLOYED, tmp_path / "data", **settings) as server:
         token = server.issue_token(rate_limit=600)
         with Load(server, token) as load:

@@ -17,12 +17,10 @@ WORKERS = 4
 CLIENTS = 16
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def deployed(request, running_upstream, tmp_path_factory) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def deployed(running_upstream, tmp_path_factory) -> Iterator[Server]:
     data_dir = tmp_path_factory.mktemp("workers") / "data"
     settings = {"UPSTREAM_URL": running_upstream.url, "WEB_CONCURRENCY": str(WORKERS), "DATABASE_POOL_SIZE": "4"}
-    if request.param == "postgres":
-        settings["DATABASE_URL"] = request.getfixturevalue("postgres_server").new_database()
     with Server(DEPLOYED, data_dir, **settings) as server:
         assert len(server.worker_pids()) == WORKERS
         yield server

@@ -37,6 +37,7 @@ def write_lock(server: Server) -> Iterator[None]:
 # --- the database ---
 
 
+@pytest.mark.sqlite
 def test_a_locked_database_is_a_503_that_asks_to_come_back(server, upstream):
     token = server.issue_token()
     answers = {}
@@ -70,6 +71,7 @@ def test_a_locked_database_is_a_503_that_asks_to_come_back(server, upstream):
     assert sorted(record["status_code"] for record in records) == [200, 503, 503]
 
 
+@pytest.mark.sqlite
 def test_a_change_that_a_locked_database_cannot_take_is_a_503_and_not_made(tmp_path):
     with Server(EMBEDDED, tmp_path / "data") as server:
         with write_lock(server):
@@ -79,6 +81,7 @@ def test_a_change_that_a_locked_database_cannot_take_is_a_503_and_not_made(tmp_p
         assert server.manage("GET", "/projects")[1]["data"] == []
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     ("kind", "put_there"),
     [(EMBEDDED, "a directory"), (EMBEDDED, "garbage"), (EMBEDDED, "nothing"), (DEPLOYED, "nothing")],

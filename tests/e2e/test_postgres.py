@@ -1,9 +1,6 @@
-"""PostgreSQL under the running product: two nodes, the pool, PgBouncer, moving there; keys and clean-up on both."""
+"""PostgreSQL under the running product: two nodes, the pool, PgBouncer, moving there."""
 
 import base64
-import subprocess
-import sys
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -11,38 +8,18 @@ import pytest
 
 from config import SECRETS
 from llmproxy.keyring import KeyRing
-from tests.http_by_hand import HandClient, call
+from tests.e2e.test_commands import call_in_parallel, flask
+from tests.http_by_hand import call
 from tests.pgbouncer import pgbouncer_before
 from tests.receiver import receiver  # noqa: F401
-from tests.servers import DEPLOYED, ROOT, UPSTREAM_KEY, Server, fetch, wait_for
+from tests.servers import DEPLOYED, UPSTREAM_KEY, Server, fetch, wait_for
 
 pytestmark = pytest.mark.postgres
-
-CLIENTS = 16
 
 
 @pytest.fixture
 def url(postgres_server) -> str:
     return postgres_server.new_database()
-
-
-def call_in_parallel(servers: list[Server], token, times: int) -> Counter[int]:
-    def use(number: int) -> list[int]:
-        with HandClient(servers[number % len(servers)].url) as client:
-            return [client.call("GET", "/v1/models", token.bearer).status for _ in range(times // CLIENTS)]
-
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        return Counter(status for statuses in pool.map(use, range(CLIENTS)) for status in statuses)
-
-
-def flask(server: Server, *arguments: str, **settings: str) -> str:
-    """What a command prints, run where the server runs."""
-    done = subprocess.run(
-        [sys.executable, "-m", "flask", *arguments],
-        cwd=ROOT, env=server.settings | settings, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_two_nodes_of_two_workers_let_exactly_the_limit_pass(upstream, tmp_path, url):
@@ -92,11 +69,11 @@ def test_everything_works_through_pgbouncer_in_transaction_mode(upstream, tmp_pa
 
 
 def test_a_proxy_moves_to_postgresql_and_its_token_goes_on(upstream, tmp_path, url):
-    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
+    source = f"sqlite:///{tmp_path}/source.db"
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url, DATABASE_URL=source) as server:
         token = server.issue_token(rate_limit=3)
         call(server.url, "GET", "/v1/models", token.bearer)
 
-    source = f"sqlite:///{tmp_path}/data/llm-proxy.db"
     told = flask(server, "db-copy", "--from", source, "--to", url)
 
     assert "opened 1 sealed keys" in told and told.count("sha256") == 6
@@ -104,42 +81,6 @@ def test_a_proxy_moves_to_postgresql_and_its_token_goes_on(upstream, tmp_path, u
         statuses = [call(server.url, "GET", "/v1/models", token.bearer).status for _ in range(3)]
         assert statuses == [200, 200, 429]
         assert len(server.manage("GET", "/tokens")[1]["data"]) == 1
-
-
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_keys_are_rotated_while_calls_run(upstream, tmp_path, postgres_server, kind):
-    old, new = (base64.b64encode(letter * 32).decode() for letter in (b"o", b"n"))
-    settings = {"UPSTREAM_URL": upstream.url, "WEB_CONCURRENCY": "2"}
-    if kind == "postgres":
-        settings["DATABASE_URL"] = postgres_server.new_database()
-    with Server(DEPLOYED, tmp_path / "data", **settings, ENCRYPTION_KEY=old) as server:
-        tokens = [server.issue_token(rate_limit=10_000) for _ in range(4)]
-
-    with Server(DEPLOYED, tmp_path / "data", **settings, ENCRYPTION_KEY=f"{new},{old}") as server:
-        with ThreadPoolExecutor(4) as pool:
-            running = [pool.submit(call_in_parallel, [server], token, 160) for token in tokens]
-            assert "sealed 4 keys anew; 0 were current" in flask(server, "keys", "rotate")
-        assert [each.result() for each in running] == [{200: 160}] * 4
-        assert "sealed 0 keys anew; 4 were current" in flask(server, "keys", "rotate")
-
-    with Server(DEPLOYED, tmp_path / "data", **settings, ENCRYPTION_KEY=new) as server:
-        assert [call(server.url, "GET", "/v1/models", token.bearer).status for token in tokens] == [200] * 4
-
-
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_cleanup_deletes_what_the_settings_say_beside_a_running_server(tmp_path, postgres_server, kind):
-    database = {"DATABASE_URL": postgres_server.new_database()} if kind == "postgres" else {}
-    with Server(DEPLOYED, tmp_path / "data", **database) as server:
-        token = server.issue_token()
-        past = {"expires_at": "2026-01-01T00:00:00Z"}
-        assert server.manage("PATCH", f"/tokens/{token.id}", past)[0] == 200
-
-        kept = flask(server, "cleanup", TOKEN_RETENTION_DAYS="36500")
-        told = flask(server, "cleanup", TOKEN_RETENTION_DAYS="0", AUDIT_RETENTION_DAYS="0")
-
-        assert "deleted 0 expired tokens" in kept and "deleted 0 audit entries" in kept
-        assert "deleted 1 expired tokens" in told and "deleted 3 audit entries" in told
-        assert server.manage("GET", "/tokens")[1]["data"] == []
 
 
 def test_every_secret_may_lie_in_a_file(upstream, receiver, tmp_path, url):  # noqa: F811

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.databases import database_of
 from tests.http_by_hand import HandClient
 from tests.servers import DEPLOYED, Server, Token, fetch, wait_for
 
@@ -226,8 +227,7 @@ def balancer(directory: Path, *urls: str) -> Iterator[str]:
 
 @pytest.mark.skipif(not any(Path(place, "haproxy").exists() for place in ("/usr/sbin", "/usr/bin")), reason="HAProxy")
 def test_nodes_restarted_one_after_another_behind_a_balancer_lose_no_call(upstream, tmp_path):
-    database = f"sqlite:///{tmp_path}/shared.db"
-    settings = {"UPSTREAM_URL": upstream.url, "DATABASE_URL": database, "DRAIN_OVERLAP": "1"}
+    settings = {"UPSTREAM_URL": upstream.url, "DATABASE_URL": database_of(tmp_path), "DRAIN_OVERLAP": "1"}
     with ExitStack() as stack:
         nodes = [
             stack.enter_context(Server(DEPLOYED, tmp_path / name, PORT=str(free_port()), **settings))

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import socket
-import sqlite3
 import stat
 import subprocess
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.http_by_hand import call
-from tests.servers import DEPLOYED, EMBEDDED, UPSTREAM_KEY, Server, fetch
+from tests.servers import DEPLOYED, EMBEDDED, START_S, UPSTREAM_KEY, Server, fetch
 
 KINDS = pytest.mark.parametrize("kind", [EMBEDDED, DEPLOYED])
 NO_SECRETS = dict.fromkeys(["MANAGEMENT_TOKEN", "ADMIN_USER", "ADMIN_PASSWORD", "ENCRYPTION_KEY"])
@@ -22,10 +21,10 @@ MADE = ["management_token", "admin_password", "encryption_key"]
 
 def fails_to_start(kind, data_dir, **settings) -> str:
     """What a start that must fail says."""
-    server = Server(kind, data_dir, **settings)
+    server = Server(kind, data_dir, empty=True, **settings)
     server.start()
     try:
-        assert server.wait() not in (0, None)
+        assert server.wait(START_S) not in (0, None)
     finally:
         server.kill()
     assert "Traceback" not in server.output()
@@ -37,7 +36,7 @@ def fails_to_start(kind, data_dir, **settings) -> str:
 
 def test_the_first_start_makes_its_secrets_and_shows_them_once(tmp_path):
     data_dir = tmp_path / "data"
-    with Server(EMBEDDED, data_dir, **NO_SECRETS) as server:
+    with Server(EMBEDDED, data_dir, empty=True, **NO_SECRETS) as server:
         made = {name: (data_dir / name).read_text().strip() for name in MADE}
         assert all(str(data_dir / name) in server.output() for name in MADE)
         assert made["management_token"] in server.output() and made["admin_password"] in server.output()
@@ -45,13 +44,14 @@ def test_the_first_start_makes_its_secrets_and_shows_them_once(tmp_path):
         assert all(stat.S_IMODE((data_dir / name).stat().st_mode) == 0o600 for name in MADE)
         assert all(len(secret) >= 40 for secret in made.values()) and len(set(made.values())) == 3
 
-    with Server(EMBEDDED, data_dir, **NO_SECRETS) as server:
+    with Server(EMBEDDED, data_dir, empty=True, **NO_SECRETS) as server:
         assert {name: (data_dir / name).read_text().strip() for name in MADE} == made
         assert [secret for secret in made.values() if secret in server.output()] == []
         bearer = {"Authorization": f"Bearer {made['management_token']}"}
         assert fetch(server.url, "GET", "/manage/projects", bearer)[0] == 200
 
 
+@pytest.mark.sqlite  # with PostgreSQL it refuses, for every node needs the same key
 def test_the_images_start_makes_its_encryption_key_says_so_once_and_keeps_it(upstream, tmp_path):
     image = {
         "UPSTREAM_URL": upstream.url,
@@ -59,11 +59,11 @@ def test_the_images_start_makes_its_encryption_key_says_so_once_and_keeps_it(ups
         "MAKE_ENCRYPTION_KEY": "true",
         "WEB_CONCURRENCY": "2",
     }
-    with Server(DEPLOYED, tmp_path / "data", **image) as server:
+    with Server(DEPLOYED, tmp_path / "data", empty=True, **image) as server:
         token = server.issue_token()
         assert f"made {tmp_path / 'data' / 'encryption_key'}" in server.output()
 
-    with Server(DEPLOYED, tmp_path / "data", **image) as server:
+    with Server(DEPLOYED, tmp_path / "data", empty=True, **image) as server:
         assert fetch(server.url, "GET", "/v1/models", dict([token.bearer]))[0] == 200
         assert dict(upstream.last_request()["headers"])["Authorization"] == f"Bearer {UPSTREAM_KEY}"
         assert "encryption_key" not in server.output()
@@ -76,7 +76,7 @@ def test_the_images_start_makes_its_encryption_key_says_so_once_and_keeps_it(ups
 @pytest.mark.parametrize("settings", [NO_SECRETS, {}], ids=["made secrets", "set secrets"])
 @pytest.mark.parametrize("place", ["data", "data of mine (1)"])
 def test_the_three_commands_of_the_first_start_work_when_pasted(upstream, tmp_path, settings, place):
-    with Server(EMBEDDED, tmp_path / place, UPSTREAM_URL=upstream.url, **settings) as server:
+    with Server(EMBEDDED, tmp_path / place, empty=True, UPSTREAM_URL=upstream.url, **settings) as server:
         commands = server.output().partition("to your real key:")[2]
         assert commands.count("curl ") == 3
         environ = {"PATH": "/usr/local/bin:/usr/bin:/bin", "OPENAI_API_KEY": UPSTREAM_KEY} | {
@@ -97,9 +97,17 @@ def test_the_three_commands_of_the_first_start_work_when_pasted(upstream, tmp_pa
         assert dict(upstream.last_request()["headers"])["Authorization"] == f"Bearer {UPSTREAM_KEY}"
 
 
+@pytest.mark.sqlite
 def test_the_first_start_needs_no_environment_and_a_relative_data_dir_is_fine(tmp_path):
     with Server(
-        EMBEDDED, tmp_path / "data", cwd=tmp_path, **NO_SECRETS, HOST=None, DATA_DIR=None, WEB_CONCURRENCY=None
+        EMBEDDED,
+        tmp_path / "data",
+        empty=True,
+        cwd=tmp_path,
+        **NO_SECRETS,
+        HOST=None,
+        DATA_DIR=None,
+        WEB_CONCURRENCY=None,
     ):
         assert (tmp_path / "data" / "llm-proxy.db").exists()
 
@@ -187,6 +195,7 @@ def test_a_data_directory_that_is_a_file_stops_the_start(kind, tmp_path):
     assert "DATA_DIR: cannot write to" in said and str(tmp_path / "file") in said
 
 
+@pytest.mark.sqlite
 @KINDS
 def test_a_database_that_cannot_be_opened_stops_the_start_with_a_clear_message(kind, tmp_path):
     (tmp_path / "data" / "llm-proxy.db").mkdir(parents=True)
@@ -218,13 +227,10 @@ def test_both_servers_share_one_database(upstream, tmp_path):
 
 
 def test_workers_that_start_together_migrate_once(tmp_path):
-    with Server(DEPLOYED, tmp_path / "data", WEB_CONCURRENCY="4") as server:
+    with Server(DEPLOYED, tmp_path / "data", empty=True, WEB_CONCURRENCY="4") as server:
         assert server.manage("GET", "/projects")[0] == 200
         assert len(server.worker_pids()) == 4
-
-    with sqlite3.connect(tmp_path / "data" / "llm-proxy.db") as database:
-        assert len(database.execute("SELECT * FROM alembic_version").fetchall()) == 1
-    database.close()
+        assert len(server.rows("SELECT * FROM alembic_version")) == 1
 
 
 def test_there_is_a_worker_for_each_core_that_the_server_may_use(tmp_path):

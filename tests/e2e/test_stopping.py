@@ -2,10 +2,8 @@
 
 import os
 import signal
-import sqlite3
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
 
 import pytest
 
@@ -229,10 +227,8 @@ def test_usage_is_added_up_and_records_are_shipped_before_the_end(upstream, rece
         assert server.wait() == 0
 
     assert len({record["request_id"] for record in receiver.records}) == 40
-    with closing(sqlite3.connect(tmp_path / "data" / "llm-proxy.db")) as database:
-        query = "SELECT SUM(requests) FROM usage_sums JOIN usage_keys k ON k.id = key_id WHERE k.view = 1 AND "
-        query += "token_id = ?"
-        assert database.execute(query, (token.id,)).fetchone() == (40,)
+    query = "SELECT SUM(requests) AS sum FROM usage_sums JOIN usage_keys k ON k.id = key_id WHERE k.view = 1"
+    assert server.rows(f"{query} AND token_id = '{token.id}'") == [{"sum": 40}]
 
 
 @pytest.fixture(params=[EMBEDDED, DEPLOYED])

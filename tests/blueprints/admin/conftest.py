@@ -9,7 +9,6 @@ import pytest
 from flask import Flask
 
 import config
-import storage
 from app import create_app
 from blueprints.services import services_of
 from llmproxy.api_log.record import CallRecord
@@ -18,30 +17,15 @@ from tests.blueprints.admin.site import PASSWORD, Browser, Script
 from tests.servers import environment
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A database at the newest schema: migrating takes longer than most tests."""
-    data_dir = tmp_path_factory.mktemp("migrated")
-    app = create_app(_settings(data_dir))
-    storage.migrate_to_head(app, data_dir)
-    with app.app_context():
-        db.engine.dispose()
-    return (data_dir / "llm-proxy.db").read_bytes()
-
-
 @pytest.fixture
-def app(tmp_path: Path, migrated: bytes) -> Iterator[Flask]:
-    (tmp_path / "llm-proxy.db").write_bytes(migrated)
-    app = create_app(_settings(tmp_path))
+def app(tmp_path: Path) -> Iterator[Flask]:
+    environ = environment(tmp_path, ADMIN_PASSWORD=PASSWORD, UPSTREAM_URL="http://127.0.0.1:9", MANAGEMENT_TOKEN=None)
+    app = create_app(config.load(environ, embedded=True))
     yield app
     services_of(app).log.close()
+    services_of(app).admission._store.close()
     with app.app_context():
         db.engine.dispose()
-
-
-def _settings(data_dir: Path) -> config.Settings:
-    environ = environment(data_dir, ADMIN_PASSWORD=PASSWORD, UPSTREAM_URL="http://127.0.0.1:9", MANAGEMENT_TOKEN=None)
-    return config.load(environ, embedded=True)
 
 
 @pytest.fixture

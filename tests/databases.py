@@ -1,0 +1,157 @@
+"""
+The database behind a test: SQLite's file in its data directory, or with `--database postgresql` one on a server of
+the tests' own.
+
+A data directory has one database: whoever starts over the same directory again finds what was left there. It is the
+copy of one that was migrated once, for migrating takes longer than most tests.
+"""
+
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import psycopg
+from flask import Flask
+from psycopg.rows import dict_row
+
+import lease  # noqa: F401  its table belongs to the schema, and so do the next one's
+import storage
+import usage_tables  # noqa: F401
+from models import db
+from tests.postgres import PostgresServer, shared_postgres
+
+SQLITE, POSTGRESQL = "sqlite", "postgresql"
+
+
+class Kind(Protocol):
+    """A kind of database that a run of the tests may choose."""
+
+    def database_of(self, data_dir: Path, *, empty: bool) -> str:
+        """See the function of this name."""
+
+    def drop_below(self, directory: Path) -> None:
+        """Drop what data directories in `directory` have outside of them."""
+
+
+class Sqlite:
+    """A file where the proxy looks by itself."""
+
+    def __init__(self) -> None:
+        self._migrated: bytes | None = None
+
+    def database_of(self, data_dir: Path, *, empty: bool) -> str:
+        file = data_dir / "llm-proxy.db"
+        if not empty and not file.exists():
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file.write_bytes(self._template())
+        return f"sqlite:///{quote(str(data_dir))}/llm-proxy.db"
+
+    def drop_below(self, directory: Path) -> None:
+        """They lie in the directory, which pytest removes."""
+
+    def _template(self) -> bytes:
+        if self._migrated is None:
+            with tempfile.TemporaryDirectory() as directory:
+                migrate(f"sqlite:///{directory}/template.db")
+                self._migrated = Path(directory, "template.db").read_bytes()
+        return self._migrated
+
+
+class Postgresql:
+    """
+    A database on the tests' server for each data directory. Skips a test that asks where there is no server.
+
+    A database that is no longer used is emptied for the next one: making and dropping one takes ten times as long.
+    """
+
+    def __init__(self) -> None:
+        self._template: str | None = None
+        self._urls: dict[Path, str] = {}
+        self._unused: list[str] = []
+
+    def database_of(self, data_dir: Path, *, empty: bool) -> str:
+        server = shared_postgres()
+        if data_dir not in self._urls:
+            self._urls[data_dir] = server.new_database() if empty else self._migrated(server)
+        return self._urls[data_dir]
+
+    def drop_below(self, directory: Path) -> None:
+        for data_dir in [path for path in self._urls if path.is_relative_to(directory)]:
+            url = self._urls.pop(data_dir)
+            if _emptied(url):
+                self._unused.append(url)
+            else:
+                shared_postgres().drop_database(url)
+
+    def _migrated(self, server: PostgresServer) -> str:
+        return self._unused.pop() if self._unused else server.new_database(self._template_on(server))
+
+    def _template_on(self, server: PostgresServer) -> str:
+        if self._template is None:
+            url = server.new_database()
+            migrate(url)
+            self._template = url
+        return self._template
+
+
+def _emptied(url: str) -> bool:
+    """Empty a database on PostgreSQL. False where its schema is not the newest, or somebody holds on to it."""
+    end_the_others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    end_the_others += "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    deletes = [f"DELETE FROM {table.name}" for table in reversed(db.metadata.sorted_tables)]
+    from_1_again = "SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S'"
+    try:
+        with psycopg.connect(url, options="-c lock_timeout=2s") as connection:
+            version = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            connection.execute("; ".join([end_the_others, *deletes, from_1_again]))
+    except psycopg.Error:
+        return False
+    return version == (storage.SCHEMA_HEAD,)
+
+
+_chosen: Kind = Sqlite()
+
+
+def choose(name: str) -> None:
+    """Take SQLITE or POSTGRESQL from here on."""
+    global _chosen
+    _chosen = Postgresql() if name == POSTGRESQL else Sqlite()
+
+
+def database_of(data_dir: Path, *, empty: bool = False) -> str:
+    """
+    The URL of a data directory's database, made where there is none yet.
+
+    Args:
+        empty: Without tables, as before the first start; with SQLite the file itself is left to whoever opens it.
+    """
+    return _chosen.database_of(data_dir, empty=empty)
+
+
+def drop_below(directory: Path) -> None:
+    """Drop the databases of all data directories in `directory`; nobody may use them any more."""
+    _chosen.drop_below(directory)
+
+
+def migrate(url: str) -> None:
+    """Bring a database to the newest schema."""
+    app = Flask(__name__)
+    storage.init_app(app, url)
+    with tempfile.TemporaryDirectory() as directory:
+        storage.migrate_to_head(app, Path(directory))
+    with app.app_context():
+        db.engine.dispose()
+
+
+def execute(url: str, statement: str) -> list[dict[str, Any]]:
+    """What a statement finds, on a connection of its own: rows as the driver gives them, no types of ours."""
+    if url.startswith("postgresql"):
+        with psycopg.connect(url, row_factory=dict_row) as connection:
+            done = connection.execute(statement)
+            return done.fetchall() if done.description else []
+    with closing(sqlite3.connect(url.replace("sqlite:///", "file:"), uri=True)) as file, file:
+        file.row_factory = sqlite3.Row
+        return [dict(row) for row in file.execute(statement)]

@@ -1,0 +1,62 @@
+"""The operator's commands beside running servers: keys are rotated under load, what is old is deleted."""
+
+import base64
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.http_by_hand import HandClient, call
+from tests.servers import DEPLOYED, ROOT, Server
+
+CLIENTS = 16
+
+
+def call_in_parallel(servers: list[Server], token, times: int) -> Counter[int]:
+    def use(number: int) -> list[int]:
+        with HandClient(servers[number % len(servers)].url) as client:
+            return [client.call("GET", "/v1/models", token.bearer).status for _ in range(times // CLIENTS)]
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        return Counter(status for statuses in pool.map(use, range(CLIENTS)) for status in statuses)
+
+
+def flask(server: Server, *arguments: str, **settings: str) -> str:
+    """What a command prints, run where the server runs."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", *arguments],
+        cwd=ROOT, env=server.settings | settings, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_keys_are_rotated_while_calls_run(upstream, tmp_path):
+    old, new = (base64.b64encode(letter * 32).decode() for letter in (b"o", b"n"))
+    settings = {"UPSTREAM_URL": upstream.url, "WEB_CONCURRENCY": "2"}
+    with Server(DEPLOYED, tmp_path / "data", **settings, ENCRYPTION_KEY=old) as server:
+        tokens = [server.issue_token(rate_limit=10_000) for _ in range(4)]
+
+    with Server(DEPLOYED, tmp_path / "data", **settings, ENCRYPTION_KEY=f"{new},{old}") as server:
+        with ThreadPoolExecutor(4) as pool:
+            running = [pool.submit(call_in_parallel, [server], token, 160) for token in tokens]
+            assert "sealed 4 keys anew; 0 were current" in flask(server, "keys", "rotate")
+        assert [each.result() for each in running] == [{200: 160}] * 4
+        assert "sealed 0 keys anew; 4 were current" in flask(server, "keys", "rotate")
+
+    with Server(DEPLOYED, tmp_path / "data", **settings, ENCRYPTION_KEY=new) as server:
+        assert [call(server.url, "GET", "/v1/models", token.bearer).status for token in tokens] == [200] * 4
+
+
+def test_cleanup_deletes_what_the_settings_say_beside_a_running_server(tmp_path):
+    with Server(DEPLOYED, tmp_path / "data") as server:
+        token = server.issue_token()
+        past = {"expires_at": "2026-01-01T00:00:00Z"}
+        assert server.manage("PATCH", f"/tokens/{token.id}", past)[0] == 200
+
+        kept = flask(server, "cleanup", TOKEN_RETENTION_DAYS="36500")
+        told = flask(server, "cleanup", TOKEN_RETENTION_DAYS="0", AUDIT_RETENTION_DAYS="0")
+
+        assert "deleted 0 expired tokens" in kept and "deleted 0 audit entries" in kept
+        assert "deleted 1 expired tokens" in told and "deleted 3 audit entries" in told
+        assert server.manage("GET", "/tokens")[1]["data"] == []
