@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Flask, Response, jsonify
 from marshmallow import ValidationError
-from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import DataError, InterfaceError, InternalError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
@@ -15,6 +15,9 @@ from operations import Conflict, NotFound
 
 log = logging.getLogger(__name__)
 
+# What drivers raise where the database cannot do its work. PostgreSQL says an internal error where it takes no
+# writes, as the server does that one failed over from, and a programming error where a table is missing.
+DATABASE_DOWN = (OperationalError, InterfaceError, InternalError, ProgrammingError, PoolTimeout)
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 503: "service_unavailable_error"}
 
 
@@ -50,7 +53,7 @@ def _http(exc: HTTPException) -> Response:
     return response
 
 
-def _database_down(exc: DBAPIError | PoolTimeout) -> Response:
+def _database_down(exc: Exception) -> Response:
     log.error("the database does not answer: %s", type(getattr(exc, "orig", exc)).__name__)
     response = error_response(503, "The database does not answer. Try again.", code="database_unavailable")
     response.headers["Retry-After"] = "1"
@@ -68,10 +71,8 @@ def register(app: Flask) -> None:
     app.register_error_handler(ValidationError, _invalid)
     app.register_error_handler(NotFound, lambda exc: error_response(404, str(exc), param=exc.field))
     app.register_error_handler(Conflict, lambda exc: error_response(409, str(exc), param=exc.field))
-    # PostgreSQL says an internal error where it takes no writes: the server that one failed over from, or a replica.
-    for kind in (OperationalError, InterfaceError, InternalError):
+    for kind in DATABASE_DOWN:
         app.register_error_handler(kind, _database_down)
-    app.register_error_handler(PoolTimeout, _database_down)
     app.register_error_handler(DataError, _unstorable)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _fault)

@@ -8,8 +8,7 @@ from typing import Any
 
 from flask import Response, flash, make_response, redirect, render_template, request, url_for
 from marshmallow import Schema, ValidationError
-from sqlalchemy.exc import DataError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DataError
 from werkzeug.exceptions import HTTPException, NotFound
 
 import operations
@@ -18,7 +17,7 @@ from blueprints.admin.access import REALM, NotSignedIn, TooManyFailures
 from blueprints.admin.forgery import ForeignRequest, StaleForm
 from blueprints.admin.forms import Form, Refusal
 from blueprints.admin.site import bp
-from blueprints.errors import error_response, first_problem
+from blueprints.errors import DATABASE_DOWN, error_response, first_problem
 from blueprints.management import read_body
 
 log = logging.getLogger(__name__)
@@ -149,14 +148,16 @@ def _unstorable(_: DataError) -> Response:
     return problem(400, "That cannot be right", "A value holds characters that cannot be stored.")
 
 
-@bp.errorhandler(OperationalError)
-@bp.errorhandler(PoolTimeout)
 def _database_down(exc: Exception) -> Response:
     log.error("the database does not answer: %s", type(getattr(exc, "orig", exc)).__name__)
     message = "The database does not answer. Nothing was changed. Try again."
     response = problem(503, "The database does not answer", message, code="database_unavailable")
     response.headers["Retry-After"] = "1"
     return response
+
+
+for _kind in DATABASE_DOWN:
+    bp.register_error_handler(_kind, _database_down)
 
 
 @bp.errorhandler(HTTPException)
