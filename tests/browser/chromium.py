@@ -28,9 +28,7 @@ def launch(playwright: Playwright) -> Browser:
 
 
 @contextmanager
-def signed_in(
-    browser: Browser, server: Server, *, width: int = 1280, scheme: str = "light", scripts: bool = True
-) -> Iterator[Page]:
+def signed_in(browser: Browser, server: Server, *, width: int = 1280, scripts: bool = True) -> Iterator[Page]:
     """
     A page that knows the admin password.
 
@@ -40,7 +38,6 @@ def signed_in(
         base_url=server.url,
         http_credentials={"username": "admin", "password": ADMIN_PASSWORD},
         viewport={"width": width, "height": 900 if width > 500 else 812},
-        color_scheme=scheme,
         java_script_enabled=scripts,
         permissions=["clipboard-read", "clipboard-write"],
         locale="en-US",
