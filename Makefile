@@ -9,8 +9,8 @@ NODE_SDK := tests/node/node_modules/.package-lock.json
 run: .venv/.runtime  ## serve on http://127.0.0.1:8080, making what is missing in data/
 	@exec $(BIN)/python wsgi.py
 
-test: .venv/.dev $(if $(shell command -v npm),$(NODE_SDK))  ## every test; what the machine lacks is skipped with its reason
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: .venv/.dev $(if $(shell command -v npm),$(NODE_SDK))  ## every test, on both databases; what the machine lacks is skipped with its reason
+	$(BIN)/python -m tests.side_by_side $(PYTEST_ARGS)
 
 node-sdk: $(NODE_SDK)  ## OpenAI's client for Node, which the tests drive
 

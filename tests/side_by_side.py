@@ -1,0 +1,91 @@
+"""
+The whole suite on SQLite, and what has a database once more on PostgreSQL, in several runs side by side:
+
+    python -m tests.side_by_side [options of pytest, for all of them]
+
+Much of its time the suite waits, so there is one run more than there are cores. Each writes to a file of its own in
+test-output/, printed when it has ended; a line now and then tells how far they are.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+OUTPUT = Path(__file__).resolve().parent.parent / "test-output"
+AT_ONCE = len(os.sched_getaffinity(0)) + 1
+SERVERS = ["tests/e2e", "tests/deploy", "tests/transparency"]
+REST = [f"--ignore={path}" for path in SERVERS]
+# What is about PostgreSQL runs once, with the others; what knows no database is not repeated.
+POSTGRESQL = ["--database", "postgresql", "-m", "not postgres", "--ignore=tests/llmproxy", "--ignore=tests/benchmark"]
+RUNS = {
+    "servers on SQLite": SERVERS,
+    "servers on PostgreSQL": [*POSTGRESQL, *SERVERS],
+    "the rest on SQLite": REST,
+    "the rest on PostgreSQL": [*POSTGRESQL, *REST],
+}
+TELL_EVERY_S = 60
+NO_TESTS = 5  # pytest's exit code, as where a `-k` finds something in other runs alone
+
+
+class Run(NamedTuple):
+    """A run of pytest that was started."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    def done(self) -> str:
+        """How much of it is done, in pytest's own words."""
+        found = re.findall(r"\[ *(\d+%)\]", self.output.read_text())
+        return f"{self.name} {found[-1] if found else 'begins'}"
+
+
+def start(name: str, options: list[str]) -> Run:
+    """Start the run of that name."""
+    output = OUTPUT / f"{name.replace(' ', '-')}.txt"
+    with output.open("wb") as file:
+        command = [sys.executable, "-m", "pytest", *RUNS[name], *options]
+        return Run(name, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT), output)
+
+
+def follow(running: list[Run], told: float) -> float:
+    """Tell how far they are, where that is due; when it was told last."""
+    if time.monotonic() - told < TELL_EVERY_S:
+        return told
+    print(", ".join(run.done() for run in running), flush=True)
+    return time.monotonic()
+
+
+def run_all(options: list[str]) -> dict[str, int]:
+    """Pytest's exit code of each run, when all have ended."""
+    waiting, running, codes = list(RUNS), [], {}
+    told = time.monotonic()
+    while waiting or running:
+        while waiting and len(running) < AT_ONCE:
+            running.append(start(waiting.pop(0), options))
+        time.sleep(0.2)
+        told = follow(running, told)
+        for run in [run for run in running if run.process.poll() is not None]:
+            running.remove(run)
+            codes[run.name] = run.process.returncode
+            print(f"\n===== {run.name} =====\n{run.output.read_text()}", flush=True)
+    return codes
+
+
+def main() -> int:
+    """The exit code: 0 where no run found a fault."""
+    OUTPUT.mkdir(exist_ok=True)
+    try:
+        codes = run_all(sys.argv[1:])
+    except KeyboardInterrupt:  # which the runs have had, too
+        return 130
+    print("\n".join(f"{name}: pytest ended with {code}" for name, code in codes.items()))
+    return max((abs(code) for code in codes.values() if code != NO_TESTS), default=NO_TESTS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
