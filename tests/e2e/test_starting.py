@@ -253,6 +253,12 @@ def test_a_deployed_server_opens_no_control_socket_and_writes_no_access_log(upst
     assert "GET /" not in server.output()
 
 
+def test_gunicorns_access_log_is_there_for_who_asks_for_it(tmp_path):
+    with Server(DEPLOYED, tmp_path / "data", GUNICORN_CMD_ARGS="--access-logfile -") as server:
+        assert call(server.url, "GET", "/healthz").status == 200
+    assert '"GET /healthz HTTP/1.1" 200' in server.output()
+
+
 @KINDS
 def test_tokens_outlive_a_restart(kind, upstream, tmp_path):
     with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
