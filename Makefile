@@ -26,11 +26,11 @@ image-test:  ## build the image, run it, and run its tests: as root, with podman
 	$(PYTHON) deploy/try_image.py
 
 lock: .venv/.dev  ## compile the pinned requirements from the .in files
-	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements.in -o requirements.txt
-	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements-cloudwatch.in -o requirements-cloudwatch.txt
-	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements-otel.in -o requirements-otel.txt
-	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements-test.in -o requirements-test.txt
-	$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements-dev.in -o requirements-dev.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-strip-extras --python-version 3.11 requirements.in -o requirements.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-strip-extras --python-version 3.11 requirements-cloudwatch.in -o requirements-cloudwatch.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-strip-extras --python-version 3.11 requirements-otel.in -o requirements-otel.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-strip-extras --python-version 3.11 requirements-test.in -o requirements-test.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-strip-extras --python-version 3.11 requirements-dev.in -o requirements-dev.txt
 
 clean:  ## remove what the other targets made, except data/
 	rm -rf .venv test-output .mypy_cache .ruff_cache tests/node/node_modules
