@@ -535,12 +535,13 @@ def test_what_is_no_http_gets_400_and_the_connection_closed(raw):
     assert raw.read_all().startswith(b"HTTP/1.1 400 ")
 
 
-def test_a_connection_is_kept_for_the_next_request(mock, post):
-    post(), post()
+def test_a_connection_is_kept_for_the_next_request(lonely_mock, session):
+    for _ in range(2):
+        session.post(f"{lonely_mock.url}/v1/chat/completions", json=CHAT, timeout=10)
 
-    assert [request["turn"] for request in mock.requests()] == [1, 2]
-    mock.wait_for_open_connections(1)
-    assert mock.connections() == {"open": 1, "accepted": 1}
+    assert [request["turn"] for request in lonely_mock.requests()] == [1, 2]
+    lonely_mock.wait_for_open_connections(1)
+    assert lonely_mock.connections() == {"open": 1, "accepted": 1}
 
 
 # --- gates, silence and cuts ----------------------------------------------------------------------------------
@@ -613,11 +614,13 @@ def test_a_dropped_request_gets_no_byte_and_once_means_once(mock, raw, post):
     assert [request["outcome"] for request in mock.requests()] == ["cut", "answered"]
 
 
-def test_a_connection_can_close_after_it_promised_to_stay(mock, raw):
+def test_a_connection_can_close_after_it_promised_to_stay(lonely_mock):
+    raw = RawClient(lonely_mock)
     raw.send(*chat_head("x-mock-close-idle: 1"))
     head = raw.read_until(b"\r\n\r\n")
     raw.read_all()
-    mock.wait_for_open_connections(0)
+    lonely_mock.wait_for_open_connections(0)
+    raw.close()
 
     assert b"Connection: keep-alive" in head
 
