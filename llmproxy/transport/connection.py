@@ -11,6 +11,7 @@ import struct
 import termios
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Protocol
 
 import certifi
@@ -170,8 +171,18 @@ def unacknowledged(sock: socket.socket) -> int:
 
 
 def verifying_context() -> ssl.SSLContext:
-    """Trusts certifi's roots, the machine's, and those that OpenSSL's own SSL_CERT_FILE and SSL_CERT_DIR name."""
-    context = ssl.create_default_context(cafile=certifi.where())
-    context.set_default_verify_paths()
+    """
+    Trusts the machine's roots, or those that OpenSSL's own SSL_CERT_FILE and SSL_CERT_DIR name in their place.
+
+    Where there is no directory of roots, certifi's are trusted beside what else is there.
+    """
+    context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
+    # OpenSSL looks a root up in the directory when it meets its name. certifi's file would be read as a whole: 4 MB.
+    if not _has_roots(ssl.get_default_verify_paths().capath):
+        context.load_verify_locations(cafile=certifi.where())
     return context
+
+
+def _has_roots(directory: str | None) -> bool:
+    return directory is not None and any(Path(directory).glob("????????.0"))

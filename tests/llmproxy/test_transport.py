@@ -4,12 +4,15 @@ import contextlib
 import gc
 import io
 import os
+import shutil
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -1187,6 +1190,43 @@ def test_an_ipv6_upstream_is_called_with_brackets_in_its_host_header(client: Cli
         port = upstream.origin.port
 
     assert f"\r\nHost: [::1]:{port}\r\n".encode() in asked[0]
+
+
+@pytest.fixture
+def directory_of_roots(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine whose roots are a directory and no file: empty so far."""
+    directory = tmp_path / "roots"
+    directory.mkdir()
+    monkeypatch.setenv("SSL_CERT_DIR", str(directory))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nowhere.pem"))
+    return directory
+
+
+def add_root(directory: Path, authority: trustme.CA) -> None:
+    """Keep a root as OpenSSL looks for it: by the hash of its name."""
+    pem = directory / "authority.pem"
+    authority.cert_pem.write_to_path(str(pem))
+    done = subprocess.run(
+        ["openssl", "x509", "-noout", "-hash", "-in", str(pem)], capture_output=True, text=True, check=True
+    )
+    pem.rename(directory / f"{done.stdout.strip()}.0")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_the_machines_directory_of_roots_is_trusted_and_not_read_as_a_whole(
+    directory_of_roots: Path, authority: trustme.CA
+) -> None:
+    add_root(directory_of_roots, authority)
+    context = verifying_context()
+    assert context.cert_store_stats()["x509_ca"] == 0
+    client = Client("fast", context=context)
+    with ScriptedUpstream(answering(OK), tls=server_context(authority, "localhost")) as upstream:
+        assert client.exchange(replace(upstream.origin, host="localhost")) == b"ok"
+    client.adapter.close()
+
+
+def test_certifis_roots_are_trusted_where_the_machine_has_no_directory_of_its_own(directory_of_roots: Path) -> None:
+    assert verifying_context().cert_store_stats()["x509_ca"] > 100
 
 
 def test_http_1_1_alone_is_offered_to_upstreams() -> None:
