@@ -18,11 +18,15 @@ import shutil
 import sys
 
 # gunicorn takes every name here for a setting that it knows; `config` is one of them.
+import app  # noqa: F401  what it loads is loaded before the fork, and so once in memory for all workers
+import background
 import gunicorn_master
 import process_log
+from blueprints.services import services_of
 from config import MIN_SECRET_LENGTH, ConfigError, load
 from gunicorn_worker import Worker
 from llmproxy import shared_values
+from stopping import Stopping
 
 process_log.configure()
 
@@ -87,7 +91,10 @@ def on_starting(server):
 
 
 def when_ready(server):
-    """Change how the master takes signals."""
+    """Change how the master takes signals, before it starts the first worker."""
+    # A collector that walks over what the workers share would copy it for each of them.
+    gc.collect()
+    gc.freeze()
     gunicorn_master.end_at_once_on_a_second_sigterm(server)
     gunicorn_master.reload_without_standing_still(server)
 
@@ -97,10 +104,6 @@ on_reload = gunicorn_master.do_not_wait_for_old_workers
 
 def post_worker_init(worker):
     """Start this worker's background work, and let it know how to end."""
-    import background
-    from blueprints.services import services_of
-    from stopping import Stopping
-
     # What the start has built stays: the collector need not walk over it again and again.
     gc.collect()
     gc.freeze()

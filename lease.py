@@ -7,9 +7,9 @@ A lease is not given back: it says until when nobody else need look. A holder th
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from importlib import import_module
 
 from sqlalchemy import Column, Engine, String, or_
-from sqlalchemy.dialects import postgresql, sqlite
 
 from models import UtcDateTime, db
 from storage import background_transaction
@@ -29,7 +29,8 @@ def hold(engine: Engine, name: str, holder: str, now: datetime, length: timedelt
     Args:
         length: At most as long as any lease of this name: one that ends later was given by a clock that was wrong.
     """
-    insert = (sqlite if engine.dialect.name == "sqlite" else postgresql).insert(leases)
+    # The dialect that the engine has loaded, and not the other one for nothing: PostgreSQL's is 2 MB.
+    insert = import_module(f"sqlalchemy.dialects.{engine.dialect.name}").insert(leases)
     wanted = {"holder": holder, "until": now + length}
     is_free = or_(leases.c.holder == holder, leases.c.until <= now, leases.c.until > now + length)
     take = insert.values(name=name, **wanted).on_conflict_do_update(

@@ -7,13 +7,15 @@ import shutil
 import socket
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.http_by_hand import call
-from tests.servers import DEPLOYED, EMBEDDED, START_S, UPSTREAM_KEY, Server, fetch
+from tests.servers import DEPLOYED, EMBEDDED, START_S, UPSTREAM_KEY, Server, environment, fetch
 
+ROOT = Path(__file__).resolve().parents[2]
 KINDS = pytest.mark.parametrize("kind", [EMBEDDED, DEPLOYED])
 NO_SECRETS = dict.fromkeys(["MANAGEMENT_TOKEN", "ADMIN_USER", "ADMIN_PASSWORD", "ENCRYPTION_KEY"])
 MADE = ["management_token", "admin_password", "encryption_key"]
@@ -241,6 +243,23 @@ def test_there_is_a_worker_for_each_core_that_the_server_may_use(tmp_path):
             assert len(server.worker_pids()) == 1
     finally:
         os.sched_setaffinity(0, ours)
+
+
+def test_workers_have_in_common_what_was_loaded_before_they_were_forked(tmp_path):
+    with Server(DEPLOYED, tmp_path / "data", WEB_CONCURRENCY="2") as server:
+        rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in server.worker_pids()]
+
+    shared_kb = [int(re.search(r"^Shared_Dirty: +(\d+) kB", rollup, re.MULTILINE)[1]) for rollup in rollups]
+    assert len(shared_kb) == 2 and min(shared_kb) > 20_000  # it was 5,000 when each loaded all for itself
+
+
+@pytest.mark.sqlite
+def test_a_start_on_sqlite_loads_nothing_of_postgresql(tmp_path):
+    code = "import sys, wsgi; print([name for name in sys.modules if 'postgresql' in name or 'psycopg' in name])"
+    env = environment(tmp_path / "data")
+    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_deployed_server_opens_no_control_socket_and_writes_no_access_log(upstream, tmp_path):

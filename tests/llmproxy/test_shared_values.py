@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prometheus_client import Counter, Gauge, Histogram, values
+from prometheus_client import Counter, Gauge, Histogram
 
 from llmproxy import shared_values
 from tests.exposition import samples, total
@@ -15,8 +15,8 @@ Count = Callable[[int, int], None]
 @pytest.fixture
 def count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Count:
     """Counts as a process with this id would, in `tmp_path`; `names` different things."""
-    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
-    monkeypatch.setattr(shared_values, "_directory", None)
+    monkeypatch.setattr(shared_values, "_files", None)
+    monkeypatch.setattr(shared_values, "_unshared", [])
 
     def run(pid: int, names: int = 1) -> None:
         monkeypatch.setattr(shared_values.os, "getpid", lambda: pid)
@@ -45,6 +45,22 @@ def test_processes_are_added_up(count: Count) -> None:
     assert total(exposed(), "open_things") == 3
     assert [sample.value for sample in samples(exposed()) if sample.name == "size_bytes_bucket"] == [2, 4, 6]
     assert total(exposed(), "size_bytes_sum") == 111
+
+
+def test_numbers_made_before_a_fork_are_shared_after_it(count: Count, tmp_path: Path) -> None:
+    running = Gauge("running", "Now.", multiprocess_mode="livesum", registry=None)
+    running.set(1)
+    made = Counter("made_total", "Made.", ["thing"], registry=None)
+    early = made.labels("early")
+    assert list(tmp_path.glob("*.db")) == []
+
+    shared_values.share_in(tmp_path)
+    early.inc(2)
+    made.labels("late").inc(3)
+
+    assert total(exposed(), "running") == 1
+    assert total(exposed(), "made_total", thing="early") == 2
+    assert total(exposed(), "made_total", thing="late") == 3
 
 
 def test_numbers_go_on_counting_when_their_file_has_grown(count: Count) -> None:
