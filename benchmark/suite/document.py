@@ -61,6 +61,8 @@ def _beside(figures: Figures) -> str:
         f"{figures['workers_1_per_s']:,.0f}, two {two:,.0f}. Load and upstream alone do {alone:,.0f}"
         + (": too near, so this figure is theirs." if is_doubtful else "."),
         *(_stream_line(count, figures) for count in (100, 400, 800)),
+        f"- All processes at two workers: {figures['memory_two_workers_mb']:.0f} MB, the master included; another "
+        f"worker takes {figures['memory_another_worker_mb']:.0f} MB.",
         f"- {figures['idle_clients']:,.0f} idle clients kept by one worker: {figures['memory_idle_mb']:.0f} MB.",
         f"- A claim: {figures['claim_us']:.0f} µs with ten tokens. With 100,000 that are all in use, each as "
         f"often as any other, {figures['claim_growth_all_in_use']:.2f} times that.",

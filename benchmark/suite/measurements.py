@@ -124,13 +124,23 @@ def memory(work: Path, *, streams: int, idle: int) -> Figures:
         with proxy(upstream, work / "memory"):
             pass
         with proxy(upstream, work / "memory") as proxied:
-            for _ in range(20):
-                call(proxied.port, "GET", "/v1/models", proxied.bearer)
-            found = {"memory_rest_mb": proxied.memory_mb()}
+            _call_each_worker(proxied)
+            found, whole_of_one = {"memory_rest_mb": proxied.memory_mb()}, proxied.whole_mb()
             found["memory_streams_mb"] = _memory_with_streams(proxied, streams)
+        with proxy(upstream, work / "memory", workers=2) as proxied:
+            _call_each_worker(proxied)
+            found["memory_rest_share_mb"] = proxied.share_mb()
+            found["memory_two_workers_mb"] = proxied.whole_mb()
+            found["memory_another_worker_mb"] = proxied.whole_mb() - whole_of_one
         with proxy(upstream, work / "memory") as proxied:
             found["idle_clients"], found["memory_idle_mb"] = _memory_with_idle(proxied, idle)
     return found
+
+
+def _call_each_worker(proxied: Server) -> None:
+    """So often that each has certainly had some."""
+    for _ in range(20 * len(proxied.pids)):
+        call(proxied.port, "GET", "/v1/models", proxied.bearer)
 
 
 def _memory_with_streams(proxied: Server, count: int) -> float:

@@ -83,11 +83,13 @@ class Server:
     Attributes:
         pids: The processes that answer.
         bearer: A token that it takes.
+        master: The process that started them, where there is one.
     """
 
     port: int
     pids: tuple[int, ...] = ()
     bearer: str = "x"
+    master: int | None = None
 
     @property
     def url(self) -> str:
@@ -102,6 +104,14 @@ class Server:
         """Resident memory of the largest process that answers, in MB of a million bytes."""
         return max(_resident_bytes(pid) for pid in self.pids) / 1e6
 
+    def share_mb(self) -> float:
+        """Its share in that of the largest one: a page that several processes have is divided among them (PSS)."""
+        return max(_share_bytes(pid) for pid in self.pids) / 1e6
+
+    def whole_mb(self) -> float:
+        """Memory of all its processes together, what they have in common counted once."""
+        return sum(_share_bytes(pid) for pid in (*self.pids, *([self.master] if self.master else []))) / 1e6
+
     def run_on(self, processors: set[int]) -> None:
         """Keep the processes to these processors."""
         for pid in self.pids:
@@ -115,6 +125,11 @@ def _cpu_s(pid: int) -> float:
 
 def _resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _share_bytes(pid: int) -> int:
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) * 1024
 
 
 @contextmanager
@@ -145,7 +160,7 @@ def bare_flask(work: Path) -> Iterator[Server]:
     (work / "bare_app.py").write_text(BARE_APP)
     port = free_port()
     options = ["-k", "gevent", "-w", "1", "-b", f"127.0.0.1:{port}", "--keep-alive", "15", "bare_app:app"]
-    with _gunicorn([*options, "--no-control-socket"], port, cwd=work) as pids:
+    with _gunicorn([*options, "--no-control-socket"], port, cwd=work) as (_, pids):
         yield Server(port, pids)
 
 
@@ -166,8 +181,8 @@ def proxy(upstream: Server, data_dir: Path, *, workers: int = 1) -> Iterator[Ser
         "RATE_LIMIT_PER_HOUR": "1000000000",
     }
     if workers:
-        with _gunicorn(["-c", "gunicorn.conf.py", "wsgi:app"], port, cwd=ROOT, settings=settings) as pids:
-            yield Server(port, pids, _issue_token(port, secret))
+        with _gunicorn(["-c", "gunicorn.conf.py", "wsgi:app"], port, cwd=ROOT, settings=settings) as (master, pids):
+            yield Server(port, pids, _issue_token(port, secret), master)
     else:
         with started([sys.executable, "wsgi.py"], port, cwd=ROOT, settings=settings) as process:
             yield Server(port, (process.pid,), _issue_token(port, secret))
@@ -176,10 +191,11 @@ def proxy(upstream: Server, data_dir: Path, *, workers: int = 1) -> Iterator[Ser
 @contextmanager
 def _gunicorn(
     options: list[str], port: int, *, cwd: Path, settings: dict[str, str] | None = None
-) -> Iterator[tuple[int, ...]]:
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """The master's process and those of its workers."""
     with started([sys.executable, "-m", "gunicorn", *options], port, cwd=cwd, settings=settings) as master:
         children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split()
-        yield tuple(int(pid) for pid in children)
+        yield master.pid, tuple(int(pid) for pid in children)
 
 
 @contextmanager

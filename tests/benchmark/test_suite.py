@@ -85,5 +85,6 @@ FIGURES = [
     *(f"streams_{count}_{name}" for count in (100, 400, 800) for name in STREAMS),
     "json_cpu_us", "bare_cpu_us", "json_cpu_ratio_lowest", "json_cpu_ratio_highest", "embedded_cpu_us", "bare_per_s",
     "workers_1_per_s", "upstream_alone_per_s", "idle_clients", "memory_idle_mb", "claim_us",
-    "claim_growth_all_in_use", "dashboard_records", "slowest_page_ms",
+    "memory_two_workers_mb", "memory_another_worker_mb", "claim_growth_all_in_use", "dashboard_records",
+    "slowest_page_ms",
 ]  # fmt: skip
