@@ -37,7 +37,7 @@ from llmproxy.api_log.reader import ReaderBusy
 from llmproxy.api_log.shipper import Shipper
 from models import db
 from rollup import Rollup
-from storage import checkpoint
+from storage import checkpoint, give_up_on_silence
 
 LOG_TICK_S = 1.0
 ROLLUP_TICK_S = 2.0
@@ -64,6 +64,7 @@ class Background:
         self._ending = Event()
         with app.app_context():
             engine = db.engine
+        give_up_on_silence(engine)
         cleaner = _Cleaner(engine, Retention.of(parts.settings))
         rollup = ledger.open_rollup(parts.settings, engine, fsync=_fsync_in_thread)
         cutter = Cutter(

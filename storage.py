@@ -32,6 +32,8 @@ BUSY_TIMEOUT_S = 5.0
 POOL_SIZE = 5
 POOL_TIMEOUT_S = 5.0
 PREPARE_AFTER = 5  # uses of a statement on a connection; psycopg's own default
+# How long a process that serves waits for what a statement answers, claims aside, which have their own time.
+ANSWER_TIMEOUT_S = 10.0
 # What the URL does not say. A host that vanished without a word is noticed after 30 seconds by who only waits.
 POSTGRES_DEFAULTS: dict[str, Any] = {
     "application_name": "llm-proxy",
@@ -62,10 +64,13 @@ def init_app(app: Flask, database_url: str, *, pool_size: int = POOL_SIZE, prepa
         app.config["SQLALCHEMY_DATABASE_URI"] = database_url
         app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
     else:
+        # SQLite needs none of it, and starts sooner.
+        from postgres_connection import ImpatientConnection
+
         # The URL is psycopg's to read: SQLAlchemy would not take several hosts.
         app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg://"
         app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
-            "creator": postgres_connector(database_url, prepare=prepare),
+            "creator": postgres_connector(database_url, prepare=prepare, kind=ImpatientConnection),
             "pool_size": pool_size,
             "max_overflow": 0,
             "pool_timeout": POOL_TIMEOUT_S,
@@ -80,7 +85,9 @@ def init_app(app: Flask, database_url: str, *, pool_size: int = POOL_SIZE, prepa
             _listen_on_sqlite(db.engine)
 
 
-def postgres_connector(database_url: str, *, prepare: bool) -> Callable[[], psycopg.Connection[Any]]:
+def postgres_connector(
+    database_url: str, *, prepare: bool, kind: type[psycopg.Connection[Any]] | None = None
+) -> Callable[[], psycopg.Connection[Any]]:
     """
     What opens connections to a `postgresql://` URL: whatever libpq understands, several hosts included.
 
@@ -89,13 +96,27 @@ def postgres_connector(database_url: str, *, prepare: bool) -> Callable[[], psyc
     Args:
         prepare: Let the driver prepare on the server what it runs often. False behind a PgBouncer in transaction
             mode that does not follow prepared statements.
+        kind: The class of connection; psycopg's own when None.
     """
-    # SQLite needs none of it, and starts sooner.
     import psycopg
     from psycopg.conninfo import conninfo_to_dict
 
     parameters = POSTGRES_DEFAULTS | conninfo_to_dict(f"postgresql://{database_url.partition('://')[2]}")
-    return partial(psycopg.connect, prepare_threshold=PREPARE_AFTER if prepare else None, **parameters)
+    connect = (kind or psycopg.Connection).connect
+    return partial(connect, prepare_threshold=PREPARE_AFTER if prepare else None, **parameters)
+
+
+def give_up_on_silence(engine: Engine) -> None:
+    """
+    From here on, a PostgreSQL that is silent for ANSWER_TIMEOUT_S within a statement of this process counts as down.
+
+    For processes that serve: a server that stands still, or whose machine has vanished, would otherwise hold a
+    request and its connection for as long as the kernel hopes. Migrations and commands may take their time.
+    """
+    if engine.dialect.name != "sqlite":
+        from postgres_connection import ImpatientConnection
+
+        ImpatientConnection.answer_timeout_s = ANSWER_TIMEOUT_S
 
 
 def _listen_on_sqlite(engine: Engine) -> None:

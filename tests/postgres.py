@@ -8,6 +8,7 @@ missing, tests that ask for a database on it skip.
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -48,6 +49,20 @@ class PostgresServer:
     def stop(self) -> None:
         """End at once, as a crash would."""
         self._run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Let it keep its connections and say nothing, as when its disk hangs."""
+        master = int((self._data / "postmaster.pid").read_text().splitlines()[0])
+        children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+        processes = [master, *map(int, children)]
+        for pid in processes:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in processes:
+                os.kill(pid, signal.SIGCONT)
 
     def new_database(self, template: str | None = None) -> str:
         """The URL of a new database: empty, or a copy of the one with the URL `template`, which nobody may use."""

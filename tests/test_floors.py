@@ -11,8 +11,8 @@ FLOORS = (
     "wsgi", "gunicorn.conf", "gunicorn_worker", "gunicorn_request", "gunicorn_response", "gunicorn_master",
     "stopping", "background", "app", "cli", "cli_database",
     "blueprints", "ledger", "cleanup", "database_copy", "recount", "rollup", "usage_report", "operations", "cutting",
-    "token_store", "lease", "storage", "usage_fold", "usage_tables", "models", "first_run", "config", "process_log",
-    "llmproxy",
+    "token_store", "lease", "storage", "postgres_connection", "usage_fold", "usage_tables", "models",
+    "first_run", "config", "process_log", "llmproxy",
 )  # fmt: skip
 
 # The rooms of llmproxy where nothing is read, written, waited for or sent.

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -103,6 +104,27 @@ def test_a_postgresql_that_crashes_under_load_is_a_503_and_used_again_once_it_is
         assert request_count(server, token) >= load.statuses(before=stopped - 1)[200]
         assert call(server.url, "GET", "/readyz").status == 200
         assert "Traceback" not in server.output()
+
+
+@pytest.mark.postgres
+def test_a_postgresql_that_only_falls_silent_is_a_503_for_everybody_and_used_again(upstream, tmp_path, postgres):
+    settings = {"UPSTREAM_URL": upstream.url, "DATABASE_URL": postgres.new_database()}
+    with Server(DEPLOYED, tmp_path / "data", **settings) as server, ThreadPoolExecutor() as pool:
+        token = server.issue_token()
+        with postgres.silent():
+            # More of the operator's than there are connections for, so that some find one that was open already.
+            changes = [pool.submit(server.manage, "POST", f"/projects/{token.project_id}/revoke") for _ in range(6)]
+            answers = [
+                pool.submit(call, server.url, "GET", "/readyz"),
+                pool.submit(call, server.url, "GET", "/v1/models", token.bearer),
+            ]
+            assert {change.result()[0] for change in changes} == {503}
+            assert {answer.result().status for answer in answers} == {503}
+
+        wait_for(lambda: call(server.url, "GET", "/readyz").status == 200)
+        assert call(server.url, "GET", "/v1/models", token.bearer).status in (200, 401)
+        assert server.manage("POST", f"/projects/{token.project_id}/revoke")[0] == 200
+        assert call(server.url, "GET", "/v1/models", token.bearer).status == 401
 
 
 @pytest.mark.postgres
