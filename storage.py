@@ -5,13 +5,16 @@ SQLite runs in WAL mode. What operators change is synced to disk before they are
 a claim is not (``NORMAL``): a power cut may forget the last few counts, never a token or a revocation. The same
 holds on PostgreSQL, by ``synchronous_commit``.
 
-A statement in SQLite stops the whole process, so a write transaction never spans anything that yields.
+A statement in SQLite stops the whole process, so a write transaction never spans anything that yields; the lock
+before it is waited for outside of SQLite.
 """
 
 from __future__ import annotations
 
 import fcntl
+import random
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -21,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 from flask import Flask
 from sqlalchemy import Connection, Engine, event, inspect
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from models import db
 
@@ -128,8 +131,30 @@ def _listen_on_sqlite(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        options = connection.get_execution_options()
+        if options.get("writes", False):
+            _begin_to_write(connection, options.get("busy_ms", BUSY_TIMEOUT_S * 1000))
+        else:
+            connection.exec_driver_sql("BEGIN")
+
+
+def _begin_to_write(connection: Connection, busy_ms: float) -> None:
+    """Take SQLite's write lock. Another process's is waited for out here: in SQLite, every greenlet would wait."""
+    driver = cast(sqlite3.Connection, connection.connection.driver_connection)
+    deadline = time.monotonic() + busy_ms / 1000
+    driver.execute("PRAGMA busy_timeout=0")
+    try:
+        while True:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as exc:
+                busy = exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > deadline:
+                    raise OperationalError("BEGIN IMMEDIATE", None, exc) from exc
+            time.sleep(random.uniform(0.0005, 0.003))  # noqa: S311
+    finally:
+        driver.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000:.0f}")
 
 
 def set_pragmas(connection: sqlite3.Connection, *, synchronous: str) -> None:
@@ -163,17 +188,15 @@ def background_transaction(engine: Engine, *, busy_ms: int = BACKGROUND_BUSY_MS)
     All or nothing, for work that is done again when a power cut takes it back: SQLite does not wait for the disk.
 
     Args:
-        busy_ms: How long to wait where another process holds SQLite's write lock; OperationalError then. The
-            whole process stands still meanwhile.
+        busy_ms: How long to wait where another process holds SQLite's write lock; OperationalError then.
     """
-    with engine.connect().execution_options(writes=True) as connection:
+    with engine.connect().execution_options(writes=True, busy_ms=busy_ms) as connection:
         if engine.dialect.name != "sqlite":
             with connection.begin():
                 yield connection
             return
         driver = cast(sqlite3.Connection, connection.connection.driver_connection)
         driver.execute("PRAGMA synchronous=NORMAL")
-        driver.execute(f"PRAGMA busy_timeout={busy_ms}")
         try:
             with connection.begin():
                 yield connection
@@ -182,7 +205,6 @@ def background_transaction(engine: Engine, *, busy_ms: int = BACKGROUND_BUSY_MS)
             connection.invalidate()
             raise
         driver.execute("PRAGMA synchronous=FULL")
-        driver.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000:.0f}")
 
 
 def checkpoint(database_url: str) -> None:

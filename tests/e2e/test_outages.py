@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
 import openai
@@ -74,8 +75,12 @@ def test_a_locked_database_is_a_503_that_asks_to_come_back(server, upstream):
 @pytest.mark.sqlite
 def test_a_change_that_a_locked_database_cannot_take_is_a_503_and_not_made(tmp_path):
     with Server(EMBEDDED, tmp_path / "data") as server:
-        with write_lock(server):
-            status, told = server.manage("POST", "/projects", {"name": "late", "openai_api_key": "sk-late"})
+        with write_lock(server), ThreadPoolExecutor() as pool:
+            change = pool.submit(server.manage, "POST", "/projects", {"name": "late", "openai_api_key": "sk-late"})
+            # Whoever needs no database is served while the change waits for it.
+            assert [fetch(server.url, "GET", "/healthz")[0] for _ in range(10)] == [200] * 10
+            assert not change.done()
+            status, told = change.result()
 
         assert (status, told["error"]["type"]) == (503, "service_unavailable_error")
         assert server.manage("GET", "/projects")[1]["data"] == []
