@@ -6,6 +6,7 @@ from sqlalchemy import Engine, QueuePool
 
 from blueprints.services import Services
 from llmproxy import metrics
+from llmproxy.admission import Connections
 
 
 def look(parts: Services, engine: Engine) -> None:
@@ -15,8 +16,13 @@ def look(parts: Services, engine: Engine) -> None:
     busy, idle = parts.upstream.count_connections()
     metrics.UPSTREAM_CONNECTIONS.labels("busy").set(busy)
     metrics.UPSTREAM_CONNECTIONS.labels("idle").set(idle)
-    # Behind PgBouncer there may be no pool of ours.
+    _tell_pool("claims", parts.admission.connections())
     if isinstance(pool := engine.pool, QueuePool):
-        metrics.DATABASE_CONNECTIONS.labels("busy").set(pool.checkedout())
-        metrics.DATABASE_CONNECTIONS.labels("idle").set(pool.checkedin())
-        metrics.DATABASE_CONNECTION_LIMIT.set(pool.size() + pool._max_overflow)
+        limit = pool.size() + pool._max_overflow
+        _tell_pool("others", Connections(pool.checkedout(), pool.checkedin(), limit))
+
+
+def _tell_pool(name: str, connections: Connections) -> None:
+    metrics.DATABASE_CONNECTIONS.labels(name, "busy").set(connections.busy)
+    metrics.DATABASE_CONNECTIONS.labels(name, "idle").set(connections.idle)
+    metrics.DATABASE_CONNECTION_LIMIT.labels(name).set(connections.limit)

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from llmproxy import metrics
 from llmproxy.errors import (
@@ -66,6 +66,14 @@ class TokenState:
     rate_limit: int
 
 
+class Connections(NamedTuple):
+    """How many of a pool's connections are in use and how many wait for it; `limit` is how many it may open."""
+
+    busy: int
+    idle: int
+    limit: int
+
+
 class TokenStore(Protocol):
     """The two statements that admission needs; both raise StoreUnavailable when the database is down."""
 
@@ -74,6 +82,9 @@ class TokenStore(Protocol):
 
     def state(self, token_hash: str) -> TokenState | None:
         """The token as it stands; None when there is no such token."""
+
+    def connections(self) -> Connections:
+        """What the claims hold open at this moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +136,10 @@ class Admission:
         self._store = store
         # The row is read anew for every call; the sealed text in it opens to the same key each time.
         self._open = lru_cache(maxsize=1024)(keyring.open)
+
+    def connections(self) -> Connections:
+        """What the claims hold open at this moment."""
+        return self._store.connections()
 
     def admit(self, authorization: str | None, now: datetime) -> Grant:
         """

@@ -81,12 +81,12 @@ UPSTREAM_CONNECTIONS = Gauge(
 )
 DATABASE_CONNECTIONS = Gauge(
     "llmproxy_database_connections",
-    "Connections of the pool to the database. Claims on SQLite have one of their own beside it.",
-    ["state"],
+    "Connections to the database, of the pool for claims and of the one for everything else.",
+    ["pool", "state"],
     multiprocess_mode="livesum",
 )
 DATABASE_CONNECTION_LIMIT = Gauge(
-    "llmproxy_database_connection_limit", "Connections that the pools may open.", multiprocess_mode="livesum"
+    "llmproxy_database_connection_limit", "Connections that a pool may open.", ["pool"], multiprocess_mode="livesum"
 )
 WORKERS = Gauge("llmproxy_workers", "Processes that answer.", multiprocess_mode="livesum")
 BUILD_INFO = Gauge("llmproxy_build_info", "Always 1.", ["version", "python"], multiprocess_mode="livemax")

@@ -11,7 +11,7 @@ from typing import Any
 import gevent
 import psycopg
 
-from llmproxy.admission import WINDOW, Claim, StoreUnavailable, TokenState
+from llmproxy.admission import WINDOW, Claim, Connections, StoreUnavailable, TokenState
 from token_store.statements import STATE
 
 # How long a claim waits for a free connection, and then for its answer.
@@ -54,6 +54,8 @@ class PostgresTokenStore:
         # A cursor stands for its connection. The one used last is used next.
         self._idle: list[psycopg.Cursor[Any]] = []
         self._free = BoundedSemaphore(pool_size)
+        self._busy = 0
+        self._limit = pool_size
 
     def claim(self, token_hash: str, now: datetime) -> Claim | None:
         """Count one request if the token may make it; see CLAIM."""
@@ -71,6 +73,10 @@ class PostgresTokenStore:
         rows = self._execute(_STATE, {"token": token_hash, "default_limit": self._default_limit})
         return TokenState(*rows[0]) if rows else None
 
+    def connections(self) -> Connections:
+        """What claims hold, and what lies ready for them."""
+        return Connections(self._busy, len(self._idle), self._limit)
+
     def close(self) -> None:
         """Close the connections that are idle. The next claim opens another."""
         while self._idle:
@@ -79,11 +85,13 @@ class PostgresTokenStore:
     def _execute(self, statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
         if not self._free.acquire(timeout=TIMEOUT_S):
             raise StoreUnavailable("every connection is busy")
+        self._busy += 1
         try:
             return self._answer(statement, values)
         except psycopg.Error as exc:
             raise StoreUnavailable(type(exc).__name__) from exc
         finally:
+            self._busy -= 1
             self._free.release()
 
     def _answer(self, statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from sqlalchemy.engine import make_url
 
-from llmproxy.admission import WINDOW, Claim, StoreUnavailable, TokenState
+from llmproxy.admission import WINDOW, Claim, Connections, StoreUnavailable, TokenState
 from storage import BUSY_TIMEOUT_S, set_pragmas
 from token_store.statements import CLAIM, STATE
 
@@ -56,6 +56,10 @@ class SqliteTokenStore:
             window_started_at=_from_sqlite_time(window) if window else None,
             rate_limit=limit,
         )
+
+    def connections(self) -> Connections:
+        """The one. No statement yields, so nobody ever finds it busy."""
+        return Connections(busy=0, idle=int(self._connection is not None), limit=1)
 
     def close(self) -> None:
         """Close the connection, if there is one. The next claim opens another."""

@@ -19,6 +19,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.exposition import total
 from tests.http_by_hand import Broken, HandClient, call
 from tests.postgres import PostgresServer, running_postgres
 from tests.servers import DEPLOYED, Server, Token, wait_for
@@ -108,16 +109,15 @@ def test_a_postgresql_that_crashes_under_load_is_a_503_and_used_again_once_it_is
 
 @pytest.mark.postgres
 def test_a_postgresql_that_only_falls_silent_is_a_503_for_everybody_and_used_again(upstream, tmp_path, postgres):
-    settings = {"UPSTREAM_URL": upstream.url, "DATABASE_URL": postgres.new_database()}
-    with Server(DEPLOYED, tmp_path / "data", **settings) as server, ThreadPoolExecutor() as pool:
+    settings = {"UPSTREAM_URL": upstream.url, "DATABASE_URL": postgres.new_database(), "DATABASE_POOL_SIZE": "4"}
+    with Server(DEPLOYED, tmp_path / "data", **settings) as server, ThreadPoolExecutor(20) as pool:
         token = server.issue_token()
         with postgres.silent():
             # More of the operator's than there are connections for, so that some find one that was open already.
-            changes = [pool.submit(server.manage, "POST", f"/projects/{token.project_id}/revoke") for _ in range(6)]
-            answers = [
-                pool.submit(call, server.url, "GET", "/readyz"),
-                pool.submit(call, server.url, "GET", "/v1/models", token.bearer),
-            ]
+            changes = [pool.submit(server.manage, "POST", f"/projects/{token.project_id}/revoke") for _ in range(4)]
+            answers = [pool.submit(call, server.url, "GET", "/readyz")]
+            answers += [pool.submit(call, server.url, "GET", "/v1/models", token.bearer) for _ in range(4)]
+            wait_for(lambda: busy_connections(server) == {"claims": 2, "others": 2})
             assert {change.result()[0] for change in changes} == {503}
             assert {answer.result().status for answer in answers} == {503}
 
@@ -125,6 +125,13 @@ def test_a_postgresql_that_only_falls_silent_is_a_503_for_everybody_and_used_aga
         assert call(server.url, "GET", "/v1/models", token.bearer).status in (200, 401)
         assert server.manage("POST", f"/projects/{token.project_id}/revoke")[0] == 200
         assert call(server.url, "GET", "/v1/models", token.bearer).status == 401
+
+
+def busy_connections(server: Server) -> dict[str, float]:
+    text = server.metrics()
+    return {
+        pool: total(text, "llmproxy_database_connections", pool=pool, state="busy") for pool in ("claims", "others")
+    }
 
 
 @pytest.mark.postgres

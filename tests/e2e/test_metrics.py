@@ -91,7 +91,8 @@ def test_open_streams_and_connections_are_those_of_the_moment(proxy, upstream, t
     assert (now("requests_in_flight"), now("open_streams")) == (0, 0)
     assert now("upstream_connections", state="busy") == 0
     assert now("upstream_connections", state="idle") >= 1
-    assert now("database_connection_limit") >= now("database_connections")
+    for pool in ("claims", "others"):
+        assert now("database_connection_limit", pool=pool) >= now("database_connections", pool=pool) >= 1
     assert now("workers") == 1
 
 
