@@ -96,6 +96,7 @@ def when_ready(server):
     gc.collect()
     gc.freeze()
     gunicorn_master.end_at_once_on_a_second_sigterm(server)
+    gunicorn_master.replace_workers_beside_leaving_ones(server)
     gunicorn_master.reload_without_standing_still(server)
 
 

@@ -64,6 +64,29 @@ def reload_without_standing_still(arbiter):
     arbiter.reload = reload_if_possible
 
 
+def replace_workers_beside_leaving_ones(arbiter):
+    """
+    Replace a worker that dies while those from before a reload still drain.
+
+    gunicorn's own master counts them as workers, so that for as long as a stream may run nobody might take new calls.
+    """
+    reload, manage_workers = arbiter.reload, arbiter.manage_workers
+    last_that_leaves = 0
+
+    def reload_and_remember():
+        nonlocal last_that_leaves
+        last_that_leaves = arbiter.worker_age
+        reload()
+
+    def replace_and_manage():
+        staying = sum(worker.age > last_that_leaves for worker in arbiter.WORKERS.values())
+        for _ in range(arbiter.num_workers - staying):
+            arbiter.spawn_worker()
+        manage_workers()
+
+    arbiter.reload, arbiter.manage_workers = reload_and_remember, replace_and_manage
+
+
 def do_not_wait_for_old_workers(arbiter):
     """For gunicorn's `on_reload`: within the reload, the time to wait is none."""
     arbiter.cfg.set("graceful_timeout", 0)

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.databases import database_of
-from tests.http_by_hand import HandClient
+from tests.http_by_hand import HandClient, call
 from tests.servers import DEPLOYED, Server, Token, fetch, wait_for
 
 CLIENTS = 8
@@ -168,13 +168,14 @@ def test_a_stream_that_outlasts_a_reload_holds_nothing_else_up(upstream, tmp_pat
             (new,) = set(server.worker_pids()) - {old}
             os.kill(new, signal.SIGKILL)
 
-            # The master still sees what happens, though the old worker drains.
-            wait_for(lambda: not {new} & set(server.worker_pids()))
+            # The master still sees what happens, and starts another one, though the old worker drains.
+            wait_for(lambda: set(server.worker_pids()) - {old, new}, otherwise=server.output)
+            assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
+            assert old in server.worker_pids()
             upstream.release("reload", count=100)
             client.read_rest(answer)
             assert answer.body.endswith(b"data: [DONE]\n\n")
-        wait_for(lambda: old not in server.worker_pids() and server.worker_pids())
-        wait_for(lambda: answers(server.url))
+        wait_for(lambda: len(server.worker_pids()) == 1 and old not in server.worker_pids())
 
 
 def answers(url: str) -> bool:
