@@ -111,6 +111,7 @@ def post_worker_init(worker):
     # Nor look for cycles in every few calls: what a call allocates is freed without it.
     gc.set_threshold(10_000, 20, 20)
     worker.stopping = Stopping(services_of(worker.wsgi), background.start(worker.wsgi))
+    gunicorn_master.note_that_a_worker_serves()
 
 
 def post_fork(server, worker):

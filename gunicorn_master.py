@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import signal
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import config
 
 log = logging.getLogger("gunicorn.error")
 
+# In memory that the master shares with its workers.
+_has_served = mmap.mmap(-1, 1)
+
 
 @cache
-def metrics_dir():
+def metrics_dir() -> Path:
     """
     The directory of the workers' counters: one for the life of the master.
 
@@ -26,11 +31,21 @@ def metrics_dir():
     return Path(tempfile.mkdtemp(prefix="llm-proxy-metrics-", dir=place))
 
 
-def end_at_once_on_a_second_sigterm(arbiter):
+def note_that_a_worker_serves() -> None:
+    """Tell this worker's successors that the database has been found in order."""
+    _has_served[0] = 1
+
+
+def has_served() -> bool:
+    """True in a worker of a master that has had one which served."""
+    return bool(_has_served[0])
+
+
+def end_at_once_on_a_second_sigterm(arbiter: Any) -> None:
     """gunicorn's own master passes over it, and waits on."""
     asked = False
 
-    def end(number, frame):
+    def end(number: int, frame: object) -> None:
         nonlocal asked
         arbiter.signal(signal.SIGQUIT if asked else number, frame)
         asked = True
@@ -38,12 +53,12 @@ def end_at_once_on_a_second_sigterm(arbiter):
     signal.signal(signal.SIGTERM, end)
 
 
-def graceful_timeout_s(settings):
+def graceful_timeout_s(settings: config.Settings) -> int:
     """How long the master lets workers drain: theirs, and what they need to cut, record and finish."""
     return int(settings.drain_timeout_s) + 10
 
 
-def reload_without_standing_still(arbiter):
+def reload_without_standing_still(arbiter: Any) -> None:
     """
     Let SIGHUP replace the workers without waiting for the old ones to drain.
 
@@ -52,7 +67,7 @@ def reload_without_standing_still(arbiter):
     """
     reload = arbiter.reload
 
-    def reload_if_possible():
+    def reload_if_possible() -> None:
         try:
             settings = config.load()
         except config.ConfigError as exc:
@@ -64,7 +79,7 @@ def reload_without_standing_still(arbiter):
     arbiter.reload = reload_if_possible
 
 
-def replace_workers_beside_leaving_ones(arbiter):
+def replace_workers_beside_leaving_ones(arbiter: Any) -> None:
     """
     Replace a worker that dies while those from before a reload still drain.
 
@@ -73,12 +88,12 @@ def replace_workers_beside_leaving_ones(arbiter):
     reload, manage_workers = arbiter.reload, arbiter.manage_workers
     last_that_leaves = 0
 
-    def reload_and_remember():
+    def reload_and_remember() -> None:
         nonlocal last_that_leaves
         last_that_leaves = arbiter.worker_age
         reload()
 
-    def replace_and_manage():
+    def replace_and_manage() -> None:
         staying = sum(worker.age > last_that_leaves for worker in arbiter.WORKERS.values())
         for _ in range(arbiter.num_workers - staying):
             arbiter.spawn_worker()
@@ -87,6 +102,6 @@ def replace_workers_beside_leaving_ones(arbiter):
     arbiter.reload, arbiter.manage_workers = reload_and_remember, replace_and_manage
 
 
-def do_not_wait_for_old_workers(arbiter):
+def do_not_wait_for_old_workers(arbiter: Any) -> None:
     """For gunicorn's `on_reload`: within the reload, the time to wait is none."""
     arbiter.cfg.set("graceful_timeout", 0)

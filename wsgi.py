@@ -10,6 +10,7 @@ monkey.patch_all()
 
 import contextlib
 import email.errors
+import logging
 import signal
 import socket
 import sys
@@ -21,11 +22,12 @@ import gevent
 from flask import Flask
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIHandler, WSGIServer
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 import background
 import config
 import first_run
+import gunicorn_master
 import process_log
 import storage
 from app import create_app
@@ -43,6 +45,7 @@ MALFORMED_LINES = (
     email.errors.MisplacedEnvelopeHeaderDefect,
     email.errors.MissingHeaderBodySeparatorDefect,
 )
+log = logging.getLogger(__name__)
 # The exit code by which a worker tells gunicorn not to start it again and again.
 CANNOT_BOOT = 3
 
@@ -232,6 +235,10 @@ def _migrated(settings: config.Settings) -> Flask:
     try:
         storage.migrate_to_head(app, settings.data_dir)
     except DBAPIError as exc:
+        # Its predecessors found the schema at its newest. To end here would end the server, and all running calls.
+        if isinstance(exc, OperationalError) and gunicorn_master.has_served():
+            log.warning("starting without the database, which does not answer: %s", type(exc.orig).__name__)
+            return app
         print(f"the database that DATABASE_URL names cannot be used: {exc.orig}", file=sys.stderr)
         sys.exit(CANNOT_BOOT)
     return app

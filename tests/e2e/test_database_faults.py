@@ -108,6 +108,27 @@ def test_a_postgresql_that_crashes_under_load_is_a_503_and_used_again_once_it_is
 
 
 @pytest.mark.postgres
+def test_workers_that_start_while_postgresql_is_away_serve_once_it_is_back(upstream, tmp_path, postgres):
+    settings = {"UPSTREAM_URL": upstream.url, "DATABASE_URL": postgres.new_database()}
+    with Server(DEPLOYED, tmp_path / "data", empty=True, **settings) as server:
+        token = server.issue_token()
+        assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
+        postgres.stop()
+        killed = server.kill_a_worker()
+        wait_for(lambda: call(server.url, "GET", "/v1/models", token.bearer).status == 503)
+        (replaced,) = server.worker_pids()
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: server.worker_pids() and replaced not in server.worker_pids(), otherwise=server.output)
+        assert call(server.url, "GET", "/readyz").status == 503
+        postgres.start()
+
+        wait_for(lambda: call(server.url, "GET", "/readyz").status == 200, otherwise=server.output)
+        assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
+        assert not {killed, replaced} & set(server.worker_pids())
+        assert "Traceback" not in server.output()
+
+
+@pytest.mark.postgres
 def test_a_postgresql_that_only_falls_silent_is_a_503_for_everybody_and_used_again(upstream, tmp_path, postgres):
     settings = {"UPSTREAM_URL": upstream.url, "DATABASE_URL": postgres.new_database(), "DATABASE_POOL_SIZE": "4"}
     with Server(DEPLOYED, tmp_path / "data", **settings) as server, ThreadPoolExecutor(20) as pool:
