@@ -25,7 +25,7 @@ import process_log
 from blueprints.services import services_of
 from config import MIN_SECRET_LENGTH, ConfigError, load
 from gunicorn_worker import Worker
-from llmproxy import shared_values
+from llmproxy import metrics, shared_values
 from stopping import Stopping
 
 process_log.configure()
@@ -111,6 +111,7 @@ def post_worker_init(worker):
     # Nor look for cycles in every few calls: what a call allocates is freed without it.
     gc.set_threshold(10_000, 20, 20)
     worker.stopping = Stopping(services_of(worker.wsgi), background.start(worker.wsgi))
+    metrics.WORKERS_WANTED.set(worker.cfg.workers)
     gunicorn_master.note_that_a_worker_serves()
 
 

@@ -32,6 +32,7 @@ import process_log
 import storage
 from app import create_app
 from blueprints.services import services_of
+from llmproxy import metrics
 from llmproxy.headers import Headers, field_lines
 from stopping import Stopping
 
@@ -206,6 +207,7 @@ def main() -> None:
         sock = listener(settings.host, settings.port)
     except OSError as exc:
         sys.exit(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}")
+    metrics.WORKERS_WANTED.set(1)
     stopping = Stopping(services_of(app), background.start(app))
     _obey_signals(stopping)
     Handler.client_timeout_s = settings.idle_timeout_s

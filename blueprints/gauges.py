@@ -11,6 +11,7 @@ from llmproxy.admission import Connections
 
 def look(parts: Services, engine: Engine) -> None:
     """Tell what is under way in this process, and what it holds open."""
+    metrics.WORKERS.set(not parts.draining.is_set())
     metrics.look_at_calls(parts.live)
     metrics.look_at_log(pending=parts.log.pending, lost=parts.log.lost)
     busy, idle = parts.upstream.count_connections()

@@ -88,7 +88,10 @@ DATABASE_CONNECTIONS = Gauge(
 DATABASE_CONNECTION_LIMIT = Gauge(
     "llmproxy_database_connection_limit", "Connections that a pool may open.", ["pool"], multiprocess_mode="livesum"
 )
-WORKERS = Gauge("llmproxy_workers", "Processes that answer.", multiprocess_mode="livesum")
+WORKERS = Gauge("llmproxy_workers", "Processes that take new calls.", multiprocess_mode="livesum")
+WORKERS_WANTED = Gauge(
+    "llmproxy_workers_wanted", "Processes that there should be.", multiprocess_mode="livemostrecent"
+)
 BUILD_INFO = Gauge("llmproxy_build_info", "Always 1.", ["version", "python"], multiprocess_mode="livemax")
 
 LOG_PENDING = Gauge(

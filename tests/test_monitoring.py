@@ -76,6 +76,13 @@ def test_every_metric_is_on_the_dashboard(exposed):
     assert ours == {re.sub(r"_(bucket|sum|count)$", "", name) for name in shown}
 
 
+def test_every_alert_is_seen_to_fire():
+    groups = yaml.safe_load((DEPLOY / "prometheus/alerts_test.yml").read_text())["tests"]
+    fired = {rule["alertname"] for group in groups for rule in group["alert_rule_test"] if rule["exp_alerts"]}
+
+    assert fired == {alert["alert"] for alert in alerts()}
+
+
 def test_every_alert_is_explained_to_whoever_is_on_call():
     explained = (DEPLOY.parent / "docs/operations.md").read_text()
 

@@ -93,7 +93,7 @@ def test_open_streams_and_connections_are_those_of_the_moment(proxy, upstream, t
     assert now("upstream_connections", state="idle") >= 1
     for pool in ("claims", "others"):
         assert now("database_connection_limit", pool=pool) >= now("database_connections", pool=pool) >= 1
-    assert now("workers") == 1
+    assert now("workers") == now("workers_wanted") == 1
 
 
 def test_the_build_is_told(proxy):
@@ -111,6 +111,7 @@ def test_a_worker_that_is_killed_takes_no_count_along(upstream, tmp_path):
             wait_for(lambda killed=killed: killed not in server.worker_pids() and len(server.worker_pids()) == 2)
 
         wait_for(lambda: total(server.metrics(), "llmproxy_workers") == 2)
+        assert total(server.metrics(), "llmproxy_workers_wanted") == 2
         told = server.metrics()
         assert total(told, "llmproxy_requests_total", project=token.project_id) == 75
         assert total(told, "llmproxy_first_byte_seconds_count", endpoint="models") == 75
