@@ -32,6 +32,7 @@ from recount import Recount, recount
 from rollup import Rollup
 
 LOCK_WAIT_S = 60.0
+LOST_KEYS_NAMED = 10
 _OUTCOMES = ["complete", "refused", "client_closed", "upstream_failed", "upstream_timeout"]
 
 ledger_commands = AppGroup("ledger", help="The call log and what reads it.")
@@ -63,7 +64,7 @@ def rotate_keys() -> None:
     done = services().operations.rotate_keys(Actor("command line"))
     click.echo(f"sealed {done.rotated} keys anew; {done.current} were current")
     if done.lost:
-        projects = ", ".join(done.lost)
+        projects = ", ".join(done.lost[:LOST_KEYS_NAMED]) + (", …" if len(done.lost) > LOST_KEYS_NAMED else "")
         raise click.ClickException(f"{len(done.lost)} keys open under no key of ENCRYPTION_KEY: projects {projects}")
 
 

@@ -89,6 +89,18 @@ def test_keys_are_sealed_anew_under_the_first_key(run, make_app):
     assert KeyRing((NEW_KEY,)).open(sealed, row_id=project_id) == "sk-planted"
 
 
+def test_keys_that_do_not_open_are_counted_and_a_few_of_them_named(run, make_app):
+    app = make_app()
+    with app.app_context():
+        operations = services_of(app).operations
+        ids = [operations.create_project(Actor("test"), name=f"p{n}", openai_api_key="sk-x").id for n in range(12)]
+
+    status, told = run("keys", "rotate", encryption_keys=(NEW_KEY,))
+
+    assert status == 1 and "12 keys open under no key of ENCRYPTION_KEY" in told
+    assert sum(project_id in told for project_id in ids) == 10
+
+
 # ledger ship
 
 
