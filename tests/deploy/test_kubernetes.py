@@ -1,5 +1,7 @@
 """The Kubernetes manifests, against the API's schemas, the settings and each other."""
 
+import shutil
+import subprocess
 from typing import Any
 
 import pytest
@@ -35,6 +37,23 @@ def pod() -> dict[str, Any]:
 )
 def test_a_manifest_keeps_to_the_schema_of_the_api(manifest: dict[str, Any]) -> None:
     validator.validate(manifest, validator.latest_version(), strict=True)
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed (Debian: kubernetes-client)")
+def test_kustomize_builds_what_the_schemas_accept_with_the_settings_by_their_hash() -> None:
+    done = subprocess.run(["kubectl", "kustomize", DIRECTORY], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    built = {manifest["kind"]: manifest for manifest in yaml.safe_load_all(done.stdout)}
+
+    for manifest in built.values():
+        validator.validate(manifest, validator.latest_version(), strict=True)
+    assert set(built) == {manifest["kind"] for manifest in MANIFESTS} | {"ConfigMap"}
+    assert {manifest["metadata"].get("namespace") for manifest in built.values()} == {"llm-proxy", None}
+    [container] = built["StatefulSet"]["spec"]["template"]["spec"]["containers"]
+    # A changed setting is a changed name, so that the pods are replaced.
+    name = built["ConfigMap"]["metadata"]["name"]
+    assert container["envFrom"] == [{"configMapRef": {"name": name}}] and name != "llm-proxy"
+    assert container["image"].startswith(KUSTOMIZATION["images"][0]["newName"])
 
 
 def test_the_kustomization_names_every_file() -> None:
