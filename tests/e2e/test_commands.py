@@ -1,13 +1,16 @@
 """The operator's commands beside running servers: keys are rotated under load, what is old is deleted."""
 
 import base64
+import json
 import subprocess
 import sys
+import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 from tests.http_by_hand import HandClient, call
-from tests.servers import DEPLOYED, ROOT, Server
+from tests.servers import DEPLOYED, ROOT, Server, wait_for
 
 CLIENTS = 16
 
@@ -60,3 +63,21 @@ def test_cleanup_deletes_what_the_settings_say_beside_a_running_server(tmp_path)
         assert "deleted 0 expired tokens" in kept and "deleted 0 audit entries" in kept
         assert "deleted 1 expired tokens" in told and "deleted 3 audit entries" in told
         assert server.manage("GET", "/tokens")[1]["data"] == []
+
+
+def test_cleanup_deletes_sums_of_whole_days_alone(tmp_path):
+    with Server(DEPLOYED, tmp_path / "data") as server:
+        assert call(server.url, "GET", "/v1/models").status == 401
+        (today,) = server.wait_for_records(1)
+        earlier = f"{datetime.now(UTC) - timedelta(days=2):%Y-%m-%dT%H:%M:%S.000Z}"
+        with (server.data_dir / "api_logs.jsonl").open("a") as log:
+            log.write(json.dumps(today | {"request_id": str(uuid.uuid4()), "timestamp": earlier}) + "\n")
+
+        def requests() -> int:
+            begin = f"{datetime.now(UTC) - timedelta(days=3):%Y-%m-%dT%H:00:00Z}"
+            return server.manage("GET", f"/usage?from={begin}")[1]["total"]["requests"]
+
+        wait_for(lambda: requests() == 2, timeout_s=20, otherwise=server.output)
+        assert "deleted 0 sums of usage" in flask(server, "cleanup")
+        assert "deleted 0 sums of usage" not in flask(server, "cleanup", USAGE_RETENTION_DAYS="0")
+        assert requests() == 1

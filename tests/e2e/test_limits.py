@@ -46,6 +46,19 @@ def test_of_400_parallel_calls_exactly_the_allowed_100_pass(deployed, upstream):
     assert outcomes == {"complete": 100, "refused": 300}
 
 
+def test_a_token_without_a_limit_of_its_own_has_that_of_the_setting(upstream, tmp_path):
+    for limit in (2, 3):
+        settings = {"UPSTREAM_URL": upstream.url, "RATE_LIMIT_PER_HOUR": str(limit)}
+        with Server(DEPLOYED, tmp_path / "data", **settings) as server:
+            tokens = server.issue_token(), server.issue_token(rate_limit=4)
+            passed = [
+                [call(server.url, "GET", "/v1/models", token.bearer).status for _ in range(5)].count(200)
+                for token in tokens
+            ]
+
+        assert passed == [limit, 4]
+
+
 def test_metrics_are_summed_over_the_workers(deployed, upstream):
     token = deployed.issue_token()
 

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.test_commands import flask
+from tests.exposition import total
 from tests.http_by_hand import HandClient, call
+from tests.servers import DEPLOYED, Server, wait_for
 
 CHAT = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "planted prompt"}]}'
 STREAM = CHAT[:-1] + b', "stream": true}'
@@ -140,3 +143,50 @@ def test_no_file_of_the_data_directory_holds_a_secret_in_the_clear(proxy, token)
     for path in filter(Path.is_file, proxy.data_dir.rglob("*")):
         content = path.read_bytes()
         assert [secret for secret in proxy.secrets if secret.encode() in content] == [], path
+
+
+# --- the files ---
+
+
+def refuse(server: Server, times: int) -> set[str]:
+    """So many calls that leave a record each, and need no upstream; the records' ids."""
+    unknown = ("Authorization", f"Bearer {uuid.uuid4()}")
+    with HandClient(server.url) as client:
+        return {client.call("GET", "/v1/models", unknown)["x-proxy-request-id"] for _ in range(times)}
+
+
+def segments(server: Server) -> list[Path]:
+    return list(server.data_dir.glob("api_logs*.jsonl"))
+
+
+def test_a_log_rotated_under_two_workers_holds_every_record_once_and_is_summed_up(tmp_path):
+    settings = {"WEB_CONCURRENCY": "2", "LOG_MAX_FILE_BYTES": "4096"}
+    with Server(DEPLOYED, tmp_path / "data", **settings) as server:
+        ids: set[str] = set()
+        for rotated in (1, 2, 3):
+            ids |= refuse(server, 20)
+            wait_for(lambda rotated=rotated: len(segments(server)) > rotated)
+        wait_for(lambda: server.manage("GET", "/usage")[1]["total"]["requests"] == 60, timeout_s=20)
+
+        lines = [line for path in segments(server) for line in path.read_text().splitlines()]
+        assert sorted(json.loads(line)["request_id"] for line in lines) == sorted(ids)
+
+
+def test_a_log_that_its_receiver_never_reads_stays_below_its_cap_and_says_what_went(tmp_path):
+    settings = {
+        "LOGGING_URL": "http://127.0.0.1:9",
+        "LOG_MAX_FILE_BYTES": "4096",
+        "LOG_MAX_TOTAL_BYTES": "20000",
+    }
+    with Server(DEPLOYED, tmp_path / "data", **settings) as server:
+
+        def dropped() -> float:
+            refuse(server, 20)
+            return total(server.metrics(), "llmproxy_log_dropped_records")
+
+        wait_for(dropped, timeout_s=20, otherwise=server.output)
+        # The cap is kept when the file is rotated, which is looked at once a second.
+        wait_for(lambda: sum(path.stat().st_size for path in segments(server)) < 20000)
+
+        assert "that shipper had not read" in server.output()
+        assert "deleted unread: about 0 records" not in flask(server, "ledger", "status")
