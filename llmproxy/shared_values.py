@@ -50,7 +50,9 @@ def absorb(directory: Path, pid: int) -> None:
         for kind in ("counter", "histogram"):
             own = directory / f"{kind}_{pid}.db"
             if own.exists():
-                _add(own, directory / f"{kind}_dead.db")
+                # Empty: it was killed while it made the file.
+                if own.stat().st_size:
+                    _add(own, directory / f"{kind}_dead.db")
                 own.unlink()
 
 
@@ -79,7 +81,9 @@ class _Files:
     def place_of(self, kind: str, key: str) -> tuple[memoryview[float], int]:
         """Mapped cells, and which of them is this number's."""
         if kind not in self._open:
-            self._open[kind] = MmapedDict(str(self.directory / f"{kind}_{self._pid}.db"))
+            # For a moment it is empty, which whoever adds up could not read.
+            with _locked(self.directory, fcntl.LOCK_EX):
+                self._open[kind] = MmapedDict(str(self.directory / f"{kind}_{self._pid}.db"))
         file = self._open[kind]
         file.read_value(key)
         # When the file grows it is mapped anew; this mapping still shows the same bytes of it.

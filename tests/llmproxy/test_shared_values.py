@@ -1,10 +1,12 @@
 """Numbers in files: added up over processes, kept when one dies, whatever their number."""
 
+import fcntl
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.mmap_dict import MmapedDict
 
 from llmproxy import shared_values
 from tests.exposition import samples, total
@@ -84,9 +86,39 @@ def test_what_the_dead_have_counted_stays_in_one_file(count: Count, tmp_path: Pa
     assert files == {"counter_dead.db", "histogram_dead.db", "counter_6.db", "histogram_6.db", "gauge_livesum_6.db"}
 
 
+def test_nobody_adds_up_while_a_file_is_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    could_add_up = []
+
+    class Made(MmapedDict):
+        def __init__(self, path: str) -> None:
+            with (tmp_path / ".lock").open("w") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    could_add_up.append(False)
+            super().__init__(path)
+
+    monkeypatch.setattr(shared_values, "MmapedDict", Made)
+    files = shared_values._Files(tmp_path)
+    for name in ("first", "second"):
+        files.place_of("counter", name)
+
+    assert could_add_up == [False]
+
+
 def test_a_process_that_counted_nothing_leaves_nothing(count: Count, tmp_path: Path) -> None:
     count(1)
     before = exposed()
     shared_values.absorb(tmp_path, 99)
 
     assert exposed() == before
+
+
+def test_a_process_that_was_killed_while_it_made_its_file_leaves_nothing(count: Count, tmp_path: Path) -> None:
+    count(1)
+    (tmp_path / "counter_2.db").touch()
+
+    shared_values.absorb(tmp_path, 2)
+
+    assert total(exposed(), "things_total", thing="thing 0") == 3
+    assert not (tmp_path / "counter_2.db").exists()
