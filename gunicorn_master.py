@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import mmap
 import os
+import shutil
 import signal
 import tempfile
 from functools import cache
@@ -15,6 +18,10 @@ import config
 
 log = logging.getLogger("gunicorn.error")
 
+METRICS_PREFIX = "llm-proxy-metrics-"
+IN_USE = "in-use"
+
+_descriptors: list[int] = []
 # In memory that the master shares with its workers.
 _has_served = mmap.mmap(-1, 1)
 
@@ -27,8 +34,21 @@ def metrics_dir() -> Path:
     In memory where the system has such a place: to store into a mapped file on a full disk is a process's end.
     """
     memory = Path("/dev/shm")  # noqa: S108
-    place = memory if os.access(memory, os.W_OK) else None
-    return Path(tempfile.mkdtemp(prefix="llm-proxy-metrics-", dir=place))
+    place = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+    _remove_what_killed_masters_left(place)
+    made = Path(tempfile.mkdtemp(prefix=METRICS_PREFIX, dir=place))
+    # Locked before it has its name, and until the last process that was forked from here has ended.
+    _descriptors.append(os.open(made / "new", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    fcntl.flock(_descriptors[-1], fcntl.LOCK_EX)
+    (made / "new").rename(made / IN_USE)
+    return made
+
+
+def _remove_what_killed_masters_left(place: Path) -> None:
+    for path in place.glob(f"{METRICS_PREFIX}*/{IN_USE}"):
+        with contextlib.suppress(OSError), path.open("r+b") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def note_that_a_worker_serves() -> None:

@@ -100,6 +100,28 @@ def test_the_build_is_told(proxy):
     assert total(proxy.metrics(), "llmproxy_build_info", version=__version__) == 1
 
 
+def metrics_dir_of(server: Server) -> Path:
+    """Where its workers share their numbers."""
+    (worker, *_) = server.worker_pids()
+    files = re.findall(r"\S+/llm-proxy-metrics-\w+/counter_\d+\.db", Path(f"/proc/{worker}/maps").read_text())
+    return Path(files[0]).parent
+
+
+def test_a_start_removes_the_files_of_a_server_that_was_killed_and_of_no_other(tmp_path):
+    killed = Server(DEPLOYED, tmp_path / "killed")
+    with killed, Server(DEPLOYED, tmp_path / "running") as running:
+        left, used = metrics_dir_of(killed), metrics_dir_of(running)
+        for pid in (killed.process.pid, *killed.worker_pids()):
+            os.kill(pid, signal.SIGKILL)
+        killed.process.wait()
+        assert left.exists()
+
+        with Server(DEPLOYED, tmp_path / "next") as other:
+            assert not left.exists()
+            assert used.exists() and metrics_dir_of(other) not in (left, used)
+        assert total(running.metrics(), "llmproxy_workers") == 1
+
+
 def test_a_worker_that_is_killed_takes_no_count_along(upstream, tmp_path):
     with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url, WEB_CONCURRENCY="2") as server:
         token = server.issue_token()
