@@ -21,8 +21,8 @@ from benchmark import causes
 from benchmark.event_stream import StreamTimes
 from benchmark.plan import Call, Target
 from benchmark.samples import Sample
+from benchmark.stream_reader import READ_BYTES, read_stream
 
-READ_BYTES = 64 * 1024
 CONNECT_TIMEOUT_S = 10.0
 
 # gevent's own poll() lets other users run first, which would be counted as latency.
@@ -127,31 +127,11 @@ class Caller(FastHttpUser):
 
     def _read_events(self, response: Any, sample: Sample) -> None:
         times = sample.stream = StreamTimes()
-        for piece in _pieces(response):
-            times.feed(piece, time.monotonic_ns())
-            sample.size += len(piece)
+        try:
+            read_stream(response, times.feed, self.call.timeout_s)
+        finally:
+            sample.size = times.size
         if times.error is not None:
             sample.cause = f"error in the stream: {times.error}"
         elif not times.events:
             sample.cause = "no event in the stream"
-
-
-def _pieces(response: Any) -> Any:
-    """
-    A body as it arrives, one piece for each read.
-
-    The library's own methods wait for a number of bytes or a line; what a read brought stands in its buffer.
-    """
-    buffer = response._body_buffer
-    while True:
-        if buffer:
-            yield bytes(buffer)
-            buffer.clear()
-        if response.message_complete:
-            return
-        sock: socket.socket = response._sock
-        try:
-            response.feed(sock.recv(READ_BYTES))
-        except BaseException:
-            response.release()
-            raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from itertools import pairwise
 
 import orjson
 
@@ -18,47 +19,55 @@ _NUMBER = re.compile(rb'"sequence_number":\s*(\d+)')
 
 
 class StreamTimes:
-    """Takes a stream piece by piece. Gaps and delays are milliseconds, in order."""
+    """
+    Takes a stream piece by piece, as cheaply as can be: what can be computed once it ended, is.
+
+    Attributes:
+        size: Bytes.
+        error: The code of an error that came as an event.
+    """
 
     def __init__(self) -> None:
-        self.events = 0
-        self.first_ns: int | None = None
-        self.last_ns = 0
-        self.gaps_ms = array("d")
-        self.delays_ms = array("d")
+        self.size = 0
         self.error: str | None = None
         self._rest = b""
+        self._arrived_ns = array("q")
+        # Of stamped events only: when each was sent, and when it came.
+        self._sent_ns = array("q")
+        self._came_ns = array("q")
         self._highest = -1
         self._promised = 0
         self._numbered = 0
 
     def feed(self, piece: bytes, now_ns: int) -> None:
         """`piece` arrived at `now_ns`; it may end anywhere."""
-        *events, self._rest = (self._rest + piece).replace(b"\r\n", b"\n").split(b"\n\n")
+        self.size += len(piece)
+        text = self._rest + piece
+        if b"\r" in text:
+            text = text.replace(b"\r\n", b"\n")
+        *events, self._rest = text.split(b"\n\n")
         for event in events:
             if event:
                 self._take(event, now_ns)
 
     def _take(self, event: bytes, now_ns: int) -> None:
-        if self.first_ns is None:
-            self.first_ns = now_ns
-        else:
-            self.gaps_ms.append((now_ns - self.last_ns) / 1e6)
-        self.last_ns = now_ns
-        self.events += 1
+        self._arrived_ns.append(now_ns)
         if stamp := _STAMP.match(event):
-            self.delays_ms.append((now_ns - int(stamp[1])) / 1e6)
-            if stamp[2]:
-                self._count(int(stamp[2]), int(stamp[3]))
-        elif number := _NUMBER.search(event):
-            self._count(int(number[1]), 0)
+            sent, number, promised = stamp.groups()
+            self._sent_ns.append(int(sent))
+            self._came_ns.append(now_ns)
+            if number:
+                self._count(int(number))
+                self._promised = int(promised)
+        elif b'"sequence_number"' in event and (found := _NUMBER.search(event)):
+            self._count(int(found[1]))
         if b'"error"' in event:
             self._note_error(event)
 
-    def _count(self, number: int, promised: int) -> None:
+    def _count(self, number: int) -> None:
         self._numbered += 1
-        self._highest = max(self._highest, number)
-        self._promised = promised
+        if number > self._highest:
+            self._highest = number
 
     def _note_error(self, event: bytes) -> None:
         data = b"\n".join(line[5:] for line in event.split(b"\n") if line.startswith(b"data:"))
@@ -71,6 +80,26 @@ class StreamTimes:
             self.error = str(code or "no code")
 
     @property
+    def events(self) -> int:
+        """How many came."""
+        return len(self._arrived_ns)
+
+    @property
+    def first_ns(self) -> int | None:
+        """When the first came, None where none did."""
+        return self._arrived_ns[0] if self._arrived_ns else None
+
+    @property
+    def gaps_ms(self) -> list[float]:
+        """Milliseconds from each event to its next, in order."""
+        return [(later - earlier) / 1e6 for earlier, later in pairwise(self._arrived_ns)]
+
+    @property
+    def delays_ms(self) -> list[float]:
+        """Milliseconds on the way, of each event that carries its send time, in order."""
+        return [(came - sent) / 1e6 for sent, came in zip(self._sent_ns, self._came_ns, strict=True)]
+
+    @property
     def lost(self) -> int | None:
         """Numbered events that never came, at the end too where the count was told; None where none has a number."""
         if not self._numbered:
@@ -79,6 +108,6 @@ class StreamTimes:
 
     def kept_pace(self, events_per_s: float) -> bool:
         """Whether all came, and in no more than 5 % over the time that the pace asks for."""
-        if self.first_ns is None or self.lost:
+        if not self._arrived_ns or self.lost:
             return False
-        return (self.last_ns - self.first_ns) / 1e9 <= 1.05 * (self.events - 1) / events_per_s
+        return (self._arrived_ns[-1] - self._arrived_ns[0]) / 1e9 <= 1.05 * (self.events - 1) / events_per_s

@@ -166,10 +166,13 @@ def test_a_certificate_is_checked(run: Run, tmp_path: Path) -> None:
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
     with MockOpenAI(cert=tmp_path / "server.pem", key=tmp_path / "server.pem") as secure:
         distrusted = run("--requests=2", base_url=secure.url)
-        trusted = run("--requests=2", base_url=secure.url, SSL_CERT_FILE=str(tmp_path / "authority.pem"))
+        trust = {"base_url": secure.url, "SSL_CERT_FILE": str(tmp_path / "authority.pem")}
+        trusted = run("--requests=2", **trust)
+        streamed = run("--requests=4", "--concurrency=2", "--stream", "--header=x-mock-gap-ms: 1", **trust)
 
     assert distrusted.status == 2 and "TLS certificate refused" in distrusted.stderr
     assert trusted.figures["errors"] == 0
+    assert (streamed.figures["errors"], streamed.figures["events"]) == (0, 4 * 8)
 
 
 def test_a_refusal_of_the_proxy_tells_its_code(run: Run, proxy: Server, token: Token) -> None:
@@ -228,6 +231,20 @@ def test_streams_are_timed_event_by_event(run: Run, mock: MockOpenAI) -> None:
     assert 0 < found["ttfb_p50_ms"] <= found["first_event_p50_ms"] < found["p50_latency_ms"]
     assert found["event_gap_p50_ms"] > 10 and found["event_delay_p50_ms"] > 0
     assert found["p50_latency_ms"] >= 12 * 20
+
+
+def test_streams_follow_each_other_on_kept_connections_however_their_bytes_come(
+    run: Run, lonely_mock: MockOpenAI
+) -> None:
+    controls = ["x-mock-event-split: 7", "x-mock-stamp: 1", "x-mock-gap-ms: 1"]
+    done = run(
+        "--stream", "--requests=30", "--concurrency=3", *(f"--header={control}" for control in controls),
+        base_url=lonely_mock.url,
+    )  # fmt: skip
+
+    # The role, five words, the reason of the end, [DONE].
+    assert (done.figures["events"], done.figures["events_lost"], done.figures["errors"]) == (30 * 8, 0, 0)
+    assert lonely_mock.connections()["accepted"] == 3
 
 
 def test_a_cut_stream_counts_as_failed(run: Run) -> None:
