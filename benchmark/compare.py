@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
+from benchmark import strain
 from benchmark.plan import Plan
 from benchmark.report import percentile
 from benchmark.samples import Run
@@ -49,6 +50,7 @@ def joined(runs: Sequence[Run]) -> Run:
         duration_s=sum(run.duration_s for run in runs),
         interrupted=any(run.interrupted for run in runs),
         unfinished=sum(run.unfinished for run in runs),
+        strain=strain.joined(run.strain for run in runs),
     )
 
 

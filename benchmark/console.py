@@ -92,6 +92,8 @@ def summary(console: Console, figures: dict[str, Any]) -> None:
         console.print(_difference(other["difference"]))
     for side in sides:
         _errors(console, side, named=other is not None)
+    for said in dict.fromkeys(side["client_warning"] for side in sides if side["client_warning"]):
+        console.print(said, style="yellow", soft_wrap=True)
     if figures["interrupted"]:
         count = sum(side["unfinished"] for side in sides)
         console.print(f"interrupted: {count:,} requests on their way are not in the figures", style="yellow")

@@ -143,7 +143,7 @@ def _over_time(session: Session) -> Iterable[Panel]:
 
 def _rows(sides: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     """Every plain figure under the name it has in the JSON."""
-    left_out = {"base_url", "endpoint", "compare", "errors_by_cause", "difference"}
+    left_out = {"base_url", "endpoint", "compare", "errors_by_cause", "difference", "client_warning"}
     return [
         (name, [f"{side[name]:,}" if type(side[name]) in (int, float) else str(side[name]) for side in sides])
         for name in sides[0]

@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmark.plan import Call, Plan, Target
 from benchmark.samples import Run, Sample
+from benchmark.strain import warning
 
 Figures = dict[str, Any]
 
@@ -64,6 +65,7 @@ def figures(run: Run, target: Target, call: Call, plan: Plan, *, pace: float | N
         "errors_by_cause": _by_cause(run.samples, target),
     }
     found |= _spread("ttfb", (sample.first_byte_ms for sample in good))
+    found |= _own_part(run, found["ttfb_p99_ms"])
     if plan.rate is not None:
         late = ((sample.sent_ns - sample.due_ns) / 1e6 for sample in run.samples)
         found |= {"rate_rps": plan.rate} | _spread("send_delay", late)
@@ -93,6 +95,14 @@ def _by_cause(samples: list[Sample], target: Target) -> list[Figures]:
         }
         for cause, count in Counter(str(sample.cause) for sample in failed).most_common()
     ]
+
+
+def _own_part(run: Run, first_byte_ms: float | None) -> Figures:
+    """What of all this may be the client's own doing."""
+    cpu_share = round(run.strain.cpu_s / run.duration_s, 3) if run.duration_s else 0.0
+    lags = _spread("client_lag", run.strain.lags_ms)
+    said = warning(cpu_share=cpu_share, lag_ms=lags["client_lag_p99_ms"], first_byte_ms=first_byte_ms)
+    return {"client_cpu_share": cpu_share, **lags, "client_warning": said}
 
 
 def _stream_figures(good: list[Sample], pace: float | None) -> Figures:

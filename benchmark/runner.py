@@ -16,6 +16,7 @@ from benchmark.first_answer import refusal
 from benchmark.plan import Call, Plan, Refused, Target
 from benchmark.samples import Run, Sample
 from benchmark.schedule import Schedule
+from benchmark.strain import strain
 
 # Locust announces each step of a run; what there is to say is said by the summary.
 logging.getLogger("locust").setLevel(logging.ERROR)
@@ -61,16 +62,17 @@ class Load:
         runner: Any = environment.create_local_runner()
         runner.start(plan.concurrency, spawn_rate=plan.concurrency)
         runner.spawning_greenlet.join()
-        began_ns = time.monotonic_ns()
-        schedule.begin()
-        if not self._stopped:
-            ready.set()
-            runner.user_greenlets.join()
-        runner.quit()
-        duration_s = (time.monotonic_ns() - began_ns) / 1e9
+        with strain() as own:
+            began_ns = time.monotonic_ns()
+            schedule.begin()
+            if not self._stopped:
+                ready.set()
+                runner.user_greenlets.join()
+            runner.quit()
+            duration_s = (time.monotonic_ns() - began_ns) / 1e9
         if self._refusal is not None:
             raise Refused(self._refusal)
-        return Run(samples, began_ns, duration_s, self._stopped, schedule.taken - len(samples))
+        return Run(samples, began_ns, duration_s, self._stopped, schedule.taken - len(samples), own)
 
     def stop(self) -> None:
         """Ends the run now, and any later one. Requests that are on their way are not counted."""

@@ -5,9 +5,10 @@ for the whole machine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from benchmark.event_stream import StreamTimes
+from benchmark.strain import Strain
 
 
 @dataclass(slots=True)
@@ -49,3 +50,4 @@ class Run:
     duration_s: float
     interrupted: bool = False
     unfinished: int = 0
+    strain: Strain = field(default_factory=Strain)

@@ -2,6 +2,7 @@
 
 import random
 import ssl
+from array import array
 
 import pytest
 
@@ -11,6 +12,7 @@ from benchmark.event_stream import StreamTimes
 from benchmark.plan import Call, Plan, Target
 from benchmark.report import figures, percentile
 from benchmark.samples import Run, Sample
+from benchmark.strain import Strain, warning
 
 TARGET = Target("http://host", "secret-token")
 CALL = Call("/v1/chat/completions", b"{}")
@@ -136,6 +138,33 @@ def test_streams_open_at_the_same_moment_are_counted():
 
     assert (found["streams_at_once"], found["streams_sustained"], found["events"]) == (2, 3, 3)
     assert (found["events_lost"], found["event_gap_p50_ms"], found["first_event_p50_ms"]) == (None, None, 10)
+
+
+@pytest.mark.parametrize(
+    ("cpu_share", "lag_ms", "first_byte_ms", "warned"),
+    [
+        (0.79, 1.0, 5.0, None),
+        (0.8, 1.0, 5.0, "80% of a core"),
+        (0.1, 9.9, 5.0, None),  # a late clock of so little is a busy loop's, and no bottleneck
+        (0.1, 10.0, 5.0, "10 ms"),
+        (0.1, 99.0, 1000.0, None),  # less than a tenth of what is measured
+        (0.1, 100.0, 1000.0, "100 ms"),
+        (0.1, 100.0, None, None),
+    ],
+)
+def test_a_client_that_may_be_what_was_measured_says_so(cpu_share, lag_ms, first_byte_ms, warned):
+    said = warning(cpu_share=cpu_share, lag_ms=lag_ms, first_byte_ms=first_byte_ms)
+
+    assert said is None if warned is None else warned in said
+
+
+def test_the_own_cpu_of_all_rounds_is_told_as_a_share_of_a_core():
+    rounds = [Run([sample(10, first_byte_ns=MS)], 0, 2.0, strain=Strain(cpu, array("d", [lag]))) for cpu, lag in
+              ((1.0, 1.0), (3.0, 5.0))]  # fmt: skip
+    found = figures(joined(rounds), TARGET, CALL, plan())
+
+    assert (found["client_cpu_share"], found["client_lag_p50_ms"]) == (1.0, 3.0)
+    assert "100% of a core" in found["client_warning"]
 
 
 @pytest.mark.parametrize(
