@@ -8,7 +8,7 @@ signal, with the summary so far.
 from __future__ import annotations
 
 import json
-import signal
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +28,7 @@ from benchmark.plan import (
     allow_connections,
     body_of,
     check_endpoint,
+    check_positive,
     make_plan,
     read_payload,
     read_token,
@@ -47,9 +48,6 @@ class OneLine(click.Command):
             complaint = " ".join(error.format_message().split())
         except Refused as error:
             complaint = str(error)
-        except click.Abort:
-            print("llm-benchmark: interrupted before the load began", file=sys.stderr)
-            sys.exit(ENDED_BY_SIGNAL + signal.SIGINT)
         print(f"llm-benchmark: {complaint}", file=sys.stderr)
         sys.exit(REFUSED)
 
@@ -141,10 +139,9 @@ def _check(
         raise Refused("--token2 is for --compare")
     if pace is not None and not stream:
         raise Refused("--pace is for --stream")
-    if pace is not None and pace <= 0:
-        raise Refused("--pace must be greater than 0")
-    if timeout_s <= 0:
-        raise Refused("--timeout must be greater than 0")
+    if pace is not None:
+        check_positive("pace", pace)
+    check_positive("timeout", timeout_s)
 
 
 def _check_writable(output: str | None, html: str | None) -> None:
@@ -154,26 +151,44 @@ def _check_writable(output: str | None, html: str | None) -> None:
     for path in (Path(name) for name in (output, html) if name not in (None, "-")):
         if path.is_dir() or not path.parent.is_dir():
             raise Refused(f"cannot write {path}: {'it is a directory' if path.is_dir() else 'no such directory'}")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise Refused(f"cannot write {path}: permission denied")
 
 
 def _tell(session: Session, output: str | None, html: str | None) -> None:
-    """The summary for people, and the files that were asked for."""
-    # Standard output belongs to the JSON where it is wanted there.
-    summary(Console(stderr=output == "-", highlight=False), session.figures)
-    text = json.dumps(session.figures, indent=2, ensure_ascii=False) + "\n"
-    if output == "-":
-        sys.stdout.write(text)
-    elif output is not None:
-        _write(output, text)
+    """The files that were asked for, and the summary for people."""
+    figures = json.dumps(session.figures, indent=2, ensure_ascii=False) + "\n"
+    # What was measured for an hour is not lost because one of its places is full, or nobody reads the summary.
+    complaints = [_write(output, figures)] if output not in (None, "-") else []
     if html is not None:
-        _write(html, page(session))
+        complaints.append(_write(html, page(session)))
+    complaints.append(_show(session, figures if output == "-" else None))
+    for complaint in filter(None, complaints):
+        raise Refused(complaint)
 
 
-def _write(path: str, text: str) -> None:
+def _write(path: str, text: str) -> str | None:
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise Refused(f"cannot write {path}: {error.strerror}") from None
+        return f"cannot write {path}: {error.strerror}"
+    return None
+
+
+def _show(session: Session, figures: str | None) -> str | None:
+    # Standard output belongs to the JSON where it is wanted there.
+    console = Console(stderr=figures is not None, highlight=False)
+    # Caught, because rich ends the process with status 1 when nobody reads on, which is that of a broken limit.
+    with console.capture() as caught:
+        summary(console, session.figures)
+    try:
+        print(caught.get(), end="", file=console.file, flush=True)
+        print(figures or "", end="", flush=True)
+    except OSError as error:
+        # Or the interpreter would try once more at its end, and complain in its own words.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return None if isinstance(error, BrokenPipeError) else f"cannot write standard output: {error.strerror}"
+    return None
 
 
 def _status(session: Session, limits: list[fail_if.Limit]) -> int:

@@ -5,6 +5,7 @@ refused here, in one line, before anything is sent.
 
 from __future__ import annotations
 
+import math
 import resource
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,8 +103,8 @@ def make_plan(
         ("concurrency", concurrency),
         ("rate", rate),
     ):
-        if value is not None and value <= 0:
-            raise Refused(f"--{name} must be greater than 0")
+        if value is not None:
+            check_positive(name, value)
     if warmup < 0:
         raise Refused("--warmup must not be negative")
     if concurrency is not None and requests is not None and concurrency > requests:
@@ -111,6 +112,12 @@ def make_plan(
     users = concurrency or (CONCURRENCY if rate is None else CONCURRENCY_AT_A_RATE)
     users = users if requests is None else min(users, requests)
     return Plan(requests, duration_s, users, rate, warmup)
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raises Refused for zero, what is below, and what is no number to count with (nan, inf)."""
+    if not (value > 0 and math.isfinite(value)):
+        raise Refused(f"--{name} must be greater than 0" if value <= 0 else f"--{name} must be a number, not {value}")
 
 
 def allow_connections(count: int) -> None:

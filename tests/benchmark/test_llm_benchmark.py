@@ -121,6 +121,9 @@ def test_the_proxy_can_be_measured(run: Run, proxy: Server, token: Token, upstre
         (["--pace=5"], "--pace is for --stream"),
         (["--requests=many"], "not a valid integer"),
         (["--fail-if=p99_latency_ms is high"], "--fail-if"),
+        (["--rate=nan"], "--rate must be a number, not nan"),
+        (["--duration=inf"], "--duration must be a number, not inf"),
+        (["--timeout=nan"], "--timeout must be a number, not nan"),
         (["--html=no/such/directory.html"], "no such directory"),
     ],
 )
@@ -347,6 +350,50 @@ def test_an_interrupted_run_tells_what_it_has(mock: MockOpenAI, tmp_path: Path) 
     assert going.returncode == 128 + signal.SIGINT and stderr == b""
     assert b"interrupted" in stdout
     assert found["interrupted"] is True and 0 < found["requests"] < 50 and found["errors"] == 0
+
+
+def test_ctrl_c_before_the_load_ends_it_without_a_word() -> None:
+    with subprocess.Popen([sys.executable, "-X", "importtime", str(COMMAND)], stderr=subprocess.PIPE) as starting:
+        assert starting.stderr is not None
+        # Told once it is imported, which is by the command's own code.
+        while b" benchmark.plan" not in (line := starting.stderr.readline()) and line:
+            pass
+        starting.send_signal(signal.SIGINT)
+        said = starting.communicate(timeout=30)[1]
+
+    assert starting.returncode == -signal.SIGINT and b"Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("full", "complaint"),
+    [
+        ("output", "cannot write /dev/full: No space left on device"),
+        ("stdout", "cannot write standard output: No"),
+    ],
+)
+def test_a_full_disk_takes_only_what_lies_on_it(mock: MockOpenAI, tmp_path: Path, full: str, complaint: str) -> None:
+    output = "/dev/full" if full == "output" else "results.json"
+    with Path("/dev/full").open("w") as nowhere:
+        done = subprocess.run(
+            [sys.executable, str(COMMAND), f"--base-url={mock.url}", f"--output={output}", "--html=report.html"],
+            cwd=tmp_path, env=ENVIRONMENT | {"LLM_BENCHMARK_TOKEN": KEY}, text=True, timeout=60, check=False,
+            stdout=nowhere if full == "stdout" else subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    assert done.returncode == 2 and complaint in done.stderr and done.stderr.count("\n") == 1
+    assert (tmp_path / "report.html").exists() and (tmp_path / "results.json").exists() is (full == "stdout")
+    assert full == "stdout" or "req/s" in done.stdout
+
+
+def test_a_summary_that_nobody_reads_fails_nothing(mock: MockOpenAI, tmp_path: Path) -> None:
+    command = f"set -o pipefail; {sys.executable} {COMMAND} --base-url={mock.url} --output=results.json | true"
+    environment = ENVIRONMENT | {"LLM_BENCHMARK_TOKEN": KEY}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, timeout=60, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads((tmp_path / "results.json").read_text())["requests"] == 100
 
 
 def test_it_works_from_anywhere_through_a_link(mock: MockOpenAI, tmp_path: Path) -> None:
