@@ -12,14 +12,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from benchmark.report import percentile
+from benchmark.report import percentile, spoken_ms
 
 WIDTHS = {"wide": 1000, "narrow": 343}
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 30
 CDF_POINTS = 250
 MOST_DOTS = 1500
 SPARSE_DOTS = 300
-BINS = 50
+# Bars and medians of fewer requests than these would show single answers and not a course.
+MOST_BINS, FEWEST_BINS, REQUESTS_PER_BIN = 50, 10, 6
+# Ticks may stand close together far from zero.
+TICK_DIGITS = 4
 MARKED = (50, 90, 99)
 # A tail this many times longer than the fastest answer is only readable on a logarithmic axis.
 LOG_FROM = 12
@@ -81,13 +84,6 @@ def _log_ticks(low: float, high: float, count: int) -> list[float]:
     return ticks
 
 
-def ms(value: float) -> str:
-    """Milliseconds for people."""
-    if value >= 10_000:
-        return f"{value / 1000:.4g} s"
-    return f"{value:.3g} ms" if value < 1000 else f"{value:,.0f} ms"
-
-
 @dataclass
 class Mark:
     """A point with a name."""
@@ -141,7 +137,7 @@ def cdf(sides: list[list[float]], kind: str) -> Chart:
     x = latency_axis(every, LEFT, width - RIGHT, from_zero=False)
     y = Axis(0, 100, height - BOTTOM, TOP)
     chart = Chart(kind, width, height, axis=x)
-    chart.x_ticks = [(x.at(value), ms(value)) for value in x.ticks(9 if kind == "wide" else 4)]
+    chart.x_ticks = [(x.at(value), spoken_ms(value, TICK_DIGITS)) for value in x.ticks(9 if kind == "wide" else 4)]
     chart.y_ticks = [(y.at(value), f"{value} %") for value in (0, 25, 50, 75, 100)]
     for number, side in enumerate(sides):
         if side:
@@ -162,7 +158,7 @@ def _marks(ordered: list[float], side: int, x: Axis, y: Axis, *, named: bool) ->
     for percent in MARKED:
         value = percentile(ordered, percent)
         assert value is not None
-        found.append(Mark(x.at(value), y.at(percent), f"p{percent} {ms(value)}" if named else "", side))
+        found.append(Mark(x.at(value), y.at(percent), f"p{percent} {spoken_ms(value)}" if named else "", side))
     return found
 
 
@@ -182,15 +178,16 @@ def timeline(points: list[Point], kind: str) -> Chart:
     answers = [point for point in points if point.latency is not None]
     x = Axis(0, max(point.second for point in points) or 1e-3, LEFT, width - RIGHT)
     y = latency_axis(sorted(p.latency for p in answers if p.latency is not None), height - BOTTOM, TOP)
-    chart = Chart(kind, width, height)
+    chart = Chart(kind, width, height, axis=y)
     chart.x_ticks = _seconds(x, kind)
-    chart.y_ticks = [(y.at(value), ms(value)) for value in y.ticks(5)]
+    chart.y_ticks = [(y.at(value), spoken_ms(value, TICK_DIGITS)) for value in y.ticks(5)]
     for point in _thin(answers):
         assert point.latency is not None
         chart.dots.append((x.at(point.second), y.at(point.latency), point.side))
     chart.failed = [(x.at(point.second), TOP) for point in _thin([p for p in points if p.latency is None])]
     for side in sorted({point.side for point in answers}):
-        chart.lines.append((path(_medians([p for p in answers if p.side == side], x, y)), side, "median"))
+        bins = _binned([p for p in answers if p.side == side], x.high, _bin_count(points))
+        chart.lines.append((path(_medians(bins, x, y)), side, "median"))
     return chart
 
 
@@ -202,28 +199,32 @@ def _seconds(x: Axis, kind: str) -> list[tuple[float, str]]:
     return [(x.at(value), f"{value:.3g} s") for value in x.ticks(10 if kind == "wide" else 4)]
 
 
-def _medians(points: list[Point], x: Axis, y: Axis) -> list[tuple[float, float] | None]:
+def _medians(bins: list[list[Point]], x: Axis, y: Axis) -> list[tuple[float, float] | None]:
     line: list[tuple[float, float] | None] = []
-    for number, inside in enumerate(_binned(points, x.high)):
+    for number, inside in enumerate(bins):
         median = percentile(sorted(point.latency for point in inside if point.latency is not None), 50)
-        line.append(None if median is None else (x.at((number + 0.5) * x.high / BINS), y.at(median)))
+        line.append(None if median is None else (x.at((number + 0.5) * x.high / len(bins)), y.at(median)))
     return line
 
 
-def _binned(points: list[Point], seconds: float) -> list[list[Point]]:
-    edges = [seconds * (number + 1) / BINS for number in range(BINS - 1)]
-    bins: list[list[Point]] = [[] for _ in range(BINS)]
+def _bin_count(points: list[Point]) -> int:
+    return min(MOST_BINS, max(FEWEST_BINS, len(points) // REQUESTS_PER_BIN))
+
+
+def _binned(points: list[Point], seconds: float, count: int) -> list[list[Point]]:
+    edges = [seconds * (number + 1) / count for number in range(count - 1)]
+    bins: list[list[Point]] = [[] for _ in range(count)]
     for point in points:
         bins[bisect_right(edges, point.second)].append(point)
     return bins
 
 
 def throughput(points: list[Point], kind: str) -> Chart:
-    """How many requests ended in each fiftieth of the time, per second; the failed ones on top."""
+    """How many requests ended in each part of the time, per second; the failed ones on top."""
     width, height = WIDTHS[kind], 120
     seconds = max(point.second for point in points) or 1e-3
-    bins = _binned(points, seconds)
-    per_s = BINS / seconds
+    bins = _binned(points, seconds, _bin_count(points))
+    per_s = len(bins) / seconds
     highest = max(map(len, bins)) * per_s
     step = _step(highest / 2)
     x = Axis(0, seconds, LEFT, width - RIGHT)
@@ -231,7 +232,7 @@ def throughput(points: list[Point], kind: str) -> Chart:
     chart = Chart(kind, width, height)
     chart.x_ticks = _seconds(x, kind)
     chart.y_ticks = [(y.at(value), f"{value:,.4g}") for value in y.ticks(2)]
-    bar = (width - RIGHT - LEFT) / BINS
+    bar = (width - RIGHT - LEFT) / len(bins)
     for number, inside in enumerate(bins):
         left, low = round(LEFT + number * bar + 0.75, 1), 0.0
         kinds = Counter("bad" if point.latency is None else f"f{point.side}" for point in inside)

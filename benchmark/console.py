@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.report import percentile
+from benchmark.report import percentile, spoken_ms
 from benchmark.samples import Sample
 
 REDRAWS_PER_S = 8
@@ -60,17 +60,11 @@ def _line(samples: list[Sample], done: float, elapsed: float, count: str) -> Tab
         ProgressBar(total=1.0, completed=done, width=24),
         Text(count),
         Text(f"{len(samples) / elapsed if elapsed else 0:,.0f} req/s"),
-        Text(f"p50 {_ms(percentile(latencies, 50))}"),
-        Text(f"p99 {_ms(percentile(latencies, 99))}"),
+        Text(f"p50 {spoken_ms(percentile(latencies, 50))}"),
+        Text(f"p99 {spoken_ms(percentile(latencies, 99))}"),
         Text(f"{errors:,} of the last {len(latest):,} failed", style="red") if errors else Text(""),
     )
     return line
-
-
-def _ms(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value / 1000:.2f} s" if value >= 10_000 else f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
 
 
 def summary(console: Console, figures: dict[str, Any]) -> None:
@@ -88,15 +82,15 @@ def summary(console: Console, figures: dict[str, Any]) -> None:
     console.print(Text(title, style="bold"), soft_wrap=True)
     console.print(table)
     if other is not None:
-        console.print(Text("the first minus the second, and divided by it", style="bold"))
-        console.print(_difference(other["difference"]))
+        _difference(console, other["difference"])
     for side in sides:
         _errors(console, side, named=other is not None)
     for said in dict.fromkeys(side["client_warning"] for side in sides if side["client_warning"]):
         console.print(said, style="yellow", soft_wrap=True)
     if figures["interrupted"]:
         count = sum(side["unfinished"] for side in sides)
-        console.print(f"interrupted: {count:,} requests on their way are not in the figures", style="yellow")
+        left_out = f": {count:,} requests on their way are not in the figures" if count else ""
+        console.print(f"interrupted{left_out}", style="yellow")
 
 
 def _rows(sides: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
@@ -112,11 +106,11 @@ def _rows(sides: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
         "delay of events": ["event_delay_p50_ms", "event_delay_p90_ms", "event_delay_p99_ms"],
         "sent late by": ["send_delay_p50_ms", "send_delay_p90_ms", "send_delay_p99_ms"],
     }
-    yield "mean latency", [_ms(side["average_latency_ms"]) for side in sides]
+    yield "mean latency", [spoken_ms(side["average_latency_ms"]) for side in sides]
     for name, keys in names.items():
         if len(sides) == 2:
             # Four numbers side by side are too wide for two columns.
-            yield from ((f"{name} {_short(key)}", [_ms(side.get(key)) for side in sides]) for key in keys)
+            yield from ((f"{name} {_short(key)}", [spoken_ms(side.get(key)) for side in sides]) for key in keys)
         else:
             label = f"{name} {' / '.join(map(_short, keys))}"
             yield label, [_spread([side.get(key) for key in keys]) for side in sides]
@@ -131,31 +125,32 @@ def _short(key: str) -> str:
 
 
 def _spread(values: list[float | None]) -> str:
-    return "-" if all(value is None for value in values) else " / ".join(map(_ms, values))
+    return "-" if all(value is None for value in values) else " / ".join(map(spoken_ms, values))
 
 
 def _count(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
 
 
-def _difference(difference: dict[str, Any]) -> Table:
-    table = Table(box=None, padding=(0, 2))
-    table.add_column("", style="dim")
-    table.add_column("difference", justify="right")
-    table.add_column("95 %", justify="right", no_wrap=True)
-    table.add_column("ratio", justify="right")
-    table.add_column("95 %", justify="right", no_wrap=True)
-    for name, found in difference.items():
-        if found is not None:
-            low_high, ratios = found["difference_interval_ms"], found["ratio_interval"]
-            table.add_row(
-                name.removesuffix("_latency_ms"),
-                f"{found['difference_ms']:+.3f} ms",
-                f"{low_high[0]:+.3f} to {low_high[1]:+.3f}" if low_high else "too few rounds",
-                f"{found['ratio']:.3f}",
-                f"{ratios[0]:.3f} to {ratios[1]:.3f}" if ratios else "too few rounds",
-            )
-    return table
+def _difference(console: Console, difference: dict[str, Any]) -> None:
+    compared = {name: found for name, found in difference.items() if found is not None}
+    if not compared:
+        console.print("nothing to compare: one of them has no answers", style="yellow")
+        return
+    console.print(Text("the first minus the second, and divided by it (95 % interval)", style="bold"))
+    table = Table(box=None, padding=(0, 2), show_header=False)
+    table.add_column(style="dim")
+    for name, found in compared.items():
+        table.add_row(
+            name.removesuffix("_latency_ms").replace("average", "mean"),
+            f"{found['difference_ms']:+.3f} ms ({_interval(found['difference_interval_ms'], '+.3f')})",
+            f"{found['ratio']:.3f} ({_interval(found['ratio_interval'], '.3f')})",
+        )
+    console.print(table)
+
+
+def _interval(ends: list[float] | None, form: str) -> str:
+    return "too few rounds" if ends is None else f"{ends[0]:{form}} to {ends[1]:{form}}"
 
 
 def _errors(console: Console, side: dict[str, Any], *, named: bool) -> None:

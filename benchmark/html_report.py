@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmark import charts
+from benchmark.report import spoken_ms
 from benchmark.samples import Sample
 from benchmark.session import Session
 
@@ -51,22 +52,23 @@ def _tiles(side: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Name, value, and what stands below it."""
     rate = f"{side['throughput_rps']:,.0f}" if side["throughput_rps"] >= 100 else f"{side['throughput_rps']:.3g}"
     tiles = [
-        ("median", _ms(side["p50_latency_ms"]), f"mean {_ms(side['average_latency_ms'])}"),
-        ("90 %", _ms(side["p90_latency_ms"]), f"95 % {_ms(side['p95_latency_ms'])}"),
-        ("99 %", _ms(side["p99_latency_ms"]), f"slowest {_ms(side['max_latency_ms'])}"),
+        ("p50 latency", spoken_ms(side["p50_latency_ms"]), f"mean {spoken_ms(side['average_latency_ms'])}"),
+        ("p90 latency", spoken_ms(side["p90_latency_ms"]), f"p95 {spoken_ms(side['p95_latency_ms'])}"),
+        ("p99 latency", spoken_ms(side["p99_latency_ms"]), f"max {spoken_ms(side['max_latency_ms'])}"),
         ("throughput", f"{rate}/s", f"{side['requests']:,} requests"),
         ("errors", f"{side['errors']:,}", f"{side['error_rate']:.2%}"),
     ]
     if "events" in side:
         lost = side["events_lost"]
         told = "not numbered" if lost is None else f"{lost:,} lost"
-        tiles.insert(3, ("first event", _ms(side["first_event_p50_ms"]), f"99 % {_ms(side['first_event_p99_ms'])}"))
+        first = (
+            "p50 first event",
+            spoken_ms(side["first_event_p50_ms"]),
+            f"p99 {spoken_ms(side['first_event_p99_ms'])}",
+        )
+        tiles.insert(3, first)
         tiles.insert(4, ("events", f"{side['events']:,}", told))
     return tiles
-
-
-def _ms(value: float | None) -> str:
-    return "-" if value is None else charts.ms(value)
 
 
 def _difference(figures: dict[str, Any]) -> list[dict[str, str]]:
@@ -121,7 +123,12 @@ def _of_events(title: str, text: str, good: list[list[Sample]], name: str) -> It
 def _cdf(title: str, text: str, good: list[list[Sample]], values: Callable[[Sample], list[float]]) -> Panel:
     ordered = [sorted(value for sample in side for value in values(sample)) for side in good]
     curves = [[(round(v, 4), round(share, 2)) for v, share in charts.curve_of(side)] for side in ordered]
-    return Panel(title, text, [charts.cdf(ordered, kind) for kind in charts.WIDTHS], curves)
+    return _panel(title, text, [charts.cdf(ordered, kind) for kind in charts.WIDTHS], curves)
+
+
+def _panel(title: str, text: str, drawn: list[charts.Chart], curves: list[list[tuple[float, float]]]) -> Panel:
+    axis = drawn[0].axis
+    return Panel(title, f"{text} The scale is logarithmic." if axis and axis.is_log else text, drawn, curves)
 
 
 def _over_time(session: Session) -> Iterable[Panel]:
@@ -135,7 +142,7 @@ def _over_time(session: Session) -> Iterable[Panel]:
     ]
     if any(point.latency is not None for point in points):
         text = "Every answer where it came, the line is the median; a red stroke at the top is a request that failed."
-        yield Panel("Over time", text, [charts.timeline(points, kind) for kind in charts.WIDTHS], [])
+        yield _panel("Over time", text, [charts.timeline(points, kind) for kind in charts.WIDTHS], [])
     if points:
         text = "Requests that ended per second; failed ones are red."
         yield Panel("Throughput", text, [charts.throughput(points, kind) for kind in charts.WIDTHS], [])

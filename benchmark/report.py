@@ -33,6 +33,13 @@ def percentile(ordered: Sequence[float], percent: float) -> float | None:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
+def spoken_ms(value: float | None, digits: int = 3) -> str:
+    """Milliseconds for people: three digits, and seconds from a thousand on."""
+    if value is None:
+        return "-"
+    return f"{value:.{digits}g} ms" if value < 999.5 else f"{value / 1000:.{digits}g} s"
+
+
 def figures(run: Run, target: Target, call: Call, plan: Plan, *, pace: float | None = None) -> Figures:
     """Everything that is known of a run. The first twelve keys are those that were promised."""
     good = [sample for sample in run.samples if sample.cause is None]

@@ -10,7 +10,7 @@ from benchmark import causes, charts
 from benchmark.compare import comparison, in_turn, joined, rounds_of
 from benchmark.event_stream import StreamTimes
 from benchmark.plan import Call, Plan, Target
-from benchmark.report import figures, percentile
+from benchmark.report import figures, percentile, spoken_ms
 from benchmark.samples import Run, Sample
 from benchmark.strain import Strain, warning
 
@@ -255,6 +255,30 @@ def test_every_distribution_fits_into_its_chart(values, kind):
     assert 2 <= len(chart.x_ticks) <= 12
     assert all(charts.LEFT <= x <= chart.right for x, _ in chart.x_ticks)
     assert all(charts.LEFT <= mark.x <= chart.right and mark.y >= charts.TOP for mark in chart.marks)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(None, "-"), (0.0, "0 ms"), (0.4567, "0.457 ms"), (99.96, "100 ms"), (999.4, "999 ms"), (999.6, "1 s"),
+     (1156.0, "1.16 s"), (60_000.0, "60 s")],
+)  # fmt: skip
+def test_milliseconds_are_told_in_three_digits(value, told):
+    assert spoken_ms(value) == told
+
+
+@pytest.mark.parametrize("slowest", [0.9, 9.5, 95.0, 950.0, 1500.0, 14_000.0])
+def test_the_labels_of_a_time_line_fit_beside_it(slowest):
+    chart = charts.timeline([charts.Point(0.1, slowest * 0.9, 0), charts.Point(0.2, slowest, 0)], "wide")
+
+    # Some 7 pixels a letter, and 8 from the axis; what is wider is cut by the edge.
+    assert max(len(label) for _, label in chart.y_ticks) * 7 + 8 <= charts.LEFT + 5
+
+
+def test_few_requests_are_put_into_few_bars():
+    points = [charts.Point(number / 60, 5.0, 0) for number in range(60)]
+    bars = charts.throughput(points, "wide").bars
+
+    assert len(bars) == charts.FEWEST_BINS and {bar[3] for bar in bars} == {bars[0][3]}
 
 
 def test_a_line_is_interrupted_where_nothing_came():
