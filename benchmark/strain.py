@@ -57,16 +57,16 @@ def joined(several: Iterable[Strain]) -> Strain:
     return every
 
 
-def warning(*, cpu_share: float, lag_ms: float | None, first_byte_ms: float | None) -> str | None:
+def warning(*, cpu_share: float, lag_ms: float | None, measured_ms: float | None) -> str | None:
     """
     What to tell of a run in which the client was in its own way; None of any other.
 
     Args:
         lag_ms: The lateness that 99 % of the ticks kept below.
-        first_byte_ms: The wait for an answer that 99 % kept below: what a lateness is held against.
+        measured_ms: A time that was measured, which a lateness is held against.
     """
     if cpu_share >= MOST_CPU_SHARE:
         return f"llm-benchmark used {cpu_share:.0%} of a core: it, and not the server, may be what was measured"
-    if lag_ms is None or first_byte_ms is None or lag_ms < max(MOST_LAG_MS, MOST_LAG_SHARE * first_byte_ms):
+    if lag_ms is None or measured_ms is None or lag_ms < max(MOST_LAG_MS, MOST_LAG_SHARE * measured_ms):
         return None
-    return f"this machine kept llm-benchmark waiting (p99 {lag_ms:.0f} ms): the slow answers may be its own lateness"
+    return f"this machine kept llm-benchmark waiting (p99 {lag_ms:.0f} ms): what is slow may be its own lateness"

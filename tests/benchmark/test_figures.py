@@ -141,7 +141,7 @@ def test_streams_open_at_the_same_moment_are_counted():
 
 
 @pytest.mark.parametrize(
-    ("cpu_share", "lag_ms", "first_byte_ms", "warned"),
+    ("cpu_share", "lag_ms", "measured_ms", "warned"),
     [
         (0.79, 1.0, 5.0, None),
         (0.8, 1.0, 5.0, "80% of a core"),
@@ -152,8 +152,8 @@ def test_streams_open_at_the_same_moment_are_counted():
         (0.1, 100.0, None, None),
     ],
 )
-def test_a_client_that_may_be_what_was_measured_says_so(cpu_share, lag_ms, first_byte_ms, warned):
-    said = warning(cpu_share=cpu_share, lag_ms=lag_ms, first_byte_ms=first_byte_ms)
+def test_a_client_that_may_be_what_was_measured_says_so(cpu_share, lag_ms, measured_ms, warned):
+    said = warning(cpu_share=cpu_share, lag_ms=lag_ms, measured_ms=measured_ms)
 
     assert said is None if warned is None else warned in said
 
@@ -165,6 +165,16 @@ def test_the_own_cpu_of_all_rounds_is_told_as_a_share_of_a_core():
 
     assert (found["client_cpu_share"], found["client_lag_p50_ms"]) == (1.0, 3.0)
     assert "100% of a core" in found["client_warning"]
+
+
+def test_a_lateness_that_spoils_the_gaps_of_a_stream_is_told_however_late_its_first_byte():
+    answer = sample(4000, first_byte_ns=500 * MS, stream=StreamTimes())
+    for number in range(3):
+        answer.stream.feed(b"data: {}\n\n", number * 20 * MS)
+    run = Run([answer], 0, 4.0, strain=Strain(0.1, array("d", [12.0])))
+
+    assert "12 ms" in figures(run, TARGET, Call("/v1/x", b"{}", stream=True), plan())["client_warning"]
+    assert figures(run, TARGET, CALL, plan())["client_warning"] is None
 
 
 @pytest.mark.parametrize(
