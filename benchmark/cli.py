@@ -101,7 +101,7 @@ def main(
     """Measure latency, throughput and errors of an OpenAI endpoint, through the proxy or without it."""
     plan = make_plan(requests=requests, duration_s=duration_s, concurrency=concurrency, rate=rate, warmup=warmup)
     allow_connections(plan.concurrency)
-    token = read_token(token, token_file)
+    token = read_token(*_typed_before_exported(token=token, token_file=token_file))
     targets = [Target(base_url, token)]
     if compare_url is not None:
         targets.append(Target(compare_url, token2 or token))
@@ -121,6 +121,13 @@ def main(
     session.measure(Console(stderr=True))
     _tell(session, output, html)
     sys.exit(_status(session, checked))
+
+
+def _typed_before_exported(**options: str | None) -> list[str | None]:
+    """The values, without those of the environment where one of them was typed."""
+    source = click.get_current_context().get_parameter_source
+    typed = {name for name in options if source(name) is ParameterSource.COMMANDLINE}
+    return [value if name in typed or not typed else None for name, value in options.items()]
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -194,6 +194,17 @@ def test_a_token_may_lie_in_a_file(run: Run, mock: MockOpenAI, tmp_path: Path) -
     assert {dict(request["headers"])["Authorization"] for request in mock.requests()} == {"Bearer sk-from-a-file"}
 
 
+def test_a_typed_token_is_sent_and_not_the_exported_one(run: Run, mock: MockOpenAI, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("sk-from-a-file")
+    run("--token-file=token", "--requests=1")
+    run("--token=sk-typed", "--requests=1", LLM_BENCHMARK_TOKEN_FILE="token")
+    refused = run("--requests=1", LLM_BENCHMARK_TOKEN_FILE="token")
+
+    sent = [dict(request["headers"])["Authorization"] for request in mock.requests()]
+    assert sent == ["Bearer sk-from-a-file", "Bearer sk-typed"]
+    assert refused.status == 2 and "contradict each other" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("controls", "cause"),
     [
