@@ -39,6 +39,10 @@ try:
 except ConfigError as exc:
     sys.exit(str(exc))
 
+if not settings.database_url.startswith("sqlite"):
+    import sqlalchemy.dialects.postgresql.psycopg  # noqa: F401  what an application loads for PostgreSQL alone
+    import token_store.postgres  # noqa: F401
+
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
 workers = settings.web_concurrency
 # A client that neither reads nor sends for the idle time is cut off.

@@ -253,6 +253,16 @@ def test_workers_have_in_common_what_was_loaded_before_they_were_forked(tmp_path
     assert len(shared_kb) == 2 and min(shared_kb) > 20_000  # it was 5,000 when each loaded all for itself
 
 
+@pytest.mark.postgres
+def test_nor_does_a_worker_load_what_postgresql_needs_for_itself(tmp_path, postgres_server):
+    with Server(DEPLOYED, tmp_path / "data", DATABASE_URL=postgres_server.new_database()) as server:
+        [worker] = server.worker_pids()
+        loaded = [set(Path(f"/proc/{pid}/maps").read_text().split()) for pid in (server.process.pid, worker)]
+
+    driver = [path for path in loaded[1] if "psycopg" in path]
+    assert driver and set(driver) <= loaded[0]
+
+
 @pytest.mark.sqlite
 def test_a_start_on_sqlite_loads_nothing_of_postgresql(tmp_path):
     code = "import sys, wsgi; print([name for name in sys.modules if 'postgresql' in name or 'psycopg' in name])"
