@@ -94,7 +94,7 @@ def summary(console: Console, figures: dict[str, Any]) -> None:
 
 
 def _rows(sides: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
-    yield "requests", [f"{side['requests']:,} by {side['concurrency']:,} users" for side in sides]
+    yield "requests", [f"{side['requests']:,} by {_users(side['concurrency'])}" for side in sides]
     yield "duration", [f"{side['total_duration_ms'] / 1000:,.2f} s" for side in sides]
     yield "throughput", [f"{side['throughput_rps']:,.1f} req/s" for side in sides]
     yield "errors", [f"{side['errors']:,} ({side['error_rate']:.2%})" for side in sides]
@@ -118,6 +118,10 @@ def _rows(sides: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
     yield "events lost", [_count(side.get("events_lost")) for side in sides]
     yield "streams at once", [_count(side.get("streams_at_once")) for side in sides]
     yield "streams that kept the pace", [_count(side.get("streams_sustained")) for side in sides]
+
+
+def _users(count: int) -> str:
+    return f"{count:,} user" if count == 1 else f"{count:,} users"
 
 
 def _short(key: str) -> str:

@@ -329,6 +329,7 @@ def test_what_a_server_says_is_no_markup_in_the_report(run: Run, tmp_path: Path)
     page = (tmp_path / "report.html").read_text()
 
     assert "&lt;b&gt;bold" in page and "<b>bold" not in page
+    assert "1 user" in page and "1 users" not in page
 
 
 def test_a_broken_limit_is_status_1(run: Run) -> None:
