@@ -3,9 +3,10 @@ A stand-in for OpenAI's API on a real socket: the upstream of tests and benchmar
 
     python -m benchmark.mock_openai --port 0
 
-prints `mock_openai listening on http://127.0.0.1:PORT` and serves until SIGTERM. Tests use `MockOpenAI`, which
-starts that command as a process of its own, so that neither side is touched by the other's event loop. How many
-requests it answers in a second on this machine is told by `python -m benchmark.mock_openai --self-test`.
+prints `mock_openai listening on http://127.0.0.1:PORT` and serves until SIGTERM; `--host` lets other containers in.
+Tests use `MockOpenAI`, which starts that command as a process of its own, so that neither side is touched by the
+other's event loop. How many requests it answers in a second on this machine is told by
+`python -m benchmark.mock_openai --self-test`.
 
 Every surface answers in OpenAI's documented shape (`openai_shapes`), the same bytes for the same request. A request
 bends its answer with these headers, which a transparent proxy passes on:
@@ -198,6 +199,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmark.mock_openai", description="A stand-in for OpenAI's API."
     )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for other containers")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one (the default)")
     parser.add_argument("--api-key", help="the only key that is accepted; any that starts with sk- otherwise")
     parser.add_argument("--cert", help="certificate chain in PEM: serves https")
@@ -217,14 +219,13 @@ def main(arguments: list[str] | None = None) -> None:
         tls.load_cert_chain(options.cert, options.key)
     listener = gevent.socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", options.port))
+    listener.bind((options.host, options.port))
     listener.listen(BACKLOG)
     server = MockServer(listener, api_key=options.api_key, ssl_context=tls)
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, server.stop)
-    print(
-        f"mock_openai listening on {'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}", flush=True
-    )
+    host, port = listener.getsockname()
+    print(f"mock_openai listening on {'https' if tls else 'http'}://{host}:{port}", flush=True)
     server.serve_forever()
 
 

@@ -717,6 +717,19 @@ def test_it_ends_cleanly_on_a_signal_even_while_an_answer_waits(signal_number):
     assert (process.returncode, complaint) == (0, "")
 
 
+def test_it_listens_where_it_is_told_to():
+    command = [sys.executable, "-m", "benchmark.mock_openai", "--host", "127.0.0.2"]
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
+        mock = MockOpenAI()
+        mock.url = process.stdout.readline().split()[-1]
+        connections = mock.connections()
+        process.terminate()
+
+    assert mock.url.startswith("http://127.0.0.2:")
+    assert connections["open"] == 0
+
+
 def test_the_mock_knows_nothing_of_the_application():
     names = {"app", "blueprints", "config", "llmproxy", "models", "wsgi"}
     code = f"import sys, benchmark.mock_openai; print({names!r} & {{name.partition('.')[0] for name in sys.modules}})"
