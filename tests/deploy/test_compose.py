@@ -1,5 +1,6 @@
 """compose.yaml and what it mounts, held against the settings, the scripts and each other."""
 
+import re
 import shutil
 import stat
 from pathlib import Path
@@ -73,6 +74,27 @@ def test_whoever_is_waited_for_has_a_health_check() -> None:
     # That of the proxies is in their image.
     assert {name for name in waited_for if "healthcheck" not in services[name]} == set(PROXIES)
     assert "\nHEALTHCHECK" in (ROOT / "Dockerfile").read_text()
+
+
+def test_the_database_is_healthy_only_when_the_network_reaches_it() -> None:
+    """While PostgreSQL's image makes the database, a passing server answers on its socket."""
+    test = compose()["services"]["postgres"]["healthcheck"]["test"]
+
+    assert test[:4] == ["CMD", "pg_isready", "-h", "127.0.0.1"]
+
+
+def test_nginx_waits_as_long_as_the_proxies_whose_calls_it_carries() -> None:
+    services = compose()["services"]
+
+    assert {services[name]["stop_grace_period"] for name in ("nginx", *PROXIES)} == {"620s"}
+
+
+def test_its_head_tells_how_to_replace_each_proxy_and_to_show_nginx_its_address() -> None:
+    """nginx asks for the addresses of its upstream's names when it reads its configuration, and not again."""
+    head = (ROOT / "compose.yaml").read_text().partition("\n\n")[0]
+    commands = re.findall(r"docker compose (up -d --no-deps|exec -T nginx) (.*)", head)
+
+    assert [rest for _, rest in commands] == ["proxy-1", "nginx -s reload", "proxy-2", "nginx -s reload"]
 
 
 def test_only_tls_and_grafana_for_this_machine_are_published() -> None:

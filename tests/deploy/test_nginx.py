@@ -51,14 +51,18 @@ class Pair(NamedTuple):
             return client.call(method, path, token.bearer, *headers, body=body)
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
 @contextmanager
 def two_nodes(upstream: MockOpenAI, directory: Path) -> Iterator[Pair]:
     shared = {"UPSTREAM_URL": upstream.url, "DATABASE_URL": database_of(directory), "DRAIN_OVERLAP": "1"}
     make_secrets(directory / "secrets")
     with Server(DEPLOYED, directory / "one", **shared) as one, Server(DEPLOYED, directory / "two", **shared) as two:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        with nginx(directory, port, one, two):
+        port = free_port()
+        with nginx(directory, port, one.url, two.url):
             yield Pair((one, two), port, directory / "secrets/tls_certificate")
 
 
@@ -71,11 +75,13 @@ def pair(running_upstream, tmp_path_factory) -> Iterator[Pair]:
 class nginx:
     """nginx with the file as it is in the repository, but for ports and paths."""
 
-    def __init__(self, directory: Path, port: int, *nodes: Server) -> None:
+    def __init__(self, directory: Path, port: int, *urls: str) -> None:
         text = CONFIGURATION.read_text().replace("listen 443", f"listen 127.0.0.1:{port}")
         text = text.replace("/run/secrets", str(directory / "secrets"))
-        for number, node in enumerate(nodes, 1):
-            text = text.replace(f"proxy-{number}:8080", node.url.removeprefix("http://"))
+        for number, url in enumerate(urls, 1):
+            text = text.replace(f"proxy-{number}:8080", url.removeprefix("http://"))
+        # Nobody is that far away here.
+        text = text.replace("proxy_connect_timeout 5s", "proxy_connect_timeout 1s")
         own = "\n".join(f"{kind}_temp_path {directory}/{kind};" for kind in _TEMPORARY)
         main = f"daemon off; pid {directory}/nginx.pid; worker_processes 1; error_log {directory}/errors;"
         (directory / "nginx.conf").write_text(f"{main}\nevents {{}}\nhttp {{\naccess_log off;\n{own}\n{text}\n}}\n")
@@ -171,3 +177,28 @@ def test_no_call_is_lost_while_one_node_stops(upstream, tmp_path: Path) -> None:
 
         assert statuses == {200}
         assert staying.records(token)
+
+
+def test_a_node_whose_address_does_not_answer_is_passed_by(upstream, tmp_path: Path) -> None:
+    make_secrets(tmp_path / "secrets")
+    port, shared = free_port(), {"UPSTREAM_URL": upstream.url, "DATABASE_URL": database_of(tmp_path)}
+    with Server(DEPLOYED, tmp_path / "data", **shared) as node, silent_address() as silent:
+        pair = Pair((node, node), port, tmp_path / "secrets/tls_certificate")
+        with nginx(tmp_path, port, silent, node.url):
+            token = node.issue_token()
+            kind, body = ("Content-Type", "application/json"), b'{"model": "gpt-4o-mini", "messages": []}'
+            statuses = [pair.call("POST", "/v1/chat/completions", token, kind, body=body).status for _ in range(3)]
+
+    assert statuses == [200] * 3
+
+
+@contextmanager
+def silent_address() -> Iterator[str]:
+    """Where nobody refuses a connection, and nobody takes one: a listener whose queue is full."""
+    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for waiting in (first, second):
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
