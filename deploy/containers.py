@@ -10,6 +10,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -41,7 +42,8 @@ class Image(NamedTuple):
 
 
 def try_it(trial: Callable[[], None]) -> None:
-    """Run a trial; its failure is said on standard error, and ends with 1."""
+    """Run a trial; its failure is said on standard error, and ends with 1. Asked to stop, it tidies up, too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     try:
         trial()
     except (RuntimeError, TimeoutError, urllib.error.URLError, subprocess.TimeoutExpired) as exc:

@@ -1,21 +1,25 @@
 """
 The whole suite on SQLite, and what has a database once more on PostgreSQL, in several runs side by side:
 
-    python -m tests.side_by_side [options of pytest, for all of them]
+    python -m tests.side_by_side [--sqlite] [options of pytest, for all of them]
 
+`--sqlite` leaves PostgreSQL out, for where there is none, as in the image that the Dockerfile makes of the tests.
 Much of its time the suite waits, so there is one run more than there are cores. Each writes to a file of its own in
-test-output/, printed when it has ended; a line now and then tells how far they are.
+test-output/ (in the directory for temporary files, where the source may not be written), printed when it has ended; a
+line now and then tells how far they are.
 """
 
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-OUTPUT = Path(__file__).resolve().parent.parent / "test-output"
+SOURCE = Path(__file__).resolve().parent.parent
+OUTPUT = (SOURCE if os.access(SOURCE, os.W_OK) else Path(tempfile.gettempdir())) / "test-output"
 AT_ONCE = len(os.sched_getaffinity(0)) + 1
 SERVERS = ["tests/e2e", "tests/deploy", "tests/transparency"]
 REST = [f"--ignore={path}" for path in SERVERS]
@@ -27,6 +31,7 @@ RUNS = {
     "the rest on SQLite": REST,
     "the rest on PostgreSQL": [*POSTGRESQL, *REST],
 }
+SQLITE_ALONE = "--sqlite"
 TELL_EVERY_S = 60
 NO_TESTS = 5  # pytest's exit code, as where a `-k` finds something in other runs alone
 
@@ -60,9 +65,9 @@ def follow(running: list[Run], told: float) -> float:
     return time.monotonic()
 
 
-def run_all(options: list[str]) -> dict[str, int]:
-    """Pytest's exit code of each run, when all have ended."""
-    waiting, running, codes = list(RUNS), [], {}
+def run_all(names: list[str], options: list[str]) -> dict[str, int]:
+    """Pytest's exit code of each of these runs, when all have ended."""
+    waiting, running, codes = names, [], {}
     told = time.monotonic()
     while waiting or running:
         while waiting and len(running) < AT_ONCE:
@@ -79,8 +84,10 @@ def run_all(options: list[str]) -> dict[str, int]:
 def main() -> int:
     """The exit code: 0 where no run found a fault."""
     OUTPUT.mkdir(exist_ok=True)
+    options = [option for option in sys.argv[1:] if option != SQLITE_ALONE]
+    names = [name for name in RUNS if SQLITE_ALONE not in sys.argv or "PostgreSQL" not in name]
     try:
-        codes = run_all(sys.argv[1:])
+        codes = run_all(names, options)
     except KeyboardInterrupt:  # which the runs have had, too
         return 130
     print("\n".join(f"{name}: pytest ended with {code}" for name, code in codes.items()))
