@@ -236,6 +236,11 @@ def _service(work: Path, address: str, environ: dict[str, str]) -> Iterator[None
 
 def _tidy_up(work: Path, had: set[str]) -> None:
     """What would outlive the directory, or stand in the way of its removal."""
+    # A command that was run in a container leaves a process that looks after it for five minutes more.
+    for process in _processes_of(work):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    wait(lambda: not _processes_of(work), for_what="the end of the engine's processes")
     mounts = re.findall(rf"^\S+ ({re.escape(str(work))}/\S*)", Path("/proc/mounts").read_text(), re.MULTILINE)
     for mounted in reversed(mounts):
         shell(f"umount -l {mounted} || true")
@@ -274,6 +279,16 @@ def _check_when_due(container: str, due: dict[str, float], environ: dict[str, st
         # A bad one fails; the engine remembers.
         shell(f"podman healthcheck run {container} || true", environ=environ)
     due[container] = now + (interval_s or float("inf"))
+
+
+def _processes_of(work: Path) -> list[int]:
+    """The processes whose command line names the directory."""
+    found = []
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if str(work).encode() in command.read_bytes():
+                found.append(int(command.parent.name))
+    return found
 
 
 def _unused_bridges() -> set[str]:
