@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 NODE_SDK := tests/node/node_modules/.package-lock.json
 
-.PHONY: run test node-sdk lint bench image-test lock clean
+.PHONY: run test node-sdk lint bench image-test compose-test lock clean
 
 run: .venv/.runtime  ## serve on http://127.0.0.1:8080, making what is missing in data/
 	@exec $(BIN)/python wsgi.py
@@ -24,6 +24,9 @@ bench: .venv/.dev  ## what the proxy costs on this machine; writes docs/benchmar
 
 image-test:  ## build the image, run it, and run its tests: as root, with podman, runc and debootstrap
 	$(PYTHON) deploy/try_image.py
+
+compose-test:  ## start compose.yaml and try all of it: as root, with what image-test needs and Debian's docker-compose
+	$(PYTHON) deploy/try_compose.py
 
 lock: .venv/.dev  ## compile the pinned requirements from the .in files
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-strip-extras --python-version 3.11 requirements.in -o requirements.txt

@@ -97,6 +97,13 @@ def test_its_head_tells_how_to_replace_each_proxy_and_to_show_nginx_its_address(
     assert [rest for _, rest in commands] == ["proxy-1", "nginx -s reload", "proxy-2", "nginx -s reload"]
 
 
+def test_every_image_from_elsewhere_has_its_stand_in() -> None:
+    """`make compose-test` runs where no registry can be reached."""
+    targets = set(re.findall(r" AS (\S+)", (ROOT / "deploy/stand_ins/Dockerfile").read_text()))
+
+    assert targets == {name for name, service in compose()["services"].items() if service["image"] != "llm-proxy"}
+
+
 def test_only_tls_and_grafana_for_this_machine_are_published() -> None:
     ports = {name: service["ports"] for name, service in compose()["services"].items() if "ports" in service}
 
