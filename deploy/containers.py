@@ -25,7 +25,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ("debootstrap", "docker", "git", "ip", "podman", "runc", "tar")
 BASES = ("docker.io/library/python:3.12-alpine", "docker.io/library/python:3.12-slim-bookworm")
-BRIDGES = re.compile(r"cni-podman\d+")  # podman makes them, and leaves some
+LINKS, BRIDGES = Path("/sys/class/net"), re.compile(r"cni-podman\d+")
+ADDRESSES = Path("/var/lib/cni/networks")
 LIBRARIES = (
     "ca-certificates,netbase,tzdata,libssl3,libsqlite3-0,libffi8,libreadline8,libncursesw6,zlib1g,libbz2-1.0,liblzma5,"
     "libuuid1,libexpat1,libnsl2,libtirpc3,libgdbm6"
@@ -201,7 +202,7 @@ def _add_services(tree: Path) -> None:
 def engine(work: Path, images: Sequence[Image]) -> Iterator[dict[str, str]]:
     """A running service that has these images; the environment for Docker's clients."""
     environ = _configure(work)
-    had = _unused_bridges()
+    had = _unused_networks()
     address = f"unix://{work}/podman.sock"
     try:
         for image in images:
@@ -234,7 +235,7 @@ def _service(work: Path, address: str, environ: dict[str, str]) -> Iterator[None
         service.wait(10)
 
 
-def _tidy_up(work: Path, had: set[str]) -> None:
+def _tidy_up(work: Path, had: set[Path]) -> None:
     """What would outlive the directory, or stand in the way of its removal."""
     # A command that was run in a container leaves a process that looks after it for five minutes more.
     for process in _processes_of(work):
@@ -244,8 +245,8 @@ def _tidy_up(work: Path, had: set[str]) -> None:
     mounts = re.findall(rf"^\S+ ({re.escape(str(work))}/\S*)", Path("/proc/mounts").read_text(), re.MULTILINE)
     for mounted in reversed(mounts):
         shell(f"umount -l {mounted} || true")
-    for bridge in _unused_bridges() - had:
-        shell(f"ip link delete {bridge}")
+    for network in _unused_networks() - had:
+        shell(f"ip link delete {network.name}" if network.parent == LINKS else f"rm -rf {network}")
 
 
 @contextmanager
@@ -291,9 +292,13 @@ def _processes_of(work: Path) -> list[int]:
     return found
 
 
-def _unused_bridges() -> set[str]:
-    bridges = {path for path in Path("/sys/class/net").iterdir() if BRIDGES.fullmatch(path.name)}
-    return {bridge.name for bridge in bridges if not list((bridge / "brif").iterdir())}
+def _unused_networks() -> set[Path]:
+    """Bridges that nobody hangs on, and lists of addresses without one. podman makes them, and leaves some."""
+    bridges = {
+        path for path in LINKS.iterdir() if BRIDGES.fullmatch(path.name) and not any((path / "brif").iterdir())
+    }
+    lists = {path for path in ADDRESSES.glob("*") if not any(name.name[0].isdigit() for name in path.iterdir())}
+    return bridges | lists
 
 
 def _configure(work: Path) -> dict[str, str]:
