@@ -22,14 +22,16 @@ SOURCE = Path(__file__).resolve().parent.parent
 OUTPUT = (SOURCE if os.access(SOURCE, os.W_OK) else Path(tempfile.gettempdir())) / "test-output"
 AT_ONCE = len(os.sched_getaffinity(0)) + 1
 SERVERS = ["tests/e2e", "tests/deploy", "tests/transparency"]
-REST = [f"--ignore={path}" for path in SERVERS]
+BENCHMARK = "tests/benchmark"
+REST = [f"--ignore={path}" for path in (*SERVERS, BENCHMARK)]
 # What is about PostgreSQL runs once, with the others; what knows no database is not repeated.
-POSTGRESQL = ["--database", "postgresql", "-m", "not postgres", "--ignore=tests/llmproxy", "--ignore=tests/benchmark"]
+POSTGRESQL = ["--database", "postgresql", "-m", "not postgres", "--ignore=tests/llmproxy"]
 RUNS = {
     "servers on SQLite": SERVERS,
     "servers on PostgreSQL": [*POSTGRESQL, *SERVERS],
     "the rest on SQLite": REST,
     "the rest on PostgreSQL": [*POSTGRESQL, *REST],
+    "the benchmark": [BENCHMARK],
 }
 SQLITE_ALONE = "--sqlite"
 TELL_EVERY_S = 60
