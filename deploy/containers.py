@@ -31,7 +31,7 @@ LIBRARIES = (
     "ca-certificates,netbase,tzdata,libssl3,libsqlite3-0,libffi8,libreadline8,libncursesw6,zlib1g,libbz2-1.0,liblzma5,"
     "libuuid1,libexpat1,libnsl2,libtirpc3,libgdbm6"
 )
-SERVICES = "curl nginx-light postgresql-15 prometheus python3-minimal"
+SERVICES = "curl nginx-light postgresql-15 prometheus python3"
 
 
 class Image(NamedTuple):
