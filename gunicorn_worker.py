@@ -6,7 +6,6 @@ gevent's patch.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -23,6 +22,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from gunicorn_request import OrdinaryRequest, Parser
 from gunicorn_response import Response
+from llmproxy.transport.connection import shut_down
 
 
 class Worker(GeventWorker):
@@ -76,7 +76,7 @@ class Worker(GeventWorker):
         late = time.monotonic() - self.cfg.keepalive
         for wait, since in list(self.waiting.items()):
             if since < late:
-                _stop_reading(wait.client)
+                shut_down(wait.client, socket.SHUT_RD)
 
     def notify(self):
         """Tell the master that this worker lives. Without a master, nobody would ever end it: it goes."""
@@ -136,7 +136,7 @@ class Worker(GeventWorker):
         """Close what waits for a request. One that has arrived meanwhile is still read, and answered."""
         self.alive = False
         for wait in list(self.waiting):
-            _stop_reading(wait.client)
+            shut_down(wait.client, socket.SHUT_RD)
 
 
 class _Listener:
@@ -165,16 +165,11 @@ class _Wait:
         self.client.settimeout(None)
         self._waiting[self] = time.monotonic()
         if not self._worker.alive:
-            _stop_reading(self.client)
+            shut_down(self.client, socket.SHUT_RD)
 
     def __exit__(self, *exc_info):
         del self._waiting[self]
         self.client.settimeout(self._worker.client_timeout_s)
-
-
-def _stop_reading(client):
-    with contextlib.suppress(OSError):
-        client.shutdown(socket.SHUT_RD)
 
 
 def _get_parser(cfg, source, source_addr, **_):

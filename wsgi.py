@@ -8,7 +8,6 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import contextlib
 import email.errors
 import logging
 import signal
@@ -34,6 +33,7 @@ from app import create_app
 from blueprints.services import services_of
 from llmproxy import metrics
 from llmproxy.headers import Headers, field_lines
+from llmproxy.transport.connection import shut_down
 from stopping import Stopping
 
 HEAD_DEADLINE_S = 15.0
@@ -70,7 +70,7 @@ class Handler(WSGIHandler):  # type: ignore[misc]
         self.between_requests.add(self.socket)
         self.socket.settimeout(self.client_timeout_s)
         if self.server.closed:
-            _stop_reading(self.socket)
+            shut_down(self.socket, socket.SHUT_RD)
         try:
             return super().handle_one_request()
         except gevent.Timeout as timeout:
@@ -163,12 +163,7 @@ class Server(WSGIServer):  # type: ignore[misc]
     def hang_up_on_the_idle(self) -> None:
         """Close what waits for a request. One that has arrived meanwhile is still read, and answered."""
         for sock in Handler.between_requests:
-            _stop_reading(sock)
-
-
-def _stop_reading(sock: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RD)
+            shut_down(sock, socket.SHUT_RD)
 
 
 def _origin_form(target: str) -> str:

@@ -153,13 +153,16 @@ class Connection:
             self._readiness.close()
 
 
-def shut_down(sock: socket.socket) -> None:
-    """End both directions of a connection under whoever uses it. Never waits."""
+def shut_down(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
+    """
+    End both directions of a connection, or the one that `how` names, under whoever uses it. Never waits.
+
+    Who reads from it finds its end. gevent's own way would throw an error at them, and TLS's wait for the peer.
+    """
     if sock.fileno() < 0:  # closed, and then gevent's socket has no real one inside
         return
-    # Past TLS and gevent, down to the socket: the others may switch greenlets, or wait for the peer.
     with suppress(OSError):
-        _socket.socket.shutdown(getattr(sock, "_sock", sock), socket.SHUT_RDWR)
+        _socket.socket.shutdown(getattr(sock, "_sock", sock), how)
 
 
 def unacknowledged(sock: socket.socket) -> int:

@@ -362,6 +362,7 @@ def hurried(request, tmp_path_factory):
     if request.param == DEPLOYED:
         with Server(DEPLOYED, data_dir, arguments=("--keep-alive", "1")) as server:
             yield server.url
+            assert "Traceback" not in server.output()
         return
     script = [sys.executable, "-c", textwrap.dedent(EMBEDDED_WITH_A_SHORT_DEADLINE), str(ROOT)]
     process = subprocess.Popen(script, env=environment(data_dir), stdout=subprocess.PIPE, text=True)
@@ -378,6 +379,18 @@ def test_a_head_that_does_not_come_is_not_waited_for(hurried, sent):
     with HandClient(hurried) as client:
         client.send(sent)
 
+        assert client.has_ended()
+
+
+@pytest.mark.parametrize("hurried", [DEPLOYED], indirect=True)  # the other one gives a body IDLE_TIMEOUT
+@pytest.mark.parametrize(
+    "rest", [b"Content-Length: 100\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", b"\r\n"]
+)
+def test_a_client_that_stays_after_its_answer_is_not_waited_for(hurried, rest):
+    with HandClient(hurried) as client:
+        client.send(b"POST /v1/models HTTP/1.1\r\nHost: x\r\n" + rest)
+
+        assert client.read_answer().status == 401
         assert client.has_ended()
 
 
