@@ -59,6 +59,7 @@ def main() -> None:
         for figure, value in found.items():
             print(f"  {figure:28} {value:12.3f}")
         figures |= found
+    figures |= measure.event_beside_bare(figures)
     print()
     for target in TARGETS:
         if target.figure in figures:

@@ -117,6 +117,13 @@ def _stream_figures(count: int, direct: StreamRound, through: StreamRound) -> Fi
     }
 
 
+def event_beside_bare(found: Figures) -> Figures:
+    """What carries over to other machines of the CPU of an event; nothing where one of the two was not measured."""
+    if not found.keys() >= {"streams_400_cpu_us", "bare_cpu_us"}:
+        return {}
+    return {"event_beside_bare": found["streams_400_cpu_us"] / found["bare_cpu_us"]}
+
+
 def memory(work: Path, *, streams: int, idle: int) -> Figures:
     """Resident memory of a worker at rest, with open streams that say something now and then, with idle clients."""
     with paced_upstream() as upstream:

@@ -48,6 +48,13 @@ def test_calls_a_second_are_told_beside_the_bare_view(tmp_path: Path, monkeypatc
     assert found["workers_2_beside_bare"] == 0.9
 
 
+def test_an_event_is_told_beside_the_bare_view_where_both_were_measured() -> None:
+    both = {"streams_400_cpu_us": 30.0, "bare_cpu_us": 150.0}
+
+    assert measurements.event_beside_bare(both) == {"event_beside_bare": 0.2}
+    assert measurements.event_beside_bare({"bare_cpu_us": 150.0}) == {}
+
+
 def test_a_server_that_does_not_start_is_told() -> None:
     with pytest.raises(RuntimeError, match="did not start"), started(["false"], free_port()):
         pass
