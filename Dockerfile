@@ -21,7 +21,7 @@ RUN python -m venv --without-pip /opt/venv \
     done
 COPY . .
 # Compiled here: whoever runs the image may not write in it.
-RUN rm -rf tests docs deploy Makefile Dockerfile compose.yaml requirements* \
+RUN rm -rf tests docs deploy measure Makefile Dockerfile compose.yaml requirements* \
  && python -m compileall -q .
 
 # hadolint ignore=DL3006

@@ -20,7 +20,7 @@ lint: .venv/.dev  ## style and types
 	$(BIN)/mypy
 
 bench: .venv/.dev  ## what the proxy costs on this machine; writes docs/benchmark.md and docs/benchmark.json
-	$(BIN)/python -m benchmark.suite --write
+	$(BIN)/python -m measure.suite --write
 
 image-test:  ## build the image, run it, and run its tests: as root, with podman, runc and debootstrap
 	$(PYTHON) deploy/try_image.py

@@ -9,20 +9,21 @@ from typing import Any
 from flask import Flask, Request
 from flask import request as current_request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
+from sqlalchemy import Engine
 
-import cli
-import storage
+import commands
 from blueprints import admin, errors, health, management, proxy, usage, websocket
-from blueprints.services import EXTENSION, Services
 from config import Settings
+from control.operations import Operations
+from database.claims import open_token_store
+from database.engine import init_app
 from llmproxy.admission import Admission
 from llmproxy.api_log.writer import LogWriter
+from llmproxy.client.upload_pace import UploadPace
 from llmproxy.keyring import KeyRing
 from llmproxy.transport.connection import Timeouts
-from llmproxy.upload_pace import UploadPace
 from llmproxy.upstream import Upstream
-from operations import Operations
-from token_store import open_token_store
+from services import EXTENSION, Services
 
 
 class _AdminSessions(SecureCookieSessionInterface):
@@ -53,23 +54,23 @@ def create_app(settings: Settings) -> Flask:
 
     Args:
         settings: Complete, as `config.load` returns them. The database must be at the newest schema
-            (`storage.migrate_to_head`).
+            (`database.schema.migrate_to_head`).
     """
     # Styles and scripts are served under /admin, with its headers; nothing else here is static.
     app = _App(__name__, static_folder=None)
     app.session_interface = _AdminSessions()
     app.config.update(_flask_config(settings))
-    storage.init_app(
+    engine = init_app(
         app,
         settings.database_url,
         pool_size=settings.database_pool_size - _claim_connections(settings),
         prepare=settings.database_prepare,
     )
-    app.extensions[EXTENSION] = _services(settings)
+    app.extensions[EXTENSION] = _services(settings, engine)
     errors.register(app)
     for blueprint in (proxy.bp, management.bp, usage.bp, health.bp, admin.bp):
         app.register_blueprint(blueprint)
-    cli.register(app)
+    commands.register(app)
     return app
 
 
@@ -87,7 +88,7 @@ def _claim_connections(settings: Settings) -> int:
     return settings.database_pool_size // 2
 
 
-def _services(settings: Settings) -> Services:
+def _services(settings: Settings, engine: Engine) -> Services:
     keyring = KeyRing(settings.encryption_keys)
     store = open_token_store(
         settings.database_url,
@@ -102,6 +103,7 @@ def _services(settings: Settings) -> Services:
     )
     return Services(
         settings=settings,
+        engine=engine,
         admission=Admission(store, keyring),
         operations=Operations(keyring),
         upload_pace=UploadPace(settings.min_body_rate, grace_s=settings.idle_timeout_s),

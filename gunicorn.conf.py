@@ -19,14 +19,14 @@ import sys
 
 # gunicorn takes every name here for a setting that it knows; `config` is one of them.
 import app  # noqa: F401  what it loads is loaded before the fork, and so once in memory for all workers
-import background
-import gunicorn_master
-import process_log
-from blueprints.services import services_of
+from server.background import Background
+from server.gunicorn import master as gunicorn_master
+from server import process_log
+from services import Services
 from config import MIN_SECRET_LENGTH, ConfigError, load
-from gunicorn_worker import Worker
-from llmproxy import metrics, shared_values
-from stopping import Stopping
+from server.gunicorn.worker import Worker
+from llmproxy.telemetry import metrics, shared_values
+from server.drain import Stopping
 
 process_log.configure()
 
@@ -41,7 +41,7 @@ except ConfigError as exc:
 
 if not settings.database_url.startswith("sqlite"):
     import sqlalchemy.dialects.postgresql.psycopg  # noqa: F401  what an application loads for PostgreSQL alone
-    import token_store.postgres  # noqa: F401
+    import database.claims.postgres  # noqa: F401
 
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
 workers = settings.web_concurrency
@@ -114,7 +114,8 @@ def post_worker_init(worker):
     gc.freeze()
     # Nor look for cycles in every few calls: what a call allocates is freed without it.
     gc.set_threshold(10_000, 20, 20)
-    worker.stopping = Stopping(services_of(worker.wsgi), background.start(worker.wsgi))
+    parts = Services.of(worker.wsgi)
+    worker.stopping = Stopping(parts, Background(parts))
     metrics.WORKERS_WANTED.set(worker.cfg.workers)
     gunicorn_master.note_that_a_worker_serves()
 

@@ -1,8 +1,13 @@
 """
-The tables, and nothing that knows HTTP.
+Every table of the schema, and nothing else.
 
 Names follow the design: ``projects(id, name, openai_api_key, …)``, ``tokens(token, project_id, expires_at,
 is_active, request_count, …)``. A token is stored as its SHA-256 alone, an upstream key sealed. Times are UTC.
+
+The sums of usage are a star: `usage_sums` holds numbers under small keys, `usage_keys` says what a key stands for.
+A *view* is the usage summed by some dimensions per hour or per day (`accounting.views`). Times are whole hours since
+1970-01-01 UTC, a day is its first hour. Each node adds to rows of its own (`node_id` is part of a key), so nodes
+never wait for each other, and one of them can be recounted alone.
 """
 
 from __future__ import annotations
@@ -12,12 +17,46 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import DateTime, ForeignKey, Index, String, Text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    SmallInteger,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import JSON, TypeDecorator
 
 NAME_LENGTH = 200
+
+# What a row of `usage_sums` adds up.
+COUNTS = (
+    "requests",
+    "refusals",
+    "errors",
+    "client_closed",
+    "usage_reported",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "reasoning_tokens",
+)
+# Upper ends of the buckets in milliseconds; one more bucket takes what is longer.
+BUCKETS_MS = (20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 60_000, 120_000, 600_000)
+DURATION = tuple(f"duration_{number}" for number in range(len(BUCKETS_MS) + 1))
+TTFT = tuple(f"ttft_{number}" for number in range(len(BUCKETS_MS) + 1))
+SUMS = (*COUNTS, *DURATION, *TTFT)
+
+# A dimension that a record does not have is '' and never NULL, which no unique index would find again.
+DIMENSIONS = ("project_id", "token_id", "model", "endpoint", "refusal")
+MODEL_LENGTH = 200
+REFUSAL_LENGTH = 64
 
 
 class Base(DeclarativeBase):
@@ -119,3 +158,44 @@ class AuditEntry(db.Model):  # type: ignore[name-defined, misc]
     target_name: Mapped[str | None] = mapped_column(String(NAME_LENGTH), default=None)
     before: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
     after: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
+
+
+usage_keys = db.Table(
+    "usage_keys",
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("view", SmallInteger, nullable=False),
+    Column("node_id", String(36), nullable=False),
+    Column("project_id", String(36), nullable=False),
+    Column("token_id", String(36), nullable=False),
+    Column("model", String(MODEL_LENGTH), nullable=False),
+    Column("endpoint", String(16), nullable=False),
+    Column("refusal", String(REFUSAL_LENGTH), nullable=False),
+    UniqueConstraint("view", "node_id", *DIMENSIONS, name="uq_usage_keys"),
+    Index("ix_usage_keys_view_project_id", "view", "project_id"),
+    Index("ix_usage_keys_view_token_id", "view", "token_id"),
+)
+# Rows of one view and hour lie together; the index leads from a key to its hours.
+usage_sums = db.Table(
+    "usage_sums",
+    Column("view", SmallInteger, primary_key=True, autoincrement=False),
+    Column("hour", Integer, primary_key=True, autoincrement=False),
+    Column("key_id", ForeignKey("usage_keys.id"), primary_key=True, autoincrement=False),
+    *(Column(name, BigInteger, nullable=False) for name in COUNTS),
+    *(Column(name, Integer, nullable=False) for name in (*DURATION, *TTFT)),
+    # With the requests in it, so that the busiest are found without looking into the rows.
+    Index("ix_usage_sums_key_id_hour", "key_id", "hour", "requests"),
+    sqlite_with_rowid=False,
+)
+reader_positions = db.Table(
+    "reader_positions",
+    Column("node_id", String(36), primary_key=True),
+    Column("reader", String(100), primary_key=True),
+    Column("position", Text, nullable=False),
+    Column("saved_at", UtcDateTime, nullable=False),
+)
+leases = db.Table(
+    "leases",
+    Column("name", String(32), primary_key=True),
+    Column("holder", String(36), nullable=False),
+    Column("until", UtcDateTime, nullable=False),
+)

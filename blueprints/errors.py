@@ -11,7 +11,7 @@ from sqlalchemy.exc import DataError, InterfaceError, InternalError, Operational
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
-from operations import Conflict, NotFound
+from control.operations import Conflict, NotFound
 
 log = logging.getLogger(__name__)
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hmac
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, current_app, jsonify, request
 
-import ledger
-from blueprints import gauges
+from accounting import ledger
 from blueprints.errors import error_response
-from blueprints.services import services
-from llmproxy import metrics
+from database.engine import is_reachable
 from llmproxy.admission import utc_now
-from models import db
-from storage import is_reachable
+from llmproxy.telemetry import metrics
+from services import Services
 
 bp = Blueprint("health", __name__)
 
@@ -27,9 +25,9 @@ def healthz() -> Response:
 @bp.get("/readyz")
 def readyz() -> Response:
     """Ready for traffic: the database answers, and this process is not about to stop."""
-    if services().draining.is_set():
+    if Services.of(current_app).draining.is_set():
         return error_response(503, "This process is shutting down.", code="proxy_draining")
-    if not is_reachable():
+    if not is_reachable(Services.of(current_app).engine):
         return error_response(503, "The database does not answer.", code="auth_unavailable")
     return jsonify(status="ready")
 
@@ -37,13 +35,13 @@ def readyz() -> Response:
 @bp.get("/metrics")
 def exposition() -> Response:
     """Metrics in Prometheus' text format; behind METRICS_TOKEN when that is set."""
-    expected = services().settings.metrics_token
+    expected = Services.of(current_app).settings.metrics_token
     authorization = request.authorization
     sent = (authorization.token or "") if authorization and authorization.type == "bearer" else ""
     if expected and not hmac.compare_digest(sent.encode(), expected.encode()):
         response = error_response(401, "Send METRICS_TOKEN in the header `Authorization: Bearer <token>`.")
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
-    gauges.look(services(), db.engine)
-    ledger.publish_metrics(services().settings, utc_now())
+    Services.of(current_app).tell_gauges()
+    ledger.publish_metrics(Services.of(current_app).settings, utc_now())
     return Response(metrics.exposition(), content_type=metrics.CONTENT_TYPE)

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, current_app, jsonify, request
 from flask_httpauth import HTTPTokenAuth
 from marshmallow import Schema, ValidationError
 from sqlalchemy import Select, and_, or_, select
@@ -15,10 +15,10 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from blueprints import schemas
 from blueprints.errors import error_response
-from blueprints.services import services
+from control.operations import Actor, NotFound, iso_utc
 from llmproxy.admission import utc_now
 from models import Project, Token, db
-from operations import Actor, NotFound, iso_utc
+from services import Services
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -28,7 +28,7 @@ auth = HTTPTokenAuth(scheme="Bearer", realm="management")
 
 @auth.verify_token  # type: ignore[untyped-decorator]
 def _is_management_token(token: str) -> str | None:
-    expected = services().settings.management_token.encode()
+    expected = Services.of(current_app).settings.management_token.encode()
     return "management" if hmac.compare_digest(token.encode(), expected) else None
 
 
@@ -94,7 +94,7 @@ def token_json(token: Token) -> dict[str, Any]:
         "label": token.label,
         "is_active": token.is_active,
         "expires_at": iso(token.expires_at),
-        "rate_limit": token.rate_limit or services().settings.rate_limit_per_hour,
+        "rate_limit": token.rate_limit or Services.of(current_app).settings.rate_limit_per_hour,
         "request_count": token.request_count,
         "window_started_at": iso(token.window_started_at),
         "created_at": iso(token.created_at),
@@ -105,7 +105,7 @@ def token_json(token: Token) -> dict[str, Any]:
 @bp.post("/projects")
 def create_project() -> tuple[Response, int]:
     """Create a project."""
-    project = services().operations.create_project(actor(), **read_body(schemas.NewProject()))
+    project = Services.of(current_app).operations.create_project(actor(), **read_body(schemas.NewProject()))
     return jsonify(project_json(project)), 201
 
 
@@ -133,21 +133,21 @@ def read_project(project_id: str) -> Response:
 def change_project(project_id: str) -> Response:
     """Change a project."""
     changes = read_body(schemas.ProjectChange())
-    return jsonify(project_json(services().operations.change_project(actor(), project_id, **changes)))
+    return jsonify(project_json(Services.of(current_app).operations.change_project(actor(), project_id, **changes)))
 
 
 @bp.delete("/projects/<project_id>")
 def delete_project(project_id: str) -> tuple[str, int]:
     """Delete a project; with `?force=true` also one whose tokens live."""
     force = read_query(schemas.ForceQuery())["force"]
-    services().operations.delete_project(actor(), project_id, force=force)
+    Services.of(current_app).operations.delete_project(actor(), project_id, force=force)
     return "", 204
 
 
 @bp.post("/projects/<project_id>/revoke")
 def revoke_project_tokens(project_id: str) -> Response:
     """Revoke every token of a project."""
-    return jsonify(revoked=services().operations.revoke_project_tokens(actor(), project_id))
+    return jsonify(revoked=Services.of(current_app).operations.revoke_project_tokens(actor(), project_id))
 
 
 @bp.post("/tokens")
@@ -155,7 +155,7 @@ def issue_token() -> tuple[Response, int]:
     """Issue a token. The only time that its secret is shown."""
     body = read_body(schemas.NewToken())
     lifetime = schemas.lifetime(body.pop("duration_hours"))
-    secret, token = services().operations.issue_token(actor(), lifetime=lifetime, **body)
+    secret, token = Services.of(current_app).operations.issue_token(actor(), lifetime=lifetime, **body)
     shown = {
         "token": secret,
         "expires_at": iso(token.expires_at),
@@ -169,7 +169,7 @@ def issue_token() -> tuple[Response, int]:
 def revoke_token() -> tuple[str, int]:
     """Revoke a token by its secret or its public id."""
     body = read_body(schemas.TokenName())
-    services().operations.revoke_token(actor(), token_id=body.get("id"), secret=body.get("token"))
+    Services.of(current_app).operations.revoke_token(actor(), token_id=body.get("id"), secret=body.get("token"))
     return "", 204
 
 
@@ -197,13 +197,13 @@ def read_token(token_id: str) -> Response:
 def change_token(token_id: str) -> Response:
     """Change a token."""
     changes = read_body(schemas.TokenChange())
-    return jsonify(token_json(services().operations.change_token(actor(), token_id, **changes)))
+    return jsonify(token_json(Services.of(current_app).operations.change_token(actor(), token_id, **changes)))
 
 
 @bp.delete("/tokens/<token_id>")
 def revoke_token_by_id(token_id: str) -> tuple[str, int]:
     """Revoke a token by its public id."""
-    services().operations.revoke_token(actor(), token_id=token_id)
+    Services.of(current_app).operations.revoke_token(actor(), token_id=token_id)
     return "", 204
 
 

@@ -20,10 +20,12 @@ from flask import Blueprint
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import Rule
 
-from blueprints.services import Services
-from llmproxy import tracing
 from llmproxy.admission import Grant, Refused
 from llmproxy.call import Call
+from llmproxy.client.guard import HangupWatch
+from llmproxy.client.interim import InterimSender
+from llmproxy.client.request_body import RequestBody
+from llmproxy.client.upload_pace import PacedStream
 from llmproxy.errors import (
     BadRequest,
     ClientGone,
@@ -33,7 +35,6 @@ from llmproxy.errors import (
     ProxyError,
     UpstreamAuthFailed,
 )
-from llmproxy.hangup import HangupWatch
 from llmproxy.headers import (
     Headers,
     checked_target,
@@ -43,13 +44,12 @@ from llmproxy.headers import (
     response_headers,
     with_header,
 )
-from llmproxy.interim import InterimSender
+from llmproxy.observe.asked_usage import UsageChunkFilter, ask_for_usage
+from llmproxy.observe.usage import observe
 from llmproxy.relay import Relay
-from llmproxy.request_body import RequestBody
-from llmproxy.stream_usage import UsageChunkFilter, ask_for_usage
+from llmproxy.telemetry import tracing
 from llmproxy.transport.request import UpstreamRequest
-from llmproxy.upload_pace import PacedStream
-from llmproxy.usage import observe
+from services import Services
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from typing import Any, cast
 
 from flask import Blueprint, Response, jsonify
 
+from accounting.report import Filters, Kind, Percentiles, Step, Usage, series, top, totals, whole_hours
 from blueprints import schemas
 from blueprints.management import iso, only_operators, read_query
-from usage_report import Filters, Kind, Percentiles, Step, Usage, series, top, totals, whole_hours
 
 bp = Blueprint("usage", __name__, url_prefix="/manage")
 bp.before_request(only_operators)

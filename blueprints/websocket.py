@@ -23,20 +23,20 @@ from blueprints.proxy import (
     note_answer,
     relayed,
 )
-from blueprints.services import Services
 from llmproxy.call import Call
+from llmproxy.client.guard import HangupWatch
+from llmproxy.client.request_body import RequestBody
 from llmproxy.errors import ProxyDraining
-from llmproxy.hangup import HangupWatch
 from llmproxy.headers import endpoint_of, origin_of, request_headers
+from llmproxy.observe.usage import UsageObserver
 from llmproxy.relay import StreamCut
-from llmproxy.request_body import RequestBody
 from llmproxy.transport.answer import UpstreamAnswer
 from llmproxy.transport.request import UpstreamRequest
-from llmproxy.usage import UsageObserver
-from llmproxy.websocket_handshake import authorization_of, check_handshake, headers_down, headers_up, is_upgrade
-from llmproxy.websocket_side import Side
-from llmproxy.websocket_tunnel import Tunnel
-from llmproxy.websocket_usage import observe_session
+from llmproxy.websocket.handshake import authorization_of, check_handshake, headers_down, headers_up, is_upgrade
+from llmproxy.websocket.side import Side
+from llmproxy.websocket.tunnel import Tunnel
+from llmproxy.websocket.usage import observe_session
+from services import Services
 
 
 def serves(environ: Environ) -> bool:

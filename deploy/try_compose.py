@@ -209,7 +209,7 @@ def _upstream(site: Site) -> Iterator[None]:
         "docker inspect -f '{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}' "
         + site.container("proxy-1")
     )
-    mock = "python -m benchmark.mock_openai --host 0.0.0.0 --port 9000"
+    mock = "python -m mock_openai --host 0.0.0.0 --port 9000"
     site.type_in(f"docker run -d --name upstream --network {network} --network-alias upstream llm-proxy {mock}")
     wait(lambda: "listening" in site.shell("docker logs upstream 2>&1"), for_what="the start of the mock upstream")
     try:

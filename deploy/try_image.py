@@ -80,7 +80,7 @@ def _serves(type_in: Callable[..., str], name: str, benchmark: str) -> None:
     hold("easy to guess" in type_in(f"docker logs {name}"), "warned of the weak password")
     hold(json.loads(_state(type_in, name))["Status"] == "running", "is running")
     type_in(f"podman healthcheck run {name}")
-    type_in(f"docker exec -d {name} python -m benchmark.mock_openai --port 9000")
+    type_in(f"docker exec -d {name} python -m mock_openai --port 9000")
     mock = f"docker exec {name} python -c 'import socket; socket.create_connection((\"127.0.0.1\", 9000))'"
     wait(lambda: "refused" not in type_in(f"{mock} 2>&1 || true"))
     token = _issue(type_in(f"docker exec {name} printenv MANAGEMENT_TOKEN"))

@@ -18,7 +18,6 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
-from llmproxy import metrics
 from llmproxy.errors import (
     AuthUnavailable,
     MissingBearer,
@@ -30,6 +29,7 @@ from llmproxy.errors import (
     UnknownToken,
 )
 from llmproxy.keyring import KeyRing, SealBroken
+from llmproxy.telemetry import metrics
 
 WINDOW = timedelta(hours=1)
 TOKEN_LENGTH = 36  # a UUID in its usual form

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from random import getrandbits
 from typing import Protocol
 
-from llmproxy import metrics
 from llmproxy.admission import Grant
 from llmproxy.api_log.record import CallRecord
+from llmproxy.client.request_body import RequestBody
 from llmproxy.errors import ProxyError
 from llmproxy.live_calls import LiveCalls
-from llmproxy.request_body import RequestBody
-from llmproxy.tracing import CallSpan
-from llmproxy.usage import UsageObserver
+from llmproxy.observe.usage import UsageObserver
+from llmproxy.telemetry import metrics
+from llmproxy.telemetry.tracing import CallSpan
 
 STATUS_CLIENT_CLOSED = 499
 

@@ -14,8 +14,8 @@ from typing import Protocol
 from requests import Response
 from requests.exceptions import RequestException
 
+from llmproxy.client.guard import HangupWatch
 from llmproxy.errors import ClientGone, ProxyError
-from llmproxy.hangup import HangupWatch
 from llmproxy.headers import Headers, bare_fields
 from llmproxy.upstream import translate
 

@@ -1,16 +1,15 @@
-"""Runs the migrations on the application's own engine. One history serves SQLite and PostgreSQL."""
+"""Runs the migrations on the engine that `database.schema` hands over. One history serves SQLite and PostgreSQL."""
 
 from alembic import context
-from flask import current_app
 
-from storage import MIGRATION_LOCK_ID
+from models import db
 
-db = current_app.extensions["migrate"].db
+LOCK_ID = 7_236_118_404  # any number that nobody else locks in the same PostgreSQL database
 
 
 def run() -> None:
     """Apply what is missing, in one transaction, with other nodes of the same PostgreSQL waiting."""
-    with db.engine.connect() as connection:
+    with context.config.attributes["engine"].connect() as connection:
         context.configure(
             connection=connection,
             target_metadata=db.metadata,
@@ -19,7 +18,7 @@ def run() -> None:
         )
         with context.begin_transaction():
             if connection.dialect.name == "postgresql":
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK_ID})")
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK_ID})")
             context.run_migrations()
 
 

@@ -10,8 +10,8 @@ import pytest
 from flask import Flask
 from sqlalchemy import Engine
 
-import storage
-from benchmark.mock_openai import MockOpenAI
+from database.engine import init_app
+from mock_openai.mock import MockOpenAI
 from models import db
 from tests import databases
 from tests.postgres import PostgresServer, end_shared_postgres, shared_postgres
@@ -64,7 +64,7 @@ def database_url(tmp_path: Path) -> str:
 def database(database_url: str) -> Iterator[Engine]:
     """That database, within an application context of its own."""
     app = Flask(__name__)
-    storage.init_app(app, database_url)
+    init_app(app, database_url)
     with app.app_context():
         yield db.engine
         db.session.remove()

@@ -17,9 +17,8 @@ import psycopg
 from flask import Flask
 from psycopg.rows import dict_row
 
-import lease  # noqa: F401  its table belongs to the schema, and so do the next one's
-import storage
-import usage_tables  # noqa: F401
+from database import schema
+from database.engine import init_app
 from models import db
 from tests.postgres import PostgresServer, shared_postgres
 
@@ -109,7 +108,7 @@ def _emptied(url: str) -> bool:
             connection.execute("; ".join([end_the_others, *deletes, from_1_again]))
     except psycopg.Error:
         return False
-    return version == (storage.SCHEMA_HEAD,)
+    return version == (schema.HEAD,)
 
 
 _chosen: Kind = Sqlite()
@@ -138,12 +137,10 @@ def drop_below(directory: Path) -> None:
 
 def migrate(url: str) -> None:
     """Bring a database to the newest schema."""
-    app = Flask(__name__)
-    storage.init_app(app, url)
+    engine = init_app(Flask(__name__), url)
     with tempfile.TemporaryDirectory() as directory:
-        storage.migrate_to_head(app, Path(directory))
-    with app.app_context():
-        db.engine.dispose()
+        schema.migrate_to_head(engine, Path(directory))
+    engine.dispose()
 
 
 def execute(url: str, statement: str) -> list[dict[str, Any]]:

@@ -17,8 +17,8 @@ from flask import Response, current_app, request, session
 from flask_httpauth import HTTPBasicAuth
 
 from blueprints.admin.throttle import SignInThrottle
-from blueprints.services import services
-from operations import Actor
+from control.operations import Actor
+from services import Services
 
 REALM = 'Basic realm="llm-proxy admin", charset="UTF-8"'
 THROTTLE = "llmproxy.admin_throttle"
@@ -43,7 +43,7 @@ class NotSignedIn(Exception):
 
 @auth.verify_password  # type: ignore[untyped-decorator]
 def _is_operator(user: str, password: str) -> str | None:
-    settings = services().settings
+    settings = Services.of(current_app).settings
     # Both are always compared, so that the time does not tell which one was wrong.
     is_user = hmac.compare_digest(user.encode(), settings.admin_user.encode())
     is_password = hmac.compare_digest(password.encode(), settings.admin_password.encode())

@@ -11,7 +11,6 @@ from marshmallow import Schema, ValidationError
 from sqlalchemy.exc import DataError
 from werkzeug.exceptions import HTTPException, NotFound
 
-import operations
 from blueprints.admin import forgery
 from blueprints.admin.access import REALM, NotSignedIn, TooManyFailures
 from blueprints.admin.forgery import ForeignRequest, StaleForm
@@ -19,6 +18,7 @@ from blueprints.admin.forms import Form, Refusal
 from blueprints.admin.site import bp
 from blueprints.errors import DATABASE_DOWN, error_response, first_problem
 from blueprints.management import read_body
+from control import operations
 
 log = logging.getLogger(__name__)
 

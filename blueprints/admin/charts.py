@@ -8,8 +8,8 @@ from typing import Literal
 
 import orjson
 
+from accounting.report import Period
 from blueprints.admin.display import ABSENT, compact, milliseconds
-from usage_report import Period
 
 WIDTH, HEIGHT = 600, 120
 _GAP = 0.22  # of a bar's share of the width

@@ -17,8 +17,8 @@ from wtforms.fields.choices import SelectChoice
 from blueprints import schemas
 from blueprints.admin.display import for_input, from_input
 from blueprints.admin.forgery import StaleForm
+from control.operations import Conflict, NotFound, version_of
 from models import Project, Token
-from operations import Conflict, NotFound, version_of
 
 STREAM_USAGE = (
     SelectChoice("as-sent", "Only when the caller asks for it"),

@@ -10,27 +10,28 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from flask import Response, jsonify, request
+from flask import Response, current_app, jsonify, request
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-import storage
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.display import Bar
 from blueprints.admin.site import bp
-from blueprints.services import services
+from control.operations import NotFound
+from database import schema
+from database.engine import is_reachable
 from llmproxy import __version__
 from llmproxy.api_log.lag import Lag, measure_lag
 from llmproxy.api_log.position import registered_positions
 from llmproxy.api_log.segment import list_segments
+from llmproxy.client.request_body import RequestBody
 from llmproxy.errors import ProxyError
 from llmproxy.headers import origin_of
-from llmproxy.request_body import RequestBody
 from llmproxy.transport.connection import Timeouts
 from llmproxy.transport.request import UpstreamRequest
 from llmproxy.upstream import Upstream
 from models import Project, db
-from operations import NotFound
+from services import Services
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def try_upstream() -> Response:
 
 
 def _page(database: Database, disk: Any, calls: Log, *, probe: Probe | None = None) -> Response:
-    settings = services().settings
+    settings = Services.of(current_app).settings
     return page(
         "health.html",
         version=__version__,
@@ -120,22 +121,23 @@ def _page(database: Database, disk: Any, calls: Log, *, probe: Probe | None = No
 
 def _database() -> Database:
     started = time.perf_counter()
-    is_reachable = storage.is_reachable()
+    engine = Services.of(current_app).engine
+    answers = is_reachable(engine)
     answer_ms = (time.perf_counter() - started) * 1000
     version = None
-    if is_reachable:
-        version = storage.schema_version()
-    kind = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}.get(db.engine.dialect.name, db.engine.dialect.name)
-    number = ".".join(map(str, getattr(db.engine.dialect, "server_version_info", None) or ()))
-    return Database(f"{kind} {number}".strip(), is_reachable, answer_ms, version, storage.SCHEMA_HEAD)
+    if answers:
+        version = schema.version(engine)
+    kind = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}.get(engine.dialect.name, engine.dialect.name)
+    number = ".".join(map(str, getattr(engine.dialect, "server_version_info", None) or ()))
+    return Database(f"{kind} {number}".strip(), answers, answer_ms, version, schema.HEAD)
 
 
 def _disk() -> Any:
-    return shutil.disk_usage(services().settings.data_dir)
+    return shutil.disk_usage(Services.of(current_app).settings.data_dir)
 
 
 def _log() -> Log:
-    parts = services()
+    parts = Services.of(current_app)
     path = parts.settings.log_path
     segments = list_segments(path)
     return Log(
@@ -149,7 +151,7 @@ def _log() -> Log:
 
 def reader_lags() -> dict[str, Lag]:
     """How far each reader of the call log is behind, by its name."""
-    path = services().settings.log_path
+    path = Services.of(current_app).settings.log_path
     positions = registered_positions(path.parent / "positions")
     return {name: measure_lag(path, position) for name, position in positions.items()}
 
@@ -161,7 +163,7 @@ def _upstreams() -> list[str]:
         others = [url for url in db.session.scalars(of_projects.limit(MAX_UPSTREAMS)) if url]
     except SQLAlchemyError:
         others = []
-    return list(dict.fromkeys([services().settings.upstream_url, *others]))
+    return list(dict.fromkeys([Services.of(current_app).settings.upstream_url, *others]))
 
 
 def _probe(url: str) -> Probe:
@@ -169,7 +171,7 @@ def _probe(url: str) -> Probe:
     headers = [("Host", origin.host_header), ("Accept", "application/json"), ("User-Agent", "llm-proxy health check")]
     body = RequestBody(io.BytesIO(), length=0, max_bytes=0)
     request = UpstreamRequest("GET", origin, "/v1/models", headers, body, on_connection=lambda _: None)
-    upstream = Upstream(PROBE_TIMEOUTS, transport=services().settings.upstream_transport)
+    upstream = Upstream(PROBE_TIMEOUTS, transport=Services.of(current_app).settings.upstream_transport)
     started = time.perf_counter()
     try:
         response = upstream.open(request)

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from flask import Response, jsonify, request
+from flask import Response, current_app, jsonify, request
 from sqlalchemy import select
 
-import usage_report
+from accounting import report as usage_report
+from accounting.report import EVERYBODY, Consumer, Kind, Period, Step, Usage
 from blueprints.admin import queries
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.charts import charts
 from blueprints.admin.health import reader_lags
 from blueprints.admin.requests_log import RecordView, latest
 from blueprints.admin.site import bp
-from blueprints.services import services
 from llmproxy.admission import utc_now
 from llmproxy.api_log.latest import Filter
 from models import Project, Token, db
-from usage_report import EVERYBODY, Consumer, Kind, Period, Step, Usage
+from services import Services
 
 TOP = 5
 _KINDS: tuple[Kind, ...] = ("project", "model", "token")
@@ -63,7 +63,7 @@ def overview() -> Response:
     if wants_json():
         return jsonify(span=name, requests=totals.requests, errors=totals.errors, refusals=totals.refusals)
     periods = usage_report.series(EVERYBODY, begin, now, step=span.step)
-    default_limit = services().settings.rate_limit_per_hour
+    default_limit = Services.of(current_app).settings.rate_limit_per_hour
     return page(
         "overview.html",
         span_name=name,

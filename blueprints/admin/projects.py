@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Response, jsonify, make_response, request
+from flask import Response, current_app, jsonify, make_response, request
 from marshmallow import ValidationError
 
-import operations
 from blueprints import schemas
 from blueprints.admin import once, queries
 from blueprints.admin.access import actor
@@ -24,10 +23,11 @@ from blueprints.admin.forms import (
 )
 from blueprints.admin.site import bp
 from blueprints.management import project_json
-from blueprints.services import services
+from control import operations
+from control.operations import Conflict, NotFound, live_token_count
 from llmproxy.admission import utc_now
 from models import Project, db
-from operations import Conflict, NotFound, live_token_count
+from services import Services
 
 _SHOWN_TOKENS = 10
 
@@ -193,7 +193,7 @@ def _path_project() -> Project:
 
 
 def _operations() -> operations.Operations:
-    return services().operations
+    return Services.of(current_app).operations
 
 
 def _project(project_id: str) -> Project:
@@ -214,7 +214,7 @@ def _project_page(
     if form is not None:
         # Whoever saves again has seen what this page shows.
         form.seen.data = operations.version_of(found)
-    now, default_limit = utc_now(), services().settings.rate_limit_per_hour
+    now, default_limit = utc_now(), Services.of(current_app).settings.rate_limit_per_hour
     tokens = queries.tokens_page(
         1, project_id=found.id, state="", search="", order="newest", now=now, default_limit=default_limit
     )
@@ -227,7 +227,7 @@ def _project_page(
         tokens=tokens.rows[:_SHOWN_TOKENS],
         total_tokens=tokens.total,
         live_tokens=live_token_count(found.id),
-        upstream_url=found.base_url or services().settings.upstream_url,
+        upstream_url=found.base_url or Services.of(current_app).settings.upstream_url,
     )
 
 

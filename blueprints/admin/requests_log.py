@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 import orjson
-from flask import Response, jsonify, request
+from flask import Response, current_app, jsonify, request
 
 from blueprints.admin import queries
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.site import bp
-from blueprints.services import services
+from control.operations import NotFound
 from llmproxy.api_log.latest import Filter, Found, Place, read_at, search
 from llmproxy.errors import Outcome
-from operations import NotFound
+from services import Services
 
 PAGE_SIZE = 50
 OUTCOMES = {name: name.replace("_", " ").capitalize() for name in get_args(Outcome)}
@@ -119,7 +119,7 @@ def latest(wanted: Filter, *, limit: int) -> list[RecordView]:
 
 
 def _log_path() -> Path:
-    return services().settings.log_path
+    return Services.of(current_app).settings.log_path
 
 
 def _sent_filters() -> dict[str, str]:

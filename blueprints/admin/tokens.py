@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Response, jsonify, make_response, request
+from flask import Response, current_app, jsonify, make_response, request
 from marshmallow import ValidationError
 from sqlalchemy import select
 from wtforms.fields.choices import SelectChoice
 
-import operations
 from blueprints import schemas
 from blueprints.admin import once, queries
 from blueprints.admin.access import actor
@@ -19,10 +18,11 @@ from blueprints.admin.forgery import StaleForm
 from blueprints.admin.forms import Form, NewTokenForm, TokenForm, new_nonce, nonce_of
 from blueprints.admin.site import bp
 from blueprints.management import iso, token_json
-from blueprints.services import services
+from control import operations
+from control.operations import Conflict, NotFound
 from llmproxy.admission import utc_now
 from models import Project, Token, db
-from operations import Conflict, NotFound
+from services import Services
 
 
 @bp.get("/tokens")
@@ -142,11 +142,11 @@ def _change_again(exc: StaleForm) -> Response:
 
 
 def _operations() -> operations.Operations:
-    return services().operations
+    return Services.of(current_app).operations
 
 
 def _default_limit() -> int:
-    return services().settings.rate_limit_per_hour
+    return Services.of(current_app).settings.rate_limit_per_hour
 
 
 def _base_url() -> str:

@@ -1,5 +1,5 @@
 """
-What LOGGING_URL says, and the sink for it.
+What LOGGING_URL says.
 
     https://receiver.example/path?key=…            JSON arrays by POST; `user:password@` becomes Basic authentication
     cloudwatch://<group>/<stream>?region=eu-west-1  CloudWatch log events; slashes in a group's name are written %2F
@@ -11,12 +11,9 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit, urlunsplit
 
-from llmproxy.api_log.sink import Sink
-
 _GROUP = re.compile(r"[A-Za-z0-9_./#-]{1,512}")
 _STREAM = re.compile(r"[^:*]{1,512}")
 _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d{1,2}")
-_BEARER = re.compile(r"[\x21-\x7e]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +51,6 @@ def parse_logging_url(url: str) -> HttpTarget | CloudWatchTarget:
     if parts.scheme == "cloudwatch":
         return _cloudwatch_target(parts)
     raise ValueError("LOGGING_URL must begin with https://, http:// or cloudwatch://")
-
-
-def open_sink(target: HttpTarget | CloudWatchTarget, *, token: str | None = None) -> Sink:
-    """
-    The sink for a target.
-
-    Args:
-        token: LOGGING_TOKEN, sent as a bearer token by HTTP. ValueError when it cannot stand in a header.
-
-    ImportError names the command to run when CloudWatch's library is not installed.
-    """
-    if isinstance(target, HttpTarget):
-        if token and not _BEARER.fullmatch(token):
-            raise ValueError("LOGGING_TOKEN holds a character that cannot stand in a header")
-        from llmproxy.api_log.http_sink import HttpSink
-
-        return HttpSink(target, token=token)
-    from llmproxy.api_log.cloudwatch import CloudWatchSink
-
-    return CloudWatchSink(target)
 
 
 def _http_target(parts: SplitResult) -> HttpTarget:

@@ -10,7 +10,7 @@ from requests.adapters import BaseAdapter
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ReadTimeout
 
-from llmproxy.request_body import RequestBody
+from llmproxy.client.request_body import RequestBody
 from llmproxy.transport.answer import EndedBeforeAnswer, UpstreamAnswer, UpstreamResponse
 from llmproxy.transport.connection import Connection, NothingSent, Timeouts
 from llmproxy.transport.pool import MAX_IDLE_FOR_STREAMED_S, MAX_IDLE_S, ConnectionPool

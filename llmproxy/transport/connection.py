@@ -12,7 +12,7 @@ import termios
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import certifi
 import gevent.socket
@@ -36,13 +36,6 @@ class Timeouts:
     connect_s: float
     first_byte_s: float
     idle_s: float
-
-
-class Abortable(Protocol):
-    """What can be ended from outside, whoever waits for it."""
-
-    def abort(self) -> None:
-        """End it. Never waits."""
 
 
 class NothingSent(ConnectionError):

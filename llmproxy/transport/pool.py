@@ -10,9 +10,10 @@ from collections.abc import Callable
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ConnectTimeout
 
+from llmproxy.client.guard import Abortable
 from llmproxy.headers import Origin
 from llmproxy.transport.attempt import ConnectionAttempt
-from llmproxy.transport.connection import Abortable, Connection
+from llmproxy.transport.connection import Connection
 
 # Most servers and load balancers close an idle connection after a minute or more.
 MAX_IDLE_S = 50.0

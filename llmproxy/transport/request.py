@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from requests import PreparedRequest
 from requests.structures import CaseInsensitiveDict
 
+from llmproxy.client.guard import Abortable
+from llmproxy.client.request_body import RequestBody
 from llmproxy.headers import Headers, Origin
-from llmproxy.request_body import RequestBody
-from llmproxy.transport.connection import Abortable
 
 OnInterim = Callable[[int, Headers], None]
 

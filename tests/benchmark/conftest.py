@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmark.mock_openai import MockOpenAI
+from mock_openai.mock import MockOpenAI
 
 
 @pytest.fixture

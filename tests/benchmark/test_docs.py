@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmark.mock_openai import MockOpenAI
+from mock_openai.mock import MockOpenAI
 from tests.servers import ROOT
 
 EXECUTED = re.compile(r"<!-- executed by tests/benchmark/test_docs\.py -->\n```bash\n(.*?)```", re.DOTALL)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import trustme
 
-from benchmark.mock_openai import MockOpenAI
+from mock_openai.mock import MockOpenAI
 from tests.servers import ROOT, Server, Token, fetch, wait_for
 
 COMMAND = ROOT / "llm-benchmark"

@@ -11,10 +11,10 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app import create_app
-from blueprints.services import services_of
 from config import Settings
 from llmproxy import upstream
 from models import db
+from services import Services
 from tests.databases import database_of
 
 MANAGEMENT_TOKEN = "management-token-of-the-tests"
@@ -38,7 +38,7 @@ def settings_in(data_dir: Path, **changes: Any) -> Settings:
 
 def close(app: Flask) -> None:
     """Let go of everything an application holds open."""
-    parts = services_of(app)
+    parts = Services.of(app)
     parts.log.close()
     parts.upstream.close()
     parts.admission._store.close()

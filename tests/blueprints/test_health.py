@@ -6,9 +6,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app import create_app
-from blueprints.services import services_of
 from config import Settings
-from llmproxy import metrics
+from llmproxy.telemetry import metrics
+from services import Services
 from tests.blueprints.conftest import close
 
 METRICS_TOKEN = "metrics-token-of-the-tests"
@@ -30,7 +30,7 @@ def test_a_process_in_order_is_alive_and_ready(path: str, status: str, client: F
 
 
 def test_a_draining_process_is_alive_but_not_ready(app: Flask, client: FlaskClient) -> None:
-    services_of(app).draining.set()
+    Services.of(app).draining.set()
 
     assert client.get("/healthz").status_code == 200
     response = client.get("/readyz")

@@ -21,8 +21,8 @@ from sqlalchemy.exc import DataError, OperationalError
 import config
 from app import create_app
 from blueprints import errors
-from blueprints.services import services_of
 from config import Settings
+from services import Services
 from tests.blueprints.conftest import MANAGEMENT_TOKEN, UPSTREAM_KEY, Operator, close, settings_in
 from tests.databases import database_of, execute, migrate
 from tests.postgres import PostgresServer
@@ -549,7 +549,7 @@ def test_a_failing_database_is_answered_without_its_words(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("operations.Operations.create_project", fail)
+    monkeypatch.setattr("control.operations.Operations.create_project", fail)
     response = operator.call("POST", "/projects", PROJECT)
 
     assert response.status_code == status
@@ -621,7 +621,7 @@ def test_every_part_finds_the_same_database_in_a_directory_of_any_name(name: str
     app = create_app(settings)
     operator = Operator(app.test_client())
     token = operator.issue_token(operator.create_project())
-    grant = services_of(app).admission.admit(f"Bearer {token['token']}", datetime.now(UTC))
+    grant = Services.of(app).admission.admit(f"Bearer {token['token']}", datetime.now(UTC))
     uses = [row["request_count"] for row in operator.rows("tokens")]
     close(app)
 

@@ -21,12 +21,12 @@ from werkzeug.test import TestResponse
 
 from app import create_app
 from blueprints import proxy
-from blueprints.services import services_of
 from config import Settings
-from llmproxy import metrics
 from llmproxy import upstream as upstream_module
 from llmproxy.call import Call
 from llmproxy.errors import ProxyError
+from llmproxy.telemetry import metrics
+from services import Services
 from tests.blueprints.conftest import UPSTREAM_KEY, UPSTREAM_URL, Operator, close
 
 CHAT = "/v1/chat/completions"
@@ -237,7 +237,7 @@ def test_a_refusal_to_head_has_no_body(caller: Caller) -> None:
 
 
 def test_a_process_that_takes_no_calls_any_more_says_when_to_come_back(app: Flask, caller: Caller) -> None:
-    services_of(app).refusing.set()
+    Services.of(app).refusing.set()
     response = caller.call()
 
     assert (response.status_code, response.json["error"]["code"]) == (503, "proxy_draining")
@@ -260,7 +260,7 @@ def test_a_strict_log_that_cannot_be_written_refuses_before_forwarding(
 ) -> None:
     strict = create_app(replace(settings, log_strict=True))
     try:
-        services_of(strict).log.path = settings.data_dir / "missing" / "api_logs.jsonl"
+        Services.of(strict).log.path = settings.data_dir / "missing" / "api_logs.jsonl"
         response = Caller(strict.test_client(), token, settings.data_dir).call()
     finally:
         close(strict)
@@ -275,7 +275,7 @@ def test_a_fault_of_ours_is_a_500_with_a_record(
     def broken(*_: object) -> None:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(type(services_of(app).admission), "admit", broken)
+    monkeypatch.setattr(type(Services.of(app).admission), "admit", broken)
     response = caller.call()
 
     assert (response.status_code, response.json["error"]["type"]) == (500, "server_error")
@@ -394,7 +394,7 @@ def test_every_call_leaves_exactly_one_record_whatever_happens(
         response.raw.headers = response.headers  # type: ignore[attr-defined]
         return response
 
-    session = services_of(app).upstream._session
+    session = Services.of(app).upstream._session
     monkeypatch.setattr(session, "send", send)
     before = len(caller.records())
     environ: dict[str, Any] = {
@@ -471,7 +471,7 @@ def test_a_body_that_streams_nothing_goes_up_as_it_is(
 
 @pytest.mark.parametrize("head_first", [True, False])
 def test_a_head_whose_body_is_still_to_come_is_sent_at_once(head_first: bool, app: Flask) -> None:
-    call = Call("GET", "/v1/x", services_of(app).log, services_of(app).live, lambda reason: None)
+    call = Call("GET", "/v1/x", Services.of(app).log, Services.of(app).live, lambda reason: None)
     answer = proxy.Answer(proxy._Refusal(call, ProxyError(), b"x"), "500 X", [], head_first=head_first)
     written: list[bytes] = []
     body = answer.send(lambda status, headers: written.append)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
+from accounting.rollup import Rollup, UsageSums
 from models import db
-from rollup import Rollup, UsageSums
 from tests.records import PROJECT, TOKEN, append, record, refused
 
 SPAN = "from=2026-11-23T00:00:00Z&to=2026-11-24T00:00:00Z"

@@ -8,11 +8,11 @@ from playwright.sync_api import Browser, sync_playwright
 
 import config
 from app import create_app
-from benchmark.admin_seed import seed
-from benchmark.mock_openai import MockOpenAI
-from blueprints.services import services_of
 from llmproxy.admission import utc_now
+from measure.admin_seed import seed
+from mock_openai.mock import MockOpenAI
 from models import db
+from services import Services
 from tests.browser.chromium import launch
 from tests.servers import EMBEDDED, Server, environment
 
@@ -32,7 +32,7 @@ def used_proxy(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> I
     data_dir = tmp_path_factory.mktemp("used") / "data"
     app = create_app(config.load(environment(data_dir), embedded=True))
     seed(app, tokens=60, records=6000, now=utc_now())
-    services_of(app).log.close()
+    Services.of(app).log.close()
     with app.app_context():
         db.engine.dispose()
     with Server(EMBEDDED, data_dir) as server:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import config
-import gunicorn_master
+from server.gunicorn import master as gunicorn_master
 from tests.deploy.compose import ROOT, compose, make_secrets
 
 PROXIES = ["proxy-1", "proxy-2"]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import config
-import gunicorn_master
+from server.gunicorn import master as gunicorn_master
 from tests.deploy.compose import ROOT
 
 validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from websockets.sync.client import connect
 
-from benchmark.mock_openai import MockOpenAI
+from mock_openai.mock import MockOpenAI
 from tests.databases import database_of
 from tests.deploy.compose import ROOT, make_secrets
 from tests.e2e.test_streaming import ask

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmark.mock_openai import MockOpenAI
+from mock_openai.mock import MockOpenAI
 from tests.receiver import Receiver, receiver  # noqa: F401
 from tests.servers import DEPLOYED, EMBEDDED, UPSTREAM_KEY, Server, fetch, wait_for
 

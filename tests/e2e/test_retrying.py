@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmark.mock_openai import MockOpenAI
+from mock_openai.mock import MockOpenAI
 from tests.conftest import serve
 from tests.http_by_hand import call
 from tests.servers import DEPLOYED, EMBEDDED, Server

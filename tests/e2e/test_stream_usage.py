@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmark.mock_openai import MockOpenAI
+from mock_openai.mock import MockOpenAI
 from tests.servers import Server, fetch
 
 CHAT = "/v1/chat/completions"

@@ -8,7 +8,7 @@ import openai
 import pytest
 import trustme
 
-from benchmark.mock_openai import MockOpenAI
+from mock_openai.mock import MockOpenAI
 from tests.http_by_hand import Broken, HandClient, call
 from tests.servers import Server, wait_for
 

@@ -16,7 +16,14 @@ import trustme
 
 from tests.conftest import serve
 from tests.http_by_hand import Answer, Broken, HandClient, call
-from tests.llmproxy.scripted_upstream import Peer, Script, ScriptedUpstream, answering, keeping, server_context
+from tests.llmproxy.transport.scripted_upstream import (
+    Peer,
+    Script,
+    ScriptedUpstream,
+    answering,
+    keeping,
+    server_context,
+)
 from tests.raw_upstream import RawUpstream
 from tests.servers import DEPLOYED, EMBEDDED, UPSTREAM_KEY, Server, Token
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from llmproxy import metrics
 from llmproxy.admission import Grant
 from llmproxy.api_log.record import CallRecord
 from llmproxy.call import Call
+from llmproxy.client.request_body import RequestBody
 from llmproxy.errors import (
     AuthUnavailable,
     ClientGone,
@@ -23,8 +23,8 @@ from llmproxy.errors import (
     UpstreamUnreachable,
 )
 from llmproxy.live_calls import LiveCalls
-from llmproxy.request_body import RequestBody
-from llmproxy.usage import UsageObserver, observe
+from llmproxy.observe.usage import UsageObserver, observe
+from llmproxy.telemetry import metrics
 
 CUTS: list[Callable[[], ProxyError | None]] = [
     lambda: None, ClientGone, UpstreamTimeout, UpstreamUnreachable, TokenExpired, AuthUnavailable, ProxyError,

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ReadTimeout
 
+from llmproxy.client.guard import HangupWatch
 from llmproxy.errors import ClientGone, ProxyError, TokenRevoked, UpstreamTimeout, UpstreamUnreachable
-from llmproxy.hangup import HangupWatch
 from llmproxy.relay import Relay, StreamCut
 from llmproxy.transport.connection import Timeouts
 from llmproxy.upstream import UpstreamSession

@@ -9,13 +9,13 @@ import pytest
 from requests.exceptions import ChunkedEncodingError, ConnectTimeout, ReadTimeout, RequestException, SSLError
 from requests.exceptions import ConnectionError as RequestsConnectionError
 
+from llmproxy.client.request_body import RequestBody
 from llmproxy.errors import ClientGone, ProxyError, UpstreamTimeout, UpstreamUnreachable
 from llmproxy.headers import Origin
-from llmproxy.request_body import RequestBody
 from llmproxy.transport.connection import Connection, Timeouts
 from llmproxy.transport.request import UpstreamRequest
 from llmproxy.upstream import ADAPTERS, Upstream, translate
-from tests.llmproxy.scripted_upstream import Peer, ScriptedUpstream, keeping
+from tests.llmproxy.transport.scripted_upstream import Peer, ScriptedUpstream, keeping
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmark.mock_openai import MockOpenAI
+from mock_openai.mock import MockOpenAI
 from tests.http_by_hand import HandClient, call
 from tests.servers import UPSTREAM_KEY
 

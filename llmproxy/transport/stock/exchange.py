@@ -6,8 +6,8 @@ import socket
 
 from urllib3.util import SKIP_HEADER
 
+from llmproxy.client.request_body import RequestBody
 from llmproxy.headers import Headers
-from llmproxy.request_body import RequestBody
 from llmproxy.transport.connection import Timeouts, shut_down
 from llmproxy.transport.repeating import may_send_again
 from llmproxy.transport.request import UpstreamRequest, framing_of

@@ -10,9 +10,9 @@ from flask import Flask
 
 import config
 from app import create_app
-from blueprints.services import services_of
 from llmproxy.api_log.record import CallRecord
 from models import db
+from services import Services
 from tests.blueprints.admin.site import PASSWORD, Browser, Script
 from tests.servers import environment
 
@@ -22,8 +22,8 @@ def app(tmp_path: Path) -> Iterator[Flask]:
     environ = environment(tmp_path, ADMIN_PASSWORD=PASSWORD, UPSTREAM_URL="http://127.0.0.1:9", MANAGEMENT_TOKEN=None)
     app = create_app(config.load(environ, embedded=True))
     yield app
-    services_of(app).log.close()
-    services_of(app).admission._store.close()
+    Services.of(app).log.close()
+    Services.of(app).admission._store.close()
     with app.app_context():
         db.engine.dispose()
 
@@ -64,7 +64,7 @@ def write_record(app: Flask) -> Callable[..., CallRecord]:
             "error": None,
         }
         record = CallRecord(**facts | changes)
-        assert services_of(app).log.write(record)
+        assert Services.of(app).log.write(record)
         return record
 
     return write

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 from flask import Flask
 
-from blueprints.services import services_of
-from operations import Actor
+from control.operations import Actor
+from services import Services
 from tests.blueprints.admin.site import Browser
 from tests.databases import execute
 
@@ -15,7 +15,7 @@ def test_every_list_and_filter_works(app: Flask, browser: Browser):
     project = browser.create_project("Alpha 100%")
     with app.app_context():
         for label in ("one", "two"):
-            services_of(app).operations.issue_token(
+            Services.of(app).operations.issue_token(
                 Actor("t"), project_id=project, lifetime=timedelta(days=1), label=label
             )
     paths = ["/admin/", "/admin/projects?q=alpha", f"/admin/projects/{project}", "/admin/audit?type=token&actor=t"]
@@ -43,7 +43,7 @@ def test_a_text_that_postgresql_cannot_take_is_no_fault(browser: Browser, path: 
 
 
 def test_a_missing_table_is_told_kindly(app: Flask, browser: Browser):
-    execute(services_of(app).settings.database_url, "ALTER TABLE projects RENAME TO gone")
+    execute(Services.of(app).settings.database_url, "ALTER TABLE projects RENAME TO gone")
 
     answer = browser.get("/admin/projects")
 

@@ -12,12 +12,12 @@ import pytest
 from flask import Flask
 from sqlalchemy.exc import OperationalError
 
-import storage
-from blueprints.services import services_of
+from accounting.rollup import Rollup, UsageSums
+from control.operations import Actor
+from database import schema
 from llmproxy.api_log.record import CallRecord
 from models import db
-from operations import Actor
-from rollup import Rollup, UsageSums
+from services import Services
 from tests.blueprints.admin.site import KEY, Browser, Script
 
 Write = Callable[..., CallRecord]
@@ -25,7 +25,7 @@ Write = Callable[..., CallRecord]
 
 def roll_up(app: Flask) -> None:
     with app.app_context():
-        rollup = Rollup(services_of(app).settings.log_path, UsageSums(db.engine, "node"))
+        rollup = Rollup(Services.of(app).settings.log_path, UsageSums(db.engine, "node"))
         while rollup.step():
             pass
         rollup.close()
@@ -74,7 +74,7 @@ def test_the_overview_names_what_withers_next(app: Flask, browser: Browser):
     project = browser.create_project()
     with app.app_context():
         for days in (9, 2, 5):
-            services_of(app).operations.issue_token(
+            Services.of(app).operations.issue_token(
                 Actor("t"), project_id=project, lifetime=timedelta(days=days), label=f"for {days} days"
             )
 
@@ -105,7 +105,7 @@ def test_the_latest_request_comes_first_with_the_names_of_its_project_and_token(
 ):
     project = browser.create_project("Named project")
     with app.app_context():
-        _, token = services_of(app).operations.issue_token(
+        _, token = Services.of(app).operations.issue_token(
             Actor("t"), project_id=project, lifetime=timedelta(days=1), label="named token"
         )
     write_record(endpoint="/v1/older")
@@ -206,7 +206,7 @@ def test_scripts_get_records_as_json(script: Script, write_record: Write):
 )
 def test_lines_that_are_no_proper_record_are_no_fault(app: Flask, browser: Browser, write_record: Write, line: bytes):
     write_record()
-    with services_of(app).settings.log_path.open("ab") as log:
+    with Services.of(app).settings.log_path.open("ab") as log:
         log.write(line)
 
     assert browser.get("/admin/requests").status_code == 200
@@ -223,7 +223,7 @@ def test_an_empty_audit_trail_leads_on(browser: Browser):
 
 def test_the_audit_trail_shows_what_was_done_here_and_by_the_management_api(app: Flask, browser: Browser):
     project = browser.create_project("watched")
-    bearer = {"Authorization": f"Bearer {services_of(app).settings.management_token}"}
+    bearer = {"Authorization": f"Bearer {Services.of(app).settings.management_token}"}
     app.test_client().patch(f"/manage/projects/{project}", json={"name": "changed"}, headers=bearer)
 
     text = browser.get("/admin/audit").text
@@ -239,7 +239,7 @@ def test_the_audit_trail_shows_what_was_done_here_and_by_the_management_api(app:
 def test_a_long_audit_trail_comes_in_pages(app: Flask, browser: Browser):
     with app.app_context():
         for number in range(55):
-            services_of(app).operations.create_project(Actor("t"), name=f"p{number}.", openai_api_key=KEY)
+            Services.of(app).operations.create_project(Actor("t"), name=f"p{number}.", openai_api_key=KEY)
 
     first = browser.get("/admin/audit").text
     older = html.unescape(re.search(r'href="(/admin/audit\?before=[^"]+)">Older', first)[1])
@@ -253,20 +253,20 @@ def test_a_long_audit_trail_comes_in_pages(app: Flask, browser: Browser):
 
 def test_health_shows_the_parts(app: Flask, browser: Browser, write_record: Write):
     write_record()
-    sqlite = services_of(app).settings.database_url.startswith("sqlite")
+    sqlite = Services.of(app).settings.database_url.startswith("sqlite")
 
     text = browser.get("/admin/health").text
 
     assert (
         ("SQLite" if sqlite else "PostgreSQL") in text
         and "Up to date" in text
-        and storage.SCHEMA_HEAD in text
+        and schema.HEAD in text
         and "free" in text
     )
 
 
 def test_health_shows_a_database_that_does_not_answer(browser: Browser, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(storage, "is_reachable", lambda: False)
+    monkeypatch.setattr("blueprints.admin.health.is_reachable", lambda _: False)
 
     answer = browser.get("/admin/health")
 
@@ -275,15 +275,15 @@ def test_health_shows_a_database_that_does_not_answer(browser: Browser, monkeypa
 
 
 def test_health_shows_a_schema_that_is_out_of_date(browser: Browser, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(storage, "schema_version", lambda: "0000")
+    monkeypatch.setattr(schema, "version", lambda _: "0000")
 
     assert "Out of date" in browser.get("/admin/health").text
 
 
 def test_health_warns_of_records_that_wait(app: Flask, browser: Browser, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(type(services_of(app).log), "pending", property(lambda _: 3))
+    monkeypatch.setattr(type(Services.of(app).log), "pending", property(lambda _: 3))
     assert "3 records of this worker wait in memory" in browser.get("/admin/health").text
-    monkeypatch.setattr(type(services_of(app).log), "lost", property(lambda _: 2))
+    monkeypatch.setattr(type(Services.of(app).log), "lost", property(lambda _: 2))
     assert "This worker lost 2 records" in browser.get("/admin/health").text
 
 
@@ -360,7 +360,7 @@ PAYLOADS = [
 def test_nothing_that_anybody_wrote_becomes_markup(app: Flask, browser: Browser, write_record: Write, payload: str):
     project = browser.create_project(payload)
     with app.app_context():
-        _, token = services_of(app).operations.issue_token(
+        _, token = Services.of(app).operations.issue_token(
             Actor(payload), project_id=project, lifetime=timedelta(days=1), label=payload
         )
     record = write_record(

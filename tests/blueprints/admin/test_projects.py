@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 from flask import Flask
 
-from blueprints.services import services_of
+from control.operations import Actor
 from models import AuditEntry, Project, Token, db
-from operations import Actor
+from services import Services
 from tests.blueprints.admin.site import KEY, Browser, Script
 
 CREATE = ("/admin/projects/new", "/admin/projects")
@@ -17,7 +17,7 @@ CREATE = ("/admin/projects/new", "/admin/projects")
 def issue(app: Flask, project_id: str, count: int = 1) -> None:
     with app.app_context():
         for _ in range(count):
-            services_of(app).operations.issue_token(Actor("test"), project_id=project_id, lifetime=timedelta(hours=1))
+            Services.of(app).operations.issue_token(Actor("test"), project_id=project_id, lifetime=timedelta(hours=1))
 
 
 def stored(app: Flask, project_id: str) -> Project | None:
@@ -305,7 +305,7 @@ def test_json_creates_lists_reads_and_changes(script: Script):
 )
 def test_bad_json_gets_the_answer_of_the_management_api(app: Flask, script: Script, body, param):
     answer = script.send("POST", "/admin/projects", json=body)
-    bearer = {"Authorization": f"Bearer {services_of(app).settings.management_token}"}
+    bearer = {"Authorization": f"Bearer {Services.of(app).settings.management_token}"}
     managed = app.test_client().post("/manage/projects", json=body, headers=bearer)
 
     assert answer.status_code == managed.status_code == 400

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from flask import Flask
 
-import operations
-from blueprints.services import services_of
+from control import operations
+from control.operations import Actor
 from llmproxy.admission import hash_token
 from models import AuditEntry, Token, db
-from operations import Actor
+from services import Services
 from tests.blueprints.admin.site import Browser, Script
 
 NEW = ("/admin/tokens/new", "/admin/tokens")
@@ -21,7 +21,7 @@ SECRET = re.compile(r'id="secret"[^>]*value="([0-9a-f-]{36})"')
 def issue(app: Flask, project_id: str, **fields) -> Token:
     with app.app_context():
         lifetime = fields.pop("lifetime", timedelta(hours=24))
-        return services_of(app).operations.issue_token(
+        return Services.of(app).operations.issue_token(
             Actor("test"), project_id=project_id, lifetime=lifetime, **fields
         )[1]
 

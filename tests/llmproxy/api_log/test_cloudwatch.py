@@ -8,7 +8,8 @@ from botocore.exceptions import ClientError
 
 from llmproxy.api_log import cloudwatch
 from llmproxy.api_log.cloudwatch import MAX_CALL_BYTES, MAX_EVENTS, CloudWatchSink
-from llmproxy.api_log.logging_url import open_sink, parse_logging_url
+from llmproxy.api_log.logging_url import parse_logging_url
+from llmproxy.api_log.open_sink import open_sink
 from llmproxy.api_log.record import parse_line
 from llmproxy.api_log.shipper import Shipper
 from llmproxy.api_log.sink import BatchRefused, Entry, SinkUnavailable
@@ -224,7 +225,8 @@ def test_a_record_without_a_readable_time_is_left_to_aws_to_refuse(open_sink_to,
 def test_a_missing_library_names_the_command_that_installs_it():
     blocked = (
         "import sys; sys.modules['boto3'] = None\n"
-        "from llmproxy.api_log.logging_url import open_sink, parse_logging_url\n"
+        "from llmproxy.api_log.logging_url import parse_logging_url\n"
+        "from llmproxy.api_log.open_sink import open_sink\n"
         "try: open_sink(parse_logging_url('cloudwatch://g/s?region=eu-west-1'))\n"
         "except ImportError as exc: print(exc)"
     )

@@ -1,7 +1,8 @@
 import pytest
 
 from llmproxy.api_log.http_sink import HttpSink
-from llmproxy.api_log.logging_url import CloudWatchTarget, HttpTarget, open_sink, parse_logging_url
+from llmproxy.api_log.logging_url import CloudWatchTarget, HttpTarget, parse_logging_url
+from llmproxy.api_log.open_sink import open_sink
 
 
 @pytest.mark.parametrize(

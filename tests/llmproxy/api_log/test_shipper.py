@@ -299,7 +299,8 @@ SHIP = """
 import sys
 from pathlib import Path
 from llmproxy.api_log.dead_letters import DeadLetters
-from llmproxy.api_log.logging_url import open_sink, parse_logging_url
+from llmproxy.api_log.logging_url import parse_logging_url
+from llmproxy.api_log.open_sink import open_sink
 from llmproxy.api_log.reader import LogReader
 from llmproxy.api_log.shipper import Shipper
 log = Path(sys.argv[1])
@@ -354,7 +355,8 @@ from pathlib import Path
 import gevent
 from gevent.pywsgi import WSGIServer
 from llmproxy.api_log.dead_letters import DeadLetters
-from llmproxy.api_log.logging_url import open_sink, parse_logging_url
+from llmproxy.api_log.logging_url import parse_logging_url
+from llmproxy.api_log.open_sink import open_sink
 from llmproxy.api_log.reader import LogReader
 from llmproxy.api_log.shipper import Shipper
 

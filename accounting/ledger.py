@@ -1,0 +1,109 @@
+"""
+The call log's readers as this product runs them: how they are put together, how far they are, what was lost.
+
+In the data directory: `api_logs.jsonl` and its segments, `positions/` of the readers, `dead_letters.jsonl`,
+`dropped.jsonl` with a line for each time that the cap on disk use deleted what a reader had not read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import orjson
+from sqlalchemy import Engine
+
+from accounting.rollup import Rollup, UsageSums, node_id
+from config import Settings
+from llmproxy.admission import utc_now
+from llmproxy.api_log.dead_letters import DeadLetters
+from llmproxy.api_log.lag import measure_lag
+from llmproxy.api_log.logging_url import parse_logging_url
+from llmproxy.api_log.open_sink import open_sink
+from llmproxy.api_log.position import registered_positions
+from llmproxy.api_log.reader import LogReader
+from llmproxy.api_log.segment import list_segments
+from llmproxy.api_log.shipper import Shipper
+from llmproxy.telemetry import metrics
+
+SHIPPER = "shipper"
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """What the cap on disk use deleted unread; `records` is an estimate."""
+
+    bytes: int
+    records: int
+
+
+def dead_letters(settings: Settings, *, fsync: Callable[[int], None] = os.fsync) -> DeadLetters:
+    """Where records go that the receiver will never take."""
+    return DeadLetters(settings.data_dir / "dead_letters.jsonl", fsync=fsync)
+
+
+def open_shipper(settings: Settings, *, fsync: Callable[[int], None] = os.fsync) -> Shipper:
+    """
+    The shipper to LOGGING_URL, which must be set.
+
+    ImportError names the command to run when CloudWatch's library is missing.
+    """
+    sink = open_sink(parse_logging_url(settings.logging_url), token=settings.logging_token or None)
+    reader = LogReader(settings.log_path, SHIPPER, fsync=fsync)
+    return Shipper(reader, sink, dead_letters(settings, fsync=fsync))
+
+
+def open_rollup(settings: Settings, engine: Engine, *, fsync: Callable[[int], None] = os.fsync) -> Rollup:
+    """The rollup of this node into the database of `engine`."""
+    sums = UsageSums(engine, node_id(settings.data_dir))
+    return Rollup(settings.log_path, sums, fsync=fsync)
+
+
+def note_dropped(settings: Settings, dropped: Dropped) -> None:
+    """Keep for ever that records were deleted unread."""
+    line = {"at": utc_now(), "bytes": dropped.bytes, "records": dropped.records}
+    fd = os.open(_dropped_path(settings), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        os.write(fd, orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z))
+    finally:
+        os.close(fd)
+
+
+def dropped_so_far(settings: Settings) -> Dropped:
+    """What was deleted unread, all in all."""
+    try:
+        lines = [orjson.loads(line) for line in _dropped_path(settings).read_bytes().splitlines() if line]
+    except FileNotFoundError:
+        lines = []
+    return Dropped(sum(line["bytes"] for line in lines), sum(line["records"] for line in lines))
+
+
+def disk_bytes(settings: Settings) -> int:
+    """How much disk the call log takes."""
+    return sum(segment.size for segment in list_segments(settings.log_path))
+
+
+def publish_metrics(settings: Settings, now: datetime) -> None:
+    """Tell Prometheus how far the readers are. Looks at files alone, and counts no lines: a scrape is quick."""
+    for name, position in registered_positions(settings.data_dir / "positions").items():
+        lag = measure_lag(settings.log_path, position)
+        metrics.LOG_LAG_BYTES.labels(name).set(lag.bytes)
+        metrics.LOG_LAG_SECONDS.labels(name).set(age_s(lag.oldest, now) or 0.0)
+    metrics.LOG_DISK_BYTES.set(disk_bytes(settings))
+    metrics.LOG_DEAD_LETTERS.set(dead_letters(settings).count())
+    metrics.LOG_DROPPED.set(dropped_so_far(settings).records)
+
+
+def age_s(timestamp: str | None, now: datetime) -> float | None:
+    """Seconds since a record's timestamp; None for None or what is no time."""
+    try:
+        return (now - datetime.fromisoformat(timestamp)).total_seconds() if timestamp else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _dropped_path(settings: Settings) -> Path:
+    return settings.data_dir / "dropped.jsonl"

@@ -1,0 +1,150 @@
+"""
+Counts the log files that are still there again, and puts the sums of usage right.
+
+The rollup stands still meanwhile (the caller holds its lock, and has brought it to the end of the log), so a
+recount up to the saved position must come to the same sums. What it counts is gathered in rows that no report
+looks at; then, hour by hour and each in one short transaction, the difference is added to every view. Killed at
+any instant, it leaves hours that are right beside hours that are as they were.
+
+An hour is replaced only when the files hold at least as many of its records as the sums: files that are gone
+take nothing away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, delete, select
+
+from accounting.fold import Cell, Cells, Row, added, rows
+from accounting.rollup import UsageSums
+from accounting.views import CALLS, RECOUNT, View, moment
+from llmproxy.api_log.lines import cut
+from llmproxy.api_log.position import Position
+from llmproxy.api_log.record import MAX_LINE_BYTES
+from llmproxy.api_log.segment import list_segments
+from models import DIMENSIONS, SUMS, usage_keys, usage_sums
+
+_CHUNK_BYTES = 256 << 10
+_BUSY_MS = 10_000
+_REQUESTS = SUMS.index("requests")
+
+
+@dataclass(slots=True)
+class Recount:
+    """
+    What a recount found and did.
+
+    Attributes:
+        records: Counted in the files.
+        replaced: Hours whose sums are what the files say now, in order.
+        kept: Hours that were left as they were, because the files hold fewer of their records.
+    """
+
+    records: int = 0
+    replaced: list[datetime] = field(default_factory=list)
+    kept: list[datetime] = field(default_factory=list)
+
+
+def recount(path: Path, engine: Engine, sums: UsageSums, *, replace_from: datetime | None = None) -> Recount:
+    """
+    Recount the log at `path`, up to the position that `sums` has saved.
+
+    Args:
+        replace_from: Replace every hour from this one on, also where the files hold less.
+    """
+    work = _Recounting(engine, sums, replace_from)
+    done = Recount()
+    work.clear()
+    for records in _records(path, sums.load()):
+        done.records += len(records)
+        work.gather(records)
+    for hour in work.hours():
+        (done.replaced if work.settle(hour) else done.kept).append(moment(hour))
+    work.clear()
+    return done
+
+
+class _Recounting:
+    def __init__(self, engine: Engine, sums: UsageSums, replace_from: datetime | None) -> None:
+        self._engine = engine
+        self._sums = sums
+        self._replace_from = replace_from
+
+    def gather(self, records: list[dict[str, Any]]) -> None:
+        gathered = {Row(RECOUNT.id, *cell): sums for cell, sums in self._sums.fold(records).items()}
+        with self._sums.transaction(busy_ms=_BUSY_MS) as connection:
+            self._sums.add(connection, gathered)
+
+    def hours(self) -> list[int]:
+        hours = select(usage_sums.c.hour).where(usage_sums.c.key_id.in_(self._keys(RECOUNT))).distinct()
+        with self._engine.connect() as connection:
+            return sorted(connection.scalars(hours))
+
+    def settle(self, hour: int) -> bool:
+        """Bring one hour of every view to what was counted; False when it must be kept."""
+        with self._sums.transaction(busy_ms=_BUSY_MS) as connection:
+            counted, current = self._cells(connection, RECOUNT, hour), self._cells(connection, CALLS, hour)
+            is_forced = self._replace_from is not None and moment(hour) >= self._replace_from
+            if not is_forced and _requests(counted) < _requests(current):
+                return False
+            self._sums.add(connection, rows(_difference(counted, current)))
+        return True
+
+    def clear(self) -> None:
+        """Remove what was gathered."""
+        for hour in self.hours():
+            with self._sums.transaction(busy_ms=_BUSY_MS) as connection:
+                here = (usage_sums.c.view == RECOUNT.id) & (usage_sums.c.hour == hour)
+                connection.execute(delete(usage_sums).where(here, usage_sums.c.key_id.in_(self._keys(RECOUNT))))
+
+    def _cells(self, connection: Connection, view: View, hour: int) -> Cells:
+        columns = [usage_keys.c[name] for name in DIMENSIONS], [usage_sums.c[name] for name in SUMS]
+        statement = (
+            select(*columns[0], *columns[1])
+            .join(usage_keys, usage_keys.c.id == usage_sums.c.key_id)
+            .where(usage_sums.c.view == view.id, usage_sums.c.hour == hour, usage_keys.c.node_id == self._sums.node)
+        )
+        width = len(DIMENSIONS)
+        return {Cell(hour, *row[:width]): list(row[width:]) for row in connection.execute(statement)}
+
+    def _keys(self, view: View) -> Any:
+        return select(usage_keys.c.id).where(usage_keys.c.view == view.id, usage_keys.c.node_id == self._sums.node)
+
+
+def _difference(counted: Cells, current: Cells) -> Cells:
+    nothing = [0] * len(SUMS)
+    difference = {
+        cell: added(counted.get(cell, nothing), [-number for number in current.get(cell, nothing)])
+        for cell in counted.keys() | current.keys()
+    }
+    return {cell: sums for cell, sums in difference.items() if any(sums)}
+
+
+def _requests(cells: Cells) -> int:
+    return sum(sums[_REQUESTS] for sums in cells.values())
+
+
+def _records(path: Path, position: Position) -> Iterator[list[dict[str, Any]]]:
+    """The records that a position has passed and whose files are there, in portions."""
+    seen: set[str] = set()
+    for segment in list_segments(path):
+        limit = segment.size if segment.id in position.done else position.offset
+        # A copy that another tool made of a segment is the same segment.
+        if segment.id in seen or segment.id not in (*position.done, position.segment):
+            continue
+        seen.add(segment.id)
+        with segment.path.open("rb") as file:
+            rest = b""
+            while limit > 0:
+                data = file.read(min(_CHUNK_BYTES, limit))
+                limit = limit - len(data) if data else 0
+                found = cut(rest + data, max_lines=_CHUNK_BYTES, is_last=limit == 0)
+                yield found.records
+                rest = (rest + data)[found.used :]
+                # Longer than any record: not ours, and no reason to hold it.
+                rest = rest[-MAX_LINE_BYTES:]

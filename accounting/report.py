@@ -1,0 +1,265 @@
+"""
+What the sums say: totals, series over time, the biggest users, reasons of refusals.
+
+Each question is put to the view with the fewest rows that can answer it (see `accounting.views`); whole days are
+taken from a view by day where there is one. Times are rounded outwards to whole hours, for the sums know no less.
+Call within an application context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Subquery, func, select, union_all
+
+from accounting.views import CALLS, MODEL_HOURS, PROJECT_DAYS, PROJECT_HOURS, TOKEN_DAYS, View, hours_around, moment
+from models import BUCKETS_MS, COUNTS, DURATION, SUMS, TTFT, Project, Token, db, usage_keys, usage_sums
+
+Step = Literal["hour", "day"]
+Kind = Literal["project", "token", "model"]
+
+_STEP_HOURS = {"hour": 1, "day": 24}
+_COLUMN = {"project": "project_id", "token": "token_id", "model": "model"}
+# The fewest rows first.
+_BY_HOUR = (MODEL_HOURS, PROJECT_HOURS, CALLS)
+_BY_DAY = (PROJECT_DAYS, TOKEN_DAYS)
+# All that it takes to find the busiest.
+_RANK = ("requests",)
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Whose usage; None means everybody's."""
+
+    project_id: str | None = None
+    token_id: str | None = None
+    model: str | None = None
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Column -> wanted value."""
+        wanted = {"project_id": self.project_id, "token_id": self.token_id, "model": self.model}
+        return {name: value for name, value in wanted.items() if value is not None}
+
+
+EVERYBODY = Filters()
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Milliseconds, interpolated within a bucket; None where nothing was measured."""
+
+    p50: float | None
+    p95: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """
+    Sums over some requests.
+
+    Attributes:
+        requests: All of them, refused ones included.
+        refusals: Answered by the proxy itself instead of being forwarded.
+        errors: Forwarded, and failed on the way, timed out, or answered with a status of 400 or above.
+        client_closed: The client hung up; these count as nothing else.
+        usage_reported: Requests whose tokens the upstream told; the token sums are theirs.
+        cached_tokens: Of the prompt tokens.
+        reasoning_tokens: Of the completion tokens.
+        duration_ms: Arrival to last byte, of what was forwarded.
+        ttft_ms: Arrival to first body byte, of what was forwarded.
+    """
+
+    requests: int
+    refusals: int
+    errors: int
+    client_closed: int
+    usage_reported: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    duration_ms: Percentiles
+    ttft_ms: Percentiles
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """Usage of the hour or day that begins at `start`."""
+
+    start: datetime
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """
+    Usage of one project, token or model.
+
+    `key` is its id or the model's name, '' where the record had none. `name` is the project's name or the token's
+    label, None where there is none (any more).
+    """
+
+    key: str
+    name: str | None
+    usage: Usage
+
+
+def whole_hours(begin: datetime, end: datetime) -> tuple[datetime, datetime]:
+    """The span of whole hours around a span of time: what a report over it covers."""
+    first, last = hours_around(begin, end)
+    return moment(first), moment(last)
+
+
+def totals(filters: Filters, begin: datetime, end: datetime) -> Usage:
+    """Usage of the whole span."""
+    sums = _sources(filters.columns, hours_around(begin, end), SUMS)
+    return _usage(db.session.execute(select(*_added(sums, SUMS))).one())
+
+
+def series(filters: Filters, begin: datetime, end: datetime, *, step: Step) -> list[Period]:
+    """Usage hour by hour or day by day (in UTC), every one of the span, zeros where there was none."""
+    hours = _STEP_HOURS[step]
+    span = first, last = hours_around(begin, end)
+    sums = _sources(filters.columns, span, SUMS, by_hour=True, whole_days=step == "day")
+    start = sums.c.hour - sums.c.hour % hours
+    statement = select(start, *_added(sums, SUMS)).group_by(start)
+    found = {start: row for start, *row in db.session.execute(statement)}
+    starts = range(first // hours * hours, last, hours)
+    return [Period(moment(start), _usage(found.get(start))) for start in starts]
+
+
+def top(by: Kind, filters: Filters, begin: datetime, end: datetime, *, limit: int) -> list[Consumer]:
+    """The `limit` projects, tokens or models with the most requests, the busiest first."""
+    column = _COLUMN[by]
+    wanted: dict[str, Any] = dict(filters.columns)
+    span = hours_around(begin, end)
+    if by == "token":
+        # There are many of them. To add up the numbers of all for the sake of a few would take most of the time.
+        rows = _by_column(column, _sources(wanted, span, _RANK, column=column), _RANK, limit)
+        wanted.setdefault(column, [key for key, _ in rows])
+    rows = _by_column(column, _sources(wanted, span, SUMS, column=column), SUMS, limit)
+    names = _names(by, [key for key, *_ in rows])
+    return [Consumer(key, names.get(key), _usage(sums)) for key, *sums in rows]
+
+
+def refusals_by_reason(filters: Filters, begin: datetime, end: datetime) -> dict[str, int]:
+    """How often the proxy itself refused, by the error's code ('none' where it has none), the commonest first."""
+    sums = _sources(filters.columns, hours_around(begin, end), ("requests",), column="refusal")
+    found = _by_column("refusal", sums, ("requests",), limit=None)
+    return {code: int(count) for code, count in found if code}
+
+
+def _names(by: Kind, keys: list[str]) -> dict[str, str | None]:
+    if by == "model":
+        return {key: key for key in keys}
+    statement = (
+        select(Project.id, Project.name).where(Project.id.in_(keys))
+        if by == "project"
+        else select(Token.id, Token.label).where(Token.id.in_(keys))
+    )
+    return {row[0]: row[1] for row in db.session.execute(statement)}
+
+
+def _by_column(column: str, sums: Subquery, names: tuple[str, ...], limit: int | None) -> list[Any]:
+    """The groups of a column with their sums, those with the most requests first."""
+    group, added = usage_keys.c[column], _added(sums, names)
+    requests = added[names.index("requests")]
+    statement = (
+        select(group, *added)
+        .join(sums, sums.c.key_id == usage_keys.c.id)
+        .group_by(group)
+        .having(requests > 0)
+        .order_by(requests.desc(), group)
+        .limit(limit)
+    )
+    return list(db.session.execute(statement))
+
+
+def _added(sums: Subquery, names: tuple[str, ...]) -> list[Any]:
+    return [func.sum(sums.c[name]) for name in names]
+
+
+def _sources(
+    wanted: Mapping[str, Any],
+    span: tuple[int, int],
+    names: tuple[str, ...],
+    *,
+    column: str | None = None,
+    by_hour: bool = False,
+    whole_days: bool = True,
+) -> Subquery:
+    """
+    Sums by `key_id`, or by `hour`, from the views that have them with the fewest rows.
+
+    Args:
+        wanted: Column -> the value it must have, or a list of values.
+        column: What the keys will be told apart by.
+        whole_days: False when days are too coarse.
+    """
+    group = usage_sums.c.hour if by_hour else usage_sums.c.key_id
+    dimensions = {*wanted, column} - {None}
+    parts = [
+        select(group, *(func.sum(usage_sums.c[name]).label(name) for name in names))
+        .where(usage_sums.c.hour >= first, usage_sums.c.hour < last, _is_in(view, wanted, names))
+        .group_by(group)
+        for view, first, last in _parts(dimensions, span, whole_days=whole_days)
+    ]
+    return union_all(*parts).subquery()
+
+
+def _is_in(view: View, wanted: Mapping[str, Any], names: tuple[str, ...]) -> ColumnElement[bool]:
+    if not wanted and not (view is TOKEN_DAYS and names == _RANK):
+        return usage_sums.c.view == view.id
+    conditions = [
+        usage_keys.c[name].in_(value) if isinstance(value, list) else usage_keys.c[name] == value
+        for name, value in wanted.items()
+    ]
+    # A key belongs to one view. Naming the view besides would invite the database to walk through all of it,
+    # instead of going by the index over keys.
+    return usage_sums.c.key_id.in_(select(usage_keys.c.id).where(usage_keys.c.view == view.id, *conditions))
+
+
+def _parts(dimensions: set[Any], span: tuple[int, int], *, whole_days: bool) -> Iterable[tuple[View, int, int]]:
+    """The view for each part of the span."""
+    first, last = span
+    hours = next(view for view in _BY_HOUR if dimensions <= view.dimensions)
+    days = next((view for view in _BY_DAY if dimensions <= view.dimensions), None)
+    first_day, last_day = -(-first // 24) * 24, last // 24 * 24
+    if hours is MODEL_HOURS or days is None or not whole_days or first_day >= last_day:
+        return [(hours, first, last)]
+    parts = [(hours, first, first_day), (days, first_day, last_day), (hours, last_day, last)]
+    return [part for part in parts if part[1] < part[2]]
+
+
+def _usage(sums: Iterable[Any] | None) -> Usage:
+    # PostgreSQL adds bigints up to a numeric, and both databases nothing at all up to NULL.
+    by_name = {name: int(number or 0) for name, number in zip(SUMS, sums or [0] * len(SUMS), strict=True)}
+    return Usage(
+        **{name: by_name[name] for name in COUNTS},
+        duration_ms=_percentiles([by_name[name] for name in DURATION]),
+        ttft_ms=_percentiles([by_name[name] for name in TTFT]),
+    )
+
+
+def _percentiles(buckets: list[int]) -> Percentiles:
+    return Percentiles(p50=_quantile(buckets, 0.5), p95=_quantile(buckets, 0.95))
+
+
+def _quantile(buckets: list[int], share: float) -> float | None:
+    """The value under which `share` of the samples lie; of what is beyond the last bound, that bound."""
+    left = share * sum(buckets)
+    if left == 0:
+        return None
+    for low, high, count in zip((0, *BUCKETS_MS), BUCKETS_MS, buckets, strict=False):
+        if count and left <= count:
+            return round(low + (high - low) * left / count, 1)
+        left -= count
+    return float(BUCKETS_MS[-1])

@@ -1,0 +1,211 @@
+"""
+Adds the call log to the sums of usage, every record exactly once.
+
+Guarantees:
+* A batch's sums and the position after it are committed in one transaction. A process that is killed at any
+  instant has done both or neither; whoever reads next goes on from there.
+* One process of a node adds at a time (the reader's lock); any other takes its place within a tick.
+* The records of a batch are summed up in memory first, so the transaction is short: nobody's admission waits
+  for more than a few milliseconds of it.
+
+A log file that somebody edited is read again by the reader, and counted again here; `recount` puts that right.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, select
+
+from accounting.fold import Cells, Row, fold, rows
+from accounting.views import MODEL_HOURS
+from database.engine import BACKGROUND_BUSY_MS, background_transaction
+from llmproxy.admission import utc_now
+from llmproxy.api_log.position import Position
+from llmproxy.api_log.reader import LogReader
+from models import DIMENSIONS, SUMS, UtcDateTime, reader_positions, usage_keys
+
+READER = "rollup"
+BATCH_RECORDS = 250
+# Names come from upstreams. An upstream that makes them up may not fill the tables with them.
+MAX_MODELS = 1000
+OTHER_MODELS = "(other)"
+_MAX_KNOWN_KEYS = 200_000
+
+_KEY_COLUMNS = ("view", "node_id", *DIMENSIONS)
+_SUM_COLUMNS = ("view", "hour", "key_id", *SUMS)
+# By hand, for the driver itself: 600 rows of 40 numbers are a batch, and this is a fifth of the ORM's time.
+_ON_SUM = "ON CONFLICT (view, hour, key_id) DO UPDATE SET " + ", ".join(
+    f"{name} = usage_sums.{name} + excluded.{name}" for name in SUMS
+)
+_ON_KEY = f"ON CONFLICT ({', '.join(_KEY_COLUMNS)}) DO UPDATE SET view = excluded.view RETURNING id"
+_ADD = (
+    f"INSERT INTO usage_sums ({', '.join(_SUM_COLUMNS)}) VALUES ({', '.join('?' * len(_SUM_COLUMNS))}) "  # noqa: S608
+    + _ON_SUM
+)
+_NEW_KEY = (
+    f"INSERT INTO usage_keys ({', '.join(_KEY_COLUMNS)}) VALUES ({', '.join('?' * len(_KEY_COLUMNS))}) "  # noqa: S608
+    + _ON_KEY
+)
+# PostgreSQL takes all rows at once, an array for each column: one round trip, and one value to pass for 600.
+_ADD_ALL = (
+    f"INSERT INTO usage_sums ({', '.join(_SUM_COLUMNS)}) "  # noqa: S608
+    f"SELECT * FROM unnest({', '.join(['%s::bigint[]'] * len(_SUM_COLUMNS))}) {_ON_SUM}"
+)
+_NEW_KEYS = (
+    f"INSERT INTO usage_keys ({', '.join(_KEY_COLUMNS)}) SELECT * "  # noqa: S608
+    f"FROM unnest(%s::smallint[], {', '.join(['%s::text[]'] * (len(_KEY_COLUMNS) - 1))}) "
+    f"{_ON_KEY}, {', '.join(_KEY_COLUMNS)}"
+)
+_SAVE_POSITION = (
+    "INSERT INTO reader_positions (node_id, reader, position, saved_at) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (node_id, reader) DO UPDATE SET position = excluded.position, saved_at = excluded.saved_at"
+)
+
+
+def node_id(data_dir: Path) -> str:
+    """The name under which this data directory's records are counted; made on the first call, and kept there."""
+    with (data_dir / "node_id").open("a+", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        kept = file.read().strip()
+        if not kept:
+            kept = str(uuid.uuid4())
+            file.write(f"{kept}\n")
+    return kept
+
+
+class UsageSums:
+    """
+    The sums of one node together with the position of the reader that feeds them.
+
+    A `PositionStore`: what was staged is added in the transaction that saves the position.
+
+    Attributes:
+        last_save_s: How long the last such transaction took, the wait for it included.
+    """
+
+    def __init__(self, engine: Engine, node: str) -> None:
+        self._engine = engine
+        self.node = node
+        self._is_sqlite = engine.dialect.name == "sqlite"
+        self._staged: Cells = {}
+        self.last_save_s = 0.0
+        self._ids: dict[tuple[Any, ...], int] = {}
+        self._models: set[str] | None = None
+
+    def stage(self, records: Iterable[dict[str, Any]]) -> None:
+        """Sum up the records that the next saved position will have passed."""
+        self._staged = self.fold(records)
+
+    def fold(self, records: Iterable[dict[str, Any]]) -> Cells:
+        """The records' sums, with models beyond MAX_MODELS under one name."""
+        return fold(records, model_name=self._model_name)
+
+    @contextmanager
+    def transaction(self, *, busy_ms: int = BACKGROUND_BUSY_MS) -> Iterator[Connection]:
+        """A `database.engine.background_transaction` to add in."""
+        try:
+            with background_transaction(self._engine, busy_ms=busy_ms) as connection:
+                yield connection
+        except BaseException:
+            # The keys that it made were rolled back with it.
+            self._ids.clear()
+            raise
+
+    def load(self) -> Position:
+        """The position that was saved last. Its sums are in the tables, and nothing after it."""
+        where = (reader_positions.c.node_id == self.node) & (reader_positions.c.reader == READER)
+        with self._engine.connect() as connection:
+            saved = connection.scalar(select(reader_positions.c.position).where(where))
+        return Position.from_json(saved.encode()) if saved else Position()
+
+    def save(self, position: Position) -> None:
+        """Add what was staged, and remember the position. All or nothing."""
+        started = time.perf_counter()
+        with self.transaction() as connection:
+            self.add(connection, rows(self._staged))
+            self._save_position(connection, position)
+        self._staged = {}
+        self.last_save_s = time.perf_counter() - started
+
+    def add(self, connection: Connection, added: dict[Row, list[int]]) -> None:
+        """Add to the tables, within a `transaction` of these sums."""
+        if not added:
+            return
+        ids = self._key_ids(connection, added)
+        # Rows of one view and hour lie together, and are reached in one go.
+        numbers = sorted((row.view, row.hour, ids[self._key(row)], *sums) for row, sums in added.items())
+        if self._is_sqlite:
+            connection.exec_driver_sql(_ADD, numbers)
+        else:
+            # Written out here: the driver would look at every number on its own.
+            columns = tuple(f"{{{','.join(map(str, column))}}}" for column in zip(*numbers, strict=True))
+            connection.exec_driver_sql(_ADD_ALL, columns)
+
+    def _key(self, row: Row) -> tuple[Any, ...]:
+        return row.view, self.node, *row[2:]
+
+    def _key_ids(self, connection: Connection, added: Iterable[Row]) -> dict[tuple[Any, ...], int]:
+        """The ids of all that is known, and of these rows' keys, which are made where they are missing."""
+        if len(self._ids) >= _MAX_KNOWN_KEYS:
+            self._ids.clear()
+        missing = list({key for row in added if (key := self._key(row)) not in self._ids})
+        if missing and self._is_sqlite:
+            self._ids |= {key: connection.exec_driver_sql(_NEW_KEY, key).scalar_one() for key in missing}
+        elif missing:
+            columns = tuple(map(list, zip(*missing, strict=True)))
+            self._ids |= {(*key,): known for known, *key in connection.exec_driver_sql(_NEW_KEYS, columns)}
+        return self._ids
+
+    def _save_position(self, connection: Connection, position: Position) -> None:
+        saved_at = UtcDateTime().process_bind_param(utc_now(), connection.dialect)
+        values = (self.node, READER, position.to_json().decode(), str(saved_at) if self._is_sqlite else saved_at)
+        connection.exec_driver_sql(_SAVE_POSITION if self._is_sqlite else _SAVE_POSITION.replace("?", "%s"), values)
+
+    def _model_name(self, model: str) -> str:
+        if self._models is None:
+            with self._engine.connect() as connection:
+                known = select(usage_keys.c.model).where(usage_keys.c.view == MODEL_HOURS.id).distinct()
+                self._models = set(connection.scalars(known))
+        if model not in self._models:
+            if len(self._models) >= MAX_MODELS:
+                return OTHER_MODELS
+            self._models.add(model)
+        return model
+
+
+class Rollup:
+    """Moves a reader on through the log, a batch at a time."""
+
+    def __init__(self, path: Path, sums: UsageSums, **reader_options: Any) -> None:
+        self.reader = LogReader(path, READER, positions=sums, **reader_options)
+        self.sums = sums
+
+    def step(self, *, max_records: int = BATCH_RECORDS) -> int:
+        """
+        Add one batch; how many records it held, or 0 at the end of the log.
+
+        ReaderBusy when another process adds. Any other error leaves the batch for the next time.
+        """
+        try:
+            while (batch := self.reader.read_batch(max_records=max_records)).size:
+                self.sums.stage(batch.records)
+                self.reader.commit(batch)
+                if batch.records:
+                    return len(batch.records)
+        except BaseException:
+            # Whether a commit that failed took place is known to the database alone: ask it the next time.
+            self.reader.close()
+            raise
+        return 0
+
+    def close(self) -> None:
+        """Let another process add."""
+        self.reader.close()

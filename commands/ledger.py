@@ -1,0 +1,200 @@
+"""
+`flask ledger …`: the call log and what reads it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+import orjson
+from flask import current_app
+from flask.cli import AppGroup
+
+from accounting import ledger
+from accounting.recount import Recount, recount
+from accounting.rollup import Rollup
+from config import Settings
+from llmproxy.admission import utc_now
+from llmproxy.api_log.latest import Filter, search
+from llmproxy.api_log.reader import LogReader, ReaderBusy
+from services import Services
+
+LOCK_WAIT_S = 60.0
+_OUTCOMES = ["complete", "refused", "client_closed", "upstream_failed", "upstream_timeout"]
+
+ledger_commands = AppGroup("ledger", help="The call log and what reads it.")
+
+
+class _Time(click.ParamType[datetime]):
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no ISO 8601 time, such as 2026-11-23T10:00Z", param, ctx)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+@ledger_commands.command("ship")
+@click.option("--once", is_flag=True, help="Ship what is there now, and end: 0 when all of it went, otherwise 1.")
+def ship(once: bool) -> None:
+    """Ship records to LOGGING_URL; without --once until interrupted."""
+    settings = Services.of(current_app).settings
+    if not settings.logging_url:
+        raise click.ClickException("LOGGING_URL is not set")
+    try:
+        shipper = ledger.open_shipper(settings)
+    except ImportError as exc:
+        raise click.ClickException(str(exc)) from exc
+    if not once:
+        shipper.run()
+        return
+    try:
+        result = shipper.ship_once()
+    except ReaderBusy as exc:
+        raise click.ClickException("a running proxy ships the records itself") from exc
+    finally:
+        shipper.close()
+    click.echo(f"shipped {result.delivered} records, set {result.dead_lettered} aside")
+    if result.stopped_by:
+        raise click.ClickException(result.stopped_by)
+
+
+@ledger_commands.command("status")
+def status() -> None:
+    """Tell how far each reader is, and what was lost or set aside."""
+    settings = Services.of(current_app).settings
+    now = utc_now()
+    for name, reader in _readers(settings):
+        position, lag = reader.positions.load(), reader.lag(count_records=True)
+        place = f"byte {position.offset} of segment {position.segment}" if position.segment else "the start"
+        age = ledger.age_s(lag.oldest, now)
+        oldest = "" if age is None else f", the oldest {timedelta(seconds=round(age))} ago"
+        click.echo(f"{name}: at {place}, behind by {lag.records} records, {lag.bytes} bytes{oldest}")
+    dropped = ledger.dropped_so_far(settings)
+    click.echo(f"dead letters: {ledger.dead_letters(settings).count()}")
+    click.echo(f"deleted unread: about {dropped.records} records, {dropped.bytes} bytes")
+    click.echo(f"on disk: {ledger.disk_bytes(settings)} bytes")
+
+
+def _readers(settings: Settings) -> Iterator[tuple[str, LogReader]]:
+    if settings.logging_url:
+        yield "shipper", LogReader(settings.log_path, ledger.SHIPPER)
+    yield "rollup", ledger.open_rollup(settings, Services.of(current_app).engine).reader
+
+
+@ledger_commands.command("rebuild")
+@click.option(
+    "--from",
+    "replace_from",
+    type=_Time(),
+    help="Replace every hour from this one on, also where the files hold fewer records than the sums.",
+)
+def rebuild(replace_from: datetime | None) -> None:
+    """
+    Count the log files that are still there again, and put the sums of usage right.
+
+    An hour whose files are gone, wholly or in part, keeps its sums.
+    """
+    settings = Services.of(current_app).settings
+    rollup = ledger.open_rollup(settings, Services.of(current_app).engine)
+    _acquire(rollup)
+    try:
+        while rollup.step():
+            pass
+        _tell(recount(settings.log_path, Services.of(current_app).engine, rollup.sums, replace_from=replace_from))
+    finally:
+        rollup.close()
+
+
+def _acquire(rollup: Rollup) -> None:
+    """Become the one who adds: a serving proxy lets go between two ticks."""
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            rollup.reader.acquire()
+            return
+        except ReaderBusy as exc:
+            if time.monotonic() > deadline:
+                raise click.ClickException("another process adds usage up and does not pause; try again") from exc
+            time.sleep(0.02)
+
+
+def _tell(done: Recount) -> None:
+    hours = sorted(done.replaced + done.kept)
+    span = f", {hours[0]:%Y-%m-%dT%H:%MZ} to {hours[-1] + timedelta(hours=1):%Y-%m-%dT%H:%MZ}" if hours else ""
+    click.echo(f"recounted {done.records} records of {len(hours)} hours{span}")
+    click.echo(f"replaced the sums of {len(done.replaced)} hours")
+    for hour in done.kept:
+        click.echo(f"kept the sums of {hour:%Y-%m-%dT%H:%MZ}: the files hold fewer of its records")
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    begin: datetime | None
+    end: datetime | None
+
+    def takes(self, record: dict[str, Any]) -> bool:
+        moment = _arrival(record)
+        return moment is not None and not ((self.begin and moment < self.begin) or (self.end and moment >= self.end))
+
+    def is_over(self, record: dict[str, Any]) -> bool:
+        """Whether every record before this one in the log arrived before the span: it had ended by then."""
+        moment = _arrival(record)
+        if moment is None or self.begin is None:
+            return False
+        duration_ms = record.get("duration_ms")
+        return moment + timedelta(milliseconds=duration_ms if isinstance(duration_ms, float) else 0) < self.begin
+
+
+def _arrival(record: dict[str, Any]) -> datetime | None:
+    try:
+        return datetime.fromisoformat(record["timestamp"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+@ledger_commands.command("query")
+@click.option("--token", help="A token's public id.")
+@click.option("--project", help="A project's id.")
+@click.option("--status", help="A status, or the first digit of one: 429, 5.")
+@click.option("--outcome", type=click.Choice(_OUTCOMES))
+@click.option("--from", "begin", type=_Time(), help="Arrived then or later; UTC where no zone is given.")
+@click.option("--to", "end", type=_Time(), help="Arrived earlier.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
+def query(
+    token: str | None,
+    project: str | None,
+    status: str | None,
+    outcome: str | None,
+    begin: datetime | None,
+    end: datetime | None,
+    limit: int | None,
+) -> None:
+    """Print records as lines of JSON, the latest first."""
+    wanted = Filter(project_id=project, token=token, status=status, outcome=outcome)
+    for number, record in enumerate(_matching(wanted, _Span(begin, end)), 1):
+        click.echo(orjson.dumps(record))
+        if number == limit:
+            break
+
+
+def _matching(wanted: Filter, span: _Span) -> Iterator[dict[str, Any]]:
+    path = Services.of(current_app).settings.log_path
+    before = None
+    while True:
+        found = search(path, wanted, limit=1000, before=before)
+        for _, record in found.records:
+            if span.takes(record):
+                yield record
+            elif span.is_over(record):
+                return
+        if found.older is None:
+            return
+        before = found.older

@@ -1,0 +1,98 @@
+"""
+Deletes what has outlived its time: tokens after they expired, sums of usage, lines of the audit trail.
+
+In small batches, each a transaction of its own, so that no admission waits for more than milliseconds of it. Two
+processes that do it at once delete nothing wrong, only do some of it twice; `lease` spares them that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Delete, Engine, delete, exists, func, select, tuple_
+
+from config import Settings
+from database.engine import BACKGROUND_BUSY_MS, background_transaction
+from models import AuditEntry, Token, usage_keys, usage_sums
+
+DAY_S = 24 * 3600
+BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long things are kept: tokens after they expired, the others from their time on."""
+
+    tokens: timedelta
+    usage: timedelta
+    audit: timedelta
+
+    @classmethod
+    def of(cls, settings: Settings) -> Retention:
+        """As the settings say."""
+        return cls(
+            tokens=timedelta(days=settings.token_retention_days),
+            usage=timedelta(days=settings.usage_retention_days),
+            audit=timedelta(days=settings.audit_retention_days),
+        )
+
+
+class Cleanup:
+    """
+    Args:
+        busy_ms: How long a batch waits where another process holds SQLite's write lock; OperationalError then.
+    """
+
+    def __init__(self, engine: Engine, retention: Retention, *, busy_ms: int = BACKGROUND_BUSY_MS) -> None:
+        self._engine = engine
+        self._retention = retention
+        self._busy_ms = busy_ms
+
+    def batches(self, now: datetime) -> Iterator[tuple[str, int]]:
+        """
+        Delete a batch with every step: what it was of, and how many.
+
+        Between two steps no transaction is open, so that a caller may let others work, or stop.
+        """
+        expired = select(Token.token).where(Token.expires_at < now - self._retention.tokens).limit(BATCH)
+        yield from self._repeated("expired tokens", delete(Token).where(Token.token.in_(expired)))
+        yield from self._old_usage(now - self._retention.usage)
+        old = select(AuditEntry.id).where(AuditEntry.at < now - self._retention.audit).limit(BATCH)
+        yield from self._repeated("audit entries", delete(AuditEntry).where(AuditEntry.id.in_(old)))
+
+    def _old_usage(self, before: datetime) -> Iterator[tuple[str, int]]:
+        some = False
+        for step in self._old_sums(before):
+            some = True
+            yield step
+        if some:
+            yield from self._unused_keys()
+
+    def _old_sums(self, before: datetime) -> Iterator[tuple[str, int]]:
+        # Whole days alone, so that the views by day and by hour keep telling the same.
+        first_kept = int(before.timestamp()) // DAY_S * 24
+        key = tuple_(usage_sums.c.view, usage_sums.c.hour, usage_sums.c.key_id)
+        with self._engine.connect() as connection:
+            views = connection.scalars(select(usage_keys.c.view).distinct()).all()
+        for view in views:
+            old = select(*key.clauses).where(usage_sums.c.view == view, usage_sums.c.hour < first_kept)
+            yield from self._repeated("sums of usage", delete(usage_sums).where(key.in_(old.limit(BATCH))))
+
+    def _unused_keys(self) -> Iterator[tuple[str, int]]:
+        """Delete keys of sums that are all gone, looking at a batch of keys at a time."""
+        with self._engine.connect() as connection:
+            last = connection.scalar(select(func.max(usage_keys.c.id))) or 0
+        for first in range(0, last + 1, BATCH):
+            here = usage_keys.c.id.between(first, first + BATCH - 1)
+            is_used = exists().where(usage_sums.c.key_id == usage_keys.c.id)
+            yield "keys of usage", self._deleted(delete(usage_keys).where(here, ~is_used))
+
+    def _repeated(self, what: str, statement: Delete) -> Iterator[tuple[str, int]]:
+        while count := self._deleted(statement):
+            yield what, count
+
+    def _deleted(self, statement: Delete) -> int:
+        with background_transaction(self._engine, busy_ms=self._busy_ms) as connection:
+            return connection.execute(statement).rowcount

@@ -1,0 +1,1 @@
+"""SQLAlchemy and the drivers under the tables: connections, transactions, migrations, leases, copies."""

@@ -1,0 +1,121 @@
+"""Claims on PostgreSQL: plain connections of their own and one prepared statement, a fifth of the ORM's pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from threading import BoundedSemaphore
+from typing import Any
+
+import gevent
+import psycopg
+
+from database.claims.statements import STATE
+from llmproxy.admission import WINDOW, Claim, Connections, StoreUnavailable, TokenState
+
+# How long a claim waits for a free connection, and then for its answer.
+TIMEOUT_S = 5.0
+
+# SQLite's claim in one step less: here an UPDATE may join, and return what it joined. A claim that waited for
+# another one's row looks at the row again, as that left it. Its commit is not waited for: a crash of the *server*
+# may forget the counts of its last half second, and a hot token is not held up by the disk. Said within the
+# statement, it holds for this transaction alone, and costs no round trip.
+CLAIM = """
+UPDATE tokens SET
+    request_count = CASE WHEN window_started_at > %(window_floor)s THEN request_count + 1 ELSE 1 END,
+    window_started_at = CASE WHEN window_started_at > %(window_floor)s THEN window_started_at ELSE %(now)s END,
+    last_used_at = %(now)s
+FROM projects
+WHERE token = %(token)s AND tokens.is_active AND expires_at > %(now)s
+    AND (window_started_at IS NULL OR window_started_at <= %(window_floor)s
+         OR request_count < COALESCE(rate_limit, %(default_limit)s::integer))
+    AND projects.id = tokens.project_id AND projects.is_active
+    AND (SELECT set_config('synchronous_commit', 'off', true)) = 'off'
+RETURNING tokens.id, project_id, openai_api_key, base_url, stream_usage
+"""
+_STATE = STATE.replace(":token", "%(token)s").replace(":default_limit", "%(default_limit)s::integer")
+
+
+class PostgresTokenStore:
+    """
+    Claims over a few connections that nobody else uses, each a transaction of its own in one round trip.
+
+    Args:
+        connect: Opens a connection (`database.postgres.connector`).
+        pool_size: Connections at most. Few suffice, for a claim holds one for a millisecond.
+    """
+
+    def __init__(
+        self, connect: Callable[..., psycopg.Connection[Any]], *, default_limit: int, pool_size: int
+    ) -> None:
+        self._connect = connect
+        self._default_limit = default_limit
+        # A cursor stands for its connection. The one used last is used next.
+        self._idle: list[psycopg.Cursor[Any]] = []
+        self._free = BoundedSemaphore(pool_size)
+        self._busy = 0
+        self._limit = pool_size
+
+    def claim(self, token_hash: str, now: datetime) -> Claim | None:
+        """Count one request if the token may make it; see CLAIM."""
+        values = {
+            "token": token_hash,
+            "now": now,
+            "window_floor": now - WINDOW,
+            "default_limit": self._default_limit,
+        }
+        rows = self._execute(CLAIM, values)
+        return Claim(*rows[0]) if rows else None
+
+    def state(self, token_hash: str) -> TokenState | None:
+        """The token as it stands; see STATE."""
+        rows = self._execute(_STATE, {"token": token_hash, "default_limit": self._default_limit})
+        return TokenState(*rows[0]) if rows else None
+
+    def connections(self) -> Connections:
+        """What claims hold, and what lies ready for them."""
+        return Connections(self._busy, len(self._idle), self._limit)
+
+    def close(self) -> None:
+        """Close the connections that are idle. The next claim opens another."""
+        while self._idle:
+            _close(self._idle.pop())
+
+    def _execute(self, statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+        if not self._free.acquire(timeout=TIMEOUT_S):
+            raise StoreUnavailable("every connection is busy")
+        self._busy += 1
+        try:
+            return self._answer(statement, values)
+        except psycopg.Error as exc:
+            raise StoreUnavailable(type(exc).__name__) from exc
+        finally:
+            self._busy -= 1
+            self._free.release()
+
+    def _answer(self, statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+        if self._idle:
+            try:
+                return self._run(self._idle.pop(), statement, values)
+            except psycopg.OperationalError:
+                # It is from before the server's restart, and so are the others. Should the server have counted the
+                # request before it died, then it counts twice: rather one too few than one too many.
+                self.close()
+        return self._run(self._connect(autocommit=True).cursor(), statement, values)
+
+    def _run(self, cursor: psycopg.Cursor[Any], statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+        try:
+            with gevent.Timeout(TIMEOUT_S, StoreUnavailable("no answer in time")):
+                rows = cursor.execute(statement, values).fetchall()
+        except BaseException:
+            # Whatever it is in the middle of, nobody else shall have it.
+            _close(cursor)
+            raise
+        self._idle.append(cursor)
+        return rows
+
+
+def _close(cursor: psycopg.Cursor[Any]) -> None:
+    with suppress(psycopg.Error):
+        cursor.connection.close()

@@ -1,0 +1,146 @@
+"""
+Sees a client hang up while nothing is being written to it, and ends the upstream call it was waiting for; ends it
+as well when somebody else says so.
+"""
+
+from __future__ import annotations
+
+import _socket
+import select
+import socket
+import struct
+from contextlib import suppress
+from typing import Any, Protocol
+
+from gevent import get_hub, monkey
+
+from llmproxy.errors import ClientGone, ProxyError
+
+_READ = 1  # libev's EV_READ
+# Watching a socket costs the kernel's attention twice, a timer costs next to nothing, and most calls are over
+# before anybody hangs up.
+GRACE_S = 0.2
+LOOK_EVERY_S = 0.5
+# Linux tells of a peer that has shut its side down; elsewhere only a reset is seen.
+_PEER_LEFT = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+_poll = monkey.get_original("select", "poll")
+
+
+class Abortable(Protocol):
+    """What can be ended from outside, whoever waits for it."""
+
+    def abort(self) -> None:
+        """End it. Never waits."""
+
+
+class HangupWatch:
+    """
+    Watches a client's socket from the event loop, at the price of one watcher and no greenlet. A hang-up is seen
+    once the call has lasted GRACE_S.
+
+    Args:
+        client: The socket of the client's connection; None where the server does not show it, and then a
+            hang-up is only noticed by writing.
+
+    Attributes:
+        ended_by: What ended the call from outside: that the client has hung up, or why it was cut.
+    """
+
+    __slots__ = ("_client", "_upstream", "_watcher", "ended_by")
+
+    def __init__(self, client: socket.socket | None) -> None:
+        # gevent's socket wraps the real one; peeking at that never switches greenlets.
+        self._client: _socket.socket | None = getattr(client, "_sock", client)
+        self._watcher: Any = None
+        self._upstream: Abortable | None = None
+        self.ended_by: ProxyError | None = None
+
+    def guard(self, upstream: Abortable) -> None:
+        """Abort `upstream` when the call is ended. Raises what ended it when that has happened already."""
+        if self.ended_by is not None:
+            raise self.ended_by
+        self._upstream = upstream
+
+    def start_while_sending(self) -> None:
+        """
+        Begin to watch a client whose request is still being read; `start` takes over when it has been.
+
+        A hang-up behind bytes that nobody has read yet cannot be peeked at, only asked for.
+        """
+        if self._client is not None:
+            self._watcher = get_hub().loop.timer(LOOK_EVERY_S, LOOK_EVERY_S)
+            self._watcher.start(self._look_behind, self._client)
+
+    def _look_behind(self, client: _socket.socket) -> None:
+        look = _poll()
+        look.register(client.fileno(), _PEER_LEFT)
+        if look.poll(0):
+            self._end(ClientGone())
+            self._watcher.stop()
+
+    def start(self) -> None:
+        """Begin to watch; to be called when the client's whole request has been read."""
+        if self._client is None:
+            return
+        self._stop_watching()
+        self._watcher = get_hub().loop.timer(GRACE_S)
+        self._watcher.start(self._watch, self._client)
+
+    def _watch(self, client: _socket.socket) -> None:
+        self._watcher.close()
+        self._watcher = get_hub().loop.io(client.fileno(), _READ)
+        self._watcher.start(self._look)
+
+    def stop(self) -> None:
+        """End watching. Must come before the upstream connection goes back to the pool."""
+        self._upstream = None
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+            self._watcher = None
+
+    def cut(self, reason: ProxyError) -> None:
+        """
+        End the call: whoever waits for the upstream stops waiting. Never waits.
+
+        Asked a second time, end the client's connection too: it neither sends its request nor reads its answer.
+        """
+        if self.ended_by is None:
+            self._end(reason)
+        elif self._client is not None:
+            with suppress(OSError):
+                _socket.socket.shutdown(self._client, socket.SHUT_RDWR)
+
+    def _end(self, reason: ProxyError) -> None:
+        self.ended_by = reason
+        if self._upstream is not None:
+            self._upstream.abort()
+
+    def reset_client(self) -> None:
+        """Have the client's connection end by a reset, for an answer whose clean end would be the connection's."""
+        if self._client is not None:
+            with suppress(OSError):
+                self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def has_hung_up(self) -> bool:
+        """Look now."""
+        if self._client is None:
+            return False
+        try:
+            peeked = _socket.socket.recv(self._client, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return not peeked
+
+    def _look(self) -> None:
+        # Runs in the event loop: nothing here may wait.
+        if self.has_hung_up():
+            self._end(ClientGone())
+        # Either way there is nothing more to see: a client that is not gone has sent its next request.
+        if self._watcher is not None:
+            self._watcher.stop()

@@ -1,0 +1,60 @@
+"""How slowly a request body may come, and what ends the wait for one that comes more slowly."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from gevent import get_hub, getcurrent
+
+from llmproxy.client.request_body import ByteStream
+from llmproxy.errors import BodyTooSlow
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPace:
+    """
+    A floor under the rate of a body, and the time that it may lag behind.
+
+    An idle limit alone lets a client hold a connection for ever by sending a byte now and then.
+    """
+
+    min_bytes_per_s: float
+    grace_s: float
+
+    def allowed_s(self, size: int) -> float:
+        """Seconds that may be spent waiting for the first `size` bytes."""
+        return self.grace_s + size / self.min_bytes_per_s
+
+
+class PacedStream:
+    """
+    A client's body that has to keep to a pace. Only the waiting for the client counts, not what an upstream takes.
+
+    Args:
+        stream: Where the bytes come from.
+        pace: More slowly than this, a read raises BodyTooSlow.
+    """
+
+    __slots__ = ("_pace", "_size", "_stream", "_waited_s")
+
+    def __init__(self, stream: ByteStream, pace: UploadPace) -> None:
+        self._stream = stream
+        self._pace = pace
+        self._size = 0
+        self._waited_s = 0.0
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes; fewer or none at the end."""
+        began = time.monotonic()
+        # gevent.Timeout does the same for five times the cost, and every body is read through here.
+        timer = get_hub().loop.timer(max(0.0, self._pace.allowed_s(self._size + size) - self._waited_s))
+        timer.start(getcurrent().throw, BodyTooSlow)
+        try:
+            data = self._stream.read(size)
+        finally:
+            timer.stop()
+            timer.close()
+            self._waited_s += time.monotonic() - began
+        self._size += len(data)
+        return data

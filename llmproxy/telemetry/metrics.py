@@ -1,0 +1,222 @@
+"""
+What Prometheus is told, over all workers of a machine; docs/metrics.md lists it.
+
+Counters and histograms are told at a call's end, so that a worker that is killed takes none along. Gauges are looked
+up once a second and at a scrape.
+
+What others choose is bounded: projects and models have a cap for each process, beyond which they are counted as one,
+and paths are counted by the part of the API.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from functools import lru_cache
+from http import HTTPStatus
+
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from llmproxy import __version__
+from llmproxy.api_log.record import CallRecord
+from llmproxy.endpoints import endpoint_class
+from llmproxy.errors import all_codes
+from llmproxy.live_calls import LiveCall
+from llmproxy.telemetry import shared_values
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+exposition = shared_values.exposition
+MAX_PROJECTS = 100
+MAX_MODELS = 100
+MODEL_CHARS = 100
+OTHER, NONE = "other", "none"
+
+_CALL_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_OVERHEAD_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
+_CLAIM_BUCKETS_S = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1, 5)
+_KNOWN_STATUSES = frozenset({*map(int, HTTPStatus), 499})
+
+disable_created_metrics()  # which processes that share could not add up
+
+REQUESTS = Counter(
+    "llmproxy_requests_total",
+    "Calls that ended, refused ones included.",
+    ["project", "endpoint", "status", "outcome"],
+)
+REFUSALS = Counter(
+    "llmproxy_refusals_total", "Calls that the proxy itself refused or gave up, by the error's code.", ["code"]
+)
+DURATION = Histogram(
+    "llmproxy_request_duration_seconds",
+    "From a call's arrival to its last byte; refused calls and WebSockets are not in it.",
+    ["endpoint"],
+    buckets=_CALL_BUCKETS_S,
+)
+FIRST_BYTE = Histogram(
+    "llmproxy_first_byte_seconds",
+    "From a call's arrival to the first byte of the answer's body.",
+    ["endpoint"],
+    buckets=_CALL_BUCKETS_S,
+)
+OVERHEAD = Histogram(
+    "llmproxy_overhead_seconds",
+    "What the proxy adds until an answer begins: from arrival to the upstream's turn, and from its head to ours, "
+    "without waiting for the client's body.",
+    buckets=_OVERHEAD_BUCKETS_S,
+)
+CLAIM = Histogram(
+    "llmproxy_claim_seconds", "The statement that admits and counts a call, waits included.", buckets=_CLAIM_BUCKETS_S
+)
+USAGE_TOKENS = Counter("llmproxy_usage_tokens_total", "Tokens as reported by the upstream.", ["model", "kind"])
+
+IN_FLIGHT = Gauge("llmproxy_requests_in_flight", "Calls under way.", multiprocess_mode="livesum")
+OPEN_STREAMS = Gauge(
+    "llmproxy_open_streams",
+    "Calls under way that stream: server-sent events, or a WebSocket.",
+    ["kind"],
+    multiprocess_mode="livesum",
+)
+UPSTREAM_CONNECTIONS = Gauge(
+    "llmproxy_upstream_connections", "Connections to upstreams.", ["state"], multiprocess_mode="livesum"
+)
+DATABASE_CONNECTIONS = Gauge(
+    "llmproxy_database_connections",
+    "Connections to the database, of the pool for claims and of the one for everything else.",
+    ["pool", "state"],
+    multiprocess_mode="livesum",
+)
+DATABASE_CONNECTION_LIMIT = Gauge(
+    "llmproxy_database_connection_limit", "Connections that a pool may open.", ["pool"], multiprocess_mode="livesum"
+)
+WORKERS = Gauge("llmproxy_workers", "Processes that take new calls.", multiprocess_mode="livesum")
+WORKERS_WANTED = Gauge(
+    "llmproxy_workers_wanted", "Processes that there should be.", multiprocess_mode="livemostrecent"
+)
+BUILD_INFO = Gauge("llmproxy_build_info", "Always 1.", ["version", "python"], multiprocess_mode="livemax")
+
+LOG_PENDING = Gauge(
+    "llmproxy_log_pending_records", "Records waiting in memory for room on disk.", multiprocess_mode="livesum"
+)
+LOG_LOST = Counter("llmproxy_log_lost_records_total", "Records that are lost.")
+# Of a machine, not of a process: whoever looked last is right.
+LOG_LAG_BYTES = Gauge(
+    "llmproxy_log_lag_bytes", "Bytes of the call log not read yet.", ["reader"], multiprocess_mode="livemostrecent"
+)
+LOG_LAG_SECONDS = Gauge(
+    "llmproxy_log_lag_seconds",
+    "Age of the oldest record not read yet.",
+    ["reader"],
+    multiprocess_mode="livemostrecent",
+)
+LOG_DISK_BYTES = Gauge("llmproxy_log_disk_bytes", "Disk that the call log takes.", multiprocess_mode="livemostrecent")
+LOG_DEAD_LETTERS = Gauge(
+    "llmproxy_log_dead_letters", "Records that the receiver will never take.", multiprocess_mode="livemostrecent"
+)
+LOG_DROPPED = Gauge(
+    "llmproxy_log_dropped_records",
+    "Records, about, that the cap on disk use deleted before every reader had read them.",
+    multiprocess_mode="livemostrecent",
+)
+
+WORKERS.set(1)
+# There from the start: Prometheus sees a growth only of what it has seen before, and the first one may be an alert.
+_refusals = {code: REFUSALS.labels(code) for code in (*all_codes(), NONE)}
+BUILD_INFO.labels(__version__, platform.python_version()).set(1)
+claimed = CLAIM.observe  # with the seconds that a claim took
+calls_under_way = 0
+_lost_so_far = 0
+_projects: set[str] = set()
+_models: set[str] = set()
+
+
+def call_began() -> None:
+    """One more call is under way."""
+    global calls_under_way  # noqa: PLW0603
+    calls_under_way += 1
+
+
+def call_ended(record: CallRecord, *, overhead_s: float | None) -> None:
+    """
+    A call is over.
+
+    Args:
+        overhead_s: None where no answer of the upstream began.
+    """
+    global calls_under_way  # noqa: PLW0603
+    calls_under_way -= 1
+    endpoint = endpoint_class(record.endpoint)
+    _requests(record.project_id, endpoint, record.status_code, record.outcome).inc()
+    if record.outcome not in ("complete", "client_closed"):
+        _refusals.get((record.error or {}).get("code") or NONE, _refusals[NONE]).inc()
+    if record.outcome != "refused" and record.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+        _duration(endpoint).observe(record.duration_ms / 1000)
+    if record.ttft_ms is not None:
+        _first_byte(endpoint).observe(record.ttft_ms / 1000)
+    if overhead_s is not None:
+        OVERHEAD.observe(overhead_s)
+    if record.usage_source == "reported" and record.metadata:
+        _count_tokens(record.metadata)
+
+
+def _count_tokens(metadata: dict[str, object]) -> None:
+    model = metadata.get("model")
+    for kind, name in (("prompt", "prompt_tokens"), ("completion", "completion_tokens")):
+        amount = metadata.get(name)
+        if type(amount) is int and amount > 0:
+            _tokens(model if isinstance(model, str) else NONE, kind).inc(amount)
+
+
+# The library's own way to a labelled number costs more than the number.
+
+
+@lru_cache(maxsize=10_000)
+def _requests(project: str | None, endpoint: str, status: int, outcome: str) -> Counter:
+    name = _capped(project, _projects, MAX_PROJECTS) if project else NONE
+    shown = str(status) if status in _KNOWN_STATUSES else f"{status // 100}xx"
+    return REQUESTS.labels(name, endpoint, shown, outcome)
+
+
+@lru_cache
+def _duration(endpoint: str) -> Histogram:
+    return DURATION.labels(endpoint)
+
+
+@lru_cache
+def _first_byte(endpoint: str) -> Histogram:
+    return FIRST_BYTE.labels(endpoint)
+
+
+@lru_cache(maxsize=1000)
+def _tokens(model: str, kind: str) -> Counter:
+    return USAGE_TOKENS.labels(_capped(model[:MODEL_CHARS], _models, MAX_MODELS), kind)
+
+
+def _capped(name: str, known: set[str], most: int) -> str:
+    """The name itself while there are few; OTHER for one too many."""
+    if name not in known:
+        if len(known) >= most:
+            return OTHER
+        known.add(name)
+    return name
+
+
+def look_at_log(*, pending: int, lost: int) -> None:
+    """
+    Tell how this process's end of the log stands.
+
+    Args:
+        lost: Since the start of the process.
+    """
+    global _lost_so_far  # noqa: PLW0603
+    LOG_PENDING.set(pending)
+    LOG_LOST.inc(max(0, lost - _lost_so_far))
+    _lost_so_far = lost
+
+
+def look_at_calls(live: Iterable[LiveCall]) -> None:
+    """Tell what is under way."""
+    IN_FLIGHT.set(calls_under_way)
+    calls = list(live)
+    OPEN_STREAMS.labels("sse").set(sum(call.is_stream for call in calls))
+    OPEN_STREAMS.labels("websocket").set(sum(call.is_session for call in calls))

@@ -1,0 +1,1 @@
+"""A WebSocket: its handshake, and the tunnel that it becomes."""

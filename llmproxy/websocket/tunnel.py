@@ -1,0 +1,162 @@
+"""
+Bytes both ways between a client and an upstream that agreed on a WebSocket, until either ends or the call is cut.
+
+At most one read of each direction is in memory: who reads slowly slows the other side. Silence is no fault here, so
+there is no idle time; but a side that takes nothing of what is sent to it for `stall_s` is given up.
+"""
+
+from __future__ import annotations
+
+import gevent
+
+from llmproxy.call import Call
+from llmproxy.errors import ClientGone, ProxyDraining, ProxyError, UpstreamTimeout, UpstreamUnreachable
+from llmproxy.relay import Observer
+from llmproxy.websocket.frames import FrameScanner, close_frame
+from llmproxy.websocket.side import Side
+
+# When one side has ended, what is still under way gets this long.
+LINGER_S = 0.5
+# A cut waits so long for the rest of the frame that is under way.
+CUT_GRACE_S = 1.0
+# From this size on a read may be one of many that never have to wait, and then others would not get their turn.
+BUSY_BYTES = 16 * 1024
+# RFC 6455 section 7.4.1, and 1012 of IANA's registry: the client may come back at once.
+POLICY_VIOLATION, SERVICE_RESTART = 1008, 1012
+
+
+class Tunnel:
+    """
+    One WebSocket.
+
+    Args:
+        call: Told of the first byte.
+        client, upstream: The ends; the upstream's is closed at the end, the client's belongs to the server.
+        observer: Fed with the upstream's bytes after the client got them.
+        stall_s: See this module.
+
+    Attributes:
+        bytes_in, bytes_out: What came from the client, and what was sent to it.
+    """
+
+    def __init__(self, call: Call, client: Side, upstream: Side, *, observer: Observer, stall_s: float) -> None:
+        self._call = call
+        self._client = client
+        self._upstream = upstream
+        self._observer = observer
+        self._stall_s = stall_s
+        self._up, self._down = FrameScanner(), FrameScanner()
+        self._ended_first: ProxyError | None = None
+        self._cut_by: ProxyError | None = None
+        self._deadline: gevent.Greenlet | None = None
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+    def run(self) -> None:
+        """Copy until it is over, and leave both sides shut."""
+        self._client.begin()
+        self._upstream.begin()
+        uplink = gevent.spawn(self._copy_up)
+        try:
+            self._copy_down()
+            # The client's last words belong to a clean end, and to one that it sees.
+            self._client.finish()
+            uplink.join(LINGER_S)
+        finally:
+            uplink.kill()
+            self.close()
+
+    def close(self) -> None:
+        """End both sides, whatever the state. A tunnel that nobody ran had a client that did not wait for it."""
+        self._note_end(ClientGone())
+        if self._deadline is not None:
+            self._deadline.kill(block=False)
+        self._client.abort()
+        self._upstream.close()
+        self._observer.finish()
+
+    def cut(self, reason: ProxyError) -> None:
+        """End it by a close frame, as soon as there is room for one between the upstream's frames. Never waits."""
+        if self._cut_by is not None:
+            return
+        self._cut_by = reason
+        if self._down.is_between_frames:
+            self._upstream.abort()
+        self._abort_in(CUT_GRACE_S)
+
+    @property
+    def outcome(self) -> ProxyError | None:
+        """What ended it early; None when one of the two said goodbye first."""
+        if self._cut_by is not None:
+            return self._cut_by
+        return None if self._up.saw_close or self._down.saw_close else self._ended_first
+
+    def _copy_down(self) -> None:
+        try:
+            while not self._may_part() and (data := self._upstream.receive()):
+                last_end = self._down.feed(data)
+                if self._cut_by is not None and last_end:
+                    self._send_down(data[:last_end] + _goodbye(self._cut_by))
+                    return
+                self._send_down(data)
+                self._observer.feed(data)
+            self._note_end(UpstreamUnreachable())
+            if self._cut_by is not None and self._down.is_between_frames:
+                self._send_down(_goodbye(self._cut_by))
+        except OSError:
+            self._note_end(ClientGone())
+
+    def _may_part(self) -> bool:
+        return self._cut_by is not None and self._down.is_between_frames
+
+    def _send_down(self, data: bytes) -> None:
+        if not self.bytes_out:
+            self._call.saw_first_byte()
+        self._client.send(data, stall_s=self._stall_s)
+        self.bytes_out += len(data)
+        _let_others_run(data)
+
+    def _copy_up(self) -> None:
+        is_taken = True
+        while data := self._client.receive():
+            self.bytes_in += len(data)
+            self._up.feed(data)
+            # Read to its end even when nobody wants it: closing on unread bytes would reset the connection, and
+            # take the last words to the client with it.
+            is_taken = is_taken and self._send_up(data)
+            _let_others_run(data)
+        self._note_end(ClientGone())
+        self._abort_in(LINGER_S)
+
+    def _send_up(self, data: bytes) -> bool:
+        """True when the upstream took it."""
+        try:
+            self._upstream.send(data, stall_s=self._stall_s, gives_up=self._client.has_left)
+        except TimeoutError:
+            self._note_end(ClientGone() if self._client.has_left() else UpstreamTimeout())
+            self._upstream.abort()
+            return False
+        except OSError:  # it has ended; whoever reads from it sees that too
+            return False
+        return True
+
+    def _note_end(self, end: ProxyError) -> None:
+        self._ended_first = self._ended_first or end
+
+    def _abort_in(self, seconds: float) -> None:
+        """End both sides then, if that has not happened by itself."""
+        if self._deadline is None:
+            self._deadline = gevent.spawn_later(seconds, self._abort)
+
+    def _abort(self) -> None:
+        self._client.abort()
+        self._upstream.abort()
+
+
+def _goodbye(reason: ProxyError) -> bytes:
+    return close_frame(SERVICE_RESTART if isinstance(reason, ProxyDraining) else POLICY_VIOLATION, reason.message)
+
+
+def _let_others_run(data: bytes) -> None:
+    if len(data) >= BUSY_BYTES:
+        gevent.sleep(0)

@@ -1,0 +1,1 @@
+"""What measures the product: developers' scripts, and the suite behind `make bench`. Not in the image."""

@@ -1,0 +1,100 @@
+"""
+What a claim costs with many tokens in the database instead of ten: CPU µs and ratios, as JSON.
+
+    python -m measure.claim_growth [--tokens 100000]
+
+A SQLite database each, the rounds in turn. Of the many tokens either ten are in use, or all, which is the worst case:
+then no claim finds its page where the last one left it. Between two rounds SQLite's log is moved into the database,
+as the background work does once a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import time
+import uuid
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from flask import Flask
+from sqlalchemy import insert
+
+import config
+from app import create_app
+from database.claims import open_token_store
+from database.engine import checkpoint
+from database.schema import migrate_to_head
+from llmproxy.admission import TokenStore, hash_token, utc_now
+from models import Project, Token, db
+from services import Services
+
+FEW = 10
+CLAIMS = 4000
+ROUNDS = 7
+
+
+def main() -> None:
+    """Measure and print."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--tokens", type=int, default=100_000)
+    many = options.parse_args().tokens
+    with tempfile.TemporaryDirectory() as few_dir, tempfile.TemporaryDirectory() as many_dir:
+        few, all_of_many = _filled(Path(few_dir), FEW), _filled(Path(many_dir), many)
+        ten_of_many = all_of_many._replace(hashes=all_of_many.hashes[:: many // FEW])
+        rounds = [[_claim_us(side) for side in (few, ten_of_many, all_of_many)] for _ in range(ROUNDS + 1)][1:]
+    medians = [statistics.median(side) for side in zip(*rounds, strict=True)]
+    ratios = [statistics.median(measured[side] / measured[0] for measured in rounds) for side in (1, 2)]
+    told = {"us": medians, "ratio": ratios[0], "ratio_all_in_use": ratios[1]}
+    print(json.dumps(told))
+
+
+class _Side(NamedTuple):
+    database_url: str
+    store: TokenStore
+    hashes: list[str]
+
+
+def _filled(data_dir: Path, tokens: int) -> _Side:
+    settings = config.load({"DATA_DIR": str(data_dir)}, embedded=True)
+    app = create_app(settings)
+    migrate_to_head(Services.of(app).engine, data_dir)
+    hashes = _issue(app, tokens)
+    store = open_token_store(settings.database_url, default_limit=1_000_000_000)
+    return _Side(settings.database_url, store, hashes)
+
+
+def _issue(app: Flask, tokens: int) -> list[str]:
+    now, project_id = utc_now(), str(uuid.uuid4())
+    hashes = [hash_token(str(uuid.uuid4())) for _ in range(tokens)]
+    with app.app_context():
+        project = {"id": project_id, "name": "claims", "openai_api_key": "sealed", "key_hint": "aled"}
+        db.session.execute(insert(Project), [project | {"created_at": now}])
+        rows = [
+            {
+                "id": str(uuid.uuid4()), "token": token_hash, "project_id": project_id,
+                "created_at": now, "expires_at": now + timedelta(days=1),
+            }
+            for token_hash in hashes
+        ]  # fmt: skip
+        db.session.execute(insert(Token), rows)
+        db.session.commit()
+    return hashes
+
+
+def _claim_us(side: _Side) -> float:
+    checkpoint(side.database_url)
+    chosen = random.choices(side.hashes, k=CLAIMS)
+    now, started = utc_now(), time.process_time()
+    for token_hash in chosen:
+        if side.store.claim(token_hash, now) is None:
+            raise RuntimeError("a good token was refused")
+    return (time.process_time() - started) / CLAIMS * 1e6
+
+
+if __name__ == "__main__":
+    main()

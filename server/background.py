@@ -1,0 +1,219 @@
+"""
+What a process does besides answering: keeps its end of the log in order, adds usage up, ships records, cuts calls
+that lost their leave, and deletes what has outlived its retention.
+
+Every process runs all of it. Where one of a node suffices, a file lock decides which; where one of all nodes does, a
+lease in the database. The others stand by and take over when it ends. Nothing here is on a request's path, and
+whatever takes milliseconds is cut into pieces between which requests get their turn. Nothing here ends before its
+process does: what fails is tried again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+
+import gevent
+from gevent.event import Event
+from sqlalchemy import Engine
+
+from accounting import ledger
+from accounting.rollup import Rollup
+from control.cleanup import Cleanup, Retention
+from control.cutting import Cutter
+from database import lease
+from database.engine import checkpoint
+from llmproxy.admission import utc_now
+from llmproxy.api_log.reader import ReaderBusy
+from llmproxy.api_log.shipper import Shipper
+from llmproxy.telemetry import tracing
+from services import Services
+
+LOG_TICK_S = 1.0
+ROLLUP_TICK_S = 2.0
+GAUGES_TICK_S = 1.0
+CHECKPOINT_TICK_S = 1.0
+# A call is to be cut within 5 s; one that neither reads nor sends is only ended at the second look.
+CUT_TICK_S = 1.5
+CLEANUP_TICK_S = 600.0
+# Records per batch. More cost less each, but the write lock that the sums need keeps admissions waiting, and
+# nothing else runs while a batch is summed up.
+MIN_BATCH, MAX_BATCH = 50, 500
+LOCK_S = 0.005
+# A single failure is routine (another process held the lock a little longer); this many in a row are told.
+FAILURES_WORTH_TELLING = 3
+
+log = logging.getLogger(__name__)
+
+
+class Background:
+    """
+    The background work of one process. Made after the fork: greenlets do not survive one.
+
+    ImportError names the command to run when LOGGING_URL needs a library that is not installed.
+    """
+
+    def __init__(self, parts: Services) -> None:
+        self._parts = parts
+        self._ending = Event()
+        engine = parts.engine
+        _give_up_on_silence(engine)
+        cleaner = _Cleaner(engine, Retention.of(parts.settings))
+        rollup = ledger.open_rollup(parts.settings, engine, fsync=_fsync_in_thread)
+        cutter = Cutter(
+            engine,
+            parts.live,
+            at_revocation=parts.settings.cut_streams,
+            at_expiry=parts.settings.cut_streams_at_expiry,
+        )
+        self._greenlets = [
+            self._every(LOG_TICK_S, "keeping the call log", _LogKeeper(parts)),
+            self._every(GAUGES_TICK_S, "looking at gauges", parts.tell_gauges),
+            self._every(ROLLUP_TICK_S, "adding up usage", lambda: catch_up(rollup)),
+            self._every(CUT_TICK_S, "cutting calls that lost their leave", cutter),
+        ]
+        if (url := parts.settings.database_url).startswith("sqlite"):
+            self._greenlets.append(self._every(CHECKPOINT_TICK_S, "checkpointing", lambda: _checkpoint(url)))
+        gevent.spawn(_forever, "cleaning up", cleaner, CLEANUP_TICK_S, Event())
+        self._shipper = self._start_shipper()
+        self._flush_spans = self._start_tracing()
+
+    def _every(self, tick_s: float, what: str, work: Callable[[], object]) -> gevent.Greenlet:
+        return gevent.spawn(_forever, what, work, tick_s, self._ending)
+
+    def _start_shipper(self) -> Shipper | None:
+        if not self._parts.settings.logging_url:
+            return None
+        shipper = ledger.open_shipper(self._parts.settings, fsync=_fsync_in_thread)
+        self._greenlets.append(gevent.spawn(_ship, shipper))
+        return shipper
+
+    def _start_tracing(self) -> Callable[[], object]:
+        settings = self._parts.settings
+        if not settings.otlp_endpoint:
+            return lambda: None
+        return tracing.start(
+            settings.otlp_endpoint, service_name=settings.otel_service_name, headers=settings.otlp_headers
+        )
+
+    def finish(self, timeout_s: float) -> None:
+        """Add up, ship and save what there is by now, as far as the time suffices; the rest is done after a start."""
+        self._parts.log.flush_pending()
+        self._ending.set()
+        if self._shipper:
+            self._shipper.stop()
+        gevent.joinall([*self._greenlets, gevent.spawn(self._flush_spans)], timeout=timeout_s)
+
+
+def _ship(shipper: Shipper) -> None:
+    shipper.run()
+    # It was told to end: the last records go too, where the receiver takes them and no other process ships.
+    with contextlib.suppress(ReaderBusy):
+        shipper.ship_once()
+
+
+def catch_up(rollup: Rollup) -> None:
+    """Add what is in the log by now, if no other process does; half of the time at most is spent on it."""
+    size = MIN_BATCH
+    try:
+        while True:
+            started = time.perf_counter()
+            if not rollup.step(max_records=size):
+                return
+            size = _next_size(size, rollup.sums.last_save_s)
+            gevent.sleep(time.perf_counter() - started)
+    except ReaderBusy:
+        return
+    finally:
+        # Not held between two ticks, so that a recount can have it.
+        rollup.close()
+
+
+def _next_size(size: int, took_s: float) -> int:
+    """How many records to take next: as many as are saved in about LOCK_S."""
+    if took_s < LOCK_S / 2:
+        return min(size * 2, MAX_BATCH)
+    return max(size // 2, MIN_BATCH) if took_s > LOCK_S * 2 else size
+
+
+def _forever(what: str, work: Callable[[], object], tick_s: float, ending: Event) -> None:
+    failures = 0
+    is_last = False
+    while not is_last:
+        # Drawn anew each time: processes that started together need not work at the same moments.
+        is_last = ending.wait(tick_s * random.uniform(0.75, 1.25))  # noqa: S311
+        try:
+            work()
+        except Exception as exc:
+            failures += 1
+            if failures == FAILURES_WORTH_TELLING:
+                log.warning("%s fails, and is tried again: %s", what, exc, exc_info=True)
+        else:
+            if failures >= FAILURES_WORTH_TELLING:
+                log.info("%s works again", what)
+            failures = 0
+
+
+class _LogKeeper:
+    """Writes what waited for room, lets go of rotated files, and keeps what the cap on disk use deleted."""
+
+    def __init__(self, parts: Services) -> None:
+        self._parts = parts
+        self._noted = ledger.Dropped(0, 0)
+
+    def __call__(self) -> None:
+        writer = self._parts.log
+        writer.flush_pending()
+        dropped = ledger.Dropped(writer.dropped_unshipped_bytes, writer.dropped_unshipped_records)
+        if dropped != self._noted:
+            news = ledger.Dropped(dropped.bytes - self._noted.bytes, dropped.records - self._noted.records)
+            ledger.note_dropped(self._parts.settings, news)
+            self._noted = dropped
+
+
+class _Cleaner:
+    """Cleans up when no other worker of any node does, or has within a tick."""
+
+    def __init__(self, engine: Engine, retention: Retention) -> None:
+        self._engine = engine
+        self._cleanup = Cleanup(engine, retention)
+        self._me = str(uuid.uuid4())
+
+    def __call__(self) -> None:
+        if not self._leads():
+            return
+        deleted: Counter[str] = Counter()
+        for what, count in self._cleanup.batches(utc_now()):
+            deleted[what] += count
+            gevent.sleep(0.01)
+            if not self._leads():
+                break
+        for what, count in (+deleted).items():
+            log.info("deleted %d %s", count, what)
+
+    def _leads(self) -> bool:
+        return lease.hold(self._engine, "cleanup", self._me, utc_now(), timedelta(seconds=CLEANUP_TICK_S))
+
+
+def _checkpoint(database_url: str) -> None:
+    gevent.get_hub().threadpool.apply(checkpoint, (database_url,))
+
+
+def _fsync_in_thread(fd: int) -> None:
+    # A slow disk takes tens of milliseconds, in which no request would get its turn.
+    gevent.get_hub().threadpool.apply(os.fsync, (fd,))
+
+
+def _give_up_on_silence(engine: Engine) -> None:
+    if engine.dialect.name == "postgresql":
+        # Who stays on SQLite need not load it.
+        from database.postgres import give_up_on_silence
+
+        give_up_on_silence()

@@ -1,0 +1,46 @@
+"""What each process does before it serves: settings that hold, and a database at the newest schema."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from flask import Flask
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+import config
+from database.schema import migrate_to_head
+from services import Services
+
+# The exit code by which a worker tells gunicorn not to start it again and again.
+CANNOT_BOOT = 3
+
+log = logging.getLogger(__name__)
+
+
+def settings_or_exit(*, embedded: bool) -> config.Settings:
+    """See `config.load`. Wrong settings end the process with the list of them."""
+    try:
+        return config.load(embedded=embedded)
+    except config.ConfigError as exc:
+        sys.exit(str(exc))
+
+
+def migrated(app: Flask, *, others_serve: bool) -> Flask:
+    """
+    `app`, with its database at the newest schema. A database that cannot be used ends the process.
+
+    Args:
+        others_serve: This process takes the place of one that found the database in order. It starts without an
+            answer of the database, too: to end here would end the server, and all running calls.
+    """
+    parts = Services.of(app)
+    try:
+        migrate_to_head(parts.engine, parts.settings.data_dir)
+    except DBAPIError as exc:
+        if others_serve and isinstance(exc, OperationalError):
+            log.warning("starting without the database, which does not answer: %s", type(exc.orig).__name__)
+            return app
+        print(f"the database that DATABASE_URL names cannot be used: {exc.orig}", file=sys.stderr)
+        sys.exit(CANNOT_BOOT)
+    return app

@@ -1,0 +1,1 @@
+"""gevent's own WSGI server, made for the first run on loopback."""

@@ -1,0 +1,86 @@
+"""gevent's own WSGI server around the application: what `python wsgi.py` runs."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+
+import gevent
+from flask import Flask
+from gevent.pool import Pool
+from gevent.pywsgi import WSGIServer
+
+from config import is_loopback
+from llmproxy.telemetry import metrics
+from llmproxy.transport.connection import shut_down
+from server import first_run
+from server.background import Background
+from server.drain import Stopping
+from server.pywsgi.handler import Handler
+from server.pywsgi.listener import listener
+from services import Services
+
+MAX_CONNECTIONS = 4096
+
+
+class Server(WSGIServer):  # type: ignore[misc]
+    """gevent's server as `server.drain.Front` wants it."""
+
+    is_leaving = False
+
+    @property
+    def doors(self) -> tuple[WSGIServer]:
+        """There is one."""
+        return (self,)
+
+    def say_goodbye(self) -> None:
+        """Let every answer from now on be the last one on its connection."""
+        self.is_leaving = True
+
+    def hang_up_on_the_idle(self) -> None:
+        """Close what waits for a request. One that has arrived meanwhile is still read, and answered."""
+        for sock in Handler.between_requests:
+            shut_down(sock, socket.SHUT_RD)
+
+
+def require_loopback(host: str) -> None:
+    """End the process, with the command to run in its place, where others than this machine could come in."""
+    if not is_loopback(host):
+        sys.exit(
+            f"HOST={host}: this server is for the first run on loopback. To listen elsewhere, run\n"
+            f"  HOST={host} .venv/bin/gunicorn -c gunicorn.conf.py wsgi:app"
+        )
+
+
+def serve(app: Flask) -> None:
+    """Serve `app` until SIGTERM or SIGINT, on the address that its settings name."""
+    parts = Services.of(app)
+    settings = parts.settings
+    try:
+        sock = listener(settings.host, settings.port)
+    except OSError as exc:
+        sys.exit(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}")
+    metrics.WORKERS_WANTED.set(1)
+    stopping = Stopping(parts, Background(parts))
+    _obey_signals(stopping)
+    Handler.client_timeout_s = settings.idle_timeout_s
+    server = Server(sock, app, handler_class=Handler, log=None, spawn=Pool(MAX_CONNECTIONS))
+    server.start()
+    print(first_run.greeting(settings, sock.getsockname()[1]), flush=True)
+    stopping.wait(server)
+
+
+def _obey_signals(stopping: Stopping) -> None:
+    """SIGTERM and Ctrl-C leave gracefully, Ctrl-C without the overlap: nobody balances over a terminal."""
+    numbers: list[int] = []
+
+    def obey(number: int) -> None:
+        numbers.append(number)
+        if len(numbers) > 1:
+            stopping.at_once()
+        else:
+            stopping.begin(overlap=number == signal.SIGTERM)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        gevent.signal_handler(number, obey, number)

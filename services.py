@@ -1,0 +1,66 @@
+"""The assembled parts that everybody above works with: built once per process by `create_app`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from threading import Event
+from typing import cast
+
+from flask import Flask
+from sqlalchemy import Engine
+
+from config import Settings
+from control.operations import Operations
+from database.engine import connections
+from llmproxy.admission import Admission, Connections
+from llmproxy.api_log.writer import LogWriter
+from llmproxy.client.upload_pace import UploadPace
+from llmproxy.live_calls import LiveCalls
+from llmproxy.telemetry import metrics
+from llmproxy.upstream import Upstream
+
+EXTENSION = "llmproxy"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """
+    The assembled parts.
+
+    ``draining`` is set when this process is about to stop, ``refusing`` when it takes no new calls any more; ``live``
+    has what runs.
+    """
+
+    settings: Settings
+    engine: Engine
+    admission: Admission
+    operations: Operations
+    upstream: Upstream
+    upload_pace: UploadPace
+    log: LogWriter
+    draining: Event = field(default_factory=Event)
+    live: LiveCalls = field(default_factory=LiveCalls)
+    refusing: Event = field(default_factory=Event)
+
+    @staticmethod
+    def of(app: Flask) -> Services:
+        """The parts of `app`."""
+        return cast(Services, app.extensions[EXTENSION])
+
+    def tell_gauges(self) -> None:
+        """Tell the metrics what is under way in this process, and what it holds open: once a second, at a scrape."""
+        metrics.WORKERS.set(not self.draining.is_set())
+        metrics.look_at_calls(self.live)
+        metrics.look_at_log(pending=self.log.pending, lost=self.log.lost)
+        busy, idle = self.upstream.count_connections()
+        metrics.UPSTREAM_CONNECTIONS.labels("busy").set(busy)
+        metrics.UPSTREAM_CONNECTIONS.labels("idle").set(idle)
+        _tell_pool("claims", self.admission.connections())
+        if others := connections(self.engine):
+            _tell_pool("others", others)
+
+
+def _tell_pool(name: str, held: Connections) -> None:
+    metrics.DATABASE_CONNECTIONS.labels(name, "busy").set(held.busy)
+    metrics.DATABASE_CONNECTIONS.labels(name, "idle").set(held.idle)
+    metrics.DATABASE_CONNECTION_LIMIT.labels(name).set(held.limit)

@@ -1,0 +1,287 @@
+"""The commands: what they print, what they change, how they end, and that `flask` finds them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+import config
+from accounting.ledger import Dropped, note_dropped
+from accounting.rollup import Rollup, UsageSums, node_id
+from app import create_app
+from control.operations import Actor
+from llmproxy.keyring import KeyRing
+from models import Project, db
+from services import Services
+from tests.databases import database_of
+from tests.receiver import receiver  # noqa: F401
+from tests.records import PROJECT, TOKEN, append, record, refused
+from tests.servers import EMBEDDED, ROOT, Server, environment
+
+OLD_KEY, NEW_KEY = b"old-encryption-key-of-the-tests!", b"new-encryption-key-of-the-tests!"
+
+
+@pytest.fixture
+def make_app(tmp_path: Path):
+    """Makes the application over one data directory; settings may differ from time to time."""
+    made = []
+
+    def make(**changes) -> Flask:
+        settings = config.Settings(
+            **{
+                "data_dir": tmp_path,
+                "database_url": database_of(tmp_path),
+                "management_token": "management-token",
+                "encryption_keys": (OLD_KEY,),
+            }
+            | changes
+        )
+        app = create_app(settings)
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        Services.of(app).log.close()
+        Services.of(app).upstream.close()
+        with app.app_context():
+            db.engine.dispose()
+
+
+@pytest.fixture
+def run(make_app):
+    """Runs a command; what it ended with and printed."""
+
+    def run_command(*arguments: str, **settings):
+        result = make_app(**settings).test_cli_runner().invoke(args=arguments)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result.exit_code, result.output
+
+    return run_command
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "api_logs.jsonl"
+
+
+# keys
+
+
+def test_keys_are_sealed_anew_under_the_first_key(run, make_app):
+    app = make_app()
+    with app.app_context():
+        operations = Services.of(app).operations
+        project_id = operations.create_project(Actor("test"), name="p", openai_api_key="sk-planted").id
+
+    rings = {"encryption_keys": (NEW_KEY, OLD_KEY)}
+    assert run("keys", "rotate", **rings) == (0, "sealed 1 keys anew; 0 were current\n")
+    assert run("keys", "rotate", **rings) == (0, "sealed 0 keys anew; 1 were current\n")
+
+    with app.app_context():
+        db.session.expire_all()
+        sealed = db.session.get(Project, project_id).openai_api_key
+    assert KeyRing((NEW_KEY,)).open(sealed, row_id=project_id) == "sk-planted"
+
+
+def test_keys_that_do_not_open_are_counted_and_a_few_of_them_named(run, make_app):
+    app = make_app()
+    with app.app_context():
+        operations = Services.of(app).operations
+        ids = [operations.create_project(Actor("test"), name=f"p{n}", openai_api_key="sk-x").id for n in range(12)]
+
+    status, told = run("keys", "rotate", encryption_keys=(NEW_KEY,))
+
+    assert status == 1 and "12 keys open under no key of ENCRYPTION_KEY" in told
+    assert sum(project_id in told for project_id in ids) == 10
+
+
+# ledger ship
+
+
+def test_ship_once_delivers_what_is_there(run, log, receiver):  # noqa: F811
+    append(log, [record(), record(), record()])
+
+    settings = {"logging_url": receiver.url}
+    assert run("ledger", "ship", "--once", **settings) == (0, "shipped 3 records, set 0 aside\n")
+    assert run("ledger", "ship", "--once", **settings) == (0, "shipped 0 records, set 0 aside\n")
+
+    assert len(receiver.records) == 3
+
+
+def test_ship_once_fails_when_the_receiver_does(run, log, receiver):  # noqa: F811
+    append(log, [record()])
+    receiver.status = 503
+
+    code, output = run("ledger", "ship", "--once", logging_url=receiver.url)
+
+    assert code == 1
+    assert "503" in output
+    assert "planted-receiver-secret" not in output
+
+
+def test_records_that_the_receiver_never_takes_are_set_aside_and_shown(run, log, receiver):  # noqa: F811
+    append(log, [record()])
+    receiver.status = 400
+
+    assert run("ledger", "ship", "--once", logging_url=receiver.url)[1] == "shipped 0 records, set 1 aside\n"
+    assert "dead letters: 1\n" in run("ledger", "status")[1]
+
+
+def test_ship_needs_an_address(run):
+    assert run("ledger", "ship", "--once") == (1, "Error: LOGGING_URL is not set\n")
+
+
+# ledger status
+
+
+def test_status_tells_how_far_each_reader_is(run, make_app, log, tmp_path, receiver):  # noqa: F811
+    append(log, [record() for _ in range(5)])
+    app = make_app()
+    with app.app_context():
+        rollup = Rollup(log, UsageSums(db.engine, node_id(tmp_path)))
+        rollup.step(max_records=3)
+        rollup.close()
+    note_dropped(Services.of(app).settings, Dropped(bytes=700, records=7))
+    note_dropped(Services.of(app).settings, Dropped(bytes=300, records=3))
+
+    code, output = run("ledger", "status", logging_url=receiver.url)
+
+    size = log.stat().st_size
+    assert code == 0
+    assert re.search(rf"^shipper: at the start, behind by 5 records, {size} bytes, the oldest .* ago$", output, re.M)
+    assert re.search(
+        rf"^rollup: at byte {size * 3 // 5} of segment \w+, behind by 2 records, \d+ bytes", output, re.M
+    )
+    assert "deleted unread: about 10 records, 1000 bytes\n" in output
+    assert f"on disk: {size} bytes\n" in output
+
+
+# ledger rebuild
+
+
+def test_rebuild_recounts_and_says_what(run, log):
+    append(log, [record(timestamp=f"2026-11-23T{hour}:30:00.000Z") for hour in (10, 10, 12)])
+
+    assert run("ledger", "rebuild") == (
+        0,
+        "recounted 3 records of 2 hours, 2026-11-23T10:00Z to 2026-11-23T13:00Z\nreplaced the sums of 2 hours\n",
+    )
+
+
+def test_rebuild_names_the_hours_that_it_keeps(run, log):
+    append(log, [record(), record()])
+    run("ledger", "rebuild")
+    log.unlink()
+    append(log, [record()])
+
+    _, output = run("ledger", "rebuild")
+
+    # The new file is read besides the sums of the lost one.
+    assert "kept the sums of 2026-11-23T10:00Z: the files hold fewer of its records\n" in output
+    assert "replaced the sums of 1 hours" in run("ledger", "rebuild", "--from", "2026-11-23T10:00Z")[1]
+
+
+def test_rebuild_refuses_what_is_no_time(run):
+    code, output = run("ledger", "rebuild", "--from", "yesterday")
+
+    assert code == 2
+    assert "no ISO 8601 time" in output
+
+
+# ledger query
+
+
+@pytest.fixture
+def query(run):
+    """The ids of the records that a query prints."""
+
+    def ids(*arguments: str) -> list[str]:
+        code, output = run("ledger", "query", *arguments)
+        assert code == 0
+        return [json.loads(line)["request_id"] for line in output.splitlines()]
+
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ([], ["e", "d", "c", "b", "a"]),
+        (["--token", TOKEN], ["d", "c", "b", "a"]),
+        (["--project", PROJECT, "--limit", "2"], ["d", "c"]),
+        (["--status", "429"], ["e"]),
+        (["--status", "5"], ["b"]),
+        (["--outcome", "refused"], ["e"]),
+        (["--from", "2026-11-23T11:00Z"], ["e", "d", "c"]),
+        (["--to", "2026-11-23T11:00"], ["b", "a"]),
+        (["--from", "2026-11-23T11:00:00+01:00", "--to", "2026-11-23T11:00Z"], ["b", "a"]),
+        (["--token", "nobody"], []),
+    ],
+)
+def test_query_finds_records_in_every_segment(query, log, arguments, found):
+    append(log.with_name("api_logs.20261123T103000000000Z.jsonl"), [record(request_id="a")])
+    append(log.with_name("api_logs.20261123T113000000000Z.jsonl"), [record(request_id="b", status_code=503)])
+    nobody = {"token": None, "project_id": None}
+    append(
+        log,
+        [
+            record(request_id="c", timestamp="2026-11-23T11:00:00.000Z"),
+            record(request_id="d", timestamp="2026-11-23T11:30:00.000Z"),
+            refused(request_id="e", timestamp="2026-11-23T12:00:00.000Z", **nobody),
+        ],
+    )
+
+    assert query(*arguments) == found
+
+
+def test_a_long_stream_is_found_by_its_arrival_though_it_was_written_late(query, log):
+    append(
+        log,
+        [
+            record(request_id="short", timestamp="2026-11-23T10:00:00.000Z", duration_ms=5.0),
+            record(request_id="long", timestamp="2026-11-23T08:00:00.000Z", duration_ms=7_500_000.0),
+        ],
+    )
+
+    assert query("--from", "2026-11-23T09:00Z") == ["short"]
+    assert query("--to", "2026-11-23T09:00Z") == ["long"]
+
+
+# `flask` itself
+
+
+def flask(*arguments: str, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
+    program = str(Path(sys.executable).with_name("flask"))
+    return subprocess.run(
+        [program, *arguments], cwd=cwd, env=environ, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_command_beside_a_deployed_server_takes_its_settings_from_the_environment(tmp_path):
+    done = flask("--app", "wsgi", "ledger", "status", **environment(tmp_path / "data"))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("rollup: at the start")
+
+
+def test_a_command_beside_an_embedded_server_uses_the_secrets_that_it_keeps(tmp_path):
+    data_dir = tmp_path / "data"
+    unset = dict.fromkeys(("MANAGEMENT_TOKEN", "ADMIN_USER", "ADMIN_PASSWORD", "ENCRYPTION_KEY"))
+    with Server(EMBEDDED, data_dir, empty=True, **unset) as server:
+        done = flask("keys", "rotate", **server.settings)
+
+    assert (done.returncode, done.stdout) == (0, "sealed 0 keys anew; 0 were current\n")
+
+
+def test_a_command_makes_no_secrets(tmp_path):
+    done = flask("keys", "rotate", DATA_DIR=str(tmp_path / "data"), PATH=os.defpath)
+
+    assert done.returncode != 0
+    assert "ENCRYPTION_KEY: is not set" in done.stderr
+    assert list((tmp_path / "data").iterdir()) == []

@@ -1,0 +1,145 @@
+"""Clean-up on each kind of database: what goes, what stays, in small batches, by one process of all."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import IntegrityError
+
+from accounting.rollup import Rollup, UsageSums
+from accounting.views import PROJECT_DAYS, VIEWS
+from control import cleanup
+from control.cleanup import Cleanup, Retention
+from database import lease
+from models import AuditEntry, Project, Token, db, usage_keys
+from server import background
+from tests.accounting.test_rollup import catch_up, sums_of
+from tests.records import append, record
+
+NOW = datetime(2026, 11, 23, 10, 15, tzinfo=UTC)
+DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
+RETENTION = Retention(tokens=30 * DAY, usage=90 * DAY, audit=60 * DAY)
+
+
+def clean(engine: Engine) -> list[tuple[str, int]]:
+    return list(Cleanup(engine, RETENTION).batches(NOW))
+
+
+def add_token(name: str, expires_at: datetime) -> None:
+    if db.session.get(Project, "p") is None:
+        db.session.add(Project(id="p", name="p", openai_api_key="sealed", key_hint="", created_at=NOW))
+    db.session.add(Token(token=name, id=name, project_id="p", expires_at=expires_at, created_at=NOW))
+    db.session.commit()
+
+
+def token_count(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return connection.scalar(select(func.count(Token.id)))
+
+
+def add_audit(at: datetime) -> None:
+    db.session.add(AuditEntry(at=at, actor="a", action="b", target_type="token", target_id="c"))
+    db.session.commit()
+
+
+def test_tokens_go_a_grace_after_they_expired(database):
+    for name, age in (("gone", 30 * DAY + SECOND), ("kept", 30 * DAY), ("alive", -DAY)):
+        add_token(name, NOW - age)
+
+    assert clean(database) == [("expired tokens", 1)]
+    assert set(db.session.scalars(select(Token.id))) == {"kept", "alive"}
+
+
+def test_audit_entries_go_after_their_retention(database):
+    for age in (60 * DAY + SECOND, 60 * DAY, SECOND):
+        add_audit(NOW - age)
+
+    assert clean(database) == [("audit entries", 1)]
+    assert db.session.scalar(select(func.count(AuditEntry.id))) == 2
+
+
+def test_nothing_is_deleted_in_batches_larger_than_told(database, monkeypatch):
+    monkeypatch.setattr(cleanup, "BATCH", 2)
+    for number in range(5):
+        add_token(str(number), NOW - 31 * DAY)
+        add_audit(NOW - 61 * DAY)
+
+    assert clean(database) == [
+        *(("expired tokens", count) for count in (2, 2, 1)),
+        *(("audit entries", count) for count in (2, 2, 1)),
+    ]
+
+
+@pytest.fixture
+def rollup(database: Engine, tmp_path: Path):
+    made = Rollup(tmp_path / "api_logs.jsonl", UsageSums(database, "node-1"))
+    yield made
+    made.close()
+
+
+def calls_at(*moments: datetime) -> list[dict]:
+    return [
+        record(timestamp=f"{moment:%Y-%m-%dT%H:%M:%SZ}", metadata={"model": f"m{moment:%m%d}"}) for moment in moments
+    ]
+
+
+def test_sums_of_usage_go_by_whole_days_from_every_view_and_their_keys_with_them(database, rollup, tmp_path):
+    first_kept = (NOW - 90 * DAY).replace(hour=0, minute=0)
+    append(tmp_path / "api_logs.jsonl", calls_at(first_kept - SECOND, first_kept, NOW))
+    catch_up(rollup)
+
+    deleted = clean(database)
+
+    assert {what for what, count in deleted if count} == {"sums of usage", "keys of usage"}
+    assert [sums_of(database, view)["requests"] for view in VIEWS] == [2] * len(VIEWS)
+    with database.connect() as connection:
+        models = set(connection.scalars(select(usage_keys.c.model).where(usage_keys.c.view == PROJECT_DAYS.id)))
+    assert models == {f"m{first_kept:%m%d}", f"m{NOW:%m%d}"}
+
+
+def test_a_rollup_whose_keys_were_deleted_makes_new_ones_at_the_next_try(database, rollup, tmp_path):
+    old = NOW - 100 * DAY
+    append(tmp_path / "api_logs.jsonl", calls_at(old))
+    catch_up(rollup)
+    clean(database)
+    append(tmp_path / "api_logs.jsonl", calls_at(old))
+
+    # It knows the numbers of the keys that are gone.
+    with pytest.raises(IntegrityError):
+        catch_up(rollup)
+    catch_up(rollup)
+
+    assert sums_of(database, PROJECT_DAYS)["requests"] == 1
+
+
+# One of all
+
+
+def test_a_lease_is_held_by_one_until_it_ends(database):
+    ten = timedelta(minutes=10)
+
+    assert lease.hold(database, "cleanup", "one", NOW, ten)
+    assert not lease.hold(database, "cleanup", "two", NOW + ten - SECOND, ten)
+    assert lease.hold(database, "cleanup", "one", NOW + ten - SECOND, ten)
+    assert not lease.hold(database, "cleanup", "two", NOW + ten, ten)
+    assert lease.hold(database, "cleanup", "two", NOW + 2 * ten, ten)
+    assert lease.hold(database, "another", "one", NOW, ten)
+
+
+def test_a_lease_given_by_a_clock_that_was_ahead_is_not_waited_for(database):
+    assert lease.hold(database, "cleanup", "one", NOW + 9 * DAY, DAY)
+
+    assert lease.hold(database, "cleanup", "two", NOW, DAY)
+
+
+def test_of_two_workers_one_cleans_up(database, monkeypatch):
+    monkeypatch.setattr(background, "utc_now", lambda: NOW)
+    first, second = (background._Cleaner(database, RETENTION) for _ in range(2))
+    first()
+    add_token("gone", NOW - 31 * DAY)
+
+    second()
+    assert token_count(database) == 1
+    first()
+    assert token_count(database) == 0
