@@ -350,7 +350,8 @@ EMBEDDED_WITH_A_SHORT_DEADLINE = """
     import sys
     sys.path.insert(0, sys.argv.pop())
     import wsgi
-    wsgi.HEAD_DEADLINE_S = 0.3
+    from server.pywsgi import handler
+    handler.HEAD_DEADLINE_S = 0.3
     wsgi.main()
 """
 
