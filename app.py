@@ -107,7 +107,7 @@ def _services(settings: Settings, engine: Engine) -> Services:
         admission=Admission(store, keyring),
         operations=Operations(keyring),
         upload_pace=UploadPace(settings.min_body_rate, grace_s=settings.idle_timeout_s),
-        upstream=Upstream(timeouts, transport=settings.upstream_transport),
+        upstream=Upstream(timeouts),
         log=LogWriter(
             settings.log_path,
             max_file_bytes=settings.log_max_file_bytes,

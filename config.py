@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from marshmallow import EXCLUDE, Schema, ValidationError, post_load, validate
@@ -87,7 +87,6 @@ class Settings:
     rate_limit_per_hour: int = 1000
     max_body_bytes: int = 512 * MIB
     min_body_rate: float = 500.0
-    upstream_transport: Literal["fast", "stock"] = "fast"
     connect_timeout_s: float = 5.0
     first_byte_timeout_s: float = 600.0
     idle_timeout_s: float = 300.0
@@ -149,7 +148,6 @@ ENVIRONMENT: Mapping[str, str] = {
     "RATE_LIMIT_PER_HOUR": "rate_limit_per_hour",
     "MAX_BODY_BYTES": "max_body_bytes",
     "MIN_BODY_RATE": "min_body_rate",
-    "UPSTREAM_TRANSPORT": "upstream_transport",
     "CONNECT_TIMEOUT": "connect_timeout_s",
     "FIRST_BYTE_TIMEOUT": "first_byte_timeout_s",
     "IDLE_TIMEOUT": "idle_timeout_s",
@@ -473,7 +471,6 @@ class _SettingsSchema(Schema):
     RATE_LIMIT_PER_HOUR = typed.Integer(validate=validate.Range(min=1, max=2**31 - 1))
     MAX_BODY_BYTES = typed.Integer(validate=_positive)
     MIN_BODY_RATE = typed.Float(validate=validate.Range(min=1, max=2**53))
-    UPSTREAM_TRANSPORT = typed.String(validate=validate.OneOf(["fast", "stock"], error="must be one of {choices}."))
     CONNECT_TIMEOUT = typed.Float(validate=_seconds)
     FIRST_BYTE_TIMEOUT = typed.Float(validate=_seconds)
     IDLE_TIMEOUT = typed.Float(validate=_seconds)

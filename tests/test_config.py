@@ -76,7 +76,6 @@ WRONG = {
     "CONNECT_TIMEOUT": "nan", "FIRST_BYTE_TIMEOUT": "-1", "IDLE_TIMEOUT": "inf",
     "DRAIN_OVERLAP": "-1", "DRAIN_TIMEOUT": "x", "WEB_CONCURRENCY": "0",
     "CUT_STREAMS": "perhaps", "CUT_STREAMS_AT_EXPIRY": "perhaps", "LOG_STRICT": "perhaps",
-    "UPSTREAM_TRANSPORT": "slow",
     "LOG_MAX_FILE_BYTES": "1", "LOG_MAX_TOTAL_BYTES": "1", "LOGGING_URL": "cloudwatch://[planted-secret",
     "LOGGING_TOKEN": "planted-secret\u2028", "METRICS_TOKEN": "planted-secret\u00e9",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318", "OTEL_EXPORTER_OTLP_HEADERS": "planted-secret\u00e9",
@@ -104,7 +103,6 @@ def test_a_wrong_setting_makes_no_secret(embedded: bool, data_dir: Path) -> None
     [
         ("PORT", "0", "port", 0), ("PORT", "65535", "port", 65535), ("LOG_STRICT", "on", "log_strict", True),
         ("LOG_STRICT", "off", "log_strict", False), ("LOG_STRICT", "1", "log_strict", True),
-        ("UPSTREAM_TRANSPORT", "stock", "upstream_transport", "stock"),
         ("CONNECT_TIMEOUT", "0.5", "connect_timeout_s", 0.5), ("HOST", "::1", "host", "::1"),
         ("RATE_LIMIT_PER_HOUR", "1", "rate_limit_per_hour", 1), ("MAX_BODY_BYTES", "1", "max_body_bytes", 1),
         ("LOGGING_URL", "https://logs.example/in", "logging_url", "https://logs.example/in"),

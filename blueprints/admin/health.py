@@ -171,7 +171,7 @@ def _probe(url: str) -> Probe:
     headers = [("Host", origin.host_header), ("Accept", "application/json"), ("User-Agent", "llm-proxy health check")]
     body = RequestBody(io.BytesIO(), length=0, max_bytes=0)
     request = UpstreamRequest("GET", origin, "/v1/models", headers, body, on_connection=lambda _: None)
-    upstream = Upstream(PROBE_TIMEOUTS, transport=Services.of(current_app).settings.upstream_transport)
+    upstream = Upstream(PROBE_TIMEOUTS)
     started = time.perf_counter()
     try:
         response = upstream.open(request)
