@@ -1,5 +1,5 @@
 """
-Settings: read once from the environment, checked together, frozen.
+Settings: declared once each, read once from the environment, checked together, frozen.
 
 The only module that reads the environment. Every secret may also come from a file named by ``NAME_FILE``.
 A start with wrong settings stops with one message that names every wrong one.
@@ -11,28 +11,29 @@ sets, a deployed start on SQLite makes that one secret: its key then lives and d
 
 from __future__ import annotations
 
-import base64
-import binascii
-import ipaddress
 import math
 import os
 import secrets
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import Field, dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-from urllib.parse import SplitResult, quote, unquote, urlsplit
-
-from marshmallow import EXCLUDE, Schema, ValidationError, post_load, validate
-from marshmallow import fields as typed
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote, urlsplit
 
 from llmproxy.api_log.logging_url import parse_logging_url
+from llmproxy.keyring import KEY_BYTES, keys_of
+from llmproxy.urls import checked_upstream_url, is_loopback, web_url
+
+T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 MIB = 1024 * 1024
+MOST = 2**53
 YEAR_S = 366 * 24 * 3600
-ENCRYPTION_KEY_BYTES = 32
 MIN_SECRET_LENGTH = 12
+EMBEDDED_USER = "admin"
 
 
 class ConfigError(Exception):
@@ -41,6 +42,96 @@ class ConfigError(Exception):
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
         super().__init__("wrong settings:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+# What reads a setting: its text in, its value out. ValueError says what is wrong with it, and quotes nothing of it.
+
+
+def between(low: N, high: N) -> Callable[[str], N]:
+    """Reads numbers from `low` to `high`; whole ones, where `low` is one."""
+    kind = type(low)
+
+    def read(raw: str) -> N:
+        with suppress(ValueError):
+            if low <= (value := kind(raw)) <= high:  # which "nan" is not
+                return value
+        raise ValueError(f"must be a {'whole ' if kind is int else ''}number from {low} to {high}")
+
+    return read
+
+
+def switch(raw: str) -> bool:
+    """True for `true`, `on`, `yes` and `1`; False for `false`, `off`, `no` and `0`."""
+    is_on = raw.lower() in ("true", "t", "on", "yes", "y", "1")
+    if not is_on and raw.lower() not in ("false", "f", "off", "no", "n", "0"):
+        raise ValueError("must be true or false")
+    return is_on
+
+
+def header_text(raw: str) -> str:
+    """Text that can stand in a header."""
+    if not raw.isascii() or not raw.isprintable() or raw != raw.strip():
+        raise ValueError("must be printable ASCII without spaces around it")
+    return raw
+
+
+def user_name(raw: str) -> str:
+    """A user of Basic authentication."""
+    if ":" in raw:
+        raise ValueError("must not hold a colon")
+    return header_text(raw)
+
+
+def checked_logging_url(raw: str) -> str:
+    """Where records are shipped to."""
+    parse_logging_url(raw)
+    return raw
+
+
+def collector_url(raw: str) -> str:
+    """Where traces are sent to."""
+    web_url(raw)
+    _require("opentelemetry.exporter.otlp.proto.http", "OpenTelemetry: pip install -r requirements-otel.txt")
+    return raw
+
+
+def _require(module: str, what: str) -> None:
+    try:
+        is_installed = find_spec(module) is not None
+    except ModuleNotFoundError:  # a package around it
+        is_installed = False
+    if not is_installed:
+        raise ValueError(f"needs {what}")
+
+
+def checked_database_url(raw: str) -> str:
+    """A database's URL, with a relative SQLite path made absolute."""
+    if raw.startswith("sqlite:///"):
+        path = _sqlite_path(raw)
+        # In memory, each connection and each process would have a database of its own.
+        if path in ("", ":memory:"):
+            raise ValueError("must name a file")
+        # Flask-SQLAlchemy would look for it in its instance folder, the claim where the process runs.
+        return raw if path.startswith("/") else raw.replace("///", f"///{quote(str(Path.cwd()))}/", 1)
+    if not raw.startswith(("postgresql://", "postgresql+psycopg://", "postgres://")):
+        raise ValueError("must start with sqlite:/// or postgresql://")
+    # Whoever stays on SQLite need not load it.
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        read = conninfo_to_dict(f"postgresql://{raw.partition('://')[2]}")
+        ports = [int(port or 5432) for port in str(read.get("port", "")).split(",")]
+    except (ProgrammingError, ValueError) as exc:
+        # The message would quote the URL, which may hold a password.
+        raise ValueError("is not a URL that PostgreSQL's clients understand") from exc
+    if not all(0 < port < 2**16 for port in ports):
+        raise ValueError("must name ports up to 65535")
+    return raw
+
+
+def _sqlite_path(database_url: str) -> str:
+    return database_url.removeprefix("sqlite:///").partition("?")[0]
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -63,6 +154,29 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return max(1, math.ceil(share))
 
 
+def setting(
+    name: str, default: T | Callable[[], T], read: Callable[[str], T], doc: str, *,
+    shown: str = "", secret: bool = False, guards: bool = False, required: bool = False,
+) -> T:  # fmt: skip
+    """
+    Declare an attribute of `Settings`. Whatever lists settings follows from it, the README's table by a test.
+
+    Args:
+        name: Its environment variable.
+        default: A value, or a function that finds it.
+        read: From the variable's text to the value. ValueError says what is wrong.
+        doc: What the README says of it.
+        shown: What the README says of a default that is no single value.
+        secret: It may lie in a file, and is left out of ``repr``.
+        guards: Whoever knows this secret is let in, so it must not be guessed.
+        required: Whether a deployed start refuses to run without it.
+    """
+    about = {"name": name, "read": read, "doc": doc, "shown": shown, "guards": guards, "required": required}
+    if callable(default):
+        return field(default_factory=default, repr=not secret, metadata=about)
+    return field(default=default, repr=not secret, metadata=about)
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """
@@ -72,41 +186,84 @@ class Settings:
     current one first. ``made_secrets`` names the files that this very start made.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8080
-    data_dir: Path = Path("data")
-    database_url: str = field(default="", repr=False)
-    database_pool_size: int = 10
-    database_prepare: bool = True
-    upstream_url: str = "https://api.openai.com"
-    management_token: str = field(default="", repr=False)
-    admin_user: str = ""
-    admin_password: str = field(default="", repr=False)
-    encryption_keys: tuple[bytes, ...] = field(default=(), repr=False)
-    make_encryption_key: bool = False
-    rate_limit_per_hour: int = 1000
-    max_body_bytes: int = 512 * MIB
-    min_body_rate: float = 500.0
-    connect_timeout_s: float = 5.0
-    first_byte_timeout_s: float = 600.0
-    idle_timeout_s: float = 300.0
-    drain_overlap_s: float = 5.0
-    drain_timeout_s: float = 600.0
-    cut_streams: bool = True
-    cut_streams_at_expiry: bool = False
-    web_concurrency: int = field(default_factory=usable_cores)
-    log_strict: bool = False
-    log_max_file_bytes: int = 64 * MIB
-    log_max_total_bytes: int = 10 * 1024 * MIB
-    logging_url: str = field(default="", repr=False)
-    logging_token: str = field(default="", repr=False)
-    metrics_token: str = field(default="", repr=False)
-    otlp_endpoint: str = ""
-    otlp_headers: str = field(default="", repr=False)
-    otel_service_name: str = "llm-proxy"
-    token_retention_days: float = 30.0
-    usage_retention_days: float = 400.0
-    audit_retention_days: float = 400.0
+    # Two lines each: how it is read, and what the README says of it.
+    # fmt: off
+    host: str = setting("HOST", "127.0.0.1", header_text,
+        "Address to listen on. `python wsgi.py` serves loopback alone.")
+    port: int = setting("PORT", 8080, between(0, 65535),
+        "Port to listen on; 0 picks a free one.")
+    data_dir: Path = setting("DATA_DIR", Path("data"), Path,
+        "Holds the database, the call log, positions of its readers, made secrets.")
+    database_url: str = setting("DATABASE_URL", "", checked_database_url,
+        "`sqlite:///…` or `postgresql://…`.", shown="SQLite in `DATA_DIR`", secret=True)
+    database_pool_size: int = setting("DATABASE_POOL_SIZE", 10, between(4, 1000),
+        "Connections to PostgreSQL of one worker at most; half of them are for admission.")
+    database_prepare: bool = setting("DATABASE_PREPARE", True, switch,
+        "`false` behind a PgBouncer in transaction mode that does not follow prepared statements.")
+    upstream_url: str = setting("UPSTREAM_URL", "https://api.openai.com", checked_upstream_url,
+        "Where calls go, with or without a trailing `/v1`; a project's `base_url` goes first.")
+    management_token: str = setting("MANAGEMENT_TOKEN", "", header_text,
+        "Opens `/manage/*`. Required under gunicorn.",
+        shown="made by `make run`", secret=True, guards=True, required=True)
+    admin_user: str = setting("ADMIN_USER", "", user_name,
+        "Opens `/admin/`. Required under gunicorn.", shown="`admin` by `make run`", required=True)
+    admin_password: str = setting("ADMIN_PASSWORD", "", str,
+        "Opens `/admin/`. Required under gunicorn.",
+        shown="made by `make run`", secret=True, guards=True, required=True)
+    encryption_keys: tuple[bytes, ...] = setting("ENCRYPTION_KEY", (), keys_of,
+        "32 random bytes in base64; older ones may follow after commas. Required under gunicorn.",
+        shown="made by `make run`", secret=True, required=True)
+    make_encryption_key: bool = setting("MAKE_ENCRYPTION_KEY", False, switch,
+        "With `true`, as in the image, gunicorn on SQLite makes a missing key and keeps it in `DATA_DIR`.")
+    rate_limit_per_hour: int = setting("RATE_LIMIT_PER_HOUR", 1000, between(1, 2**31 - 1),
+        "Requests per hour of a token without a limit of its own.")
+    max_body_bytes: int = setting("MAX_BODY_BYTES", 512 * MIB, between(1, MOST),
+        "Largest request body.")
+    min_body_rate: float = setting("MIN_BODY_RATE", 500.0, between(1.0, MOST),
+        "Bytes per second below which a request body, after `IDLE_TIMEOUT`, ends with 408.")
+    connect_timeout_s: float = setting("CONNECT_TIMEOUT", 5.0, between(0.001, YEAR_S),
+        "Seconds to reach the upstream.")
+    first_byte_timeout_s: float = setting("FIRST_BYTE_TIMEOUT", 600.0, between(0.001, YEAR_S),
+        "Seconds until its answer begins.")
+    idle_timeout_s: float = setting("IDLE_TIMEOUT", 300.0, between(0.001, YEAR_S),
+        "Seconds of silence, from the upstream or the client, within a call.")
+    drain_overlap_s: float = setting("DRAIN_OVERLAP", 5.0, between(0.0, YEAR_S),
+        "Seconds that a stopping process still takes new calls, until balancers have seen `/readyz`.")
+    drain_timeout_s: float = setting("DRAIN_TIMEOUT", 600.0, between(0.001, YEAR_S),
+        "Seconds that running calls get to end at a stop, the overlap included.")
+    cut_streams: bool = setting("CUT_STREAMS", True, switch,
+        "A running call is cut within 5 s when its token is revoked or its project switched off; `off` lets it end."
+        " WebSockets end always.")
+    cut_streams_at_expiry: bool = setting("CUT_STREAMS_AT_EXPIRY", False, switch,
+        "With `on`, the same when its token expires.")
+    web_concurrency: int = setting("WEB_CONCURRENCY", usable_cores, between(1, 1024),
+        "gunicorn's workers. gunicorn reads it first: what is no whole number ends in its own traceback.",
+        shown="one per usable core")
+    log_strict: bool = setting("LOG_STRICT", False, switch,
+        "With `true`, a call whose record could not be written is refused with 503.")
+    log_max_file_bytes: int = setting("LOG_MAX_FILE_BYTES", 64 * MIB, between(4096, MOST),
+        "The call log is rotated at this size.")
+    log_max_total_bytes: int = setting("LOG_MAX_TOTAL_BYTES", 10 * 1024 * MIB, between(8192, MOST),
+        "The oldest rotated files are removed beyond this.")
+    logging_url: str = setting("LOGGING_URL", "", checked_logging_url,
+        "Ships records to `http(s)://…` or `cloudwatch://group/stream?region=…`.", secret=True)
+    logging_token: str = setting("LOGGING_TOKEN", "", header_text,
+        "Bearer token for `LOGGING_URL`.", secret=True)
+    metrics_token: str = setting("METRICS_TOKEN", "", header_text,
+        "Bearer token that `/metrics` then asks for.", secret=True, guards=True)
+    otlp_endpoint: str = setting("OTEL_EXPORTER_OTLP_ENDPOINT", "", collector_url,
+        "Traces go to this collector, by OTLP over HTTP. Needs `pip install -r requirements-otel.txt`.")
+    otlp_headers: str = setting("OTEL_EXPORTER_OTLP_HEADERS", "", header_text,
+        "Headers for the collector, as `name=value,name=value`.", secret=True)
+    otel_service_name: str = setting("OTEL_SERVICE_NAME", "llm-proxy", header_text,
+        "The service's name in traces; the SDK reads its other `OTEL_*` variables itself.")
+    token_retention_days: float = setting("TOKEN_RETENTION_DAYS", 30.0, between(0.0, 36_500),
+        "Days after which an expired token is deleted.")
+    usage_retention_days: float = setting("USAGE_RETENTION_DAYS", 400.0, between(0.0, 36_500),
+        "Days after which sums of usage are deleted.")
+    audit_retention_days: float = setting("AUDIT_RETENTION_DAYS", 400.0, between(0.0, 36_500),
+        "Days after which lines of the audit trail are deleted.")
+    # fmt: on
     made_secrets: tuple[Path, ...] = ()
 
     @property
@@ -123,64 +280,15 @@ class Settings:
     @property
     def weak_secrets(self) -> tuple[str, ...]:
         """Names of the secrets that could be guessed: those under 12 characters."""
-        guarded = {
-            "MANAGEMENT_TOKEN": self.management_token,
-            "ADMIN_PASSWORD": self.admin_password,
-            "METRICS_TOKEN": self.metrics_token,
-        }
-        return tuple(name for name, value in guarded.items() if 0 < len(value) < MIN_SECRET_LENGTH)
+        guards = [one for one in SETTINGS.values() if one.metadata["guards"]]
+        return tuple(one.metadata["name"] for one in guards if 0 < len(getattr(self, one.name)) < MIN_SECRET_LENGTH)
 
 
-# Environment name -> attribute. The README's table is held against this by a test.
-ENVIRONMENT: Mapping[str, str] = {
-    "HOST": "host",
-    "PORT": "port",
-    "DATA_DIR": "data_dir",
-    "DATABASE_URL": "database_url",
-    "DATABASE_POOL_SIZE": "database_pool_size",
-    "DATABASE_PREPARE": "database_prepare",
-    "UPSTREAM_URL": "upstream_url",
-    "MANAGEMENT_TOKEN": "management_token",
-    "ADMIN_USER": "admin_user",
-    "ADMIN_PASSWORD": "admin_password",
-    "ENCRYPTION_KEY": "encryption_keys",
-    "MAKE_ENCRYPTION_KEY": "make_encryption_key",
-    "RATE_LIMIT_PER_HOUR": "rate_limit_per_hour",
-    "MAX_BODY_BYTES": "max_body_bytes",
-    "MIN_BODY_RATE": "min_body_rate",
-    "CONNECT_TIMEOUT": "connect_timeout_s",
-    "FIRST_BYTE_TIMEOUT": "first_byte_timeout_s",
-    "IDLE_TIMEOUT": "idle_timeout_s",
-    "DRAIN_OVERLAP": "drain_overlap_s",
-    "DRAIN_TIMEOUT": "drain_timeout_s",
-    "CUT_STREAMS": "cut_streams",
-    "CUT_STREAMS_AT_EXPIRY": "cut_streams_at_expiry",
-    "WEB_CONCURRENCY": "web_concurrency",
-    "LOG_STRICT": "log_strict",
-    "LOG_MAX_FILE_BYTES": "log_max_file_bytes",
-    "LOG_MAX_TOTAL_BYTES": "log_max_total_bytes",
-    "LOGGING_URL": "logging_url",
-    "LOGGING_TOKEN": "logging_token",
-    "METRICS_TOKEN": "metrics_token",
-    "OTEL_EXPORTER_OTLP_ENDPOINT": "otlp_endpoint",
-    "OTEL_EXPORTER_OTLP_HEADERS": "otlp_headers",
-    "OTEL_SERVICE_NAME": "otel_service_name",
-    "TOKEN_RETENTION_DAYS": "token_retention_days",
-    "USAGE_RETENTION_DAYS": "usage_retention_days",
-    "AUDIT_RETENTION_DAYS": "audit_retention_days",
-}
-SECRETS = (
-    "DATABASE_URL",
-    "MANAGEMENT_TOKEN",
-    "ADMIN_PASSWORD",
-    "ENCRYPTION_KEY",
-    "LOGGING_URL",
-    "LOGGING_TOKEN",
-    "METRICS_TOKEN",
-    "OTEL_EXPORTER_OTLP_HEADERS",
-)
-MADE_WHEN_MISSING = ("MANAGEMENT_TOKEN", "ADMIN_PASSWORD", "ENCRYPTION_KEY")
-REQUIRED_WHEN_DEPLOYED = ("MANAGEMENT_TOKEN", "ADMIN_USER", "ADMIN_PASSWORD", "ENCRYPTION_KEY")
+# By environment name, in the order of the README.
+SETTINGS: Mapping[str, Field[Any]] = {one.metadata["name"]: one for one in fields(Settings) if one.metadata}
+SECRETS = tuple(name for name, one in SETTINGS.items() if not one.repr)
+REQUIRED_WHEN_DEPLOYED = tuple(name for name, one in SETTINGS.items() if one.metadata["required"])
+MADE_WHEN_MISSING = tuple(name for name in REQUIRED_WHEN_DEPLOYED if name in SECRETS)
 
 
 def load(environ: Mapping[str, str] | None = None, *, embedded: bool = False, command: bool = False) -> Settings:
@@ -199,55 +307,56 @@ def load(environ: Mapping[str, str] | None = None, *, embedded: bool = False, co
     """
     source = os.environ if environ is None else environ  # noqa: TID251
     given, problems = _given(source)
-    data_dir = Path(given.get("DATA_DIR", Settings().data_dir))
-    makes = () if command else MADE_WHEN_MISSING if embedded else _made_when_deployed(given)
-    if _add_kept_secrets(MADE_WHEN_MISSING if command else makes, data_dir, given, problems) and command:
-        given.setdefault("ADMIN_USER", "admin")
-    values: dict[str, Any] = {}
-    try:
-        values = _SettingsSchema().load(given)
-    except ValidationError as exc:
-        problems |= {name: " ".join(messages) for name, messages in exc.messages_dict.items()}
-    values.setdefault("database_url", f"sqlite:///{quote(str(data_dir.absolute()))}/llm-proxy.db")
-    missing = [name for name in REQUIRED_WHEN_DEPLOYED if name not in given and name not in problems]
-    if not embedded:
-        problems |= {name: _not_set(name, given) for name in missing if name not in makes}
-    if "ENCRYPTION_KEY" in makes and "ENCRYPTION_KEY" in missing and (reason := _key_is_lost(values["database_url"])):
-        problems["ENCRYPTION_KEY"] = reason
+    values = _values(given, problems)
+    data_dir = values.setdefault("data_dir", SETTINGS["DATA_DIR"].default)
+    url = values.setdefault("database_url", f"sqlite:///{quote(str(data_dir.absolute()))}/llm-proxy.db")
+    # A key in one node's directory is no use to the other nodes on the same PostgreSQL.
+    makes_key = values.get("make_encryption_key", False) and url.startswith("sqlite")
+    makes = () if command else MADE_WHEN_MISSING if embedded else ("ENCRYPTION_KEY",) if makes_key else ()
+    may_be_kept = [name for name in (MADE_WHEN_MISSING if command else makes) if name not in {*given, *problems}]
+    kept = {name: path for name in may_be_kept if os.path.exists(path := data_dir / name.lower())}
+    values |= _values(kept, problems)
+    if embedded or (command and kept):
+        values.setdefault("admin_user", EMBEDDED_USER)
+    settings = Settings(**values)
+    missing = [name for name in REQUIRED_WHEN_DEPLOYED if name not in problems and SETTINGS[name].name not in values]
+    problems |= {name: reason for name in missing if (reason := _why_missing(name, settings, makes))}
     if reason := _unwritable(data_dir):
         problems["DATA_DIR"] = reason
     if problems:
         raise ConfigError([f"{name}: {problem}" for name, problem in problems.items()])
-    if embedded:
-        values.setdefault("admin_user", "admin")
-    return Settings(**values, **_made_secrets(makes, data_dir, values))
+    return replace(settings, **_made_secrets(missing, data_dir))
 
 
-def _given(source: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """What the environment says, secrets read from their files, and what was wrong with those by name."""
+def _given(source: Mapping[str, str]) -> tuple[dict[str, str | Path], dict[str, str]]:
+    """What is set, by name: the text itself, or the file that holds a secret; and what is set in both ways."""
     # An empty value counts as unset: compose files pass `NAME=` for what the operator left out.
-    given = {name: source[name] for name in ENVIRONMENT if source.get(name)}
-    problems: dict[str, str] = {}
-    for name in SECRETS:
-        path = source.get(f"{name}_FILE")
-        if path and name in given:
-            problems[name] = f"and {name}_FILE are both set; keep one of the two"
-        elif path:
-            _read_secret(name, Path(path), given, problems)
-    return given, problems
+    texts = {name: source[name] for name in SETTINGS if source.get(name)}
+    files = {name: Path(path) for name in SECRETS if (path := source.get(f"{name}_FILE"))}
+    twice = {name: f"and {name}_FILE are both set; keep one of the two" for name in files if name in texts}
+    return {name: given for name, given in (texts | files).items() if name not in twice}, twice
 
 
-def _read_secret(name: str, path: Path, given: dict[str, str], problems: dict[str, str]) -> None:
-    """Add the secret that lies in a file to `given`, or why there is none to `problems`."""
+def _values(given: Mapping[str, str | Path], problems: dict[str, str]) -> dict[str, Any]:
+    """By attribute, what is given. What is wrong with it is added to `problems`, by name."""
+    values = {}
+    for name, text in given.items():
+        try:
+            raw = _read_secret(text) if isinstance(text, Path) else text
+            values[SETTINGS[name].name] = SETTINGS[name].metadata["read"](raw)
+        except ValueError as exc:
+            problems[name] = str(exc)
+    return values
+
+
+def _read_secret(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as exc:
-        problems[name] = f"cannot be read from {path} ({_reason(exc)})"
-        return
-    if text:
-        given[name] = text
-    else:
-        problems[name] = f"is empty in {path}"
+        raise ValueError(f"cannot be read from {path} ({_reason(exc)})") from exc
+    if not text:
+        raise ValueError(f"is empty in {path}")
+    return text
 
 
 def _reason(exc: OSError | UnicodeDecodeError) -> str:
@@ -267,44 +376,32 @@ def _unwritable(data_dir: Path) -> str | None:
     return None
 
 
-def _made_when_deployed(given: Mapping[str, str]) -> tuple[str, ...]:
-    # A key in one node's directory is no use to the other nodes on the same PostgreSQL.
-    alone = given.get("DATABASE_URL", "sqlite").startswith("sqlite")
-    return ("ENCRYPTION_KEY",) if alone and given.get("MAKE_ENCRYPTION_KEY") in typed.Boolean.truthy else ()
-
-
-def _not_set(name: str, given: Mapping[str, str]) -> str:
-    if name == "ENCRYPTION_KEY" and given.get("MAKE_ENCRYPTION_KEY") in typed.Boolean.truthy:
+def _why_missing(name: str, settings: Settings, makes: Iterable[str]) -> str | None:
+    """Why this secret or user must be set; None when it can be made."""
+    if name in makes:
+        url = settings.database_url
+        path = unquote(_sqlite_path(url)) if name == "ENCRYPTION_KEY" and url.startswith("sqlite") else ""
+        # What is sealed in a database that is there already would stay shut under a new key.
+        is_lost = f"is not set, and {path} was made with one: set it, or put the file encryption_key back"
+        return is_lost if os.path.exists(path) else None
+    if name == "ENCRYPTION_KEY" and settings.make_encryption_key:
         return "is not set, and is made for SQLite alone: every node on one PostgreSQL needs the same"
     return "is not set"
 
 
-def _add_kept_secrets(names: Iterable[str], data_dir: Path, given: dict[str, str], problems: dict[str, str]) -> bool:
-    """Add what an earlier start has made and kept, where nothing else is set. True when there was any."""
-    kept = [name for name in names if name not in {*given, *problems} and (data_dir / name.lower()).exists()]
-    for name in kept:
-        _read_secret(name, data_dir / name.lower(), given, problems)
-    return bool(kept)
-
-
-def _made_secrets(names: Iterable[str], data_dir: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The secrets that are still missing, made and kept, by attribute. Raises ConfigError when they cannot be."""
-    made: dict[str, Any] = {}
-    paths = []
+def _made_secrets(names: Iterable[str], data_dir: Path) -> dict[str, Any]:
+    """New secrets, by attribute, each kept in the data directory. Raises ConfigError when they cannot be."""
+    texts = {name: secrets.token_urlsafe(KEY_BYTES) for name in names}
+    paths = {name: data_dir / name.lower() for name in texts}
     problems = []
-    for name in names:
-        if ENVIRONMENT[name] in values:
-            continue
-        path, secret = data_dir / name.lower(), secrets.token_urlsafe(ENCRYPTION_KEY_BYTES)
+    for name, path in paths.items():
         try:
-            _create_secret(path, secret)
+            _create_secret(path, texts[name])
         except OSError as exc:
             problems.append(f"{name}: cannot be kept in {path} ({_reason(exc)})")
-        made |= _SettingsSchema().load({name: secret})
-        paths.append(path)
     if problems:
         raise ConfigError(problems)
-    return made | {"made_secrets": tuple(paths)}
+    return _values(texts, {}) | {"made_secrets": tuple(paths.values())}
 
 
 def _create_secret(path: Path, value: str) -> None:
@@ -316,190 +413,3 @@ def _create_secret(path: Path, value: str) -> None:
     except OSError:
         path.unlink()
         raise
-
-
-def _key_is_lost(database_url: str) -> str | None:
-    """Why no key may be made: what is sealed in the SQLite file that is there would stay shut. None without one."""
-    path = Path(unquote(_sqlite_path(database_url)))
-    if not database_url.startswith("sqlite") or not path.exists():
-        return None
-    return f"is not set, and {path} was made with one: set it, or put the file encryption_key back"
-
-
-def is_loopback(host: str) -> bool:
-    """True for localhost and the loopback addresses."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _encryption_keys(raw: str) -> tuple[bytes, ...]:
-    keys = []
-    for part in raw.split(","):
-        try:
-            text = part.strip()
-            key = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        except (binascii.Error, ValueError):
-            key = b""
-        if len(key) != ENCRYPTION_KEY_BYTES:
-            raise ValidationError(
-                "must be 32 random bytes in base64 (openssl rand -base64 32), the current key first,"
-                " older ones after commas."
-            )
-        keys.append(key)
-    return tuple(keys)
-
-
-def _web_url(raw: str) -> SplitResult:
-    try:
-        url = urlsplit(raw)
-        has_port = url.port != 0  # reading it checks it
-    except ValueError as exc:
-        raise ValidationError("is not a URL.") from exc
-    if not has_port:
-        raise ValidationError("must not name port 0.")
-    if url.scheme not in ("http", "https") or not url.hostname:
-        raise ValidationError("must start with http:// or https:// and name a host.")
-    return url
-
-
-def check_upstream_url(raw: str) -> None:
-    """Raise ValidationError unless `raw` can be an upstream's base URL: scheme, host, port and path alone."""
-    url = _web_url(raw)
-    if "@" in url.netloc or url.query or url.fragment:
-        raise ValidationError("must be scheme, host, port and path alone.")
-    if not raw.isascii() or any(ord(char) <= 0x20 or char in '"<>\\^`{|}\x7f' for char in raw):
-        raise ValidationError("must not hold spaces, control or non-ASCII characters.")
-    segments = url.path.lower().replace("%2e", ".").split("/")
-    if "." in segments or ".." in segments:
-        raise ValidationError("must not hold dot segments.")
-
-
-def _check_otlp_endpoint(raw: str) -> None:
-    _web_url(raw)
-    try:
-        installed = find_spec("opentelemetry.exporter.otlp.proto.http")
-    except ModuleNotFoundError:
-        installed = None
-    if installed is None:
-        raise ValidationError("needs OpenTelemetry: pip install -r requirements-otel.txt.")
-
-
-def _check_logging_url(raw: str) -> None:
-    try:
-        parse_logging_url(raw)
-    except ValueError as exc:
-        raise ValidationError(str(exc)) from exc
-
-
-def _check_database_url(raw: str) -> None:
-    if not raw.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://", "postgres://")):
-        raise ValidationError("must start with sqlite:/// or postgresql://.")
-    if raw.startswith("sqlite"):
-        # In memory, each connection and each process would have a database of its own.
-        if _sqlite_path(raw) in ("", ":memory:"):
-            raise ValidationError("must name a file.")
-        return
-    # Whoever stays on SQLite need not load it.
-    from psycopg import ProgrammingError
-    from psycopg.conninfo import conninfo_to_dict
-
-    try:
-        read = conninfo_to_dict(f"postgresql://{raw.partition('://')[2]}")
-        ports = [int(port or 5432) for port in str(read.get("port", "")).split(",")]
-    except (ProgrammingError, ValueError) as exc:
-        # The message would quote the URL, which may hold a password.
-        raise ValidationError("is not a URL that PostgreSQL's clients understand.") from exc
-    if not all(0 < port < 2**16 for port in ports):
-        raise ValidationError("must name ports up to 65535.")
-
-
-def checked_database_url(raw: str) -> str:
-    """A database's URL, with a relative SQLite path made absolute. Raises ValueError, which does not quote it."""
-    try:
-        _check_database_url(raw)
-    except ValidationError as exc:
-        raise ValueError(" ".join(map(str, exc.messages))) from exc
-    return _absolute(raw)
-
-
-def _absolute(database_url: str) -> str:
-    if not database_url.startswith("sqlite") or _sqlite_path(database_url).startswith("/"):
-        return database_url
-    # Flask-SQLAlchemy would look for it in its instance folder, the claim where the process runs.
-    return database_url.replace("sqlite:///", f"sqlite:///{quote(str(Path.cwd()))}/", 1)
-
-
-def _sqlite_path(database_url: str) -> str:
-    return database_url.removeprefix("sqlite:///").partition("?")[0]
-
-
-def _check_header_safe(raw: str) -> None:
-    if not raw.isascii() or not raw.isprintable() or raw != raw.strip():
-        raise ValidationError("must be printable ASCII without spaces around it.")
-
-
-_seconds = validate.Range(min=0.001, max=YEAR_S)
-_days = validate.Range(min=0, max=36_500)
-_positive = validate.Range(min=1, max=2**53)
-
-
-class _KeyRing(typed.Field[tuple[bytes, ...]]):
-    def _deserialize(self, value: Any, *_: Any, **__: Any) -> tuple[bytes, ...]:
-        return _encryption_keys(value)
-
-
-class _SettingsSchema(Schema):
-    """The type and range of each setting, under its environment name."""
-
-    class Meta:
-        unknown = EXCLUDE
-
-    HOST = typed.String(validate=_check_header_safe)
-    PORT = typed.Integer(validate=validate.Range(min=0, max=65535))
-    DATA_DIR = typed.String()
-    DATABASE_URL = typed.String(validate=_check_database_url)
-    DATABASE_POOL_SIZE = typed.Integer(validate=validate.Range(min=4, max=1000))
-    DATABASE_PREPARE = typed.Boolean()
-    UPSTREAM_URL = typed.String(validate=check_upstream_url)
-    MANAGEMENT_TOKEN = typed.String(validate=_check_header_safe)
-    ADMIN_USER = typed.String(validate=[_check_header_safe, validate.ContainsNoneOf(":")])
-    ADMIN_PASSWORD = typed.String()
-    ENCRYPTION_KEY = _KeyRing()
-    MAKE_ENCRYPTION_KEY = typed.Boolean()
-    RATE_LIMIT_PER_HOUR = typed.Integer(validate=validate.Range(min=1, max=2**31 - 1))
-    MAX_BODY_BYTES = typed.Integer(validate=_positive)
-    MIN_BODY_RATE = typed.Float(validate=validate.Range(min=1, max=2**53))
-    CONNECT_TIMEOUT = typed.Float(validate=_seconds)
-    FIRST_BYTE_TIMEOUT = typed.Float(validate=_seconds)
-    IDLE_TIMEOUT = typed.Float(validate=_seconds)
-    DRAIN_OVERLAP = typed.Float(validate=validate.Range(min=0, max=YEAR_S))
-    DRAIN_TIMEOUT = typed.Float(validate=_seconds)
-    CUT_STREAMS = typed.Boolean()
-    CUT_STREAMS_AT_EXPIRY = typed.Boolean()
-    WEB_CONCURRENCY = typed.Integer(validate=validate.Range(min=1, max=1024))
-    LOG_STRICT = typed.Boolean()
-    LOG_MAX_FILE_BYTES = typed.Integer(validate=validate.Range(min=4096, max=2**53))
-    LOG_MAX_TOTAL_BYTES = typed.Integer(validate=validate.Range(min=8192, max=2**53))
-    LOGGING_URL = typed.String(validate=_check_logging_url)
-    LOGGING_TOKEN = typed.String(validate=_check_header_safe)
-    METRICS_TOKEN = typed.String(validate=_check_header_safe)
-    OTEL_EXPORTER_OTLP_ENDPOINT = typed.String(validate=_check_otlp_endpoint)
-    OTEL_EXPORTER_OTLP_HEADERS = typed.String(validate=_check_header_safe)
-    OTEL_SERVICE_NAME = typed.String(validate=_check_header_safe)
-    TOKEN_RETENTION_DAYS = typed.Float(validate=_days)
-    USAGE_RETENTION_DAYS = typed.Float(validate=_days)
-    AUDIT_RETENTION_DAYS = typed.Float(validate=_days)
-
-    @post_load
-    def _by_attribute(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        values = {ENVIRONMENT[name]: value for name, value in data.items()}
-        if "data_dir" in values:
-            values["data_dir"] = Path(values["data_dir"])
-        if "database_url" in values:
-            values["database_url"] = _absolute(values["database_url"])
-        return values
-
-
-assert {field.name for field in fields(Settings)} == set(ENVIRONMENT.values()) | {"made_secrets"}  # noqa: S101

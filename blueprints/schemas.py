@@ -13,7 +13,7 @@ from typing import Any
 from marshmallow import RAISE, Schema, ValidationError, post_load, pre_load, validate, validates_schema
 from marshmallow import fields as typed
 
-from config import check_upstream_url
+from llmproxy.urls import checked_upstream_url
 from models import NAME_LENGTH
 
 MAX_DURATION_HOURS = 8760
@@ -68,6 +68,14 @@ def check_key(value: str) -> None:
         raise ValidationError("must be printable ASCII without spaces.")
 
 
+def check_base_url(value: str) -> None:
+    """Raise ValidationError for what can be no upstream's base URL."""
+    try:
+        checked_upstream_url(value)
+    except ValueError as exc:
+        raise ValidationError(f"{exc}.") from exc
+
+
 def _check_expiry(value: datetime) -> None:
     if not datetime(2000, 1, 1, tzinfo=UTC) <= value <= LATEST_EXPIRY:
         raise ValidationError("must be a date from 2000 to 2200.")
@@ -105,7 +113,7 @@ class NewProject(_Body):
 
     name = typed.String(required=True, validate=check_name)
     openai_api_key = typed.String(required=True, validate=check_key)
-    base_url = typed.String(allow_none=True, validate=check_upstream_url)
+    base_url = typed.String(allow_none=True, validate=check_base_url)
     stream_usage = typed.String(validate=validate.OneOf(STREAM_USAGE, error="must be one of {choices}."))
 
 
@@ -114,7 +122,7 @@ class ProjectChange(_Body):
 
     name = typed.String(validate=check_name)
     openai_api_key = typed.String(validate=check_key)
-    base_url = typed.String(allow_none=True, validate=check_upstream_url)
+    base_url = typed.String(allow_none=True, validate=check_base_url)
     stream_usage = typed.String(validate=validate.OneOf(STREAM_USAGE, error="must be one of {choices}."))
     is_active = Flag()
 

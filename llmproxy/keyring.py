@@ -19,10 +19,26 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 VERSION = "v1"
 NONCE_BYTES = 12
+KEY_BYTES = 32
 
 
 class SealBroken(Exception):
     """A sealed key cannot be opened: unknown encryption key, another row's, or altered."""
+
+
+def keys_of(text: str) -> tuple[bytes, ...]:
+    """The encryption keys that a text lists between commas, in base64 of either alphabet. Otherwise ValueError."""
+    try:
+        parts = [part.strip() for part in text.split(",")]
+        keys = tuple(base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True) for part in parts)
+    except ValueError:
+        keys = (b"",)
+    if any(len(key) != KEY_BYTES for key in keys):
+        raise ValueError(
+            f"must be {KEY_BYTES} random bytes in base64 (openssl rand -base64 32), the current key first, older ones"
+            " after commas"
+        )
+    return keys
 
 
 class KeyRing:

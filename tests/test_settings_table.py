@@ -1,50 +1,55 @@
-"""The README's table of settings says what config.py does, name by name and default by default."""
+"""The README's table of settings says what config.py declares, cell by cell."""
 
 import re
-from dataclasses import fields
+from dataclasses import MISSING
 from pathlib import Path
 
 import pytest
 
-import config
+from config import SETTINGS
 
 README = Path(__file__).parent.parent / "README.md"
 ROW = re.compile(r"^\| `([A-Z_]+)` \| (.*?) \| (.*) \|$", re.MULTILINE)
-ROWS = {name: (default, meaning) for name, default, meaning in ROW.findall(README.read_text(encoding="utf-8"))}
-DEFAULTS = {field.name: field.default for field in fields(config.Settings)}
-# Defaults that only words can tell: made at the start, taken from the machine, or none.
-IN_WORDS = {
-    "DATABASE_URL", "MANAGEMENT_TOKEN", "ADMIN_USER", "ADMIN_PASSWORD", "ENCRYPTION_KEY", "WEB_CONCURRENCY",
-    "LOGGING_URL", "LOGGING_TOKEN", "METRICS_TOKEN",
-    "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS",
-}  # fmt: skip
+FOUND = {name: (default, meaning) for name, default, meaning in ROW.findall(README.read_text(encoding="utf-8"))}
 
 
-def test_every_setting_has_its_row_and_every_row_its_setting() -> None:
-    assert set(ROWS) == set(config.ENVIRONMENT)
+def shown_default(name: str) -> str:
+    """A default as the table has it."""
+    default, words = SETTINGS[name].default, SETTINGS[name].metadata["shown"]
+    if words or default == "":
+        return words or "none"
+    if isinstance(default, bool):
+        return f"`{default}`".lower()
+    return f"`{default:.15g}`" if isinstance(default, float) else f"`{default}`"
 
 
-def test_rows_stand_in_the_order_of_the_settings() -> None:
-    assert list(ROWS) == list(config.ENVIRONMENT)
+WANTED = {name: (shown_default(name), one.metadata["doc"]) for name, one in SETTINGS.items()}
 
 
-@pytest.mark.parametrize("name", sorted(set(config.ENVIRONMENT) - IN_WORDS))
-def test_the_default_in_the_table_is_the_default(name: str) -> None:
-    default = DEFAULTS[config.ENVIRONMENT[name]]
-    shown = str(default).lower() if isinstance(default, bool) else str(default)
-
-    assert ROWS[name][0] == f"`{shown}`"
+def row(name: str) -> str:
+    return "| `{}` | {} | {} |".format(name, *WANTED[name])
 
 
-@pytest.mark.parametrize("name", sorted(IN_WORDS))
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_settings_row_says_what_is_declared(name: str) -> None:
+    assert FOUND.get(name) == WANTED[name], f"its row in the README should be:\n{row(name)}"
+
+
+def test_the_rows_are_the_settings_in_their_order() -> None:
+    assert list(FOUND) == list(WANTED), "the README's table should be:\n" + "\n".join(map(row, WANTED))
+
+
+@pytest.mark.parametrize("name", [name for name, one in SETTINGS.items() if one.default in (MISSING, "", ())])
 def test_a_default_in_words_has_no_number(name: str) -> None:
-    assert re.fullmatch(r"[^0-9]+", ROWS[name][0])
+    assert re.fullmatch(r"[^0-9]+", WANTED[name][0])
 
 
-@pytest.mark.parametrize("name", sorted(config.ENVIRONMENT))
+@pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_is_explained_in_a_sentence(name: str) -> None:
-    assert ROWS[name][1].endswith(".")
-    assert len(ROWS[name][1]) > 15
+    doc = WANTED[name][1]
+
+    assert doc.endswith(".") and len(doc) > 15
+    assert not set(doc) & set("|\n")
 
 
 def test_the_readme_says_which_settings_may_come_from_files() -> None:

@@ -11,9 +11,9 @@ from flask import Flask
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIServer
 
-from config import is_loopback
 from llmproxy.telemetry import metrics
 from llmproxy.transport.connection import shut_down
+from llmproxy.urls import is_loopback
 from server import first_run
 from server.background import Background
 from server.drain import Stopping

@@ -53,7 +53,7 @@ def test_the_images_environment_is_made_of_settings() -> None:
         - {name for name in names if name.startswith(("PIP_", "PYTHON"))}
     )
     assert ours == {"HOST", "DATA_DIR", "MAKE_ENCRYPTION_KEY"}
-    assert ours <= set(config.ENVIRONMENT)
+    assert ours <= set(config.SETTINGS)
 
 
 def healthcheck(port: str) -> int:

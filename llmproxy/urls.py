@@ -1,0 +1,41 @@
+"""Which URLs may be called: checks of what operators enter, done before anything is sent there."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import SplitResult, urlsplit
+
+
+def is_loopback(host: str) -> bool:
+    """True for localhost and the loopback addresses."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def web_url(raw: str) -> SplitResult:
+    """The parts of a URL of HTTP. ValueError says what is wrong, without repeating the URL."""
+    try:
+        url = urlsplit(raw)
+        has_port = url.port != 0  # reading it checks it
+    except ValueError as exc:
+        raise ValueError("is not a URL") from exc
+    if not has_port:
+        raise ValueError("must not name port 0")
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ValueError("must start with http:// or https:// and name a host")
+    return url
+
+
+def checked_upstream_url(raw: str) -> str:
+    """`raw`, when it can be an upstream's base URL: scheme, host, port and path alone. Otherwise ValueError."""
+    url = web_url(raw)
+    if "@" in url.netloc or url.query or url.fragment:
+        raise ValueError("must be scheme, host, port and path alone")
+    if not raw.isascii() or any(ord(char) <= 0x20 or char in '"<>\\^`{|}\x7f' for char in raw):
+        raise ValueError("must not hold spaces, control or non-ASCII characters")
+    segments = url.path.lower().replace("%2e", ".").split("/")
+    if "." in segments or ".." in segments:
+        raise ValueError("must not hold dot segments")
+    return raw

@@ -1,0 +1,44 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmproxy.urls import checked_upstream_url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.openai.com", "https://api.openai.com/v1", "https://api.openai.com/v1/", "http://h:8000",
+        "http://[::1]:8000", "https://h/a/b/v1", "HTTPS://H", "http://127.0.0.1:1", "https://h_x.internal",
+        "https://h/a%20b", "https://h/..a/b..",
+    ],
+)  # fmt: skip
+def test_a_base_url_may_be(url: str) -> None:
+    checked_upstream_url(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "h", "api.openai.com", "ftp://h", "https://", "https:///v1", "https://u@h", "https://u:p@h", "https://:p@h",
+        "https://@h", "https://:@h", "https://h?x", "https://h/?x=y", "https://h#x", "https://h:x", "https://h:65536",
+        "https://h:-1", "https://h:0", "https://h /", "https://h\n", "\nhttps://h", "https://h\t", "https://h\x00", "https://h\x7f",
+        "https://h/\u00e9", "https://h\u00e9", "https://h/a b", 'https://h/"', "https://h/<x>", "https://h\\@evil", "https://[::1",
+        "https://h/../x", "https://h/.", "https://h/%2e%2e/x", "https://h/%2E/x", "javascript:alert(1)", "//h", "https://?",
+    ],
+)  # fmt: skip
+def test_a_base_url_may_not_be(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^(is not|must) "):
+        checked_upstream_url(url)
+
+
+@given(st.text() | st.text().map("https://".__add__))
+def test_any_text_is_a_base_url_or_is_refused(text: str) -> None:
+    try:
+        checked_upstream_url(text)
+    except ValueError:
+        return
+
+    assert text.isascii()
+    assert text.isprintable()
+    assert "@" not in text.split("/")[2]
