@@ -35,8 +35,6 @@ from llmproxy.api_log.segment import rotate
 
 logger = logging.getLogger(__name__)
 
-MAX_FILE_BYTES = 64 << 20
-MAX_TOTAL_BYTES = 2 << 30
 PENDING_BYTES = 16 << 20
 # A stat costs as much as the write itself, so the path is compared with the open file ten times a second
 # only.
@@ -60,8 +58,8 @@ class LogWriter:
         self,
         path: Path,
         *,
-        max_file_bytes: int = MAX_FILE_BYTES,
-        max_total_bytes: int = MAX_TOTAL_BYTES,
+        max_file_bytes: int,
+        max_total_bytes: int,
         pending_bytes: int = PENDING_BYTES,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),

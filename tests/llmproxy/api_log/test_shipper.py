@@ -329,7 +329,9 @@ def test_a_shipper_killed_at_any_instant_leaves_nothing_out(log_path, receiver, 
             threading.Timer(chance.random() / 200, lambda process=victim: process.kill()).start()
 
     receiver.always = kill_sometimes
-    writer = LogWriter(log_path, max_file_bytes=20_000, monotonic=iter(range(10_000_000)).__next__)
+    writer = LogWriter(
+        log_path, max_file_bytes=20_000, max_total_bytes=2 << 30, monotonic=iter(range(10_000_000)).__next__
+    )
     written, poisonous, deaths = set(), set(), 0
     while deaths < 8:
         for _ in range(120):

@@ -15,6 +15,8 @@ from llmproxy.api_log.record import parse_line
 from llmproxy.api_log.segment import list_segments
 from llmproxy.api_log.writer import LogWriter
 
+ROOM = {"max_file_bytes": 64 << 20, "max_total_bytes": 2 << 30}
+
 
 class Clock:
     """A monotonic clock that stands still until it is moved."""
@@ -39,7 +41,7 @@ def open_writer(log_path, clock):
     writers = []
 
     def make(**options):
-        writers.append(LogWriter(log_path, **({"monotonic": clock} | options)))
+        writers.append(LogWriter(log_path, **(ROOM | {"monotonic": clock} | options)))
         return writers[-1]
 
     yield make
@@ -213,7 +215,7 @@ class TestFullDisk:
         for room in range(1, length + 1):
             log_path.unlink(missing_ok=True)
             broken_disk.room = None
-            writer = LogWriter(log_path, monotonic=clock)
+            writer = LogWriter(log_path, monotonic=clock, **ROOM)
             records = [call_record() for _ in range(3)]
             writer.write(records[0])
             broken_disk.room = room
@@ -250,7 +252,7 @@ class TestFullDisk:
 
     def test_a_missing_directory_may_come_later(self, tmp_path, write, clock):
         path = tmp_path / "later" / "api_logs.jsonl"
-        writer = LogWriter(path, monotonic=clock)
+        writer = LogWriter(path, monotonic=clock, **ROOM)
         ids = write(writer, 2)
         path.parent.mkdir()
         clock.advance(1)
@@ -263,7 +265,7 @@ class TestFullDisk:
     def test_a_directory_that_goes_away_takes_no_record_with_it(self, tmp_path, write, clock):
         path = tmp_path / "data" / "api_logs.jsonl"
         path.parent.mkdir()
-        writer = LogWriter(path, monotonic=clock)
+        writer = LogWriter(path, monotonic=clock, **ROOM)
         write(writer, 1)
         shutil.rmtree(path.parent)
         clock.advance(1)
@@ -279,7 +281,7 @@ class TestFullDisk:
         path = small_disk / "api_logs.jsonl"
         ballast = small_disk / "ballast"
         ballast.write_bytes(b"x" * (3500 << 10))
-        writer = LogWriter(path, max_file_bytes=1 << 30)
+        writer = LogWriter(path, max_file_bytes=1 << 30, max_total_bytes=2 << 30)
         ids = []
         while writer.pending < 50:
             ids += write(writer, 10)
@@ -317,10 +319,10 @@ class TestStrict:
         assert writer.can_write() is True
 
     def test_a_missing_directory_cannot(self, tmp_path):
-        assert LogWriter(tmp_path / "none" / "api_logs.jsonl").can_write() is False
+        assert LogWriter(tmp_path / "none" / "api_logs.jsonl", **ROOM).can_write() is False
 
     def test_a_disk_about_to_be_full_cannot(self, small_disk, write):
-        writer = LogWriter(small_disk / "api_logs.jsonl")
+        writer = LogWriter(small_disk / "api_logs.jsonl", **ROOM)
         before = writer.can_write()
         (small_disk / "ballast").write_bytes(b"x" * (3500 << 10))
 
@@ -436,7 +438,7 @@ from llmproxy.api_log.record import CallRecord
 number = 0
 # The file is looked at every 20 records, however fast they are written.
 clock = lambda: number * module.RECHECK_S / 20
-writer = module.LogWriter(Path(sys.argv[1]), max_file_bytes=50_000, monotonic=clock)
+writer = module.LogWriter(Path(sys.argv[1]), max_file_bytes=50_000, max_total_bytes=2 << 30, monotonic=clock)
 for number in range(int(sys.argv[2])):
     record = CallRecord(time.time(), f"{sys.argv[3]}-{number:08d}-" + str(uuid.uuid4()), None, None,
                         "/v1/" + "x" * (number % 7000), "GET", 200, 1.0, None, "complete", False, None, 200, None,
