@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields, replace
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
-from llmproxy.api_log.logging_url import parse_logging_url
+from llmproxy.api_log.logging_url import CloudWatchTarget, parse_logging_url
 from llmproxy.keyring import KEY_BYTES, keys_of
 from llmproxy.urls import checked_upstream_url, is_loopback, web_url
 
@@ -33,6 +33,7 @@ MIB = 1024 * 1024
 MOST = 2**53
 YEAR_S = 366 * 24 * 3600
 MIN_SECRET_LENGTH = 12
+MAX_USER_LENGTH = 200  # what the audit trail has room for
 EMBEDDED_USER = "admin"
 
 
@@ -77,14 +78,15 @@ def header_text(raw: str) -> str:
 
 def user_name(raw: str) -> str:
     """A user of Basic authentication."""
-    if ":" in raw:
-        raise ValueError("must not hold a colon")
+    if ":" in raw or len(raw) > MAX_USER_LENGTH:
+        raise ValueError(f"must have at most {MAX_USER_LENGTH} characters, and no colon")
     return header_text(raw)
 
 
 def checked_logging_url(raw: str) -> str:
     """Where records are shipped to."""
-    parse_logging_url(raw)
+    if isinstance(parse_logging_url(raw), CloudWatchTarget):
+        _require("boto3", "boto3: pip install -r requirements-cloudwatch.txt")
     return raw
 
 
@@ -244,7 +246,7 @@ class Settings:
     log_max_file_bytes: int = setting("LOG_MAX_FILE_BYTES", 64 * MIB, between(4096, MOST),
         "The call log is rotated at this size.")
     log_max_total_bytes: int = setting("LOG_MAX_TOTAL_BYTES", 10 * 1024 * MIB, between(8192, MOST),
-        "The oldest rotated files are removed beyond this.")
+        "The oldest rotated files are removed beyond this, which is at least twice `LOG_MAX_FILE_BYTES`.")
     logging_url: str = setting("LOGGING_URL", "", checked_logging_url,
         "Ships records to `http(s)://…` or `cloudwatch://group/stream?region=…`.", secret=True)
     logging_token: str = setting("LOGGING_TOKEN", "", header_text,
@@ -291,6 +293,13 @@ REQUIRED_WHEN_DEPLOYED = tuple(name for name, one in SETTINGS.items() if one.met
 MADE_WHEN_MISSING = tuple(name for name in REQUIRED_WHEN_DEPLOYED if name in SECRETS)
 
 
+def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Settings that do not go together: the wrong one and those it is held against, by name, and what is wrong."""
+    if settings.log_max_total_bytes < 2 * settings.log_max_file_bytes:
+        needed = f"must be at least twice LOG_MAX_FILE_BYTES, which is {settings.log_max_file_bytes}"
+        yield ("LOG_MAX_TOTAL_BYTES", "LOG_MAX_FILE_BYTES"), needed
+
+
 def load(environ: Mapping[str, str] | None = None, *, embedded: bool = False, command: bool = False) -> Settings:
     """
     Settings from the environment, complete and checked.
@@ -321,6 +330,7 @@ def load(environ: Mapping[str, str] | None = None, *, embedded: bool = False, co
     settings = Settings(**values)
     missing = [name for name in REQUIRED_WHEN_DEPLOYED if name not in problems and SETTINGS[name].name not in values]
     problems |= {name: reason for name in missing if (reason := _why_missing(name, settings, makes))}
+    problems |= {names[0]: why for names, why in contradictions(settings) if problems.keys().isdisjoint(names)}
     if reason := _unwritable(data_dir):
         problems["DATA_DIR"] = reason
     if problems:

@@ -46,11 +46,7 @@ def dead_letters(settings: Settings, *, fsync: Callable[[int], None] = os.fsync)
 
 
 def open_shipper(settings: Settings, *, fsync: Callable[[int], None] = os.fsync) -> Shipper:
-    """
-    The shipper to LOGGING_URL, which must be set.
-
-    ImportError names the command to run when CloudWatch's library is missing.
-    """
+    """The shipper to LOGGING_URL, which must be set."""
     sink = open_sink(parse_logging_url(settings.logging_url), token=settings.logging_token or None)
     reader = LogReader(settings.log_path, SHIPPER, fsync=fsync)
     return Shipper(reader, sink, dead_letters(settings, fsync=fsync))

@@ -48,10 +48,7 @@ def ship(once: bool) -> None:
     settings = Services.of(current_app).settings
     if not settings.logging_url:
         raise click.ClickException("LOGGING_URL is not set")
-    try:
-        shipper = ledger.open_shipper(settings)
-    except ImportError as exc:
-        raise click.ClickException(str(exc)) from exc
+    shipper = ledger.open_shipper(settings)
     if not once:
         shipper.run()
         return

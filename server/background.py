@@ -54,11 +54,7 @@ log = logging.getLogger(__name__)
 
 
 class Background:
-    """
-    The background work of one process. Made after the fork: greenlets do not survive one.
-
-    ImportError names the command to run when LOGGING_URL needs a library that is not installed.
-    """
+    """The background work of one process. Made after the fork: greenlets do not survive one."""
 
     def __init__(self, parts: Services) -> None:
         self._parts = parts

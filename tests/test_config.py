@@ -2,6 +2,7 @@ import base64
 import os
 import resource
 import stat
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 import config
 from config import ConfigError, Settings, load
+from models import AuditEntry
 
 KEY = base64.b64encode(b"k" * 32).decode()
 DEPLOYED = {
@@ -117,6 +119,49 @@ def test_an_empty_value_counts_as_unset(name: str, data_dir: Path, monkeypatch: 
         assert problems(data_dir, **{name: ""}) == {name: "is not set"}
     else:
         assert deployed(data_dir, **{name: ""}) == deployed(Path("data") if name == "DATA_DIR" else data_dir)
+
+
+# Settings that do not go together, or not with what is installed
+
+
+def test_the_cap_on_the_log_leaves_room_for_two_files(data_dir: Path) -> None:
+    sizes = {"LOG_MAX_FILE_BYTES": "5000", "LOG_MAX_TOTAL_BYTES": "10000"}
+    assert deployed(data_dir, **sizes).log_max_total_bytes == 10_000
+
+    found = problems(data_dir, **sizes | {"LOG_MAX_TOTAL_BYTES": "9999"})
+    assert found == {"LOG_MAX_TOTAL_BYTES": "must be at least twice LOG_MAX_FILE_BYTES, which is 5000"}
+
+
+def test_a_setting_is_held_against_the_default_of_another(data_dir: Path) -> None:
+    assert set(problems(data_dir, LOG_MAX_FILE_BYTES=str(2**40))) == {"LOG_MAX_TOTAL_BYTES"}
+
+
+def test_a_setting_is_not_held_against_a_wrong_one(data_dir: Path) -> None:
+    assert set(problems(data_dir, LOG_MAX_FILE_BYTES="1", LOG_MAX_TOTAL_BYTES="8192")) == {"LOG_MAX_FILE_BYTES"}
+
+
+def test_an_admin_has_a_name_that_the_audit_trail_has_room_for(data_dir: Path) -> None:
+    room = AuditEntry.__table__.c.actor.type.length
+    assert len(deployed(data_dir, ADMIN_USER="a" * room).admin_user) == room
+
+    assert set(problems(data_dir, ADMIN_USER="a" * (room + 1))) == {"ADMIN_USER"}
+
+
+@pytest.mark.parametrize(
+    ("missing", "name", "url", "extra"),
+    [
+        ("boto3", "LOGGING_URL", "cloudwatch://group/stream?region=eu-west-1", "requirements-cloudwatch.txt"),
+        ("opentelemetry.exporter", "OTEL_EXPORTER_OTLP_ENDPOINT", "http://h:4318", "requirements-otel.txt"),
+    ],
+)
+def test_a_url_that_needs_an_extra_names_it_when_it_is_not_installed(
+    missing: str, name: str, url: str, extra: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert getattr(deployed(data_dir, **{name: url}), config.SETTINGS[name].name) == url
+
+    for module in [missing, *(one for one in sys.modules if one.startswith(f"{missing}."))]:
+        monkeypatch.setitem(sys.modules, module, None)
+    assert extra in problems(data_dir, **{name: url})[name]
 
 
 # Databases

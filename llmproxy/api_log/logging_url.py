@@ -36,26 +36,26 @@ class CloudWatchTarget:
 def parse_logging_url(url: str) -> HttpTarget | CloudWatchTarget:
     """The target that a LOGGING_URL names. ValueError tells what is wrong without repeating the URL."""
     if re.search(r"[\x00-\x20\x7f]", url):
-        raise ValueError("LOGGING_URL holds a blank or a control character")
+        raise ValueError("holds a blank or a control character")
     try:
         parts = urlsplit(url)
         has_bad_port = parts.port == 0
     except ValueError as exc:
-        raise ValueError("LOGGING_URL is no URL: check its host and port") from exc
+        raise ValueError("is no URL: check its host and port") from exc
     if has_bad_port:
-        raise ValueError("LOGGING_URL has port 0")
+        raise ValueError("has port 0")
     if parts.fragment:
-        raise ValueError("LOGGING_URL has a fragment (#…), which would never be sent; write # as %23")
+        raise ValueError("has a fragment (#…), which would never be sent; write # as %23")
     if parts.scheme in ("http", "https"):
         return _http_target(parts)
     if parts.scheme == "cloudwatch":
         return _cloudwatch_target(parts)
-    raise ValueError("LOGGING_URL must begin with https://, http:// or cloudwatch://")
+    raise ValueError("must begin with https://, http:// or cloudwatch://")
 
 
 def _http_target(parts: SplitResult) -> HttpTarget:
     if not parts.hostname:
-        raise ValueError("LOGGING_URL names no host")
+        raise ValueError("names no host")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     netloc = f"{host}:{parts.port}" if parts.port else host
     credentials = None
@@ -68,16 +68,16 @@ def _http_target(parts: SplitResult) -> HttpTarget:
 def _cloudwatch_target(parts: SplitResult) -> CloudWatchTarget:
     group, stream = unquote(parts.netloc), unquote(parts.path.removeprefix("/"))
     if not _GROUP.fullmatch(group):
-        raise ValueError("LOGGING_URL's log group must be 1 to 512 of A-Z a-z 0-9 _ - . and %2F, %23")
+        raise ValueError("must name a log group of 1 to 512 of A-Z a-z 0-9 _ - . and %2F, %23")
     if not _STREAM.fullmatch(stream):
-        raise ValueError("LOGGING_URL's log stream must be 1 to 512 characters without : and *")
+        raise ValueError("must name a log stream of 1 to 512 characters without : and *")
     query = parse_qs(parts.query, keep_blank_values=True)
     if unknown := sorted(set(query) - {"region", "endpoint"}):
-        raise ValueError(f"LOGGING_URL knows region and endpoint, not {', '.join(unknown)}")
+        raise ValueError(f"knows region and endpoint, not {', '.join(unknown)}")
     region = query.get("region", [""])[-1]
     if not _REGION.fullmatch(region):
-        raise ValueError("LOGGING_URL needs a region, like ?region=eu-west-1")
+        raise ValueError("needs a region, like ?region=eu-west-1")
     endpoint = query.get("endpoint", [None])[-1]
     if endpoint is not None and urlsplit(endpoint).scheme not in ("http", "https"):
-        raise ValueError("LOGGING_URL's endpoint must begin with https:// or http://")
+        raise ValueError("must have an endpoint that begins with https:// or http://")
     return CloudWatchTarget(group, stream, region, endpoint)

@@ -190,6 +190,24 @@ def test_a_start_with_wrong_settings_names_every_one_of_them(kind, tmp_path):
 
 
 @KINDS
+def test_settings_that_do_not_go_together_stop_the_start(kind, tmp_path):
+    sizes = {"LOG_MAX_FILE_BYTES": "8192", "LOG_MAX_TOTAL_BYTES": "16383"}
+    said = fails_to_start(kind, tmp_path / "data", **sizes, ADMIN_USER="a" * 201)
+
+    assert "LOG_MAX_TOTAL_BYTES: must be at least twice LOG_MAX_FILE_BYTES, which is 8192" in said
+    assert "ADMIN_USER: must have at most 200 characters" in said
+
+
+@KINDS
+def test_cloudwatch_without_its_library_stops_the_start_and_says_how_to_install_it(kind, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['boto3'] = None")
+    url = "cloudwatch://group/stream?region=eu-west-1"
+    said = fails_to_start(kind, tmp_path / "data", LOGGING_URL=url, PYTHONPATH=str(tmp_path))
+
+    assert "LOGGING_URL: needs boto3: pip install -r requirements-cloudwatch.txt" in said
+
+
+@KINDS
 def test_a_data_directory_that_is_a_file_stops_the_start(kind, tmp_path):
     (tmp_path / "file").write_text("")
     said = fails_to_start(kind, tmp_path / "data", DATA_DIR=str(tmp_path / "file"))
