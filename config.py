@@ -185,7 +185,8 @@ class Settings:
     Everything the environment decides; secrets are left out of ``repr``.
 
     Sizes are bytes, times are seconds, rates are bytes per second, ``encryption_keys`` are 32 bytes each with the
-    current one first. ``made_secrets`` names the files that this very start made.
+    current one first. ``made_secrets`` names the files that this very start made, ``misspelt`` what is set
+    and no setting, but nearly one: both names.
     """
 
     # Two lines each: how it is read, and what the README says of it.
@@ -267,6 +268,7 @@ class Settings:
         "Days after which lines of the audit trail are deleted.")
     # fmt: on
     made_secrets: tuple[Path, ...] = ()
+    misspelt: tuple[tuple[str, str], ...] = ()
 
     @property
     def log_path(self) -> Path:
@@ -327,7 +329,7 @@ def load(environ: Mapping[str, str] | None = None, *, embedded: bool = False, co
     values |= _values(kept, problems)
     if embedded or (command and kept):
         values.setdefault("admin_user", EMBEDDED_USER)
-    settings = Settings(**values)
+    settings = Settings(**values, misspelt=tuple(_misspelt(source)))
     missing = [name for name in REQUIRED_WHEN_DEPLOYED if name not in problems and SETTINGS[name].name not in values]
     problems |= {name: reason for name in missing if (reason := _why_missing(name, settings, makes))}
     problems |= {names[0]: why for names, why in contradictions(settings) if problems.keys().isdisjoint(names)}
@@ -345,6 +347,25 @@ def _given(source: Mapping[str, str]) -> tuple[dict[str, str | Path], dict[str, 
     files = {name: Path(path) for name in SECRETS if (path := source.get(f"{name}_FILE"))}
     twice = {name: f"and {name}_FILE are both set; keep one of the two" for name in files if name in texts}
     return {name: given for name, given in (texts | files).items() if name not in twice}, twice
+
+
+def _misspelt(source: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """What is set and no setting, each with the setting that it differs from by a letter or two."""
+    known = (*SETTINGS, *(f"{name}_FILE" for name in SECRETS))
+    for wrong in sorted(name for name in source if source[name] and name not in known):
+        # Two letters lead from HOST to HOME.
+        likely = (name for name in known if _are_near(wrong.upper(), name, letters=2 if len(name) > 7 else 1))
+        if meant := next(likely, None):
+            yield wrong, meant
+
+
+def _are_near(a: str, b: str, letters: int) -> bool:
+    """Whether adding, leaving out and changing at most so many letters makes one of the other."""
+    if not letters or not a or not b:
+        return a == b or max(len(a), len(b)) <= letters
+    if a[0] == b[0]:
+        return _are_near(a[1:], b[1:], letters)
+    return any(_are_near(*rest, letters - 1) for rest in ((a[1:], b), (a, b[1:]), (a[1:], b[1:])))
 
 
 def _values(given: Mapping[str, str | Path], problems: dict[str, str]) -> dict[str, Any]:
@@ -396,7 +417,8 @@ def _why_missing(name: str, settings: Settings, makes: Iterable[str]) -> str | N
         return is_lost if os.path.exists(path) else None
     if name == "ENCRYPTION_KEY" and settings.make_encryption_key:
         return "is not set, and is made for SQLite alone: every node on one PostgreSQL needs the same"
-    return "is not set"
+    slips = [wrong for wrong, meant in settings.misspelt if meant in (name, f"{name}_FILE")]
+    return f"is not set, but {slips[0]} is" if slips else "is not set"
 
 
 def _made_secrets(names: Iterable[str], data_dir: Path) -> dict[str, Any]:

@@ -21,9 +21,9 @@ import sys
 import app  # noqa: F401  what it loads is loaded before the fork, and so once in memory for all workers
 from server.background import Background
 from server.gunicorn import master as gunicorn_master
-from server import process_log
+from server import boot, process_log
 from services import Services
-from config import MIN_SECRET_LENGTH, ConfigError, load
+from config import ConfigError, load
 from server.gunicorn.worker import Worker
 from llmproxy.telemetry import metrics, shared_values
 from server.drain import Stopping
@@ -86,12 +86,9 @@ logging.getLogger("gunicorn.error").addFilter(_without_quotes)
 def on_starting(server):
     """Say what an operator should know before the first request."""
     log = logging.getLogger("gunicorn.error")
-    for name in settings.weak_secrets:
-        log.warning("%s is easy to guess: use at least %d random characters", name, MIN_SECRET_LENGTH)
+    boot.warn(settings, log)
     for path in settings.made_secrets:
         log.warning("made %s, which opens the upstream keys: keep a copy apart from the database", path)
-    if settings.upstream_is_unencrypted:
-        log.warning("UPSTREAM_URL %s is not encrypted: keys and prompts travel in the clear", settings.upstream_url)
 
 
 def when_ready(server):

@@ -22,6 +22,7 @@ def main() -> None:
 
     process_log.configure()
     settings = boot.settings_or_exit(embedded=True)
+    boot.warn(settings)
     require_loopback(settings.host)
     serve(boot.migrated(create_app(settings), others_serve=False))
 

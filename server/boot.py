@@ -26,6 +26,16 @@ def settings_or_exit(*, embedded: bool) -> config.Settings:
         sys.exit(str(exc))
 
 
+def warn(settings: config.Settings, log: logging.Logger = log) -> None:
+    """Say what an operator should know before the first request: once, however many workers there are."""
+    for name, meant in settings.misspelt:
+        log.warning("%s is no setting: is %s meant?", name, meant)
+    for name in settings.weak_secrets:
+        log.warning("%s is easy to guess: use at least %d random characters", name, config.MIN_SECRET_LENGTH)
+    if settings.upstream_is_unencrypted:
+        log.warning("UPSTREAM_URL %s is not encrypted: keys and prompts travel in the clear", settings.upstream_url)
+
+
 def migrated(app: Flask, *, others_serve: bool) -> Flask:
     """
     `app`, with its database at the newest schema. A database that cannot be used ends the process.

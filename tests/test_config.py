@@ -121,6 +121,53 @@ def test_an_empty_value_counts_as_unset(name: str, data_dir: Path, monkeypatch: 
         assert deployed(data_dir, **{name: ""}) == deployed(Path("data") if name == "DATA_DIR" else data_dir)
 
 
+# Names that are nearly a setting's
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("RATE_LIMIT_PER_HOURS", "RATE_LIMIT_PER_HOUR"), ("RATE_LIMITS_PER_HOURS", "RATE_LIMIT_PER_HOUR"),
+        ("ATE_LIMIT_PER_HOU", "RATE_LIMIT_PER_HOUR"), ("LOG_STIRCT", "LOG_STRICT"),
+        ("DATABASE_URI", "DATABASE_URL"), ("Log_Strict", "LOG_STRICT"), ("PORTS", "PORT"), ("HOS", "HOST"),
+        ("METRICS_TOKEN_FIEL", "METRICS_TOKEN_FILE"),
+    ],
+)  # fmt: skip
+def test_a_name_that_is_nearly_a_settings_is_told_from_it(name: str, meant: str, data_dir: Path) -> None:
+    assert deployed(data_dir, **{name: "planted"}).misspelt == ((name, meant),)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "RATE_LIMITS_PER_HOURLY", "TE_LIMIT_PER_HOU", "LOG", "OTEL_EXPORTER_OTLP_TIMEOUT", "METRICS_TOKEN_FILE",
+        "HOME", "PATH", "PWD", "USER", "TERM", "SHELL", "OS", "LLM_PROXY_PORT", "FORWARDED_ALLOW_IPS",
+    ],
+)  # fmt: skip
+def test_other_names_are_somebody_elses(name: str, data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("a-token-in-a-file")
+
+    assert deployed(data_dir, **{name: str(tmp_path / "x")}).misspelt == ()
+
+
+def test_a_name_that_is_nearly_a_settings_and_set_to_nothing_is_passed_over(data_dir: Path) -> None:
+    assert deployed(data_dir, LOG_STRICKT="").misspelt == ()
+
+
+def test_no_setting_is_taken_for_another(data_dir: Path) -> None:
+    everything = dict.fromkeys([*config.SETTINGS, *(f"{name}_FILE" for name in config.SECRETS)], "x")
+
+    assert list(config._misspelt(everything)) == []
+
+
+def test_a_required_setting_under_a_wrong_name_is_found(data_dir: Path) -> None:
+    found = problems(
+        data_dir, MANAGEMENT_TOKEN="", MANAGMENT_TOKEN="planted", ADMIN_USER="", ADMIN_USRE_FILE="planted"
+    )
+
+    assert found == {"MANAGEMENT_TOKEN": "is not set, but MANAGMENT_TOKEN is", "ADMIN_USER": "is not set"}
+
+
 # Settings that do not go together, or not with what is installed
 
 

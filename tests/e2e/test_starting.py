@@ -138,14 +138,27 @@ def test_a_deployed_start_without_secrets_names_them_all_at_once(tmp_path):
     assert not (tmp_path / "data" / "management_token").exists()
 
 
-def test_a_deployed_start_warns_of_what_is_easily_guessed_or_overheard(tmp_path):
+@KINDS
+def test_a_start_warns_of_what_is_easily_guessed_or_overheard(kind, tmp_path):
     settings = {"ADMIN_PASSWORD": "admin", "MANAGEMENT_TOKEN": "secret", "UPSTREAM_URL": "http://models.internal"}
-    with Server(DEPLOYED, tmp_path / "data", **settings) as server:
+    with Server(kind, tmp_path / "data", **settings) as server:
         said = server.output()
 
     assert "ADMIN_PASSWORD is easy to guess" in said and "MANAGEMENT_TOKEN is easy to guess" in said
     assert "http://models.internal is not encrypted" in said
     assert not re.search(r"\bsecret\b", said)
+
+
+@KINDS
+def test_a_name_that_is_nearly_a_settings_is_warned_about_once_and_its_value_not_shown(kind, tmp_path):
+    settings = {"RATE_LIMIT_PER_HOURS": "planted-value", "LOGGING_TOKEN_FIL": "planted-value", "WEB_CONCURRENCY": "2"}
+    with Server(kind, tmp_path / "data", **settings) as server:
+        assert server.manage("GET", "/projects")[0] == 200
+        said = server.output()
+
+    assert said.count("RATE_LIMIT_PER_HOURS is no setting: is RATE_LIMIT_PER_HOUR meant?") == 1
+    assert said.count("LOGGING_TOKEN_FIL is no setting: is LOGGING_TOKEN_FILE meant?") == 1
+    assert said.count(" is no setting") == 2 and "planted" not in said
 
 
 @KINDS
