@@ -38,11 +38,12 @@ EMBEDDED_USER = "admin"
 
 
 class ConfigError(Exception):
-    """One or more settings are wrong; the message has a line for each."""
+    """One or more settings are wrong; the message has a line for each, and is one line for one."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
-        super().__init__("wrong settings:\n" + "\n".join(f"  - {problem}" for problem in problems))
+        lines = [f"\n  - {problem}" for problem in problems] if len(problems) > 1 else [f" {problems[0]}"]
+        super().__init__("wrong settings:" + "".join(lines))
 
 
 # What reads a setting: its text in, its value out. ValueError says what is wrong with it, and quotes nothing of it.
@@ -311,7 +312,7 @@ def load(environ: Mapping[str, str] | None = None, *, embedded: bool = False, co
         embedded: True for the start on one's own machine, which makes missing secrets and keeps them in
             the data directory (mode 0600). False for a deployed start, which refuses to run without them.
         command: True for a command beside a server of either kind: secrets that are not set are those that an
-            embedded start has kept in the data directory; none is made.
+            embedded start has kept in the data directory; none is made, and without them no directory either.
 
     Raises:
         ConfigError: naming every wrong setting.
@@ -320,10 +321,8 @@ def load(environ: Mapping[str, str] | None = None, *, embedded: bool = False, co
     given, problems = _given(source)
     values = _values(given, problems)
     data_dir = values.setdefault("data_dir", SETTINGS["DATA_DIR"].default)
-    url = values.setdefault("database_url", f"sqlite:///{quote(str(data_dir.absolute()))}/llm-proxy.db")
-    # A key in one node's directory is no use to the other nodes on the same PostgreSQL.
-    makes_key = values.get("make_encryption_key", False) and url.startswith("sqlite")
-    makes = () if command else MADE_WHEN_MISSING if embedded else ("ENCRYPTION_KEY",) if makes_key else ()
+    values.setdefault("database_url", f"sqlite:///{quote(str(data_dir.absolute()))}/llm-proxy.db")
+    makes = () if command else MADE_WHEN_MISSING if embedded else _made_when_deployed(values)
     may_be_kept = [name for name in (MADE_WHEN_MISSING if command else makes) if name not in {*given, *problems}]
     kept = {name: path for name in may_be_kept if os.path.exists(path := data_dir / name.lower())}
     values |= _values(kept, problems)
@@ -331,9 +330,15 @@ def load(environ: Mapping[str, str] | None = None, *, embedded: bool = False, co
         values.setdefault("admin_user", EMBEDDED_USER)
     settings = Settings(**values, misspelt=tuple(_misspelt(source)))
     missing = [name for name in REQUIRED_WHEN_DEPLOYED if name not in problems and SETTINGS[name].name not in values]
-    problems |= {name: reason for name in missing if (reason := _why_missing(name, settings, makes))}
+    if command and missing:
+        where = f"not set, nor kept in {data_dir.absolute()}: run this where the proxy was started, with its settings"
+        problems[", ".join(missing)] = where
+    else:
+        problems |= {name: reason for name in missing if (reason := _why_missing(name, settings, makes))}
     problems |= {names[0]: why for names, why in contradictions(settings) if problems.keys().isdisjoint(names)}
-    if reason := _unwritable(data_dir):
+    # A command without its settings may have been started anywhere, and leaves nothing there.
+    may_make_directory = not (command and problems)
+    if (may_make_directory or os.path.exists(data_dir)) and (reason := _unwritable(data_dir)):
         problems["DATA_DIR"] = reason
     if problems:
         raise ConfigError([f"{name}: {problem}" for name, problem in problems.items()])
@@ -405,6 +410,12 @@ def _unwritable(data_dir: Path) -> str | None:
         advice = f": chown it to {os.getuid()}, or start as its owner" if isinstance(exc, PermissionError) else ""
         return f"cannot write to {data_dir} as uid {os.getuid()} ({_reason(exc)}){advice}"
     return None
+
+
+def _made_when_deployed(values: Mapping[str, Any]) -> tuple[str, ...]:
+    # A key in one node's directory is no use to the other nodes on the same PostgreSQL.
+    is_alone = values["database_url"].startswith("sqlite")
+    return ("ENCRYPTION_KEY",) if is_alone and values.get("make_encryption_key") else ()
 
 
 def _why_missing(name: str, settings: Settings, makes: Iterable[str]) -> str | None:

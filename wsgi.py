@@ -31,5 +31,6 @@ if __name__ == "__main__":
     main()
 else:
     # Also the way in of `flask` commands, which may use what an embedded start keeps.
-    settings = config.load(command=click.get_current_context(silent=True) is not None)
+    is_command = click.get_current_context(silent=True) is not None
+    settings = boot.settings_or_exit(command=True) if is_command else config.load()
     app = boot.migrated(create_app(settings), others_serve=has_served())

@@ -18,10 +18,10 @@ CANNOT_BOOT = 3
 log = logging.getLogger(__name__)
 
 
-def settings_or_exit(*, embedded: bool) -> config.Settings:
+def settings_or_exit(*, embedded: bool = False, command: bool = False) -> config.Settings:
     """See `config.load`. Wrong settings end the process with the list of them."""
     try:
-        return config.load(embedded=embedded)
+        return config.load(embedded=embedded, command=command)
     except config.ConfigError as exc:
         sys.exit(str(exc))
 

@@ -3,6 +3,7 @@ import os
 import resource
 import stat
 import sys
+import tempfile
 from dataclasses import fields
 from pathlib import Path
 
@@ -479,6 +480,36 @@ def test_a_command_takes_the_kept_secrets_and_makes_none(data_dir: Path) -> None
 
     assert (settings.admin_user, settings.made_secrets) == ("admin", ())
     assert settings.encryption_keys == made.encryption_keys
+
+
+def test_a_command_without_settings_says_so_in_one_line_and_makes_nothing(data_dir: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        load({"DATA_DIR": str(data_dir)}, command=True)
+
+    assert "\n" not in str(error.value) and f"nor kept in {data_dir}" in str(error.value)
+    assert [name for name in config.REQUIRED_WHEN_DEPLOYED if name not in str(error.value)] == []
+    assert not data_dir.exists()
+
+
+def test_a_command_with_wrong_settings_makes_nothing_either(data_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="PORT"):
+        load(DEPLOYED | {"DATA_DIR": str(data_dir), "PORT": "x"}, command=True)
+
+    assert not data_dir.exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become somebody else")
+def test_a_command_that_may_not_look_into_the_data_directory_is_told_so() -> None:
+    with tempfile.TemporaryDirectory() as place:  # pytest's own are closed to others
+        data_dir = Path(place) / "data"
+        load({"DATA_DIR": str(data_dir)}, embedded=True)
+        Path(place).chmod(0o755)
+        os.seteuid(10_001)
+        try:
+            with pytest.raises(ConfigError, match=r"DATA_DIR: cannot write to .*, or start as its owner"):
+                load({"DATA_DIR": str(data_dir)}, command=True)
+        finally:
+            os.seteuid(0)
 
 
 def test_a_set_secret_goes_before_a_kept_one(data_dir: Path) -> None:

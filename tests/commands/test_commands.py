@@ -279,9 +279,10 @@ def test_a_command_beside_an_embedded_server_uses_the_secrets_that_it_keeps(tmp_
     assert (done.returncode, done.stdout) == (0, "sealed 0 keys anew; 0 were current\n")
 
 
-def test_a_command_makes_no_secrets(tmp_path):
-    done = flask("keys", "rotate", DATA_DIR=str(tmp_path / "data"), PATH=os.defpath)
+@pytest.mark.parametrize("arguments", [["keys", "rotate"], ["ledger", "status"], ["--help"]])
+def test_flask_without_settings_says_so_in_one_line_and_makes_nothing(arguments, tmp_path):
+    done = flask("--app", str(ROOT / "wsgi.py"), *arguments, cwd=tmp_path, PATH=os.defpath)
 
-    assert done.returncode != 0
-    assert "ENCRYPTION_KEY: is not set" in done.stderr
-    assert list((tmp_path / "data").iterdir()) == []
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert all(name in done.stderr for name in config.REQUIRED_WHEN_DEPLOYED)
+    assert list(tmp_path.iterdir()) == []
