@@ -16,7 +16,7 @@ FOUND = {name: (default, meaning) for name, default, meaning in ROW.findall(READ
 def shown_default(name: str) -> str:
     """A default as the table has it."""
     default, words = SETTINGS[name].default, SETTINGS[name].metadata["shown"]
-    if words or default == "":
+    if words or default in ("", None, ()):
         return words or "none"
     if isinstance(default, bool):
         return f"`{default}`".lower()
