@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 NODE_SDK := tests/node/node_modules/.package-lock.json
 
-.PHONY: run test node-sdk lint bench image-test compose-test lock clean
+.PHONY: run test node-sdk lint bench prices image-test compose-test lock clean
 
 run: .venv/.runtime  ## serve on http://127.0.0.1:8080, making what is missing in data/
 	@exec $(BIN)/python wsgi.py
@@ -21,6 +21,9 @@ lint: .venv/.dev  ## style and types
 
 bench: .venv/.dev  ## what the proxy costs on this machine; writes docs/benchmark.md and docs/benchmark.json
 	$(BIN)/python -m measure.suite --write
+
+prices: .venv/.dev  ## compile the price sheet from genai-prices and prices/overlay.toml
+	$(BIN)/uv run -q --no-project --with genai-prices==0.2.3 python -m measure.price_sheet
 
 image-test:  ## build the image, run it, and run its tests: as root, with podman, runc and debootstrap
 	$(PYTHON) deploy/try_image.py

@@ -1,0 +1,1 @@
+"""What calls cost. Pure: no I/O, no clock, no database."""

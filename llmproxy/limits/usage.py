@@ -1,0 +1,161 @@
+"""
+What a call used, typed: the counts that prices are applied to.
+
+Counts are as the API tells them: `input` and `output` are totals, every other count of tokens is a part of one of
+them. Whoever made the counts is not trusted: `clamp` brings parts into their wholes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """
+    What few calls use. Numbers are tokens unless their name says otherwise.
+
+    Attributes:
+        cache_write: Of the input, written to the cache; of it `cache_write_12h` to be kept for twelve hours.
+        audio_cached: Of the cached input, audio; `image_cached` likewise.
+        seconds: Whole seconds of sound that was transcribed, or of video that was made.
+        images: Pieces made, all of one `quality` and `size`.
+        size: As the API writes it, such as 1024x1536: of images, or of video.
+        tools: Name -> how many; the names that a sheet's `tools` prices.
+    """
+
+    cache_write: int = 0
+    cache_write_12h: int = 0
+    audio_in: int = 0
+    audio_cached: int = 0
+    audio_out: int = 0
+    image_in: int = 0
+    image_cached: int = 0
+    image_out: int = 0
+    seconds: int = 0
+    characters: int = 0
+    images: int = 0
+    quality: str = ""
+    size: str = ""
+    tools: Mapping[str, int] = field(default_factory=dict)
+
+
+NO_EXTRAS = Extras()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """
+    The counts of one call.
+
+    Attributes:
+        input: All tokens read, `cached` and every kind of `extras` among them.
+        output: All tokens written, `reasoning` among them.
+        extras: None where there is nothing to say, which is nearly always, and makes pricing quick.
+    """
+
+    input: int = 0
+    cached: int = 0
+    output: int = 0
+    reasoning: int = 0
+    extras: Extras | None = None
+
+
+def usage_of(told: Mapping[str, object], units: Extras = NO_EXTRAS) -> Usage:
+    """
+    The usage that a response told, under the names of the call log: `prompt_tokens`, `completion_tokens`,
+    `total_tokens`, `seconds`, and their details.
+
+    Tokens that only the total has are taken as what they must be: input where nothing else is told, as for
+    embeddings, and else output, as where an upstream leaves thinking out of the completion.
+
+    Args:
+        units: What else the call used: tools, images, characters, seconds of video.
+    """
+    tokens_in, tokens_out = _count(told, "prompt_tokens"), _count(told, "completion_tokens")
+    total = _count(told, "total_tokens")
+    if not tokens_in and not tokens_out:
+        tokens_in = total
+    read, written = _details(told, "prompt_tokens_details"), _details(told, "completion_tokens_details")
+    cached, kept = _details(read, "cached_tokens_details"), _details(read, "cache_write_tokens_details")
+    kinds: dict[str, Any] = {
+        "cache_write": _count(read, "cache_write_tokens"),
+        "cache_write_12h": _count(kept, "ttl_12h_tokens"),
+        "audio_in": _count(read, "audio_tokens"),
+        "audio_cached": _count(cached, "audio_tokens"),
+        "audio_out": _count(written, "audio_tokens"),
+        "image_in": _count(read, "image_tokens"),
+        "image_cached": _count(cached, "image_tokens"),
+        "image_out": _count(written, "image_tokens"),
+        "seconds": _count(told, "seconds") or units.seconds,
+    }
+    extras = replace(units, **kinds) if any(kinds.values()) else units
+    return Usage(
+        input=tokens_in,
+        cached=_count(read, "cached_tokens"),
+        output=max(tokens_out, total - tokens_in),
+        reasoning=_count(written, "reasoning_tokens"),
+        extras=None if extras is NO_EXTRAS else extras,
+    )
+
+
+def _count(told: Mapping[str, object], name: str) -> int:
+    """A count as it stands, a fraction rounded up; 0 for what is none."""
+    value = told.get(name, 0)
+    if type(value) is int:
+        return value
+    return math.ceil(value) if type(value) is float and math.isfinite(value) else 0
+
+
+def _details(told: Mapping[str, object], name: str) -> Mapping[str, object]:
+    value = told.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def clamp(usage: Usage) -> Usage:
+    """
+    The usage with no count below 0 and no part above its whole. The very same object where nothing was wrong.
+
+    Input is audio, images and text in this order of trust; output likewise.
+    """
+    total_in, total_out = max(usage.input, 0), max(usage.output, 0)
+    cached = _within(usage.cached, total_in)
+    clamped = Usage(
+        input=total_in,
+        cached=cached,
+        output=total_out,
+        reasoning=_within(usage.reasoning, total_out),
+        extras=None if usage.extras is None else _clamp_extras(usage.extras, total_in, cached, total_out),
+    )
+    return usage if clamped == usage else clamped
+
+
+def _clamp_extras(extras: Extras, total_in: int, cached: int, total_out: int) -> Extras:
+    audio_in = _within(extras.audio_in, total_in)
+    image_in = _within(extras.image_in, total_in - audio_in)
+    audio_cached = _within(extras.audio_cached, min(audio_in, cached))
+    audio_out = _within(extras.audio_out, total_out)
+    cache_write = _within(extras.cache_write, total_in - cached)
+    negative = any(count < 0 for count in extras.tools.values())
+    return replace(
+        extras,
+        cache_write=cache_write,
+        cache_write_12h=_within(extras.cache_write_12h, cache_write),
+        audio_in=audio_in,
+        audio_cached=audio_cached,
+        audio_out=audio_out,
+        image_in=image_in,
+        image_cached=_within(extras.image_cached, min(image_in, cached - audio_cached)),
+        image_out=_within(extras.image_out, total_out - audio_out),
+        seconds=max(extras.seconds, 0),
+        characters=max(extras.characters, 0),
+        images=max(extras.images, 0),
+        tools={name: max(count, 0) for name, count in extras.tools.items()} if negative else extras.tools,
+    )
+
+
+def _within(part: int, whole: int) -> int:
+    return min(max(part, 0), whole)
