@@ -109,11 +109,11 @@ class Site:
     def chat(self, token: str) -> Answer:
         return self.call("POST", "/v1/chat/completions", token, CHAT)
 
-    def manage(self, path: str, body: object) -> Any:
+    def manage(self, path: str, body: dict[str, Any]) -> Any:
         return self.call("POST", f"/manage/{path}", self.secret("management_token"), body).json
 
     def issue(self, project: str, **limits: int) -> str:
-        return self.manage("tokens", {"project_id": project, "duration_hours": 1} | limits)["token"]
+        return str(self.manage("tokens", {"project_id": project, "duration_hours": 1} | limits)["token"])
 
     def container(self, service: str) -> str:
         return self.shell(f"docker compose ps -q {service}")
@@ -362,8 +362,7 @@ def _restarts_without_a_loss(site: Site, token: str, commands: list[str]) -> Non
     try:
         for command in commands:
             site.type_in(command, timeout_s=1800)
-            for name in PROXIES:
-                wait(lambda name=name: site.health(name) == "healthy", for_what=f"the health of {name}")
+            wait(lambda: all(site.health(name) == "healthy" for name in PROXIES), 120, for_what="the proxies' health")
     finally:
         ended.set()
         load.join()
@@ -373,7 +372,7 @@ def _restarts_without_a_loss(site: Site, token: str, commands: list[str]) -> Non
 
 def _load(site: Site, token: str, ended: threading.Event) -> list[int]:
     """Calls and streams in turn, some ten a second; what became of each. 0 is for an answer that broke off."""
-    statuses = []
+    statuses: list[int] = []
     deadline = time.monotonic() + LOAD_S
     while not ended.wait(0.1) and time.monotonic() < deadline:
         stream = bool(len(statuses) % 2)

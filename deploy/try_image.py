@@ -20,6 +20,7 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from containers import ROOT, copy_of_the_source, engine, give_up_without, hold, python_image, terminal, try_it, wait
 
@@ -123,7 +124,7 @@ def _issue(management_token: str) -> str:
     return str(_call("POST", "/manage/tokens", management_token, wanted)[1]["token"])
 
 
-def _call(method: str, path: str, bearer: str, body: object = None) -> tuple[int, dict]:
+def _call(method: str, path: str, bearer: str, body: object = None) -> tuple[int, dict[str, Any]]:
     request = urllib.request.Request(
         f"http://127.0.0.1:{PORT}{path}",
         method=method,

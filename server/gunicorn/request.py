@@ -11,13 +11,23 @@ from __future__ import annotations
 
 import io
 import re
+import socket
 from functools import lru_cache
+from typing import Any
 
+from gunicorn.config import Config
 from gunicorn.http import message
 from gunicorn.http.body import Body, LengthReader
 from gunicorn.http.parser import RequestParser
+from gunicorn.http.unreader import Unreader
 from gunicorn.http.wsgi import base_environ
 from gunicorn.util import unquote_to_wsgi_str
+
+from llmproxy.client.request_body import ByteStream
+from llmproxy.headers import Headers
+
+Environ = dict[str, Any]
+Address = tuple[Any, ...]  # as sockets tell it
 
 MAX_LENGTH_DIGITS = 18
 _FIELD = rb"[-!#$%&'*+.^`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+"  # no underscore
@@ -30,7 +40,7 @@ _HEAD = re.compile(
 _UNUSUAL = frozenset({"EXPECT", "TRANSFER-ENCODING", "UPGRADE"})
 
 
-class Request(message.Request):
+class Request(message.Request):  # type: ignore[misc]
     """
     gunicorn's request, which keeps what a proxy passes on.
 
@@ -38,18 +48,18 @@ class Request(message.Request):
         received: The headers as sent, names with underscores and repetitions included.
     """
 
-    received = ()
+    received: Headers = []
 
-    def parse_headers(self, data, from_trailer=False):
+    def parse_headers(self, data: bytes, from_trailer: bool = False) -> Headers:
         """gunicorn's headers."""
         # What is wrong with a line is found by gunicorn; no line is folded after that.
-        headers = super().parse_headers(data, from_trailer)
+        headers: Headers = super().parse_headers(data, from_trailer)
         if not from_trailer:
             self.received = _pairs(data.decode("latin-1"))
         return headers
 
 
-class OrdinaryRequest(message.HeaderPolicy):
+class OrdinaryRequest(message.HeaderPolicy):  # type: ignore[misc]
     """
     A request that gunicorn would take, with the attributes that it looks at.
 
@@ -62,8 +72,11 @@ class OrdinaryRequest(message.HeaderPolicy):
     fragment = ""
     trailers = ()
     proxy_protocol_info = None
+    scheme: str
 
-    def __init__(self, cfg, peer_addr, method, target, received, fields):
+    def __init__(
+        self, cfg: Config, peer_addr: Address, method: str, target: str, received: Headers, fields: dict[str, str]
+    ) -> None:
         self.cfg = cfg
         self.peer_addr = self.remote_addr = peer_addr
         self.method = method
@@ -71,19 +84,19 @@ class OrdinaryRequest(message.HeaderPolicy):
         self.path, _, self.query = target.partition("?")
         self.received = received
         self.fields = fields
-        self.body = None
+        self.body: ByteStream | None = None
 
     @property
-    def headers(self):
+    def headers(self) -> Headers:
         """The fields as gunicorn tells them."""
         return [(key.removeprefix("HTTP_").replace("_", "-"), value) for key, value in self.fields.items()]
 
-    def should_close(self):
+    def should_close(self) -> bool:
         """Whether the client wants no further request on its connection."""
         connection = self.fields.get("HTTP_CONNECTION")
         return connection is not None and connection.lower() == "close"
 
-    def learn_scheme(self):
+    def learn_scheme(self) -> bool:
         """Take over what a trusted front server says of it. False when it says two things."""
         self.scheme = _base(self.cfg)["wsgi.url_scheme"]
         if _scheme_keys(self.cfg).isdisjoint(self.fields):
@@ -94,7 +107,7 @@ class OrdinaryRequest(message.HeaderPolicy):
             self.scheme = "https" if True in told else "http"
         return len(told) < 2
 
-    def environ(self, sock, peer, server):
+    def environ(self, sock: socket.socket, peer: Address, server: Address) -> Environ:
         """
         WSGI's environ, key by key what gunicorn makes of the same request, but for early hints.
 
@@ -122,10 +135,10 @@ class OrdinaryRequest(message.HeaderPolicy):
         }
 
 
-class Parser(RequestParser):
+class Parser(RequestParser):  # type: ignore[misc]
     """gunicorn's parser, which reads ordinary requests at a glance."""
 
-    def __init__(self, cfg, source, source_addr):
+    def __init__(self, cfg: Config, source: socket.socket, source_addr: Address | str) -> None:
         super().__init__(cfg, source, source_addr)
         # No line can be longer than is allowed where the whole head is not.
         self._max_head_bytes = min(cfg.limit_request_line, cfg.limit_request_field_size)
@@ -134,25 +147,26 @@ class Parser(RequestParser):
         if not isinstance(source_addr, tuple) or cfg.proxy_protocol != "off":
             self._max_head_bytes = 0
 
-    def mesg_class(self, cfg, unreader, peer_addr, number):
+    def mesg_class(
+        self, cfg: Config, unreader: Unreader, peer_addr: Address | str, number: int
+    ) -> OrdinaryRequest | Request:
         """The next request. StopIteration at the end of the connection."""
         data = unreader.read()
         if not data:
             raise StopIteration
-        request = self._ordinary_request(data)
-        if request is None:
-            unreader.unread(data)
-            request = Request(cfg, unreader, peer_addr, number)
-        return request
+        if (request := self._ordinary_request(data)) is not None:
+            return request
+        unreader.unread(data)
+        return Request(cfg, unreader, peer_addr, number)
 
-    def _ordinary_request(self, data):
+    def _ordinary_request(self, data: bytes) -> OrdinaryRequest | None:
         """The request at the beginning of `data`, or None when that is not an ordinary one."""
         head = _HEAD.match(data)
         if head is None or head.end() > self._max_head_bytes:
             return None
         received = _pairs(head[3].decode("latin-1"))
         fields = {_key(name): value for name, value in received}
-        if not len(fields) == len(received) <= self._max_fields or None in fields:
+        if not len(fields) == len(received) <= self._max_fields or "" in fields:
             return None
         length = fields.get("CONTENT_LENGTH", "0")
         if not (length.isascii() and length.isdigit()) or len(length) > MAX_LENGTH_DIGITS:
@@ -163,40 +177,45 @@ class Parser(RequestParser):
         request.body = self._body(data[head.end() :], int(length))
         return request
 
-    def _body(self, rest, length):
+    def _body(self, rest: bytes, length: int) -> ByteStream:
         """The body at the beginning of `rest`. What follows goes to the unreader."""
         if len(rest) < length:
             self.unreader.unread(rest)
-            return Body(LengthReader(self.unreader, length))
+            body: ByteStream = Body(LengthReader(self.unreader, length))
+            return body
         if len(rest) > length:
             self.unreader.unread(rest[length:])
         return io.BytesIO(rest[:length])
 
-    def finish_body(self, deadline=None, max_bytes=None):
+    def finish_body(self, deadline: float | None = None, max_bytes: int | None = None) -> bool:
         """Discard what was not read of the last body; one that had arrived with its head is no longer in the way."""
         body = getattr(self.mesg, "body", None)
-        return isinstance(body, io.BytesIO) or super().finish_body(deadline, max_bytes)
+        return isinstance(body, io.BytesIO) or bool(super().finish_body(deadline, max_bytes))
 
 
-def _pairs(lines):
+def _pairs(lines: str) -> Headers:
     return [(name, value.strip(" \t")) for name, _, value in [line.partition(":") for line in lines.split("\r\n")]]
 
 
 @lru_cache(maxsize=4096)
-def _key(name):
-    """A field's key in WSGI's environ; None for an unusual one."""
+def _key(name: str) -> str:
+    """A field's key in WSGI's environ; empty for an unusual one."""
     name = name.upper()
     if name in _UNUSUAL:
-        return None
+        return ""
     key = name.replace("-", "_")
     return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
 
 
 @lru_cache(maxsize=8)
-def _base(cfg):
-    return base_environ(cfg) | {"wsgi.multithread": True, "wsgi.url_scheme": "https" if cfg.is_ssl else "http"}
+def _base(cfg: Config) -> Environ:
+    return {
+        **base_environ(cfg),
+        "wsgi.multithread": True,
+        "wsgi.url_scheme": "https" if cfg.is_ssl else "http",
+    }
 
 
 @lru_cache(maxsize=8)
-def _scheme_keys(cfg):
+def _scheme_keys(cfg: Config) -> frozenset[str]:
     return frozenset(_key(name) for name in cfg.secure_scheme_headers)

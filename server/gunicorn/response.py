@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gunicorn import util
 from gunicorn.http import wsgi
 from gunicorn.http.message import TOKEN_RE
 
-from llmproxy.headers import field_lines
+from llmproxy.headers import Headers, field_lines
 
 # gunicorn takes these two for the connection's own and would drop the upstream's.
 util.hop_headers -= {"server", "date"}
@@ -31,7 +32,7 @@ class _Shape(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _shape_of(names):
+def _shape_of(names: tuple[str, ...]) -> _Shape:
     lower = [name.lower() for name in names]
     is_plain = (
         all(TOKEN_RE.fullmatch(name) for name in names)
@@ -41,7 +42,7 @@ def _shape_of(names):
     return _Shape(is_plain, lower.index("content-length") if "content-length" in lower else None, frozenset(lower))
 
 
-class Response(wsgi.Response):
+class Response(wsgi.Response):  # type: ignore[misc]
     """
     gunicorn's response.
 
@@ -51,11 +52,13 @@ class Response(wsgi.Response):
     """
 
     is_last = False
-    trailers = ()
+    trailers: Headers
+    status: str | None
+    headers_sent: bool
     _head = b""
-    _text = None
+    _text: str | None = None
 
-    def start_response(self, status, headers, exc_info=None):
+    def start_response(self, status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], None]:
         """gunicorn's, with one look at all headers instead of two at each. A doubtful one is left to gunicorn."""
         shape = _shape_of(tuple([name for name, _ in headers]))
         self._names = shape.names
@@ -68,7 +71,8 @@ class Response(wsgi.Response):
             or not text.count("\r") == text.count("\n") == len(headers)
             or status.startswith(("204", "304"))
         ):
-            return super().start_response(status, headers, exc_info)
+            write: Callable[[bytes], None] = super().start_response(status, headers, exc_info)
+            return write
         self.status, self.status_code = status, int(status[:3])
         self.headers, self._text = headers, text
         if shape.length_at is None:
@@ -77,7 +81,7 @@ class Response(wsgi.Response):
             self.response_length = int(headers[shape.length_at][1])
         return self.write
 
-    def default_headers(self):
+    def default_headers(self) -> list[str]:
         """gunicorn's, without what the application told itself."""
         if self.is_last:
             self.force_close()
@@ -91,7 +95,7 @@ class Response(wsgi.Response):
         ]
         return [*lines, "Transfer-Encoding: chunked\r\n"] if self.chunked else lines
 
-    def send_headers(self):
+    def send_headers(self) -> None:
         """Keep the head for the first piece of the body."""
         if not self.headers_sent:
             text = self._text
@@ -100,21 +104,21 @@ class Response(wsgi.Response):
             self._head = f"{''.join(self.default_headers())}{text}\r\n".encode("latin-1")
             self.headers_sent = True
 
-    def write(self, arg):
+    def write(self, arg: bytes) -> None:
         """Send a piece of the body; an empty one sends the head that waits for it."""
         super().write(arg)
         if not arg:
             self._send(b"")
 
-    def _emit_body(self, data):
+    def _emit_body(self, data: bytes) -> None:
         self._send(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
 
-    def close(self):
+    def close(self) -> None:
         """Send what is left: the head of an answer without a body, the end of a chunked one."""
         self.send_headers()
         self._send(b"0\r\n%b\r\n" % field_lines(self.trailers) if self.chunked else b"")
 
-    def _send(self, data):
+    def _send(self, data: bytes) -> None:
         head, self._head = self._head, b""
         data = head + data if head else data
         if not data:

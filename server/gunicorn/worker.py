@@ -1,6 +1,6 @@
 """
-What this product changes in gunicorn's worker: it can tell idle connections from busy ones and leaves as `server.drain`
-says. Its requests are those of `request`, its responses those of `response`. To be imported after
+What this product changes in gunicorn's worker: it can tell idle connections from busy ones and leaves as
+`server.drain` says. Its requests are those of `request`, its responses those of `response`. To be imported after
 gevent's patch.
 """
 
@@ -10,22 +10,26 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import gevent
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn import http as gunicorn_http
+from gunicorn.config import Config
 from gunicorn.http import wsgi as gunicorn_wsgi
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
 from llmproxy.transport.connection import shut_down
-from server.gunicorn.request import OrdinaryRequest, Parser
+from server.drain import Stopping
+from server.gunicorn.request import Address, Environ, OrdinaryRequest, Parser, Request
 from server.gunicorn.response import Response
 
 
-class Worker(GeventWorker):
+class Worker(GeventWorker):  # type: ignore[misc]
     """
     gunicorn's gevent worker, which leaves as `server.drain` says.
 
@@ -37,14 +41,15 @@ class Worker(GeventWorker):
     """
 
     client_timeout_s = 300.0
-    stopping = None
+    stopping: Stopping
+    alive: bool
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.waiting = {}
-        self.doors = ()
+        self.waiting: dict[_Wait, float] = {}
+        self.doors: Sequence[StreamServer] = ()
 
-    def run(self):
+    def run(self) -> None:
         """Serve until the end; the base class's own would look for a stop once a second, and then close the door."""
         # libev's own handlers: Python's would wait for the loop to wake up.
         gevent.signal_handler(signal.SIGTERM, self.stopping.begin)
@@ -57,8 +62,8 @@ class Worker(GeventWorker):
         gevent.spawn(self._beat)
         self.stopping.wait(self)
 
-    def _open(self, sock):
-        sock.setblocking(1)
+    def _open(self, sock: socket.socket) -> StreamServer:
+        sock.setblocking(True)
         handle = partial(self.handle, _Listener(sock.getsockname()))
         door = StreamServer(sock, handle=handle, spawn=Pool(self.worker_connections))
         if self.cfg.workers > 1:
@@ -66,30 +71,32 @@ class Worker(GeventWorker):
         door.start()
         return door
 
-    def _beat(self):
+    def _beat(self) -> None:
         while True:
             self.notify()
             self._hang_up_on_the_late()
             gevent.sleep(1.0)
 
-    def _hang_up_on_the_late(self):
+    def _hang_up_on_the_late(self) -> None:
         late = time.monotonic() - self.cfg.keepalive
         for wait, since in list(self.waiting.items()):
             if since < late:
                 shut_down(wait.client, socket.SHUT_RD)
 
-    def notify(self):
+    def notify(self) -> None:
         """Tell the master that this worker lives. Without a master, nobody would ever end it: it goes."""
         self.tmp.notify()
         if self.ppid != os.getppid():
             self.stopping.at_once()
 
-    def handle(self, listener, client, addr):
+    def handle(self, listener: _Listener, client: socket.socket, addr: Address) -> None:
         """Serve one connection; the base class's own would set the socket to wait for ever."""
         gevent.getcurrent().wait = _Wait(self, client)
         AsyncWorker.handle(self, listener, client, addr)
 
-    def handle_request(self, listener_name, req, sock, addr):
+    def handle_request(
+        self, listener_name: Address, req: Request | OrdinaryRequest, sock: socket.socket, addr: Address
+    ) -> None:
         """Answer one request: the base class's own way, with hooks and clocks, where its access log is asked for."""
         if self.log.access_log_enabled:
             super().handle_request(listener_name, req, sock, addr)
@@ -106,7 +113,7 @@ class Worker(GeventWorker):
             self.log.exception("Error handling request")
             raise StopIteration from None
 
-    def _answer(self, response, environ):
+    def _answer(self, response: Response, environ: Environ) -> None:
         if not self.alive:
             response.force_close()
         body = self.wsgi(environ, response.start_response)
@@ -120,19 +127,20 @@ class Worker(GeventWorker):
         if response.should_close():
             raise StopIteration
 
-    def _try_h2c_upgrade(self, *_):
+    def _try_h2c_upgrade(self, *_: object) -> bool:
         """False: this worker's parser knows no HTTP/2."""
         return False
 
-    def timeout_ctx(self):
+    def timeout_ctx(self) -> _Wait:
         """The time that a connection may wait for a request, and that its head may take."""
-        return gevent.getcurrent().wait
+        wait: _Wait = gevent.getcurrent().wait
+        return wait
 
-    def say_goodbye(self):
+    def say_goodbye(self) -> None:
         """Let every answer from now on be the last one on its connection."""
         Response.is_last = True
 
-    def hang_up_on_the_idle(self):
+    def hang_up_on_the_idle(self) -> None:
         """Close what waits for a request. One that has arrived meanwhile is still read, and answered."""
         self.alive = False
         for wait in list(self.waiting):
@@ -142,10 +150,10 @@ class Worker(GeventWorker):
 class _Listener:
     """A listening socket's name. gunicorn asks for it late, when the socket may be closed: a call would be lost."""
 
-    def __init__(self, name):
+    def __init__(self, name: Address) -> None:
         self._name = name
 
-    def getsockname(self):
+    def getsockname(self) -> Address:
         return self._name
 
 
@@ -156,31 +164,33 @@ class _Wait:
     Entered for each: a timer of its own would cost more than reading the request does.
     """
 
-    def __init__(self, worker, client):
+    def __init__(self, worker: Worker, client: socket.socket) -> None:
         self._waiting = worker.waiting
         self._worker = worker
         self.client = client
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self.client.settimeout(None)
         self._waiting[self] = time.monotonic()
         if not self._worker.alive:
             shut_down(self.client, socket.SHUT_RD)
 
-    def __exit__(self, *exc_info):
+    def __exit__(self, *exc_info: object) -> None:
         del self._waiting[self]
         self.client.settimeout(self._worker.client_timeout_s)
 
 
-def _get_parser(cfg, source, source_addr, **_):
+def _get_parser(cfg: Config, source: socket.socket, source_addr: Address, **_: object) -> Parser:
     return Parser(cfg, source, source_addr)
 
 
-def _create(req, sock, client, server, cfg, **others):
+def _create(
+    req: Request | OrdinaryRequest, sock: socket.socket, client: Address, server: Address, cfg: Config
+) -> tuple[Response, Environ]:
     if isinstance(req, OrdinaryRequest):
         response, environ = Response(req, sock, cfg), req.environ(sock, client, server)
     else:
-        response, environ = _gunicorns_create(req, sock, client, server, cfg, **others)
+        response, environ = _gunicorns_create(req, sock, client, server, cfg, response_class=Response)
         environ["llmproxy.headers"] = req.received
     environ["llmproxy.trailers"] = response.trailers = []
     return response, environ
@@ -188,5 +198,4 @@ def _create(req, sock, client, server, cfg, **others):
 
 _gunicorns_create = gunicorn_wsgi.create
 gunicorn_wsgi.create = _create
-gunicorn_wsgi.Response = Response
 gunicorn_http.get_parser = _get_parser
