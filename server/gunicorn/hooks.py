@@ -1,0 +1,80 @@
+"""What gunicorn calls in the life of its processes; `gunicorn.conf.py` names these functions."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import re
+import resource
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from config import Settings
+from llmproxy.telemetry import metrics, shared_values
+from server import boot
+from server.background import Background
+from server.drain import Stopping
+from server.gunicorn import master
+from services import Services
+
+if TYPE_CHECKING:
+    from server.gunicorn.worker import Worker
+
+log = logging.getLogger("gunicorn.error")
+
+
+def on_starting(settings: Settings, _arbiter: Any) -> None:
+    """Say what an operator should know before the first request."""
+    log.addFilter(_without_quotes)
+    # A call holds two descriptors, and many systems start with a thousand.
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    boot.warn(settings, log)
+    for path in settings.made_secrets:
+        log.warning("made %s, which opens the upstream keys: keep a copy apart from the database", path)
+
+
+def _without_quotes(record: logging.LogRecord) -> bool:
+    """gunicorn quotes a malformed line of a request, and that may hold a token."""
+    if isinstance(record.msg, str) and record.msg.startswith("Invalid request from"):
+        record.msg = re.split("['\"]", record.msg)[0].rstrip(": ")
+    return True
+
+
+def when_ready(arbiter: Any) -> None:
+    """Change how the master takes signals, before it starts the first worker."""
+    master.metrics_dir()
+    # A collector that walks over what the workers share would copy it for each of them.
+    gc.collect()
+    gc.freeze()
+    master.end_at_once_on_a_second_sigterm(arbiter)
+    master.replace_workers_beside_leaving_ones(arbiter)
+    master.reload_without_standing_still(arbiter)
+
+
+def post_fork(_arbiter: Any, _worker: Worker) -> None:
+    """Let the workers count together."""
+    shared_values.share_in(master.metrics_dir())
+
+
+def post_worker_init(worker: Worker) -> None:
+    """Start this worker's background work, and let it know how to end."""
+    # What the start has built stays: the collector need not walk over it again and again.
+    gc.collect()
+    gc.freeze()
+    # Nor look for cycles in every few calls: what a call allocates is freed without it.
+    gc.set_threshold(10_000, 20, 20)
+    parts = Services.of(worker.wsgi)
+    worker.stopping = Stopping(parts, Background(parts))
+    metrics.WORKERS_WANTED.set(worker.cfg.workers)
+    master.note_that_a_worker_serves()
+
+
+def child_exit(_arbiter: Any, worker: Worker) -> None:
+    """Forget how a dead worker was; what it has counted stays counted."""
+    shared_values.absorb(master.metrics_dir(), worker.pid)
+
+
+def on_exit(_arbiter: Any) -> None:
+    """Remove the metrics' files."""
+    shutil.rmtree(master.metrics_dir(), ignore_errors=True)
