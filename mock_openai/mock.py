@@ -122,7 +122,7 @@ class MockOpenAI:
         connection: http.client.HTTPConnection
         if place.scheme == "https":
             # The control channel is our own process; whose certificate it shows is not the point here.
-            trust_all = ssl._create_unverified_context()
+            trust_all = ssl._create_unverified_context()  # noqa: SLF001
             connection = http.client.HTTPSConnection(place.netloc, timeout=timeout_s, context=trust_all)
         else:
             connection = http.client.HTTPConnection(place.netloc, timeout=timeout_s)

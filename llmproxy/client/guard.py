@@ -5,25 +5,23 @@ as well when somebody else says so.
 
 from __future__ import annotations
 
-import _socket
 import select
 import socket
 import struct
 from contextlib import suppress
 from typing import Any, Protocol
 
-from gevent import get_hub, monkey
+from gevent import get_hub
 
 from llmproxy.errors import ClientGone, ProxyError
+from llmproxy.sockets import READ, RealSocket, poll, real, shut_down
 
-_READ = 1  # libev's EV_READ
 # Watching a socket costs the kernel's attention twice, a timer costs next to nothing, and most calls are over
 # before anybody hangs up.
 GRACE_S = 0.2
 LOOK_EVERY_S = 0.5
 # Linux tells of a peer that has shut its side down; elsewhere only a reset is seen.
 _PEER_LEFT = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
-_poll = monkey.get_original("select", "poll")
 
 
 class Abortable(Protocol):
@@ -49,8 +47,8 @@ class HangupWatch:
     __slots__ = ("_client", "_upstream", "_watcher", "ended_by")
 
     def __init__(self, client: socket.socket | None) -> None:
-        # gevent's socket wraps the real one; peeking at that never switches greenlets.
-        self._client: _socket.socket | None = getattr(client, "_sock", client)
+        # Peeking at the real one never switches greenlets.
+        self._client = None if client is None else real(client)
         self._watcher: Any = None
         self._upstream: Abortable | None = None
         self.ended_by: ProxyError | None = None
@@ -71,8 +69,8 @@ class HangupWatch:
             self._watcher = get_hub().loop.timer(LOOK_EVERY_S, LOOK_EVERY_S)
             self._watcher.start(self._look_behind, self._client)
 
-    def _look_behind(self, client: _socket.socket) -> None:
-        look = _poll()
+    def _look_behind(self, client: RealSocket) -> None:
+        look = poll()
         look.register(client.fileno(), _PEER_LEFT)
         if look.poll(0):
             self._end(ClientGone())
@@ -86,9 +84,9 @@ class HangupWatch:
         self._watcher = get_hub().loop.timer(GRACE_S)
         self._watcher.start(self._watch, self._client)
 
-    def _watch(self, client: _socket.socket) -> None:
+    def _watch(self, client: RealSocket) -> None:
         self._watcher.close()
-        self._watcher = get_hub().loop.io(client.fileno(), _READ)
+        self._watcher = get_hub().loop.io(client.fileno(), READ)
         self._watcher.start(self._look)
 
     def stop(self) -> None:
@@ -111,8 +109,7 @@ class HangupWatch:
         if self.ended_by is None:
             self._end(reason)
         elif self._client is not None:
-            with suppress(OSError):
-                _socket.socket.shutdown(self._client, socket.SHUT_RDWR)
+            shut_down(self._client)
 
     def _end(self, reason: ProxyError) -> None:
         self.ended_by = reason
@@ -130,7 +127,7 @@ class HangupWatch:
         if self._client is None:
             return False
         try:
-            peeked = _socket.socket.recv(self._client, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            peeked = self._client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
         except OSError:

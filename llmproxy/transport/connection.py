@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _socket
 import fcntl
 import select
 import socket
@@ -16,17 +15,14 @@ from typing import ClassVar
 
 import certifi
 import gevent.socket
-from gevent import monkey
 
 from llmproxy.headers import Origin
+from llmproxy.sockets import poll, shut_down
 from llmproxy.transport.readiness import Readiness
 
 READ_BYTES = 64 * 1024
 # A read that brings so much, which is all that TLS ever brings, is seldom the last of what is there.
 MUCH_BYTES = 16 * 1024
-
-# gevent's poll would go through the hub; a look that never waits need not.
-_poll = monkey.get_original("select", "poll")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +69,7 @@ class Connection:
         # gevent's socket would always try to read first, in vain, and set a timer for each wait.
         self._readiness = Readiness(sock) if isinstance(sock, gevent.socket.socket) else None
         self._more_is_there = False
-        self._poll = _poll()
+        self._poll = poll()
         self._poll.register(sock.fileno(), select.POLLIN)
         Connection.open_now += 1
 
@@ -144,18 +140,6 @@ class Connection:
     def _stop_waiting(self) -> None:
         if self._readiness is not None:
             self._readiness.close()
-
-
-def shut_down(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
-    """
-    End both directions of a connection, or the one that `how` names, under whoever uses it. Never waits.
-
-    Who reads from it finds its end. gevent's own way would throw an error at them, and TLS's wait for the peer.
-    """
-    if sock.fileno() < 0:  # closed, and then gevent's socket has no real one inside
-        return
-    with suppress(OSError):
-        _socket.socket.shutdown(getattr(sock, "_sock", sock), how)
 
 
 def unacknowledged(sock: socket.socket) -> int:

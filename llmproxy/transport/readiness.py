@@ -7,7 +7,8 @@ import time
 import gevent.socket
 from gevent import get_hub
 
-_READ = 1  # libev's EV_READ
+from llmproxy.sockets import READ
+
 NEVER = float("inf")
 
 
@@ -25,7 +26,7 @@ class Readiness:
 
     def __init__(self, sock: gevent.socket.socket) -> None:
         self._hub = get_hub()
-        self._readable = self._hub.loop.io(sock.fileno(), _READ)
+        self._readable = self._hub.loop.io(sock.fileno(), READ)
         self._timer = self._hub.loop.timer(0.0)
         self._rings_at = NEVER
         self._deadline = NEVER

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _socket
 import socket
 import ssl
 import time
@@ -10,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from gevent.socket import wait_read, wait_write
+
+from llmproxy.sockets import real, shut_down
 
 READ_BYTES = 64 * 1024
 # While the peer does not read, this often is looked whether sending to it still makes sense.
@@ -38,8 +39,7 @@ class Side:
 
     def __init__(self, sock: socket.socket, early: bytes) -> None:
         self._sock = sock
-        # Past TLS and gevent, down to the socket: the others may switch greenlets, or wait for the peer.
-        self._raw: _socket.socket = getattr(sock, "_sock", sock)
+        self._raw = real(sock)
         self._early = early
 
     def begin(self) -> None:
@@ -106,18 +106,14 @@ class Side:
 
     def finish(self) -> None:
         """Tell the peer that nothing more will come."""
-        self._shut(socket.SHUT_WR)
+        shut_down(self._raw, socket.SHUT_WR)
 
     def abort(self) -> None:
         """End it from outside: whoever waits here stops waiting. Never waits."""
-        self._shut(socket.SHUT_RDWR)
+        shut_down(self._raw)
 
     def close(self) -> None:
         """Give the socket back; nobody may wait here any more."""
-        self._shut(socket.SHUT_RDWR)
+        shut_down(self._raw)
         with suppress(OSError):
             self._sock.close()
-
-    def _shut(self, how: int) -> None:
-        with suppress(OSError):
-            _socket.socket.shutdown(self._raw, how)

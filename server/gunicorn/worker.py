@@ -23,7 +23,7 @@ from gunicorn.http import wsgi as gunicorn_wsgi
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
-from llmproxy.transport.connection import shut_down
+from llmproxy.sockets import shut_down
 from server.drain import Stopping
 from server.gunicorn.request import Address, Environ, OrdinaryRequest, Parser, Request
 from server.gunicorn.response import Response

@@ -11,7 +11,7 @@ import gevent
 from gevent.pywsgi import WSGIHandler
 
 from llmproxy.headers import Headers, field_lines
-from llmproxy.transport.connection import shut_down
+from llmproxy.sockets import shut_down
 
 HEAD_DEADLINE_S = 15.0
 # A form's headers have other defects in the eyes of a parser that expects the form with them.

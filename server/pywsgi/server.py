@@ -11,8 +11,8 @@ from flask import Flask
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIServer
 
+from llmproxy.sockets import shut_down
 from llmproxy.telemetry import metrics
-from llmproxy.transport.connection import shut_down
 from llmproxy.urls import is_loopback
 from server import first_run
 from server.background import Background

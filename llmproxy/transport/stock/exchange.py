@@ -8,7 +8,8 @@ from urllib3.util import SKIP_HEADER
 
 from llmproxy.client.request_body import RequestBody
 from llmproxy.headers import Headers
-from llmproxy.transport.connection import Timeouts, shut_down
+from llmproxy.sockets import shut_down
+from llmproxy.transport.connection import Timeouts
 from llmproxy.transport.repeating import may_send_again
 from llmproxy.transport.request import UpstreamRequest, framing_of
 

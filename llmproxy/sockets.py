@@ -1,0 +1,32 @@
+"""gevent's sockets from underneath: the one of Python that each wraps. Read in gevent 26.9.0."""
+
+from __future__ import annotations
+
+import _socket
+import socket
+from contextlib import suppress
+
+from gevent import monkey
+
+RealSocket = _socket.socket
+READ = 1  # libev's EV_READ
+# gevent's poll would go through the hub; a look that never waits need not.
+poll = monkey.get_original("select", "poll")
+
+
+def real(sock: socket.socket | RealSocket) -> RealSocket:
+    """Past TLS and gevent, down to the socket: the others may switch greenlets, or wait for the peer."""
+    inner: RealSocket = getattr(sock, "_sock", sock)
+    return inner
+
+
+def shut_down(sock: socket.socket | RealSocket, how: int = socket.SHUT_RDWR) -> None:
+    """
+    End both directions of a connection, or the one that `how` names, under whoever uses it. Never waits.
+
+    Who reads from it finds its end. gevent's own way would throw an error at them, and TLS's wait for the peer.
+    """
+    if sock.fileno() < 0:  # closed, and then gevent's socket has no real one inside
+        return
+    with suppress(OSError):
+        real(sock).shutdown(how)
