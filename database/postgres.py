@@ -1,9 +1,10 @@
-"""Connections to PostgreSQL, and one that need not wait for ever."""
+"""Connections to PostgreSQL, and one that need not wait for ever. Read in psycopg 3.3.9."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import Any, ClassVar
 
 import psycopg
@@ -62,6 +63,15 @@ def connector(
     parameters = DEFAULTS | conninfo_to_dict(f"postgresql://{database_url.partition('://')[2]}")
     connect = (kind or psycopg.Connection).connect
     return partial(connect, prepare_threshold=PREPARE_AFTER if prepare else None, **parameters)
+
+
+def lost() -> str | None:
+    """What an upgrade of psycopg took away from ImpatientConnection; see `server.overrides`."""
+    waits = (psycopg.Cursor.execute, psycopg.Connection.commit, psycopg.Connection.rollback)
+    if not all("wait" in method.__code__.co_names for method in waits):
+        return "waits for the server elsewhere than in `Connection.wait`"
+    takes_a_limit = "timeout" in signature(psycopg.Connection.wait).parameters
+    return None if takes_a_limit else "takes no limit in `Connection.wait`"
 
 
 def give_up_on_silence() -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import _socket
 import socket
-from contextlib import suppress
+import ssl
+from contextlib import closing, suppress
 
+import gevent.socket
+import gevent.ssl
 from gevent import monkey
 
 RealSocket = _socket.socket
@@ -30,3 +33,14 @@ def shut_down(sock: socket.socket | RealSocket, how: int = socket.SHUT_RDWR) -> 
         return
     with suppress(OSError):
         real(sock).shutdown(how)
+
+
+def lost() -> str | None:
+    """What an upgrade of gevent took away from here; see `server.overrides`."""
+    plain, peer = gevent.socket.socketpair()
+    context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls = context.wrap_socket(plain, server_hostname="localhost", do_handshake_on_connect=False)
+    with closing(tls), closing(peer):
+        if not all(isinstance(real(sock), RealSocket) for sock in (peer, tls)):
+            return "keeps the real socket elsewhere than in `_sock`"
+    return None

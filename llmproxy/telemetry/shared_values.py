@@ -3,6 +3,8 @@ Numbers in files that all worker processes of a machine share, as prometheus_cli
 
 Each process writes files of its own and a scrape adds them up. What was counted is in the file at once, so a process
 that is killed has lost nothing. What a dead one has counted goes to a file of the dead: files do not pile up.
+
+Read in prometheus_client 0.26.0.
 """
 
 from __future__ import annotations
@@ -31,6 +33,13 @@ def share_in(directory: Path) -> None:
     for number in _unshared:
         number.share(_files)
     _unshared.clear()
+
+
+def lost() -> str | None:
+    """What an upgrade of the library took away from here; see `server.overrides`."""
+    if _files is None:
+        return None if _unshared else "makes its numbers of a class of its own"
+    return _files.lost()
 
 
 def exposition() -> bytes:
@@ -88,6 +97,17 @@ class _Files:
         file.read_value(key)
         # When the file grows it is mapped anew; this mapping still shows the same bytes of it.
         return memoryview(file._m).cast("d"), file._positions[key] // 8
+
+    def lost(self) -> str | None:
+        """See `lost`."""
+        if not self._open:
+            return "makes its numbers of a class of its own"
+        for kind, file in self._open.items():
+            for key, value, _ in file.read_all_values():
+                cells, at = self.place_of(kind, key)
+                if cells[at] != value:
+                    return "lays its files out otherwise"
+        return None
 
 
 class SharedValue:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import httptools
@@ -22,7 +23,7 @@ MAX_HEAD_BYTES = 256 * 1024
 
 
 class Fields(CaseInsensitiveDict[str]):
-    """requests' mapping, filled in one go: 2 µs instead of 12."""
+    """requests' mapping (of 2.34.2), filled in one go: 2 µs instead of 12."""
 
     def __init__(self, headers: Headers) -> None:
         self._store = {name.lower(): (name, value) for name, value in headers}
@@ -223,7 +224,7 @@ class AnswerHead(Protocol):
 
 
 class UpstreamResponse(Response):
-    """requests' response around what is read, without a cookie jar of its own: nobody may keep cookies."""
+    """requests' response (of 2.34.2) around what is read, without a cookie jar: nobody may keep cookies."""
 
     def __init__(self, request: UpstreamRequest, answer: AnswerHead) -> None:
         self._content = False  # type: ignore[assignment] # requests' own way to say: not read
@@ -237,3 +238,13 @@ class UpstreamResponse(Response):
         self.history = []
         self.reason = answer.reason
         self.request = request
+
+
+def lost() -> str | None:
+    """What an upgrade of requests took away from `Fields` and `UpstreamResponse`; see `server.overrides`."""
+    head: Any = SimpleNamespace(status=200, reason="OK", fields=Fields([("A", "b")]))
+    request: Any = SimpleNamespace(url="")
+    response = UpstreamResponse(request, head)
+    if not vars(Response()).keys() <= vars(response).keys() | {"cookies", "elapsed"}:
+        return "sets more in a response than is set here"
+    return None if dict(response.headers) == {"A": "b"} else "keeps headers elsewhere than in `_store`"

@@ -103,6 +103,20 @@ class _Deflate(PerMessageDeflate):
         return super().frame_inbound_complete(proto, fin) if self._inbound_is_compressible else None
 
 
+# "hello", compressed, in two fragments with a ping in between.
+_INTERRUPTED = b"A\x03\xcaH\xcd\x89\x00\x80\x04\xc9\xc9\x07\x00"
+
+
+def lost() -> str | None:
+    """What an upgrade of wsproto took away from `_Deflate`; see `server.overrides`."""
+    deflate = _Deflate()
+    deflate.finalize(PerMessageDeflate.name)
+    frames = FrameProtocol(client=True, extensions=[deflate])
+    frames.receive_bytes(_INTERRUPTED)
+    texts = [frame.payload for frame in frames.received_frames() if frame.opcode is Opcode.TEXT]
+    return None if "".join(map(str, texts)) == "hello" else "reads compressed fragments otherwise"
+
+
 class _Messages:
     """Text messages out of a server's frames."""
 

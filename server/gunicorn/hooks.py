@@ -7,18 +7,17 @@ import logging
 import re
 import resource
 import shutil
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from config import Settings
 from llmproxy.telemetry import metrics, shared_values
-from server import boot
+from server import boot, overrides
 from server.background import Background
 from server.drain import Stopping
-from server.gunicorn import master
+from server.gunicorn import master, self_test
+from server.gunicorn.worker import Worker
 from services import Services
-
-if TYPE_CHECKING:
-    from server.gunicorn.worker import Worker
 
 log = logging.getLogger("gunicorn.error")
 
@@ -59,12 +58,13 @@ def post_fork(_arbiter: Any, _worker: Worker) -> None:
 
 def post_worker_init(worker: Worker) -> None:
     """Start this worker's background work, and let it know how to end."""
+    parts = Services.of(worker.wsgi)
+    overrides.require(parts.settings.database_url, gunicorn=partial(self_test.lost, worker))
     # What the start has built stays: the collector need not walk over it again and again.
     gc.collect()
     gc.freeze()
     # Nor look for cycles in every few calls: what a call allocates is freed without it.
     gc.set_threshold(10_000, 20, 20)
-    parts = Services.of(worker.wsgi)
     worker.stopping = Stopping(parts, Background(parts))
     metrics.WORKERS_WANTED.set(worker.cfg.workers)
     master.note_that_a_worker_serves()

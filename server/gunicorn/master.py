@@ -18,6 +18,15 @@ import config
 
 log = logging.getLogger("gunicorn.error")
 
+# By which names the master's methods come to what is changed here.
+_USES = {
+    "run": {"manage_workers"},
+    "handle_hup": {"reload"},
+    "reload": {"on_reload", "manage_workers", "graceful_timeout"},
+    "manage_workers": {"WORKERS", "num_workers"},
+    "spawn_worker": {"WORKERS", "worker_age"},
+}
+
 METRICS_PREFIX = "llm-proxy-metrics-"
 IN_USE = "in-use"
 
@@ -120,6 +129,18 @@ def replace_workers_beside_leaving_ones(arbiter: Any) -> None:
         manage_workers()
 
     arbiter.reload, arbiter.manage_workers = reload_and_remember, replace_and_manage
+
+
+def lost() -> str | None:
+    """What an upgrade of gunicorn took away from its master; see `server.overrides`."""
+    from gunicorn.arbiter import Arbiter
+
+    missed = {
+        f"{method}: {name}"
+        for method, names in _USES.items()
+        for name in names - set(getattr(Arbiter, method).__code__.co_names)
+    }
+    return f"runs its master otherwise ({', '.join(sorted(missed))})" if missed else None
 
 
 def do_not_wait_for_old_workers(arbiter: Any) -> None:

@@ -20,6 +20,7 @@ from gevent.server import StreamServer
 from gunicorn import http as gunicorn_http
 from gunicorn.config import Config
 from gunicorn.http import wsgi as gunicorn_wsgi
+from gunicorn.workers import base_async
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -194,6 +195,12 @@ def _create(
         environ["llmproxy.headers"] = req.received
     environ["llmproxy.trailers"] = response.trailers = []
     return response, environ
+
+
+def lost() -> str | None:
+    """What an upgrade of gunicorn took away from the way with an access log; see `server.overrides`."""
+    is_ours = base_async.wsgi.create is _create and "create" in AsyncWorker.handle_request.__code__.co_names
+    return None if is_ours else "logs accesses past `server.gunicorn.worker`"
 
 
 _gunicorns_create = gunicorn_wsgi.create

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+from functools import partial
 
 import gevent
 from flask import Flask
@@ -14,9 +15,10 @@ from gevent.pywsgi import WSGIServer
 from llmproxy.sockets import shut_down
 from llmproxy.telemetry import metrics
 from llmproxy.urls import is_loopback
-from server import first_run
+from server import first_run, overrides
 from server.background import Background
 from server.drain import Stopping
+from server.pywsgi import self_test
 from server.pywsgi.handler import Handler
 from server.pywsgi.listener import listener
 from services import Services
@@ -61,11 +63,12 @@ def serve(app: Flask) -> None:
         sock = listener(settings.host, settings.port)
     except OSError as exc:
         sys.exit(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}")
+    Handler.client_timeout_s = settings.idle_timeout_s
+    server = Server(sock, app, handler_class=Handler, log=None, spawn=Pool(MAX_CONNECTIONS))
+    overrides.require(settings.database_url, gevent=partial(self_test.lost, server))
     metrics.WORKERS_WANTED.set(1)
     stopping = Stopping(parts, Background(parts))
     _obey_signals(stopping)
-    Handler.client_timeout_s = settings.idle_timeout_s
-    server = Server(sock, app, handler_class=Handler, log=None, spawn=Pool(MAX_CONNECTIONS))
     server.start()
     print(first_run.greeting(settings, sock.getsockname()[1]), flush=True)
     stopping.wait(server)

@@ -122,3 +122,14 @@ def test_a_process_that_was_killed_while_it_made_its_file_leaves_nothing(count: 
 
     assert total(exposed(), "things_total", thing="thing 0") == 3
     assert not (tmp_path / "counter_2.db").exists()
+
+
+def test_files_that_the_library_lays_out_otherwise_are_noticed(count: Count) -> None:
+    count(1)
+    assert shared_values.lost() is None
+
+    assert shared_values._files is not None
+    positions = shared_values._files._open["counter"]._positions
+    positions.update({key: position + 8 for key, position in positions.items()})
+
+    assert shared_values.lost() == "lays its files out otherwise"
