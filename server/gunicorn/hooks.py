@@ -46,13 +46,15 @@ def when_ready(arbiter: Any) -> None:
     # A collector that walks over what the workers share would copy it for each of them.
     gc.collect()
     gc.freeze()
+    master.keep_signals_over_a_fork(arbiter)
     master.end_at_once_on_a_second_sigterm(arbiter)
     master.replace_workers_beside_leaving_ones(arbiter)
     master.reload_without_standing_still(arbiter)
 
 
 def post_fork(_arbiter: Any, _worker: Worker) -> None:
-    """Let the workers count together."""
+    """Let the worker hear of a stop, and count together with the others."""
+    master.take_signals()
     shared_values.share_in(master.metrics_dir())
 
 

@@ -22,13 +22,15 @@ log = logging.getLogger("gunicorn.error")
 _USES = {
     "run": {"manage_workers"},
     "handle_hup": {"reload"},
-    "reload": {"on_reload", "manage_workers", "graceful_timeout"},
+    "reload": {"on_reload", "spawn_worker", "manage_workers", "graceful_timeout"},
     "manage_workers": {"WORKERS", "num_workers"},
-    "spawn_worker": {"WORKERS", "worker_age"},
+    "spawn_worker": {"WORKERS", "worker_age", "post_fork"},
+    "spawn_workers": {"spawn_worker"},
 }
 
 METRICS_PREFIX = "llm-proxy-metrics-"
 IN_USE = "in-use"
+STOPS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
 _descriptors: list[int] = []
 # In memory that the master shares with its workers.
@@ -80,6 +82,31 @@ def end_at_once_on_a_second_sigterm(arbiter: Any) -> None:
         asked = True
 
     signal.signal(signal.SIGTERM, end)
+
+
+def keep_signals_over_a_fork(arbiter: Any) -> None:
+    """
+    Keep a signal to stop until a new worker can take it (`take_signals`).
+
+    It would put one into its own copy of the master's queue, where nobody looks, and the master would wait for it.
+    """
+    spawn_worker = arbiter.spawn_worker
+
+    def spawn() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        try:
+            spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+
+    arbiter.spawn_worker = spawn
+
+
+def take_signals() -> None:
+    """In a new worker: end by a signal to stop until it has gunicorn's handlers. It has taken no call yet."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
 
 def graceful_timeout_s(settings: config.Settings) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.http_by_hand import Broken, HandClient, call
 from tests.receiver import receiver  # noqa: F401
-from tests.servers import DEPLOYED, EMBEDDED, Server, Token, fetch, wait_for
+from tests.servers import DEPLOYED, EMBEDDED, ROOT, Server, Token, fetch, wait_for
 
 STREAM = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}], "stream": true}'
 JSON = ("Content-Type", "application/json")
@@ -214,6 +214,24 @@ def test_workers_without_a_master_go_and_record_what_they_cut(upstream, tmp_path
 
 
 # --- what is done before the end ---
+
+
+def test_a_worker_hears_of_a_stop_from_the_moment_on_when_it_is_forked(tmp_path):
+    # As if the master stopped just then: gunicorn logs a worker's start before it sets the worker's handlers.
+    conf = tmp_path / "conf.py"
+    conf.write_text(f"""
+import os, signal
+exec(open({str(ROOT / "gunicorn.conf.py")!r}).read())
+ours = post_fork
+def post_fork(arbiter, worker):
+    if worker.age == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    ours(arbiter, worker)
+""")
+
+    with Server(DEPLOYED, tmp_path / "data", arguments=("-c", str(conf))) as server:
+        wait_for(lambda: "was sent SIGTERM" in server.output())
+        assert fetch(server.url, "GET", "/healthz")[0] == 200
 
 
 @pytest.mark.parametrize(("kind", "workers"), [(EMBEDDED, "1"), (DEPLOYED, "2")])
