@@ -19,16 +19,10 @@ from locust.exception import StopTest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from benchmark.caller import Caller, Connections
-from benchmark.plan import (
-    Call,
-    Refused,
-    Target,
-    body_of,
-    check_endpoint,
-    read_payload,
-    read_token,
-)
+from benchmark.load.caller import Caller, Connections
+from benchmark.call import Call, body_of, check_endpoint, read_payload
+from benchmark.refused import Refused
+from benchmark.target import Target, read_token
 
 TIMEOUT_S = 60.0
 MOST_CONNECTIONS = 10_000

@@ -18,22 +18,14 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
-from benchmark import fail_if
-from benchmark.console import summary
-from benchmark.html_report import page
-from benchmark.plan import (
-    Call,
-    Refused,
-    Target,
-    allow_connections,
-    body_of,
-    check_endpoint,
-    check_positive,
-    make_plan,
-    read_payload,
-    read_token,
-)
+from benchmark.call import Call, body_of, check_endpoint, read_payload
+from benchmark.figures import fail_if
+from benchmark.output.console import summary
+from benchmark.output.html_report import page
+from benchmark.plan import allow_connections, make_plan
+from benchmark.refused import Refused, check_positive
 from benchmark.session import Session
+from benchmark.target import Target, read_token
 
 BROKEN_LIMIT, REFUSED, ENDED_BY_SIGNAL = 1, 2, 128
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 import gevent
 from rich.console import Console
 
-from benchmark import compare
-from benchmark.console import progress
-from benchmark.plan import Call, Plan, Target
-from benchmark.report import Figures, figures
-from benchmark.runner import Load
-from benchmark.samples import Run, Sample
+from benchmark.call import Call
+from benchmark.figures import comparison
+from benchmark.figures.figures import Figures, figures
+from benchmark.load.runner import Load
+from benchmark.load.samples import Run, Sample
+from benchmark.output.console import progress
+from benchmark.plan import Plan
+from benchmark.target import Target
 
 
 @dataclass
@@ -27,7 +29,7 @@ class Side:
     @property
     def run(self) -> Run:
         """All rounds as one."""
-        return compare.joined(self.rounds)
+        return comparison.joined(self.rounds)
 
 
 class Session:
@@ -51,8 +53,8 @@ class Session:
         handlers = [gevent.signal_handler(number, self._stop, number) for number in (signal.SIGINT, signal.SIGTERM)]
         self._warm_up()
         is_comparing = len(self.sides) == 2
-        rounds = compare.rounds_of(self._plan) if is_comparing else [self._plan]
-        turns = compare.in_turn(len(rounds)) if is_comparing else iter([(0, 0)])
+        rounds = comparison.rounds_of(self._plan) if is_comparing else [self._plan]
+        turns = comparison.in_turn(len(rounds)) if is_comparing else iter([(0, 0)])
         shown: list[Sample] = []
         with progress(terminal, shown, requests=self._times(self._plan.requests), seconds=self._plan.duration_s):
             for number, side in turns:
@@ -82,6 +84,6 @@ class Session:
         found = [figures(side.run, side.target, self.call, self._plan, pace=self._pace) for side in self.sides]
         if len(found) == 2:
             found[1]["rounds"] = len(self.sides[0].rounds)
-            found[1]["difference"] = compare.comparison(self.sides[0].rounds, self.sides[1].rounds)
+            found[1]["difference"] = comparison.comparison(self.sides[0].rounds, self.sides[1].rounds)
             found[0]["compare"] = found[1]
         return found[0]

@@ -6,13 +6,16 @@ from array import array
 
 import pytest
 
-from benchmark import causes, charts
-from benchmark.compare import comparison, in_turn, joined, rounds_of
-from benchmark.event_stream import StreamTimes
-from benchmark.plan import Call, Plan, Target
-from benchmark.report import figures, percentile, spoken_ms
-from benchmark.samples import Run, Sample
-from benchmark.strain import Strain, warning
+from benchmark.call import Call
+from benchmark.figures.comparison import comparison, in_turn, joined, rounds_of
+from benchmark.figures.figures import figures, percentile, spoken_ms
+from benchmark.load import causes
+from benchmark.load.event_stream import StreamTimes
+from benchmark.load.samples import Run, Sample
+from benchmark.load.strain import Strain, warning
+from benchmark.output import charts
+from benchmark.plan import Plan
+from benchmark.target import Target
 
 TARGET = Target("http://host", "secret-token")
 CALL = Call("/v1/chat/completions", b"{}")

@@ -4,18 +4,11 @@ import json
 
 import pytest
 
-from benchmark.fail_if import parse
-from benchmark.plan import (
-    Call,
-    Refused,
-    Target,
-    allow_connections,
-    body_of,
-    check_endpoint,
-    make_plan,
-    read_payload,
-    read_token,
-)
+from benchmark.call import Call, body_of, check_endpoint, read_payload
+from benchmark.figures.fail_if import parse
+from benchmark.plan import allow_connections, make_plan
+from benchmark.refused import Refused
+from benchmark.target import Target, read_token
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,15 @@ from locust import task
 from locust.env import Environment
 from locust.exception import StopUser
 
-from benchmark.caller import Caller, Connections
-from benchmark.first_answer import refusal
-from benchmark.plan import Call, Plan, Refused, Target
-from benchmark.samples import Run, Sample
-from benchmark.schedule import Schedule
-from benchmark.strain import strain
+from benchmark.call import Call
+from benchmark.load.caller import Caller, Connections
+from benchmark.load.first_answer import refusal
+from benchmark.load.samples import Run, Sample
+from benchmark.load.schedule import Schedule
+from benchmark.load.strain import strain
+from benchmark.plan import Plan
+from benchmark.refused import Refused
+from benchmark.target import Target
 
 # Locust announces each step of a run; what there is to say is said by the summary.
 logging.getLogger("locust").setLevel(logging.ERROR)

@@ -16,9 +16,11 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
 
-from benchmark.plan import Call, Plan, Target
-from benchmark.samples import Run, Sample
-from benchmark.strain import warning
+from benchmark.call import Call
+from benchmark.load.samples import Run, Sample
+from benchmark.load.strain import warning
+from benchmark.plan import Plan
+from benchmark.target import Target
 
 Figures = dict[str, Any]
 

@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.report import percentile, spoken_ms
-from benchmark.samples import Sample
+from benchmark.figures.figures import percentile, spoken_ms
+from benchmark.load.samples import Sample
 
 REDRAWS_PER_S = 8
 # The live percentiles are those of the latest answers.

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from benchmark import strain
+from benchmark.figures.figures import percentile
+from benchmark.load import strain
+from benchmark.load.samples import Run
 from benchmark.plan import Plan
-from benchmark.report import percentile
-from benchmark.samples import Run
 
 ROUNDS = 10
 RESAMPLES = 1000

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from benchmark.event_stream import StreamTimes
-from benchmark.strain import Strain
+from benchmark.load.event_stream import StreamTimes
+from benchmark.load.strain import Strain
 
 
 @dataclass(slots=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmark.plan import Target
-from benchmark.samples import Sample
+from benchmark.load.samples import Sample
+from benchmark.target import Target
 
 REFUSED_TOKEN = (401, 403)
 

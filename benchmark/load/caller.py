@@ -17,11 +17,12 @@ from gevent import monkey
 from locust import FastHttpUser
 from locust.contrib.fasthttp import FAILURE_EXCEPTIONS
 
-from benchmark import causes
-from benchmark.event_stream import StreamTimes
-from benchmark.plan import Call, Target
-from benchmark.samples import Sample
-from benchmark.stream_reader import READ_BYTES, read_stream
+from benchmark.call import Call
+from benchmark.load import causes
+from benchmark.load.event_stream import StreamTimes
+from benchmark.load.samples import Sample
+from benchmark.load.stream_reader import READ_BYTES, read_stream
+from benchmark.target import Target
 
 CONNECT_TIMEOUT_S = 10.0
 

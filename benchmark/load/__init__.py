@@ -1,0 +1,1 @@
+"""What is sent and read, and when: the load, on Locust, and what is known of each request."""
