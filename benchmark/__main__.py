@@ -4,7 +4,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
-from benchmark.cli import main
+from benchmark.cli import command
 
 if __name__ == "__main__":
-    main(prog_name="llm-benchmark")
+    command(prog_name="llm-benchmark")

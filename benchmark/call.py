@@ -76,3 +76,12 @@ def read_payload(payload: str | None) -> bytes | None:
     if payload is None or not payload.startswith("@"):
         return payload.encode("utf-8", "surrogateescape") if payload is not None else None
     return read_file(payload[1:], "--payload")
+
+
+def read_header(text: str) -> tuple[str, str]:
+    """Name and value of a --header. Raises Refused for what no header can be."""
+    name, colon, value = text.partition(":")
+    name, value = name.strip(), value.strip()
+    if not colon or not name or not name.isascii() or not (value.isascii() and value.isprintable()):
+        raise Refused("--header is of the form 'name: value'")
+    return name, value

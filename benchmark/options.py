@@ -1,0 +1,117 @@
+"""The options of llm-benchmark, in the sections of its help, and what was asked with them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from benchmark.refused import Refused
+
+REFUSED = 2
+
+
+def _option(*names: str, **settings: Any) -> click.Option:
+    """An option that says its default."""
+    return click.Option(names, **({"show_default": settings.get("default") is not None} | settings))
+
+
+SECTIONS = {
+    "What is sent": [
+        _option("--base-url", required=True, help="The server, such as http://localhost:8080."),
+        _option("--endpoint", default="/v1/chat/completions", help="Where to POST."),
+        _option("--token", envvar="LLM_BENCHMARK_TOKEN", help="Bearer token; `ps` shows it to everybody."),
+        _option("--token-file", envvar="LLM_BENCHMARK_TOKEN_FILE", help="File that holds the token."),
+        _option("--payload", help="JSON to send, or @FILE; a small one of the endpoint's kind without it."),
+        _option("--stream", is_flag=True, help='Adds "stream": true, and times every event.'),
+        _option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="One more header; repeatable."),
+        _option("--timeout", "timeout_s", type=float, default=60.0, help="Seconds of silence that fail a request."),
+    ],
+    "How much of it": [
+        _option("--requests", type=int, help="How many, in all; 100 without --duration."),
+        _option("--duration", "duration_s", type=float, help="Seconds to go on for, instead of --requests."),
+        _option("--concurrency", type=int, help="Users, each with one request at a time; 10, with --rate 256."),
+        _option("--rate", type=float, help="Requests per second, kept whether or not the answers keep up."),
+        _option("--warmup", type=int, default=0, help="Requests before the measured ones."),
+    ],
+    "What it is held against": [
+        _option("--pace", type=float, help="With --stream: counts the streams that kept so many events per second."),
+        _option("--compare", "compare_url", metavar="URL2", help="Measures this server in turn with --base-url."),
+        _option("--token2", envvar="LLM_BENCHMARK_TOKEN2", help="Token of --compare, where it is another one."),
+        _option("--fail-if", "limits", multiple=True, metavar='"KEY>N"', help="Status 1 when it holds; repeatable."),
+    ],
+    "What is written": [
+        _option("--output", metavar="FILE", help="Figures as JSON; - for standard output."),
+        _option("--html", metavar="FILE", help="Report with charts, in one file."),
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was typed, by the names of the options."""
+
+    base_url: str
+    endpoint: str
+    token: str | None
+    token_file: str | None
+    payload: str | None
+    stream: bool
+    headers: tuple[str, ...]
+    timeout_s: float
+    requests: int | None
+    duration_s: float | None
+    concurrency: int | None
+    rate: float | None
+    warmup: int
+    pace: float | None
+    compare_url: str | None
+    token2: str | None
+    limits: tuple[str, ...]
+    output: str | None
+    html: str | None
+
+    def tokens(self) -> tuple[str | None, str | None]:
+        """--token and --token-file, without what the environment says of one where the other was typed."""
+        if is_typed("token") or is_typed("token_file"):
+            return (
+                self.token if is_typed("token") else None,
+                self.token_file if is_typed("token_file") else None,
+            )
+        return self.token, self.token_file
+
+
+def is_typed(name: str) -> bool:
+    """Whether an option was on the command line, and not in the environment alone."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+class Command(click.Command):
+    """A command whose help has sections, and whose every complaint is one line with status 2."""
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(
+            name,
+            params=[*chain.from_iterable(SECTIONS.values())],
+            context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]},
+            **settings,
+        )
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, options in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([record for option in options if (record := option.get_help_record(ctx))])
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        try:
+            return super().main(*args, **(extra | {"standalone_mode": False}))
+        except click.ClickException as error:
+            complaint = " ".join(error.format_message().split())
+        except Refused as error:
+            complaint = str(error)
+        print(f"{self.name}: {complaint}", file=sys.stderr)
+        sys.exit(REFUSED)
