@@ -28,6 +28,7 @@ how it travels
     x-mock-trailer: 1           a trailer after the last chunk
     x-mock-stamp: 1             events begin with a comment `: sent_ns=<20 digits> event=<number> of=<count>` (of
                                 time.monotonic_ns, one clock for the whole machine); every answer has x-mock-sent-ns
+    x-mock-ping: 1              a comment `: ping` of its own before every event and the pause before it
 when
     x-mock-delay-ms, x-mock-gap-ms   before the first byte; between two events
     x-mock-gate: NAME           every event after the first waits for `release(NAME)`

@@ -129,6 +129,7 @@ def _encoder(encoding: str | None) -> Encoder:
 
 _STAMP = b": sent_ns=%020d event=%06d of=%06d\n"
 _STAMP_BYTES = len(_STAMP % (0, 0, 0))
+_PING = b": ping\n\n"
 
 
 class Exchange:
@@ -266,7 +267,7 @@ class Exchange:
             framing_headers += "Trailer: x-mock-trailer\r\n" if "trailer" in self._controls else ""
         self._connection.sock.sendall(self._head(reply, framing_headers))
         if self._request.method != "HEAD":
-            self._send_body(pieces, encoder, stamped=self._stamps(reply), count=len(reply.events))
+            self._send_body(pieces, encoder, reply)
 
     def _choose_framing(self, reply: Reply) -> str:
         framing = self._controls.get("framing") or ("chunked" if reply.is_stream else "length")
@@ -291,25 +292,32 @@ class Exchange:
     ) -> tuple[int, Iterable[bytes], Encoder]:
         """The body's length on the wire, and the body: compressed beforehand, since its length must be known."""
         if not isinstance(encoder, _Identity):
-            if self._stamps(reply):
-                raise ValueError("x-mock-stamp: a compressed stream of known length cannot carry its send times")
+            if self._stamps(reply) or self._pings(reply):
+                raise ValueError("x-mock-stamp, x-mock-ping: a compressed stream of known length can carry neither")
             encoded = [encoder.feed(piece) for piece in pieces] or [b""]
             pieces, encoder = [*encoded[:-1], encoded[-1] + encoder.finish()], _Identity()
         elif reply.binary_size is not None:
             return reply.binary_size, pieces, encoder
         pieces = list(pieces)
         stamps = _STAMP_BYTES * len(pieces) if self._stamps(reply) else 0
-        return sum(map(len, pieces)) + stamps, pieces, encoder
+        pings = len(_PING) * len(pieces) if self._pings(reply) else 0
+        return sum(map(len, pieces)) + stamps + pings, pieces, encoder
 
     def _stamps(self, reply: Reply) -> bool:
         return reply.is_stream and "stamp" in self._controls
 
-    def _send_body(self, pieces: Iterable[bytes], encoder: Encoder, *, stamped: bool, count: int) -> None:
+    def _pings(self, reply: Reply) -> bool:
+        return reply.is_stream and "ping" in self._controls
+
+    def _send_body(self, pieces: Iterable[bytes], encoder: Encoder, reply: Reply) -> None:
+        stamped, pinged, count = self._stamps(reply), self._pings(reply), len(reply.events or ())
         self._state.ledger.set_outcome(self._request, "answering")
         self._next_at = time.monotonic()
         for number, piece in enumerate(pieces):
             self._stop_at(number)
-            if number:
+            if pinged:
+                self._send_piece(encoder.feed(_PING))
+            if number or pinged:
                 self._between()
             stamp = _STAMP % (time.monotonic_ns(), number, count) if stamped else b""
             self._send_piece(encoder.feed(stamp + piece))

@@ -22,7 +22,7 @@ CONTROLS = frozenset(
     {
         "close-idle", "cut-after", "cut-with", "delay-ms", "drop", "early", "encoding", "ending", "event-split",
         "events", "framing", "gap-ms", "gate", "hang-after", "header", "hold", "informational", "once",
-        "read-gate", "redirect", "retry-after-ms", "size", "stamp", "status", "trailer",
+        "ping", "read-gate", "redirect", "retry-after-ms", "size", "stamp", "status", "trailer",
     }
 )  # fmt: skip
 

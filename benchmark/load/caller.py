@@ -100,7 +100,6 @@ class Caller(FastHttpUser):
             self.call.endpoint, data=self.call.body, headers=self._headers, stream=True, catch_response=True
         ) as response:
             self._read(response, sample)
-            sample.ended_ns = time.monotonic_ns()
             meta = response.request_meta
             meta["response_time"], meta["response_length"] = sample.latency_ms, sample.size
             meta["context"] = {"sample": sample}
@@ -110,29 +109,32 @@ class Caller(FastHttpUser):
     def _read(self, response: Any, sample: Sample) -> None:
         error = getattr(response, "error", None)
         if error is not None:
+            sample.ended_ns = time.monotonic_ns()
             sample.cause = causes.of_exception(error, answered=False)
             return
         sample.first_byte_ns = time.monotonic_ns()
         sample.status = response.status_code
-        is_good = 200 <= sample.status < 300
+        read = self._read_events if sample.is_success and self.call.stream else self._read_body
         try:
-            if is_good and self.call.stream:
-                self._read_events(response._response, sample)
-            else:
-                body = response._response.read()
-                sample.size = len(body)
-                if not is_good:
-                    sample.cause, sample.message = causes.of_answer(sample.status, body)
+            read(response._response, sample)
         except FAILURE_EXCEPTIONS as broken:
+            sample.ended_ns = time.monotonic_ns()
             sample.cause = causes.of_exception(broken, answered=True)
+
+    def _read_body(self, response: Any, sample: Sample) -> None:
+        body = response.read()
+        # The clock is stopped before anything is looked at.
+        sample.ended_ns = time.monotonic_ns()
+        sample.size = len(body)
+        sample.fail(causes.of_body(body) if sample.is_success else causes.of_answer(sample.status, body))
 
     def _read_events(self, response: Any, sample: Sample) -> None:
         times = sample.stream = StreamTimes()
         try:
             read_stream(response, times.feed, self.call.timeout_s)
         finally:
+            sample.ended_ns = time.monotonic_ns()
             sample.size = times.size
-        if times.error is not None:
-            sample.cause = f"error in the stream: {times.error}"
-        elif not times.events:
-            sample.cause = "no event in the stream"
+        sample.fail(times.failure)
+        if not times.events:
+            sample.fail(causes.of_body(times.unfinished) or ("no event in the stream", ""))

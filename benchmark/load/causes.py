@@ -8,22 +8,69 @@ from typing import Any
 
 import orjson
 
+from benchmark.load.events import data_of, name_of
+
 LONGEST_MESSAGE = 200
 
+Cause = tuple[str, str]
 
-def of_answer(status: int, body: bytes) -> tuple[str, str]:
+
+def of_answer(status: int, body: bytes) -> Cause:
     """The cause, such as `429 rate_limit_exceeded`, and the answer's own message, for a status that is no success."""
-    error = _error_object(body)
-    code = error.get("code") or error.get("type")
-    return (f"{status} {code}" if code else str(status)), str(error.get("message") or "")[:LONGEST_MESSAGE]
+    code, message = _code_and_message(_object(body).get("error"))
+    return (f"{status} {code}" if code else str(status)), message
 
 
-def _error_object(body: bytes) -> dict[str, Any]:
+def of_body(body: bytes) -> Cause | None:
+    """Why an answer of 2xx is none: its body is an error. None of any other body."""
+    failed = _failure_in("", _object(body)) if b'"error"' in body else None
+    return failed and (f"error in the body: {failed[0] or 'no code'}", failed[1])
+
+
+def of_event(event: bytes) -> Cause | None:
+    """Why a stream failed in which this event came; None of an event that is no error, on whichever surface."""
+    failed = _failure_in(name_of(event), data_of(event))
+    return failed and (f"error in the stream: {failed[0] or 'no code'}", failed[1])
+
+
+def _failure_in(name: str, data: dict[str, Any]) -> Cause | None:
+    """
+    Code and message of what says that a request failed.
+
+    Chats and completions send an `error` object, or a choice whose `finish_reason` is "error"; the Responses API an
+    event of type "error" that is the error itself, or `response.failed`, which has it in its `response`.
+    """
+    error = data.get("error")
+    match data.get("type") or name:
+        case "error":
+            error = error or data
+        case "response.failed":
+            response = data.get("response")
+            error = (response.get("error") if isinstance(response, dict) else None) or error or {}
+        case _ if choice := _failed_choice(data):
+            error = error or choice.get("error") or {"code": "finish_reason"}
+    return None if error is None or error is False else _code_and_message(error)
+
+
+def _failed_choice(data: dict[str, Any]) -> dict[str, Any] | None:
+    choices = data.get("choices")
+    found = [one for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
+    return next((one for one in found if one.get("finish_reason") == "error"), None)
+
+
+def _code_and_message(error: Any) -> Cause:
+    if not isinstance(error, dict):
+        return "", error[:LONGEST_MESSAGE] if isinstance(error, str) else ""
+    code = error.get("code") or error.get("type") or ""
+    return str(code), str(error.get("message") or "")[:LONGEST_MESSAGE]
+
+
+def _object(body: bytes) -> dict[str, Any]:
     try:
-        error = orjson.loads(body).get("error")
-    except (ValueError, AttributeError):
+        data = orjson.loads(body)
+    except ValueError:
         return {}
-    return error if isinstance(error, dict) else {"message": error} if isinstance(error, str) else {}
+    return data if isinstance(data, dict) else {}
 
 
 def of_exception(error: BaseException, *, answered: bool) -> str:

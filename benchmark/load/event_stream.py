@@ -12,7 +12,7 @@ import re
 from array import array
 from itertools import pairwise
 
-import orjson
+from benchmark.load import causes
 
 _STAMP = re.compile(rb"^: sent_ns=(\d+)(?: event=(\d+) of=(\d+))?")
 _NUMBER = re.compile(rb'"sequence_number":\s*(\d+)')
@@ -24,12 +24,12 @@ class StreamTimes:
 
     Attributes:
         size: Bytes.
-        error: The code of an error that came as an event.
+        failure: Cause and message of the first event that is an error; None where none is.
     """
 
     def __init__(self) -> None:
         self.size = 0
-        self.error: str | None = None
+        self.failure: causes.Cause | None = None
         self._rest = b""
         self._arrived_ns = array("q")
         # Of stamped events only: when each was sent, and when it came.
@@ -42,17 +42,22 @@ class StreamTimes:
     def feed(self, piece: bytes, now_ns: int) -> None:
         """`piece` arrived at `now_ns`; it may end anywhere."""
         self.size += len(piece)
-        text = self._rest + piece
+        text = self._rest + piece if self._rest else piece
         if b"\r" in text:
             text = text.replace(b"\r\n", b"\n")
-        *events, self._rest = text.split(b"\n\n")
-        for event in events:
-            if event:
-                self._take(event, now_ns)
+        *blocks, self._rest = text.split(b"\n\n")
+        for block in blocks:
+            if block.startswith(b"data:"):
+                self._arrived_ns.append(now_ns)
+                if b'"error"' in block or b'"sequence_number"' in block:
+                    self._look_at(block)
+            elif b"\ndata:" in block:
+                self._arrived_ns.append(now_ns)
+                self._look_at(block, now_ns)
 
-    def _take(self, event: bytes, now_ns: int) -> None:
-        self._arrived_ns.append(now_ns)
-        if stamp := _STAMP.match(event):
+    def _look_at(self, event: bytes, now_ns: int = 0) -> None:
+        """At one that has more than data, or something in it that matters."""
+        if event.startswith(b":") and (stamp := _STAMP.match(event)):
             sent, number, promised = stamp.groups()
             self._sent_ns.append(int(sent))
             self._came_ns.append(now_ns)
@@ -61,23 +66,18 @@ class StreamTimes:
                 self._promised = int(promised)
         elif b'"sequence_number"' in event and (found := _NUMBER.search(event)):
             self._count(int(found[1]))
-        if b'"error"' in event:
-            self._note_error(event)
+        if self.failure is None and b"error" in event:
+            self.failure = causes.of_event(event)
 
     def _count(self, number: int) -> None:
         self._numbered += 1
         if number > self._highest:
             self._highest = number
 
-    def _note_error(self, event: bytes) -> None:
-        data = b"\n".join(line[5:] for line in event.split(b"\n") if line.startswith(b"data:"))
-        try:
-            found = orjson.loads(data).get("error")
-        except (ValueError, AttributeError):
-            return
-        if found:
-            code = found.get("code") or found.get("type") if isinstance(found, dict) else None
-            self.error = str(code or "no code")
+    @property
+    def unfinished(self) -> bytes:
+        """What came behind the last event: all of it where the answer is no stream."""
+        return self._rest
 
     @property
     def events(self) -> int:

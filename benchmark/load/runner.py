@@ -71,10 +71,12 @@ class Load:
             if not self._stopped:
                 ready.set()
                 runner.user_greenlets.join()
-            runner.quit()
-            duration_s = (time.monotonic_ns() - began_ns) / 1e9
+            stopped_ns = time.monotonic_ns()
+        runner.quit()
         if self._refusal is not None:
             raise Refused(self._refusal)
+        ended_ns = stopped_ns if self._stopped else schedule.end_ns(max(sample.ended_ns for sample in samples))
+        duration_s = (ended_ns - began_ns) / 1e9
         return Run(samples, began_ns, duration_s, self._stopped, schedule.taken - len(samples), own)
 
     def stop(self) -> None:

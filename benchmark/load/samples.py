@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from benchmark.load.causes import Cause
 from benchmark.load.event_stream import StreamTimes
 from benchmark.load.strain import Strain
 
@@ -31,6 +32,16 @@ class Sample:
     stream: StreamTimes | None = None
 
     @property
+    def is_success(self) -> bool:
+        """Whether the status is 2xx."""
+        return 200 <= self.status < 300
+
+    def fail(self, why: Cause | None) -> None:
+        """Cause and message of a failure, or None where there is none."""
+        if why is not None:
+            self.cause, self.message = why
+
+    @property
     def latency_ms(self) -> float:
         """From when it was due to its last byte."""
         return (self.ended_ns - self.due_ns) / 1e6
@@ -43,7 +54,11 @@ class Sample:
 
 @dataclass
 class Run:
-    """What a run brought. `interrupted`: it was stopped early, when `unfinished` requests were on their way."""
+    """
+    What a run brought.
+
+    It lasts until its last answer, or until it was `interrupted`, when `unfinished` requests were on their way.
+    """
 
     samples: list[Sample]
     began_ns: int

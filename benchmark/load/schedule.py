@@ -31,6 +31,10 @@ class Schedule:
         """The clock starts."""
         self._began_ns = time.monotonic_ns()
 
+    def end_ns(self, last_answer_ns: int) -> int:
+        """When the run was over: with its last answer, and not before the time that was asked for."""
+        return max(last_answer_ns, self._began_ns + (self._duration_ns or 0))
+
     def take(self) -> int | None:
         """When the next request is due, once it nearly is; None when there are no more."""
         # Answers that are there go first. With sleep(0), which looks at no socket, one user could starve the others.

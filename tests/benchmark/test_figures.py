@@ -115,12 +115,83 @@ def test_numbers_of_the_responses_api_show_a_hole_and_chats_have_none():
     assert (numbered.lost, plain.lost) == (1, None)
 
 
-def test_an_error_in_a_stream_is_noticed_and_text_about_errors_is_none():
-    broken, fine = StreamTimes(), StreamTimes()
-    broken.feed(b'data: {"error": {"code": "server_overloaded", "message": "x"}}\n\n', 0)
-    fine.feed(b'data: {"delta": "an \\"error\\" is a word", "error": null}\n\n', 0)
+@pytest.mark.parametrize("block", [b": ping", b": ping\n: pong", b"retry: 3000", b"id: 7", b""])
+def test_what_carries_no_data_is_no_event(block):
+    times = StreamTimes()
+    times.feed(block + b"\n\n", 6 * MS)
+    times.feed(b": before\nevent: x\ndata: {}\n\n", 600 * MS)
 
-    assert (broken.error, fine.error) == ("server_overloaded", None)
+    assert (times.events, times.first_ns) == (1, 600 * MS)
+
+
+@pytest.mark.parametrize(
+    ("event", "cause", "message"),
+    [
+        (b'data: {"error": {"code": "server_overloaded", "message": "m"}}', "server_overloaded", "m"),
+        (b'event: error\ndata: {"error": {"type": "overloaded", "code": null, "message": "m"}}', "overloaded", "m"),
+        (b'event: error\ndata: {"message": "m"}', "no code", "m"),
+        (b'event: error\ndata: out of memory', "no code", ""),
+        (b'data: {"error": "m"}', "no code", "m"),
+        (b'event: error\ndata: {"type": "error", "code": "quota", "message": "m"}', "quota", "m"),
+        (
+            b'event: response.failed\ndata: {"type": "response.failed", "sequence_number": 9, "response": '
+            b'{"status": "failed", "error": {"code": "server_error", "message": "m"}}}',
+            "server_error",
+            "m",
+        ),
+        (b'event: response.failed\ndata: {"type": "response.failed", "response": {"error": null}}', "no code", ""),
+        (b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "error"}]}', "finish_reason", ""),
+        (
+            b'data: {"choices": [{"delta": {}, "finish_reason": "error", "error": {"code": 502, "message": "m"}}]}',
+            "502",
+            "m",
+        ),
+        (b': sent_ns=00000000000000000007\ndata: {"error": {"code": "late", "message": "m"}}', "late", "m"),
+        (b'event: error\r\ndata: {"type": "error", "error": {"type": "overloaded_error", "message": "m"}}\r',
+         "overloaded_error", "m"),
+    ],
+)  # fmt: skip
+def test_an_error_in_a_stream_is_one_on_every_surface(event, cause, message):
+    times = StreamTimes()
+    times.feed(event + b"\n\n", 0)
+
+    assert times.failure == (f"error in the stream: {cause}", message)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'data: {"choices": [{"delta": {"content": "an \\"error\\" is a word"}}], "error": null}',
+        b'event: response.created\ndata: {"type": "response.created", "response": {"error": null}}',
+        b'event: response.output_item.done\ndata: {"type": "response.output_item.done", "item": {"error": "x"}}',
+        b'event: response.mcp_call.failed\ndata: {"type": "response.mcp_call.failed", "item_id": "x"}',
+        b'event: x\ndata: the word error',
+        b"data: [DONE]",
+    ],
+)  # fmt: skip
+def test_text_about_errors_and_what_a_model_can_get_over_are_none(event):
+    times = StreamTimes()
+    times.feed(event + b"\n\n", 0)
+
+    assert (times.events, times.failure) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        (b'{"error": {"code": "server_error", "message": "m"}}', "error in the body: server_error"),
+        (b'{"status": "failed", "error": {"code": "rate", "message": "m"}, "output": []}', "error in the body: rate"),
+        (b'{"choices": [{"finish_reason": "error"}]}', "error in the body: finish_reason"),
+        (b'{"status": "completed", "error": null}', None),
+        (b'{"choices": [{"message": {"content": "\\"error\\""}}]}', None),
+        (b'not JSON, "error"', None),
+        (b"", None),
+    ],
+)
+def test_an_answer_of_200_whose_body_is_an_error_failed(body, cause):
+    found = causes.of_body(body)
+
+    assert (found and found[0]) == cause
 
 
 @pytest.mark.parametrize(("gap_ms", "kept"), [(20, True), (20.9, True), (21.5, False)])

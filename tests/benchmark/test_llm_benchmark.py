@@ -262,6 +262,34 @@ def test_streams_follow_each_other_on_kept_connections_however_their_bytes_come(
     assert lonely_mock.connections()["accepted"] == 3
 
 
+def test_a_ping_is_no_first_event(run: Run) -> None:
+    done = run(
+        "--stream", "--requests=2", "--concurrency=2", "--header=x-mock-ping: 1", "--header=x-mock-gap-ms: 300"
+    )
+
+    assert done.figures["ttfb_p50_ms"] < 300 <= done.figures["first_event_p50_ms"]
+    assert done.figures["events"] == 2 * 8
+
+
+@pytest.mark.parametrize("endpoint", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
+def test_a_stream_that_fails_inside_is_a_failed_request(run: Run, endpoint: str) -> None:
+    done = run(
+        f"--endpoint={endpoint}", "--stream", "--requests=2", "--concurrency=2", "--header=x-mock-ending: failed"
+    )
+    [group] = done.figures["errors_by_cause"]
+
+    assert (done.figures["errors"], group["count"]) == (2, 2)
+    assert group["cause"] == "error in the stream: server_error" and group["message"]
+
+
+def test_a_200_whose_body_is_an_error_is_a_failed_request(run: Run) -> None:
+    done = run("--endpoint=/v1/responses", "--requests=2", "--concurrency=2", "--header=x-mock-ending: failed")
+
+    assert done.figures["errors_by_cause"] == [
+        {"cause": "error in the body: server_error", "count": 2, "message": "The model failed."}
+    ]
+
+
 def test_a_cut_stream_counts_as_failed(run: Run) -> None:
     done = run("--stream", "--requests=4", "--concurrency=2", "--header=x-mock-cut-after: 3")
 

@@ -471,6 +471,16 @@ def test_stamped_events_carry_their_send_time_and_parse_as_before(client, post):
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == TEXT
 
 
+@pytest.mark.parametrize("framing", ["chunked", "length"])
+def test_pings_stand_before_every_event_and_are_none(client, post, framing):
+    answer = post(STREAM, ping=1, framing=framing)
+    headers = {"x-mock-ping": "1", "x-mock-framing": framing}
+    chunks = list(client.chat.completions.create(model="m", messages=MESSAGES, stream=True, extra_headers=headers))
+
+    assert answer.text.split("\n\n")[:-1:2] == [": ping"] * 9
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == TEXT
+
+
 def test_http_1_0_is_never_sent_chunks(raw):
     head, body = chat_head(body=STREAM)
     raw.send(head.replace("HTTP/1.1", "HTTP/1.0"), body)
