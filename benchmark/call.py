@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -52,7 +53,11 @@ def check_endpoint(endpoint: str, base_url: str) -> None:
 
 
 def body_of(payload: bytes | None, endpoint: str, *, stream: bool) -> bytes:
-    """The body to send: `payload` as it stands, or with "stream": true. Raises Refused for what is no JSON object."""
+    """
+    The body to send: `payload` as it stands, or made a stream that tells its usage.
+
+    Raises Refused for what is no JSON object.
+    """
     if payload is None:
         known = PAYLOADS.get(endpoint.partition("?")[0])
         if known is None:
@@ -64,11 +69,18 @@ def body_of(payload: bytes | None, endpoint: str, *, stream: bool) -> bytes:
         raise Refused(f"--payload is not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise Refused("--payload is JSON, but not an object")
-    if not stream or fields.get("stream") is True:
-        return payload
-    if "stream" in fields:
+    wanted = fields | (_streaming(fields, endpoint) if stream else {})
+    return payload if wanted == fields else orjson.dumps(wanted)
+
+
+def _streaming(fields: dict[str, Any], endpoint: str) -> dict[str, Any]:
+    """The fields that make it a stream, and one that tells its usage, where a payload does not say otherwise."""
+    if fields.get("stream", True) is not True:
         raise Refused('--stream, but the payload says otherwise in its "stream"')
-    return orjson.dumps(fields | {"stream": True})
+    options = fields.get("stream_options") or {}
+    # Chats and completions tell it on demand; the others always do.
+    on_demand = endpoint.partition("?")[0].rstrip("/").endswith("/completions") and isinstance(options, dict)
+    return {"stream": True} | ({"stream_options": {"include_usage": True} | options} if on_demand else {})
 
 
 def read_payload(payload: str | None) -> bytes | None:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from benchmark.call import Call, body_of, check_endpoint, read_header, read_payload
 from benchmark.figures import fail_if
+from benchmark.figures.goals import Goals
 from benchmark.options import Asked, Command, is_typed
 from benchmark.output import files
 from benchmark.plan import allow_connections, make_plan
@@ -49,17 +50,23 @@ def _prepare(asked: Asked) -> Session:
         warmup=asked.warmup,
     )
     allow_connections(plan.concurrency)
-    return Session(_targets(asked), _call(asked), plan, asked.pace)
+    return Session(_targets(asked), _call(asked), plan, _goals(asked))
 
 
 def _check(asked: Asked) -> None:
     if asked.token2 and asked.compare_url is None and is_typed("token2"):
         raise Refused("--token2 is for --compare")
-    if asked.pace is not None and not asked.stream:
-        raise Refused("--pace is for --stream")
-    if asked.pace is not None:
-        check_positive("pace", asked.pace)
     check_positive("timeout", asked.timeout_s)
+
+
+def _goals(asked: Asked) -> Goals:
+    goals = {"pace": asked.pace, "ttft-limit": asked.ttft_limit_ms, "tpot-limit": asked.tpot_limit_ms}
+    for name, value in goals.items():
+        if value is not None and not asked.stream:
+            raise Refused(f"--{name} is for --stream")
+        if value is not None:
+            check_positive(name, value)
+    return Goals(*goals.values())
 
 
 def _targets(asked: Asked) -> list[Target]:

@@ -39,6 +39,8 @@ SECTIONS = {
         _option("--warmup", type=int, default=0, help="Requests before the measured ones."),
     ],
     "What it is held against": [
+        _option("--ttft-limit", "ttft_limit_ms", type=float, help="Milliseconds to the first token, for goodput."),
+        _option("--tpot-limit", "tpot_limit_ms", type=float, help="Milliseconds per token after it, for goodput."),
         _option("--pace", type=float, help="With --stream: counts the streams that kept so many events per second."),
         _option("--compare", "compare_url", metavar="URL2", help="Measures this server in turn with --base-url."),
         _option("--token2", envvar="LLM_BENCHMARK_TOKEN2", help="Token of --compare, where it is another one."),
@@ -68,6 +70,8 @@ class Asked:
     concurrency: int | None
     rate: float | None
     warmup: int
+    ttft_limit_ms: float | None
+    tpot_limit_ms: float | None
     pace: float | None
     compare_url: str | None
     token2: str | None

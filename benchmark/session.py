@@ -10,7 +10,9 @@ from rich.console import Console
 
 from benchmark.call import Call
 from benchmark.figures import comparison
-from benchmark.figures.figures import Figures, figures
+from benchmark.figures.figures import figures
+from benchmark.figures.goals import Goals
+from benchmark.figures.percentiles import Figures
 from benchmark.load.runner import Load
 from benchmark.load.samples import Run, Sample
 from benchmark.output.console import progress
@@ -41,12 +43,12 @@ class Session:
         ended_by: The signal that ended it early, None where none did.
     """
 
-    def __init__(self, targets: list[Target], call: Call, plan: Plan, pace: float | None) -> None:
+    def __init__(self, targets: list[Target], call: Call, plan: Plan, goals: Goals) -> None:
         self.call = call
         self.sides = [Side(target, Load(target, call, plan.concurrency)) for target in targets]
         self.figures: Figures = {}
         self.ended_by: int | None = None
-        self._plan, self._pace = plan, pace
+        self._plan, self._goals = plan, goals
 
     def measure(self, terminal: Console) -> None:
         """Until the end or a signal; the second signal ends it without figures."""
@@ -81,7 +83,7 @@ class Session:
             side.load.stop()
 
     def _all_figures(self) -> Figures:
-        found = [figures(side.run, side.target, self.call, self._plan, pace=self._pace) for side in self.sides]
+        found = [figures(side.run, side.target, self.call, self._plan, self._goals) for side in self.sides]
         if len(found) == 2:
             found[1]["rounds"] = len(self.sides[0].rounds)
             found[1]["difference"] = comparison.comparison(self.sides[0].rounds, self.sides[1].rounds)

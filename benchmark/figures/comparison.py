@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from benchmark.figures.figures import percentile
+from benchmark.figures.percentiles import percentile
 from benchmark.load import strain
 from benchmark.load.samples import Run
 from benchmark.plan import Plan

@@ -22,6 +22,7 @@ from benchmark.load import causes
 from benchmark.load.event_stream import StreamTimes
 from benchmark.load.samples import Sample
 from benchmark.load.stream_reader import READ_BYTES, read_stream
+from benchmark.load.usage import tokens_in
 from benchmark.target import Target
 
 CONNECT_TIMEOUT_S = 10.0
@@ -126,6 +127,7 @@ class Caller(FastHttpUser):
         # The clock is stopped before anything is looked at.
         sample.ended_ns = time.monotonic_ns()
         sample.size = len(body)
+        sample.tokens = tokens_in(body) if sample.is_success else None
         sample.fail(causes.of_body(body) if sample.is_success else causes.of_answer(sample.status, body))
 
     def _read_events(self, response: Any, sample: Sample) -> None:
@@ -135,6 +137,8 @@ class Caller(FastHttpUser):
         finally:
             sample.ended_ns = time.monotonic_ns()
             sample.size = times.size
+            times.finish()
+        sample.tokens = times.tokens
         sample.fail(times.failure)
         if not times.events:
             sample.fail(causes.of_body(times.unfinished) or ("no event in the stream", ""))

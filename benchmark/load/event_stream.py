@@ -10,11 +10,17 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections import deque
 from itertools import pairwise
 
 from benchmark.load import causes
+from benchmark.load.events import output_of
+from benchmark.load.usage import Tokens, tokens_in
 
 _STAMP = re.compile(rb"^: sent_ns=(\d+)(?: event=(\d+) of=(\d+))?")
+# The last events of a stream tell its usage, and which of them was the last token: after it the Responses API sends
+# four that say all once more.
+LATEST = 8
 _NUMBER = re.compile(rb'"sequence_number":\s*(\d+)')
 
 
@@ -25,13 +31,22 @@ class StreamTimes:
     Attributes:
         size: Bytes.
         failure: Cause and message of the first event that is an error; None where none is.
+        first_output_ns, last_output_ns: When the first and the last event came that carry some of the model's output;
+            None where none does.
+        shows_reasoning: Whether that output begins with what the model thinks.
+        tokens: What the stream told in its `usage`; None where it has none.
     """
 
     def __init__(self) -> None:
         self.size = 0
         self.failure: causes.Cause | None = None
+        self.first_output_ns: int | None = None
+        self.last_output_ns: int | None = None
+        self.shows_reasoning = False
+        self.tokens: Tokens | None = None
         self._rest = b""
         self._arrived_ns = array("q")
+        self._latest: deque[bytes] = deque(maxlen=LATEST)
         # Of stamped events only: when each was sent, and when it came.
         self._sent_ns = array("q")
         self._came_ns = array("q")
@@ -48,12 +63,27 @@ class StreamTimes:
         *blocks, self._rest = text.split(b"\n\n")
         for block in blocks:
             if block.startswith(b"data:"):
-                self._arrived_ns.append(now_ns)
                 if b'"error"' in block or b'"sequence_number"' in block:
                     self._look_at(block)
             elif b"\ndata:" in block:
-                self._arrived_ns.append(now_ns)
                 self._look_at(block, now_ns)
+            else:
+                # A comment such as `: ping`, or empty.
+                continue
+            self._arrived_ns.append(now_ns)
+            self._latest.append(block)
+            if self.first_output_ns is None and (output := output_of(block)):
+                self.first_output_ns = now_ns
+                self.shows_reasoning = output == "reasoning"
+
+    def finish(self) -> None:
+        """The stream has ended: reads what its last events tell, and keeps none of them."""
+        for place, event in enumerate(reversed(self._latest), start=1):
+            self.tokens = self.tokens or tokens_in(event)
+            if self.last_output_ns is None and output_of(event):
+                self.last_output_ns = self._arrived_ns[-place]
+        self.last_output_ns = self.last_output_ns or self.first_output_ns
+        self._latest.clear()
 
     def _look_at(self, event: bytes, now_ns: int = 0) -> None:
         """At one that has more than data, or something in it that matters."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from benchmark.load.causes import Cause
 from benchmark.load.event_stream import StreamTimes
 from benchmark.load.strain import Strain
+from benchmark.load.usage import Tokens
 
 
 @dataclass(slots=True)
@@ -30,6 +31,7 @@ class Sample:
     cause: str | None = None
     message: str = ""
     stream: StreamTimes | None = None
+    tokens: Tokens | None = None
 
     @property
     def is_success(self) -> bool:
@@ -50,6 +52,25 @@ class Sample:
     def first_byte_ms(self) -> float | None:
         """From when it was due to the end of the answer's head, None where none came."""
         return None if self.first_byte_ns is None else (self.first_byte_ns - self.due_ns) / 1e6
+
+    @property
+    def ttft_ms(self) -> float | None:
+        """Time to first token: from when it was due to the first event that carries output, None where none did."""
+        first_ns = self.stream.first_output_ns if self.stream is not None else None
+        return None if first_ns is None else (first_ns - self.due_ns) / 1e6
+
+    @property
+    def tpot_ms(self) -> float | None:
+        """
+        Time per output token: from the first to the last of a stream, by the tokens that came after the first.
+
+        Reasoning that is not shown was over when the first token came, and is left out. None of less than two tokens.
+        """
+        times, tokens = self.stream, self.tokens
+        if times is None or tokens is None or times.first_output_ns is None or times.last_output_ns is None:
+            return None
+        shown = (tokens.output or 0) - (0 if times.shows_reasoning else tokens.reasoning)
+        return None if shown < 2 else (times.last_output_ns - times.first_output_ns) / 1e6 / (shown - 1)
 
 
 @dataclass

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from benchmark.figures.figures import percentile, spoken_ms
+from benchmark.figures.percentiles import percentile
+from benchmark.output.spoken import spoken_ms
 
 WIDTHS = {"wide": 1000, "narrow": 343}
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 30

@@ -14,8 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.figures.figures import percentile, spoken_ms
+from benchmark.figures.percentiles import percentile
 from benchmark.load.samples import Sample
+from benchmark.output.spoken import spoken_count, spoken_ms
 
 REDRAWS_PER_S = 8
 # The live percentiles are those of the latest answers.
@@ -101,6 +102,8 @@ def _rows(sides: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
     names = {
         "latency": ["p50_latency_ms", "p90_latency_ms", "p99_latency_ms", "max_latency_ms"],
         "first byte": ["ttfb_p50_ms", "ttfb_p90_ms", "ttfb_p99_ms"],
+        "time to first token": ["ttft_p50_ms", "ttft_p90_ms", "ttft_p99_ms"],
+        "time per output token": ["tpot_p50_ms", "tpot_p90_ms", "tpot_p99_ms"],
         "first event": ["first_event_p50_ms", "first_event_p90_ms", "first_event_p99_ms"],
         "gap of events": ["event_gap_p50_ms", "event_gap_p90_ms", "event_gap_p99_ms"],
         "delay of events": ["event_delay_p50_ms", "event_delay_p90_ms", "event_delay_p99_ms"],
@@ -114,6 +117,10 @@ def _rows(sides: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
         else:
             label = f"{name} {' / '.join(map(_short, keys))}"
             yield label, [_spread([side.get(key) for key in keys]) for side in sides]
+    for name in ("input", "output"):
+        yield f"{name} tokens", [_tokens(side, name) for side in sides]
+    yield "output tokens per second", [spoken_count(side.get("output_tokens_per_s")) for side in sides]
+    yield "goodput", [_goodput(side) for side in sides]
     yield "events", [_count(side.get("events")) for side in sides]
     yield "events lost", [_count(side.get("events_lost")) for side in sides]
     yield "streams at once", [_count(side.get("streams_at_once")) for side in sides]
@@ -134,6 +141,22 @@ def _spread(values: list[float | None]) -> str:
 
 def _count(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
+
+
+def _tokens(side: dict[str, Any], name: str) -> str:
+    total = side.get(f"{name}_tokens")
+    return "-" if total is None else f"{total:,}, {spoken_count(side[f'{name}_tokens_per_request'])} per request"
+
+
+def _goodput(side: dict[str, Any]) -> str:
+    """The share, and the limits that it kept: `97.00%, 19.4 req/s within 500 ms to the first token`."""
+    if "goodput" not in side:
+        return "-"
+    named = (("ttft_limit_ms", "to the first token"), ("tpot_limit_ms", "per token"))
+    limits = [f"{spoken_ms(side[key])} {of}" for key, of in named if side[key] is not None]
+    if side["goodput"] is None:
+        return "unknown: the server told no tokens"
+    return f"{side['goodput']:.2%}, {side['goodput_rps']:,.1f} req/s within {' and '.join(limits)}"
 
 
 def _difference(console: Console, difference: dict[str, Any]) -> None:

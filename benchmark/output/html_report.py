@@ -9,9 +9,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmark.figures.figures import spoken_ms
 from benchmark.load.samples import Sample
 from benchmark.output import charts
+from benchmark.output.spoken import spoken_ms
 from benchmark.session import Session
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -119,6 +119,8 @@ def test_the_proxy_can_be_measured(run: Run, proxy: Server, token: Token, upstre
         (["--requests=0"], "--requests must be greater than 0"),
         (["--requests=5", "--concurrency=6"], "--concurrency 6 is above --requests 5"),
         (["--pace=5"], "--pace is for --stream"),
+        (["--ttft-limit=5"], "--ttft-limit is for --stream"),
+        (["--tpot-limit=0", "--stream"], "--tpot-limit must be greater than 0"),
         (["--requests=many"], "not a valid integer"),
         (["--fail-if=p99_latency_ms is high"], "--fail-if"),
         (["--rate=nan"], "--rate must be a number, not nan"),
@@ -176,7 +178,7 @@ def test_a_certificate_is_checked(run: Run, tmp_path: Path) -> None:
 
     assert distrusted.status == 2 and "TLS certificate refused" in distrusted.stderr
     assert trusted.figures["errors"] == 0
-    assert (streamed.figures["errors"], streamed.figures["events"]) == (0, 4 * 8)
+    assert (streamed.figures["errors"], streamed.figures["events"]) == (0, 4 * 9)
 
 
 def test_a_refusal_of_the_proxy_tells_its_code(run: Run, proxy: Server, token: Token) -> None:
@@ -240,8 +242,8 @@ def test_streams_are_timed_event_by_event(run: Run, mock: MockOpenAI) -> None:
     found = done.figures
 
     assert all(request["json"]["stream"] is True for request in measured(mock))
-    # The role, ten words, the reason of the end, [DONE].
-    assert (found["events"], found["events_lost"], found["errors"]) == (6 * 13, 0, 0)
+    # The role, ten words, the reason of the end, the usage, [DONE].
+    assert (found["events"], found["events_lost"], found["errors"]) == (6 * 14, 0, 0)
     assert found["streams_at_once"] == 3 and found["streams_sustained"] == 6
     assert 0 < found["ttfb_p50_ms"] <= found["first_event_p50_ms"] < found["p50_latency_ms"]
     assert found["event_gap_p50_ms"] > 10 and found["event_delay_p50_ms"] > 0
@@ -257,9 +259,38 @@ def test_streams_follow_each_other_on_kept_connections_however_their_bytes_come(
         base_url=lonely_mock.url,
     )  # fmt: skip
 
-    # The role, five words, the reason of the end, [DONE].
-    assert (done.figures["events"], done.figures["events_lost"], done.figures["errors"]) == (30 * 8, 0, 0)
+    # The role, five words, the reason of the end, the usage, [DONE].
+    assert (done.figures["events"], done.figures["events_lost"], done.figures["errors"]) == (30 * 9, 0, 0)
     assert lonely_mock.connections()["accepted"] == 3
+
+
+@pytest.mark.parametrize("endpoint", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
+@pytest.mark.parametrize("stream", [["--stream", "--ttft-limit=60000", "--tpot-limit=60000"], []])
+def test_tokens_are_counted_as_the_server_tells_them(run: Run, endpoint: str, stream: list[str]) -> None:
+    done = run(f"--endpoint={endpoint}", *stream, "--requests=4", "--concurrency=2", "--header=x-mock-events: 9")
+    found = done.figures
+
+    assert (found["errors"], found["requests_with_usage"]) == (0, 4)
+    assert found["output_tokens"] == 4 * found["output_tokens_p50"] > 4 * 9
+    assert found["input_tokens"] == 4 * found["input_tokens_per_request"] > 0
+    assert found["output_tokens_per_s"] > 0
+    if stream:
+        assert 0 < found["ttft_p50_ms"] <= found["p50_latency_ms"] and found["tpot_p99_ms"] >= 0
+        assert (found["goodput"], found["ttft_limit_ms"], found["tpot_limit_ms"]) == (1.0, 60000, 60000)
+        assert "100.00%" in done.stderr
+
+
+def test_the_first_token_is_no_empty_chunk(run: Run) -> None:
+    done = run("--stream", "--requests=2", "--concurrency=2", "--header=x-mock-gap-ms: 50")
+
+    # The chunk with the role alone comes a gap before the first word.
+    assert done.figures["ttft_p50_ms"] - done.figures["first_event_p50_ms"] > 25
+
+
+def test_what_is_too_slow_is_no_goodput(run: Run) -> None:
+    done = run("--stream", "--requests=2", "--concurrency=2", "--ttft-limit=0.001")
+
+    assert (done.figures["errors"], done.figures["goodput"], done.figures["goodput_rps"]) == (0, 0.0, 0.0)
 
 
 def test_a_ping_is_no_first_event(run: Run) -> None:
@@ -268,7 +299,7 @@ def test_a_ping_is_no_first_event(run: Run) -> None:
     )
 
     assert done.figures["ttfb_p50_ms"] < 300 <= done.figures["first_event_p50_ms"]
-    assert done.figures["events"] == 2 * 8
+    assert done.figures["events"] == 2 * 9
 
 
 @pytest.mark.parametrize("endpoint", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])

@@ -94,6 +94,27 @@ def test_streaming_is_added_to_a_payload_unless_that_says_otherwise():
 
 
 @pytest.mark.parametrize(
+    ("endpoint", "payload", "options"),
+    [
+        ("/v1/chat/completions", b"{}", {"include_usage": True}),
+        ("/v1/completions?x=1", b"{}", {"include_usage": True}),
+        ("/openai/deployments/x/chat/completions", b'{"stream_options": null}', {"include_usage": True}),
+        ("/v1/chat/completions", b'{"stream_options": {"a": 1}}', {"include_usage": True, "a": 1}),
+        ("/v1/chat/completions", b'{"stream_options": {"include_usage": false}}', {"include_usage": False}),
+        ("/v1/responses", b"{}", None),
+    ],
+)
+def test_a_stream_that_tells_its_usage_on_demand_is_asked_for_it(endpoint, payload, options):
+    assert json.loads(body_of(payload, endpoint, stream=True)).get("stream_options") == options
+
+
+def test_a_stream_that_was_asked_for_its_usage_is_sent_as_it_stands():
+    payload = b'{ "stream" : true, "stream_options": {"include_usage":true} }'
+
+    assert body_of(payload, "/v1/chat/completions", stream=True) == payload
+
+
+@pytest.mark.parametrize(
     ("endpoint", "field"),
     [("/v1/chat/completions", "messages"), ("/v1/responses", "input"), ("/v1/embeddings?x=1", "input")],
 )
