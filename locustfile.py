@@ -20,9 +20,10 @@ from locust.exception import StopTest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from benchmark.load.caller import Caller, Connections
-from benchmark.call import Call, body_of, check_endpoint, read_payload
+from benchmark.bodies import bodies_of, payload_of
+from benchmark.call import Call, check_endpoint
 from benchmark.refused import Refused
-from benchmark.target import Target, read_token
+from benchmark.target import Target, read_tokens
 
 TIMEOUT_S = 60.0
 MOST_CONNECTIONS = 10_000
@@ -52,10 +53,12 @@ class OpenAIUser(Caller):
 
 def _describe_request(environment: Any) -> None:
     asked = environment.parsed_options
-    OpenAIUser.target = Target(environment.host, read_token(asked.token, asked.token_file))
+    target = Target(environment.host, read_tokens(tuple((asked.token or "").split()), asked.token_file))
     check_endpoint(asked.endpoint, environment.host)
-    body = body_of(read_payload(asked.payload or None), asked.endpoint, stream=asked.streaming)
-    OpenAIUser.call = Call(asked.endpoint, body, stream=asked.streaming, timeout_s=TIMEOUT_S)
+    payload = payload_of(asked.payload or None, asked.endpoint, "POST")
+    bodies = bodies_of(payload, asked.endpoint, stream=asked.streaming)
+    OpenAIUser.call = Call(asked.endpoint, bodies, stream=asked.streaming, timeout_s=TIMEOUT_S)
+    OpenAIUser.outgoing = OpenAIUser.call.outgoing(target)
 
 
 def _refuse_at_once(environment: Any, **_: Any) -> None:

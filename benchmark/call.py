@@ -2,44 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import cycle
 
-import orjson
-
-from benchmark.refused import Refused, read_file
+from benchmark.refused import Refused
 from benchmark.target import Target
 
-CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 16}
-PAYLOADS = {
-    "/v1/chat/completions": CHAT,
-    "/v1/responses": {"model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 16},
-    "/v1/completions": {"model": "gpt-3.5-turbo-instruct", "prompt": "Hello", "max_tokens": 16},
-    "/v1/embeddings": {"model": "text-embedding-3-small", "input": "Hello"},
-    "/v1/moderations": {"input": "Hello"},
-}
+Headers = dict[str, str]
+
+METHODS = ("POST", "GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 @dataclass(frozen=True)
 class Call:
-    """The request that is sent again and again."""
+    """
+    The request that is sent again and again.
+
+    Attributes:
+        bodies: Sent in turn; an empty one is none.
+    """
 
     endpoint: str
-    body: bytes
+    bodies: tuple[bytes, ...]
+    method: str = "POST"
     stream: bool = False
     headers: tuple[tuple[str, str], ...] = ()
     timeout_s: float = 60.0
 
-    def headers_for(self, target: Target) -> dict[str, str]:
+    def outgoing(self, target: Target) -> Iterator[tuple[bytes, Headers]]:
+        """Body and headers of one request after another, without end: bodies and bearers each in turn."""
+        heads = [self.headers_with(bearer) for bearer in target.bearers or (None,)]
+        return zip(cycle(self.bodies), cycle(heads), strict=False)
+
+    def headers_with(self, bearer: str | None) -> Headers:
         """Every header that is sent; those of the user win."""
         own = {
             "User-Agent": "llm-benchmark",
-            "Content-Type": "application/json",
             "Accept": "text/event-stream" if self.stream else "application/json",
             "Accept-Encoding": "identity",
         }
-        if target.token is not None:
-            own["Authorization"] = f"Bearer {target.token}"
+        if any(self.bodies):
+            own["Content-Type"] = "application/json"
+        if bearer is not None:
+            own["Authorization"] = f"Bearer {bearer}"
         given = {name.lower() for name, _ in self.headers}
         return {name: value for name, value in own.items() if name.lower() not in given} | dict(self.headers)
 
@@ -50,44 +56,6 @@ def check_endpoint(endpoint: str, base_url: str) -> None:
         raise Refused(f"--endpoint is a path, such as /v1/chat/completions, not {endpoint!r}")
     if base_url.rstrip("/").endswith("/v1") and endpoint.startswith("/v1/"):
         raise Refused(f"{base_url} ends in /v1 and {endpoint} begins with it: leave it out of the URL")
-
-
-def body_of(payload: bytes | None, endpoint: str, *, stream: bool) -> bytes:
-    """
-    The body to send: `payload` as it stands, or made a stream that tells its usage.
-
-    Raises Refused for what is no JSON object.
-    """
-    if payload is None:
-        known = PAYLOADS.get(endpoint.partition("?")[0])
-        if known is None:
-            raise Refused(f"no default payload for {endpoint}: give one with --payload")
-        payload = orjson.dumps(known)
-    try:
-        fields = orjson.loads(payload)
-    except ValueError as error:
-        raise Refused(f"--payload is not JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise Refused("--payload is JSON, but not an object")
-    wanted = fields | (_streaming(fields, endpoint) if stream else {})
-    return payload if wanted == fields else orjson.dumps(wanted)
-
-
-def _streaming(fields: dict[str, Any], endpoint: str) -> dict[str, Any]:
-    """The fields that make it a stream, and one that tells its usage, where a payload does not say otherwise."""
-    if fields.get("stream", True) is not True:
-        raise Refused('--stream, but the payload says otherwise in its "stream"')
-    options = fields.get("stream_options") or {}
-    # Chats and completions tell it on demand; the others always do.
-    on_demand = endpoint.partition("?")[0].rstrip("/").endswith("/completions") and isinstance(options, dict)
-    return {"stream": True} | ({"stream_options": {"include_usage": True} | options} if on_demand else {})
-
-
-def read_payload(payload: str | None) -> bytes | None:
-    """What was given as --payload: its text, or the contents of the file behind an @."""
-    if payload is None or not payload.startswith("@"):
-        return payload.encode("utf-8", "surrogateescape") if payload is not None else None
-    return read_file(payload[1:], "--payload")
 
 
 def read_header(text: str) -> tuple[str, str]:

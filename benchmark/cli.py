@@ -12,15 +12,17 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmark.call import Call, body_of, check_endpoint, read_header, read_payload
+from benchmark.bodies import Variety, bodies_of, payload_of
+from benchmark.call import Call, check_endpoint, read_header
 from benchmark.figures import fail_if
 from benchmark.figures.goals import Goals
 from benchmark.options import Asked, Command, is_typed
 from benchmark.output import files
-from benchmark.plan import allow_connections, make_plan
+from benchmark.plan import Plan, allow_connections, make_plan
+from benchmark.prompts import parse_length, read_prompts
 from benchmark.refused import Refused, check_positive
 from benchmark.session import Session
-from benchmark.target import Target, read_token
+from benchmark.target import Target, read_tokens
 
 BROKEN_LIMIT, ENDED_BY_SIGNAL = 1, 128
 
@@ -41,7 +43,6 @@ command = Command("llm-benchmark", callback=main, help=main.__doc__)
 
 def _prepare(asked: Asked) -> Session:
     """Raises Refused for whatever cannot be done."""
-    _check(asked)
     plan = make_plan(
         requests=asked.requests,
         duration_s=asked.duration_s,
@@ -50,13 +51,7 @@ def _prepare(asked: Asked) -> Session:
         warmup=asked.warmup,
     )
     allow_connections(plan.concurrency)
-    return Session(_targets(asked), _call(asked), plan, _goals(asked))
-
-
-def _check(asked: Asked) -> None:
-    if asked.token2 and asked.compare_url is None and is_typed("token2"):
-        raise Refused("--token2 is for --compare")
-    check_positive("timeout", asked.timeout_s)
+    return Session(_targets(asked), _call(asked, plan), plan, _goals(asked))
 
 
 def _goals(asked: Asked) -> Goals:
@@ -70,22 +65,39 @@ def _goals(asked: Asked) -> Goals:
 
 
 def _targets(asked: Asked) -> list[Target]:
-    token = read_token(*asked.tokens())
-    targets = [Target(asked.base_url, token)]
+    if asked.tokens2 and asked.compare_url is None and is_typed("tokens2"):
+        raise Refused("--token2 is for --compare")
+    tokens = read_tokens(*asked.given_tokens())
+    targets = [Target(asked.base_url, tokens)]
     if asked.compare_url is not None:
-        targets.append(Target(asked.compare_url, asked.token2 or token))
+        targets.append(Target(asked.compare_url, asked.tokens2 or tokens))
     for target in targets:
         check_endpoint(asked.endpoint, target.base_url)
     return targets
 
 
-def _call(asked: Asked) -> Call:
+def _call(asked: Asked, plan: Plan) -> Call:
+    check_positive("timeout", asked.timeout_s)
+    payload = payload_of(asked.payload, asked.endpoint, asked.method)
     return Call(
         endpoint=asked.endpoint,
-        body=body_of(read_payload(asked.payload), asked.endpoint, stream=asked.stream),
+        bodies=bodies_of(payload, asked.endpoint, stream=asked.stream, variety=_variety(asked, plan)),
+        method=asked.method,
         stream=asked.stream,
         headers=tuple(map(read_header, asked.headers)),
         timeout_s=asked.timeout_s,
+    )
+
+
+def _variety(asked: Asked, plan: Plan) -> Variety:
+    if asked.prompts is not None and asked.input_tokens is not None:
+        raise Refused("--prompts and --input-tokens contradict each other: give one of them")
+    return Variety(
+        prompts=read_prompts(asked.prompts) if asked.prompts is not None else (),
+        asked=parse_length(asked.input_tokens, "--input-tokens") if asked.input_tokens is not None else None,
+        answered=parse_length(asked.output_tokens, "--output-tokens") if asked.output_tokens is not None else None,
+        seed=asked.seed,
+        needed=None if plan.requests is None else plan.requests + plan.warmup,
     )
 
 

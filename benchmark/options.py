@@ -10,6 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from benchmark.call import METHODS
 from benchmark.refused import Refused
 
 REFUSED = 2
@@ -23,27 +24,78 @@ def _option(*names: str, **settings: Any) -> click.Option:
 SECTIONS = {
     "What is sent": [
         _option("--base-url", required=True, help="The server, such as http://localhost:8080."),
-        _option("--endpoint", default="/v1/chat/completions", help="Where to POST."),
-        _option("--token", envvar="LLM_BENCHMARK_TOKEN", help="Bearer token; `ps` shows it to everybody."),
-        _option("--token-file", envvar="LLM_BENCHMARK_TOKEN_FILE", help="File that holds the token."),
+        _option("--endpoint", default="/v1/chat/completions", help="Path of the server."),
+        _option(
+            "--method",
+            type=click.Choice(METHODS, case_sensitive=False),
+            metavar="METHOD",
+            default="POST",
+            help="Without --payload only POST has a body.",
+        ),
+        _option(
+            "--token",
+            "tokens",
+            multiple=True,
+            envvar="LLM_BENCHMARK_TOKEN",
+            help="Bearer token, which `ps` shows to everybody; repeatable, for requests in turn.",
+        ),
+        _option("--token-file", envvar="LLM_BENCHMARK_TOKEN_FILE", help="File of tokens, one on each line."),
         _option("--payload", help="JSON to send, or @FILE; a small one of the endpoint's kind without it."),
+        _option("--prompts", metavar="FILE", help="JSON on each line, in turn: a text, or fields of the payload."),
+        _option("--input-tokens", metavar="N[±N]", help="Makes prompts up of so many tokens, no two the same."),
+        _option("--output-tokens", metavar="N[±N]", help="The most tokens that an answer may have."),
+        _option("--seed", type=int, metavar="N", default=1, help="Another one makes up other prompts and lengths."),
         _option("--stream", is_flag=True, help='Adds "stream": true, and times every event.'),
         _option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="One more header; repeatable."),
-        _option("--timeout", "timeout_s", type=float, default=60.0, help="Seconds of silence that fail a request."),
+        _option(
+            "--timeout",
+            "timeout_s",
+            type=float,
+            metavar="S",
+            default=60.0,
+            help="Seconds of silence that fail a request.",
+        ),
     ],
     "How much of it": [
-        _option("--requests", type=int, help="How many, in all; 100 without --duration."),
-        _option("--duration", "duration_s", type=float, help="Seconds to go on for, instead of --requests."),
-        _option("--concurrency", type=int, help="Users, each with one request at a time; 10, with --rate 256."),
-        _option("--rate", type=float, help="Requests per second, kept whether or not the answers keep up."),
-        _option("--warmup", type=int, default=0, help="Requests before the measured ones."),
+        _option("--requests", type=int, metavar="N", help="How many, in all; 100 without --duration."),
+        _option(
+            "--duration", "duration_s", type=float, metavar="S", help="Seconds to go on for, instead of --requests."
+        ),
+        _option(
+            "--concurrency",
+            type=int,
+            metavar="N",
+            help="Users, each with one request at a time; 10, with --rate 256.",
+        ),
+        _option(
+            "--rate", type=float, metavar="N", help="Requests per second, kept whether or not the answers keep up."
+        ),
+        _option("--warmup", type=int, metavar="N", default=0, help="Requests before the measured ones."),
     ],
     "What it is held against": [
-        _option("--ttft-limit", "ttft_limit_ms", type=float, help="Milliseconds to the first token, for goodput."),
-        _option("--tpot-limit", "tpot_limit_ms", type=float, help="Milliseconds per token after it, for goodput."),
-        _option("--pace", type=float, help="With --stream: counts the streams that kept so many events per second."),
+        _option(
+            "--ttft-limit",
+            "ttft_limit_ms",
+            type=float,
+            metavar="MS",
+            help="Milliseconds to the first token, for goodput.",
+        ),
+        _option(
+            "--tpot-limit",
+            "tpot_limit_ms",
+            type=float,
+            metavar="MS",
+            help="Milliseconds per token after it, for goodput.",
+        ),
+        _option("--pace", type=float, metavar="N", help="Counts the streams that kept so many events per second."),
         _option("--compare", "compare_url", metavar="URL2", help="Measures this server in turn with --base-url."),
-        _option("--token2", envvar="LLM_BENCHMARK_TOKEN2", help="Token of --compare, where it is another one."),
+        _option(
+            "--token2",
+            "tokens2",
+            multiple=True,
+            envvar="LLM_BENCHMARK_TOKEN2",
+            help="Token of --compare, where it is another one; repeatable.",
+        ),
         _option("--fail-if", "limits", multiple=True, metavar='"KEY>N"', help="Status 1 when it holds; repeatable."),
     ],
     "What is written": [
@@ -59,9 +111,14 @@ class Asked:
 
     base_url: str
     endpoint: str
-    token: str | None
+    method: str
+    tokens: tuple[str, ...]
     token_file: str | None
     payload: str | None
+    prompts: str | None
+    input_tokens: str | None
+    output_tokens: str | None
+    seed: int
     stream: bool
     headers: tuple[str, ...]
     timeout_s: float
@@ -74,19 +131,16 @@ class Asked:
     tpot_limit_ms: float | None
     pace: float | None
     compare_url: str | None
-    token2: str | None
+    tokens2: tuple[str, ...]
     limits: tuple[str, ...]
     output: str | None
     html: str | None
 
-    def tokens(self) -> tuple[str | None, str | None]:
+    def given_tokens(self) -> tuple[tuple[str, ...], str | None]:
         """--token and --token-file, without what the environment says of one where the other was typed."""
-        if is_typed("token") or is_typed("token_file"):
-            return (
-                self.token if is_typed("token") else None,
-                self.token_file if is_typed("token_file") else None,
-            )
-        return self.token, self.token_file
+        if is_typed("tokens") or is_typed("token_file"):
+            return self.tokens if is_typed("tokens") else (), self.token_file if is_typed("token_file") else None
+        return self.tokens, self.token_file
 
 
 def is_typed(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The server that is called, and with which token."""
+"""The server that is called, and with which tokens."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from benchmark.refused import Refused, read_file
 
 @dataclass(frozen=True)
 class Target:
-    """A server, and the token it is called with; None sends no Authorization."""
+    """A server, and the tokens it is called with, in turn; without any no Authorization is sent."""
 
     base_url: str
-    token: str | None = field(repr=False)
+    bearers: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         check_base_url(self.base_url)
-        if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token):
+        if not all(bearer.isascii() and bearer.isprintable() and bearer for bearer in self.bearers):
             raise Refused("the token has characters that no header can carry, or is empty")
 
-    def without_token(self, text: str) -> str:
+    def without_bearers(self, text: str) -> str:
         """`text`, which may be a server's, fit to be printed."""
-        return text.replace(self.token, "[token]") if self.token else text
+        # The longest first: one may begin another.
+        for bearer in sorted(self.bearers, key=len, reverse=True):
+            text = text.replace(bearer, "[token]")
+        return text
 
 
 def check_base_url(url: str) -> None:
@@ -40,10 +43,14 @@ def check_base_url(url: str) -> None:
         raise Refused(f"the URL of a server has no query and no fragment: {url!r}")
 
 
-def read_token(token: str | None, token_file: str | None) -> str | None:
-    """The token that was given, by itself or in a file."""
+def read_tokens(tokens: tuple[str, ...], token_file: str | None) -> tuple[str, ...]:
+    """The tokens that were given, by themselves or in a file, there one on each line."""
     if token_file is None:
-        return token
-    if token is not None:
+        return tokens
+    if tokens:
         raise Refused("--token and --token-file contradict each other: give one of them")
-    return read_file(token_file, "--token-file").decode("utf-8", "replace").strip()
+    text = read_file(token_file, "--token-file").decode("utf-8", "replace")
+    found = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not found:
+        raise Refused(f"--token-file: {token_file} holds no token")
+    return found

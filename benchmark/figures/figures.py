@@ -43,6 +43,7 @@ def figures(run: Run, target: Target, call: Call, plan: Plan, goals: Goals = NO_
         "throughput_rps": round(count / run.duration_s, 2) if run.duration_s else 0.0,
         "error_rate": round(errors / count, 6) if count else 0.0,
         "errors": errors,
+        "method": call.method,
         "min_latency_ms": rounded(latencies[0] if latencies else None),
         "max_latency_ms": rounded(latencies[-1] if latencies else None),
         "stddev_latency_ms": rounded(statistics.pstdev(latencies) if latencies else None),
@@ -75,9 +76,9 @@ def _by_cause(samples: list[Sample], target: Target) -> list[Figures]:
         messages.setdefault(str(sample.cause), sample.message)
     return [
         {
-            "cause": target.without_token(cause),
+            "cause": target.without_bearers(cause),
             "count": count,
-            "message": target.without_token(messages[cause]) or None,
+            "message": target.without_bearers(messages[cause]) or None,
         }
         for cause, count in Counter(str(sample.cause) for sample in failed).most_common()
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import select
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import geventhttpclient.client
@@ -17,13 +18,12 @@ from gevent import monkey
 from locust import FastHttpUser
 from locust.contrib.fasthttp import FAILURE_EXCEPTIONS
 
-from benchmark.call import Call
+from benchmark.call import Call, Headers
 from benchmark.load import causes
 from benchmark.load.event_stream import StreamTimes
 from benchmark.load.samples import Sample
 from benchmark.load.stream_reader import READ_BYTES, read_stream
 from benchmark.load.usage import tokens_in
-from benchmark.target import Target
 
 CONNECT_TIMEOUT_S = 10.0
 
@@ -59,6 +59,8 @@ class Connections(geventhttpclient.client.HTTPClientPool):
             pool: Any = client._connection_pool
             pool.after_connect = self._connected
             pool._is_socket_alive = _is_idle
+            # It sends what it may, a GET above all, once more for each of these; what fails here shall be seen.
+            pool.size = -1
         return client
 
     def _connected(self, sock: Any) -> None:
@@ -77,15 +79,14 @@ def _is_idle(sock: Any) -> bool:
 
 
 class Caller(FastHttpUser):
-    """A user that sends `call` to `target`; both are set on subclasses."""
+    """A user that sends, as `call` says, the next of what is `outgoing` for all of its class. Subclasses set both."""
 
     abstract = True
-    target: Target
     call: Call
+    outgoing: Iterator[tuple[bytes, Headers]]
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
-        self._headers = self.call.headers_for(self.target)
         agent: Any = self.client.client
         # No cookies, no redirects; and whether a status is a success is decided here, with the body at hand.
         agent.cookiejar = None
@@ -97,8 +98,9 @@ class Caller(FastHttpUser):
         sent_ns = time.monotonic_ns()
         sample = Sample(due_ns=sent_ns if due_ns is None else min(due_ns, sent_ns), sent_ns=sent_ns)
         client: Any = self.client
-        with client.post(
-            self.call.endpoint, data=self.call.body, headers=self._headers, stream=True, catch_response=True
+        body, headers = next(self.outgoing)
+        with client.request(
+            self.call.method, self.call.endpoint, data=body, headers=headers, stream=True, catch_response=True
         ) as response:
             self._read(response, sample)
             meta = response.request_meta

@@ -18,8 +18,8 @@ def refusal(target: Target, sample: Sample, *, was_connected: bool) -> str | Non
     """
     if sample.status in REFUSED_TOKEN:
         said = f"{sample.cause}: {sample.message}" if sample.message else str(sample.cause)
-        token = "does not take the token" if target.token else "wants a token (--token)"
-        return f"{target.base_url} {token}: {target.without_token(said)}"
+        token = "does not take the token" if target.bearers else "wants a token (--token)"
+        return f"{target.base_url} {token}: {target.without_bearers(said)}"
     if sample.status or (sample.cause == "timeout" and was_connected):
         return None
     return f"{target.base_url} cannot be reached: {sample.cause}"

@@ -35,6 +35,7 @@ class Load:
     def __init__(self, target: Target, call: Call, concurrency: int) -> None:
         self.target = target
         self.call = call
+        self._outgoing = call.outgoing(target)
         self._connections = Connections(concurrency, call.timeout_s)
         self._environment: Environment | None = None
         self._stopped = False
@@ -94,7 +95,7 @@ class Load:
 
     def _user_class(self, schedule: Schedule, ready: Event) -> type[Caller]:
         class User(Caller):
-            target, call, client_pool = self.target, self.call, self._connections
+            call, outgoing, client_pool = self.call, self._outgoing, self._connections
 
             @task
             def work(self) -> None:

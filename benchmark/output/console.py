@@ -79,8 +79,8 @@ def summary(console: Console, figures: dict[str, Any]) -> None:
     for name, cells in _rows(sides):
         if any(cell != "-" for cell in cells):
             table.add_row(name, *cells)
-    title = f"POST {figures['endpoint']}" if other else f"POST {figures['base_url'].rstrip('/')}{figures['endpoint']}"
-    console.print(Text(title, style="bold"), soft_wrap=True)
+    title = figures["endpoint"] if other else f"{figures['base_url'].rstrip('/')}{figures['endpoint']}"
+    console.print(Text(f"{figures['method']} {title}", style="bold"), soft_wrap=True)
     console.print(table)
     if other is not None:
         _difference(console, other["difference"])

@@ -5,8 +5,8 @@ from benchmark.load.samples import Run, Sample
 from benchmark.plan import Plan
 from benchmark.target import Target
 
-TARGET = Target("http://host", "secret-token")
-CALL = Call("/v1/chat/completions", b"{}")
+TARGET = Target("http://host", ("secret-token",))
+CALL = Call("/v1/chat/completions", (b"{}",))
 MS = 1_000_000
 
 

@@ -119,6 +119,12 @@ def test_the_proxy_can_be_measured(run: Run, proxy: Server, token: Token, upstre
         (["--requests=0"], "--requests must be greater than 0"),
         (["--requests=5", "--concurrency=6"], "--concurrency 6 is above --requests 5"),
         (["--pace=5"], "--pace is for --stream"),
+        (["--method=BREW"], "'BREW' is not one of"),
+        (["--prompts=missing.jsonl"], "--prompts: cannot read missing.jsonl: No such file"),
+        (["--prompts=x", "--input-tokens=5"], "--prompts and --input-tokens contradict each other"),
+        (["--input-tokens=5", "--payload={}"], "no messages, input or prompt"),
+        (["--output-tokens=many"], "--output-tokens is a number of tokens"),
+        (["--endpoint=/v1/models", "--method=GET", "--input-tokens=5"], "there is no payload"),
         (["--ttft-limit=5"], "--ttft-limit is for --stream"),
         (["--tpot-limit=0", "--stream"], "--tpot-limit must be greater than 0"),
         (["--requests=many"], "not a valid integer"),
@@ -205,6 +211,55 @@ def test_a_typed_token_is_sent_and_not_the_exported_one(run: Run, mock: MockOpen
     sent = [dict(request["headers"])["Authorization"] for request in mock.requests()]
     assert sent == ["Bearer sk-from-a-file", "Bearer sk-typed"]
     assert refused.status == 2 and "contradict each other" in refused.stderr
+
+
+def test_several_tokens_are_sent_in_turn(run: Run, mock: MockOpenAI, tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("sk-c\nsk-d\n")
+    run("--token=sk-a", "--token=sk-b", "--requests=4", "--concurrency=1")
+    run("--token-file=tokens", "--requests=2", "--concurrency=1")
+    run("--requests=2", "--concurrency=1", LLM_BENCHMARK_TOKEN="sk-e sk-f")
+
+    sent = [dict(request["headers"])["Authorization"] for request in mock.requests()]
+    assert [bearer[-1] for bearer in sent] == ["a", "b", "a", "b", "c", "d", "e", "f"]
+
+
+def test_other_methods_than_post_are_measured(run: Run, mock: MockOpenAI) -> None:
+    read = run("--endpoint=/v1/models", "--method=get", "--requests=3", "--concurrency=1")
+    deleted = run("--endpoint=/v1/files/file-1", "--method=DELETE", "--requests=2", "--concurrency=1")
+
+    assert (read.figures["errors"], read.figures["method"], deleted.figures["errors"]) == (0, "GET", 0)
+    assert [request["method"] for request in mock.requests()] == ["GET"] * 3 + ["DELETE"] * 2
+    assert {request["body_length"] for request in mock.requests()} == {0}
+    assert not {"content-type", "content-length"} & {name.lower() for name, _ in mock.last_request()["headers"]}
+    assert "GET http://" in read.stderr
+
+
+def test_what_fails_is_never_sent_again_by_whichever_method(run: Run, mock: MockOpenAI) -> None:
+    done = run("--endpoint=/v1/models", "--method=GET", "--requests=3", "--concurrency=1", "--header=x-mock-drop: 1")
+
+    assert done.status == 2 and "connection closed without an answer" in done.stderr
+    assert len(mock.requests()) == 1
+
+
+def test_prompts_of_a_file_are_asked_in_turn(run: Run, mock: MockOpenAI, tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text('"One?"\n{"prompt": "Two?"}\n{"model": "gpt-4o"}\n')
+    run("--prompts=prompts.jsonl", "--output-tokens=64", "--requests=4", "--concurrency=1")
+
+    sent = [request["json"] for request in measured(mock)]
+    assert [(body["messages"][0]["content"], body["model"]) for body in sent] == [
+        ("One?", "gpt-4o-mini"),
+        ("Two?", "gpt-4o-mini"),
+        ("Hello", "gpt-4o"),
+        ("One?", "gpt-4o-mini"),
+    ]
+    assert {body["max_tokens"] for body in sent} == {64}
+
+
+def test_prompts_are_made_up_and_both_servers_get_the_same(run: Run, mock: MockOpenAI) -> None:
+    run("--input-tokens=20±5", "--output-tokens=64±9", "--requests=12", "--concurrency=1", f"--compare={mock.url}")
+
+    sent = [(body["messages"][0]["content"], body["max_tokens"]) for body in (one["json"] for one in measured(mock))]
+    assert len(sent) == 24 and len(set(sent)) == 12
 
 
 @pytest.mark.parametrize(

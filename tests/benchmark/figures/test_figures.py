@@ -57,7 +57,7 @@ def test_streams_open_at_the_same_moment_are_counted():
     for each in samples:
         each.stream = StreamTimes()
         each.stream.feed(b"data: {}\n\n", each.ended_ns)
-    found = figures(run_of(samples), TARGET, Call("/v1/x", b"{}", stream=True), plan(), Goals(pace=1.0))
+    found = figures(run_of(samples), TARGET, Call("/v1/x", (b"{}",), stream=True), plan(), Goals(pace=1.0))
 
     assert (found["streams_at_once"], found["streams_sustained"], found["events"]) == (2, 3, 3)
     assert (found["events_lost"], found["event_gap_p50_ms"], found["first_event_p50_ms"]) == (None, None, 10)
@@ -78,5 +78,5 @@ def test_a_lateness_that_spoils_the_gaps_of_a_stream_is_told_however_late_its_fi
         answer.stream.feed(b"data: {}\n\n", number * 20 * MS)
     run = Run([answer], 0, 4.0, strain=Strain(0.1, array("d", [12.0])))
 
-    assert "12 ms" in figures(run, TARGET, Call("/v1/x", b"{}", stream=True), plan())["client_warning"]
+    assert "12 ms" in figures(run, TARGET, Call("/v1/x", (b"{}",), stream=True), plan())["client_warning"]
     assert figures(run, TARGET, CALL, plan())["client_warning"] is None

@@ -10,7 +10,7 @@ from benchmark.load.samples import Sample
 from benchmark.load.usage import Tokens
 from tests.benchmark.samples import MS, TARGET, plan, run_of, sample
 
-STREAMING = Call("/v1/chat/completions", b"{}", stream=True)
+STREAMING = Call("/v1/chat/completions", (b"{}",), stream=True)
 
 
 def stream(ttft_ms: float, tpot_ms: float, tokens: Tokens | None, *, shows_reasoning: bool = False) -> Sample:
