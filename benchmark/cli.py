@@ -8,6 +8,7 @@ signal, with the summary so far.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -18,7 +19,7 @@ from benchmark.figures import fail_if
 from benchmark.figures.goals import Goals
 from benchmark.options import Asked, Command, is_typed
 from benchmark.output import files
-from benchmark.plan import Plan, allow_connections, make_plan
+from benchmark.plan import Plan, allow_connections, make_levels
 from benchmark.prompts import parse_length, read_prompts
 from benchmark.refused import Refused, check_positive
 from benchmark.session import Session
@@ -43,15 +44,18 @@ command = Command("llm-benchmark", callback=main, help=main.__doc__)
 
 def _prepare(asked: Asked) -> Session:
     """Raises Refused for whatever cannot be done."""
-    plan = make_plan(
+    plans = make_levels(
+        asked.sweep,
         requests=asked.requests,
         duration_s=asked.duration_s,
         concurrency=asked.concurrency,
         rate=asked.rate,
         warmup=asked.warmup,
+        arrivals=asked.arrivals,
+        seed=asked.seed,
     )
-    allow_connections(plan.concurrency)
-    return Session(_targets(asked), _call(asked, plan), plan, _goals(asked))
+    allow_connections(max(plan.concurrency for plan in plans))
+    return Session(_targets(asked), _call(asked, plans), plans, _goals(asked))
 
 
 def _goals(asked: Asked) -> Goals:
@@ -76,12 +80,12 @@ def _targets(asked: Asked) -> list[Target]:
     return targets
 
 
-def _call(asked: Asked, plan: Plan) -> Call:
+def _call(asked: Asked, plans: Sequence[Plan]) -> Call:
     check_positive("timeout", asked.timeout_s)
     payload = payload_of(asked.payload, asked.endpoint, asked.method)
     return Call(
         endpoint=asked.endpoint,
-        bodies=bodies_of(payload, asked.endpoint, stream=asked.stream, variety=_variety(asked, plan)),
+        bodies=bodies_of(payload, asked.endpoint, stream=asked.stream, variety=_variety(asked, plans)),
         method=asked.method,
         stream=asked.stream,
         headers=tuple(map(read_header, asked.headers)),
@@ -89,7 +93,7 @@ def _call(asked: Asked, plan: Plan) -> Call:
     )
 
 
-def _variety(asked: Asked, plan: Plan) -> Variety:
+def _variety(asked: Asked, plans: Sequence[Plan]) -> Variety:
     if asked.prompts is not None and asked.input_tokens is not None:
         raise Refused("--prompts and --input-tokens contradict each other: give one of them")
     return Variety(
@@ -97,7 +101,7 @@ def _variety(asked: Asked, plan: Plan) -> Variety:
         asked=parse_length(asked.input_tokens, "--input-tokens") if asked.input_tokens is not None else None,
         answered=parse_length(asked.output_tokens, "--output-tokens") if asked.output_tokens is not None else None,
         seed=asked.seed,
-        needed=None if plan.requests is None else plan.requests + plan.warmup,
+        needed=None if asked.duration_s is not None else sum(plan.requests or 0 for plan in plans) + asked.warmup,
     )
 
 

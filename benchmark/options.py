@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from benchmark.call import METHODS
+from benchmark.plan import ARRIVALS, Arrivals
 from benchmark.refused import Refused
 
 REFUSED = 2
@@ -44,7 +45,13 @@ SECTIONS = {
         _option("--prompts", metavar="FILE", help="JSON on each line, in turn: a text, or fields of the payload."),
         _option("--input-tokens", metavar="N[±N]", help="Makes prompts up of so many tokens, no two the same."),
         _option("--output-tokens", metavar="N[±N]", help="The most tokens that an answer may have."),
-        _option("--seed", type=int, metavar="N", default=1, help="Another one makes up other prompts and lengths."),
+        _option(
+            "--seed",
+            type=int,
+            metavar="N",
+            default=1,
+            help="Another one, other prompts, lengths, arrivals.",
+        ),
         _option("--stream", is_flag=True, help='Adds "stream": true, and times every event.'),
         _option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="One more header; repeatable."),
         _option(
@@ -70,6 +77,13 @@ SECTIONS = {
         _option(
             "--rate", type=float, metavar="N", help="Requests per second, kept whether or not the answers keep up."
         ),
+        _option(
+            "--arrivals",
+            type=click.Choice(ARRIVALS),
+            default="even",
+            help="With --rate: one every 1/rate seconds, or by chance as of strangers.",
+        ),
+        _option("--sweep", metavar="1,2,4|10/s,20/s", help="All of it by so many users, or at such rates, in turn."),
         _option("--warmup", type=int, metavar="N", default=0, help="Requests before the measured ones."),
     ],
     "What it is held against": [
@@ -126,6 +140,8 @@ class Asked:
     duration_s: float | None
     concurrency: int | None
     rate: float | None
+    arrivals: Arrivals
+    sweep: str | None
     warmup: int
     ttft_limit_ms: float | None
     tpot_limit_ms: float | None

@@ -1,9 +1,11 @@
-"""One use of llm-benchmark once nothing is left to be refused: warm-up, the run or rounds in turn, the figures."""
+"""One use of llm-benchmark once nothing is left to be refused: warm-up, levels, rounds in turn, the figures."""
 
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import gevent
 from rich.console import Console
@@ -21,71 +23,95 @@ from benchmark.target import Target
 
 
 @dataclass
-class Side:
-    """One of the two targets, or the only one, and what was measured of it."""
+class Level:
+    """What was measured by one plan: the rounds of each target."""
 
-    target: Target
-    load: Load
-    rounds: list[Run] = field(default_factory=list)
+    plan: Plan
+    rounds: list[list[Run]]
 
-    @property
-    def run(self) -> Run:
-        """All rounds as one."""
-        return comparison.joined(self.rounds)
+    @cached_property
+    def runs(self) -> list[Run]:
+        """All rounds of a target as one run, for each target."""
+        return [comparison.joined(rounds) for rounds in self.rounds]
 
 
 class Session:
     """
-    Measures one target, or two in turn.
+    Measures one target, or two in turn, at one level of load or several.
 
     Attributes:
-        figures: What is written as JSON; of the second target under `compare`, with the differences.
+        levels: Those that were measured.
+        figures: What is written as JSON, of the last level; of the second target under `compare`, with the
+            differences, and of every level under `sweep` where there are several.
         ended_by: The signal that ended it early, None where none did.
     """
 
-    def __init__(self, targets: list[Target], call: Call, plan: Plan, goals: Goals) -> None:
+    def __init__(self, targets: Sequence[Target], call: Call, plans: Sequence[Plan], goals: Goals) -> None:
         self.call = call
-        self.sides = [Side(target, Load(target, call, plan.concurrency)) for target in targets]
+        self.targets = targets
+        self.levels: list[Level] = []
         self.figures: Figures = {}
         self.ended_by: int | None = None
-        self._plan, self._goals = plan, goals
+        self._plans, self._goals = plans, goals
+        users = max(plan.concurrency for plan in plans)
+        self._loads = [Load(target, call, users) for target in targets]
 
     def measure(self, terminal: Console) -> None:
         """Until the end or a signal; the second signal ends it without figures."""
         handlers = [gevent.signal_handler(number, self._stop, number) for number in (signal.SIGINT, signal.SIGTERM)]
         self._warm_up()
-        is_comparing = len(self.sides) == 2
-        rounds = comparison.rounds_of(self._plan) if is_comparing else [self._plan]
-        turns = comparison.in_turn(len(rounds)) if is_comparing else iter([(0, 0)])
         shown: list[Sample] = []
-        with progress(terminal, shown, requests=self._times(self._plan.requests), seconds=self._plan.duration_s):
-            for number, side in turns:
-                self.sides[side].rounds.append(self.sides[side].load.run(rounds[number], shown))
+        with progress(terminal, shown, requests=self._all_requests(), seconds=self._all_seconds()):
+            for plan in self._plans:
+                if self.ended_by is None or not self.levels:
+                    self.levels.append(self._measure_level(plan, shown))
         for handler in handlers:
             handler.cancel()
         self.figures = self._all_figures()
 
-    def _times(self, requests: int | None) -> int | None:
-        return None if requests is None else requests * len(self.sides)
+    def _measure_level(self, plan: Plan, shown: list[Sample]) -> Level:
+        level = Level(plan, [[] for _ in self._loads])
+        if len(self._loads) == 1:
+            level.rounds[0].append(self._loads[0].run(plan, shown))
+            return level
+        rounds = comparison.rounds_of(plan)
+        for number, side in comparison.in_turn(len(rounds)):
+            level.rounds[side].append(self._loads[side].run(rounds[number], shown))
+        return level
+
+    def _all_requests(self) -> int | None:
+        counts = [plan.requests for plan in self._plans if plan.requests is not None]
+        return sum(counts) * len(self._loads) if counts else None
+
+    def _all_seconds(self) -> float | None:
+        seconds = [plan.duration_s for plan in self._plans if plan.duration_s is not None]
+        return sum(seconds) * len(self._loads) if seconds else None
 
     def _warm_up(self) -> None:
-        count = self._plan.warmup
-        if count:
-            users = min(self._plan.concurrency, count)
-            for side in self.sides:
-                side.load.run(replace(self._plan, requests=count, duration_s=None, concurrency=users))
+        plan = max(self._plans, key=lambda plan: plan.concurrency)
+        if plan.warmup:
+            users = min(plan.concurrency, plan.warmup)
+            for load in self._loads:
+                load.run(replace(plan, requests=plan.warmup, duration_s=None, concurrency=users))
 
     def _stop(self, number: int) -> None:
         if self.ended_by is not None:
             raise SystemExit(128 + number)
         self.ended_by = number
-        for side in self.sides:
-            side.load.stop()
+        for load in self._loads:
+            load.stop()
 
     def _all_figures(self) -> Figures:
-        found = [figures(side.run, side.target, self.call, self._plan, self._goals) for side in self.sides]
+        found = [self._figures_of(level) for level in self.levels]
+        return found[-1] if len(self._plans) == 1 else found[-1] | {"sweep": found}
+
+    def _figures_of(self, level: Level) -> Figures:
+        found = [
+            figures(run, target, self.call, level.plan, self._goals)
+            for run, target in zip(level.runs, self.targets, strict=True)
+        ]
         if len(found) == 2:
-            found[1]["rounds"] = len(self.sides[0].rounds)
-            found[1]["difference"] = comparison.comparison(self.sides[0].rounds, self.sides[1].rounds)
+            first, second = level.rounds
+            found[1] |= {"rounds": len(first), "difference": comparison.comparison(first, second)}
             found[0]["compare"] = found[1]
         return found[0]

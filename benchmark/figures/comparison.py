@@ -29,10 +29,12 @@ def rounds_of(plan: Plan) -> list[Plan]:
     """The plan in equal parts, each with at least one request for every user; together exactly the plan."""
     if plan.requests is None:
         assert plan.duration_s is not None
-        return [replace(plan, duration_s=plan.duration_s / ROUNDS, warmup=0)] * ROUNDS
-    count = max(1, min(ROUNDS, plan.requests // plan.concurrency))
-    each, rest = divmod(plan.requests, count)
-    return [replace(plan, requests=each + (number < rest), warmup=0) for number in range(count)]
+        sizes: list[dict[str, Any]] = [{"duration_s": plan.duration_s / ROUNDS}] * ROUNDS
+    else:
+        count = max(1, min(ROUNDS, plan.requests // plan.concurrency))
+        each, rest = divmod(plan.requests, count)
+        sizes = [{"requests": each + (number < rest)} for number in range(count)]
+    return [replace(plan, **size, warmup=0, seed=plan.seed + number) for number, size in enumerate(sizes)]
 
 
 def in_turn(count: int) -> Iterator[tuple[int, int]]:

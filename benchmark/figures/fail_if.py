@@ -22,7 +22,7 @@ _OPERATORS = {
 
 @dataclass(frozen=True)
 class Limit:
-    """`key`, a comparison and a number. The key of a figure inside another one has dots: `compare.errors`."""
+    """`key`, a comparison and a number. The key of an inner figure has dots: `compare.errors`, `sweep.0.errors`."""
 
     key: str
     comparison: str
@@ -35,10 +35,17 @@ class Limit:
         """What to tell of a run that fails, None of one that does not. A figure that is unknown fails."""
         value: Any = figures
         for name in self.key.split("."):
-            value = value.get(name) if isinstance(value, dict) else None
+            value = _inner(value, name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return f"{self}: this run has no number of that name"
         return f"{self}: it is {value:g}" if _OPERATORS[self.comparison](value, self.number) else None
+
+
+def _inner(value: Any, name: str) -> Any:
+    if isinstance(value, dict):
+        return value.get(name)
+    is_place = isinstance(value, list) and name.isdecimal() and int(name) < len(value)
+    return value[int(name)] if is_place else None
 
 
 def parse(text: str) -> Limit:

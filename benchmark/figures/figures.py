@@ -60,7 +60,7 @@ def figures(run: Run, target: Target, call: Call, plan: Plan, goals: Goals = NO_
     found |= spread("ttfb", (sample.first_byte_ms for sample in good))
     if plan.rate is not None:
         late = ((sample.sent_ns - sample.due_ns) / 1e6 for sample in run.samples)
-        found |= {"rate_rps": plan.rate} | spread("send_delay", late)
+        found |= {"rate_rps": plan.rate, "arrivals": plan.arrivals} | spread("send_delay", late)
     if call.stream:
         found |= stream_figures(good, goals.pace)
     found |= token_figures(run, good) | (speed_figures(good) if call.stream else {}) | goodput_figures(run, goals)

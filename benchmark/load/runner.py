@@ -57,7 +57,7 @@ class Load:
             for each in lists:
                 each.append(context["sample"])
 
-        schedule = Schedule(requests=plan.requests, duration_s=plan.duration_s, rate=plan.rate)
+        schedule = Schedule(plan)
         ready = Event()
         environment = self._environment = Environment(
             user_classes=[self._user_class(schedule, ready)], host=self.target.base_url.rstrip("/")

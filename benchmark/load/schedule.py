@@ -4,9 +4,14 @@ Who sends when. Every user takes its next turn here, so that a run has exactly a
 
 from __future__ import annotations
 
+import random
 import time
+from collections.abc import Iterator
+from itertools import accumulate, repeat
 
 import gevent
+
+from benchmark.plan import Plan
 
 # How much too late gevent wakes a sleeper: its loop waits in whole milliseconds.
 OVERSLEEP_NS = 450_000
@@ -16,14 +21,14 @@ class Schedule:
     """
     Turns for so many requests, or for so many seconds.
 
-    Without a rate a turn is given as soon as a user asks (closed loop). With a rate there is a turn every 1/rate
-    seconds, whether or not the answers keep up (open loop). `taken` counts the turns.
+    Without a rate a turn is given as soon as a user asks (closed loop). With a rate turns come as the plan says,
+    whether or not the answers keep up (open loop). `taken` counts the turns.
     """
 
-    def __init__(self, *, requests: int | None, duration_s: float | None, rate: float | None) -> None:
-        self._left = requests
-        self._duration_ns = None if duration_s is None else int(duration_s * 1e9)
-        self._gap_ns = None if rate is None else 1e9 / rate
+    def __init__(self, plan: Plan) -> None:
+        self._most = plan.requests
+        self._duration_ns = None if plan.duration_s is None else int(plan.duration_s * 1e9)
+        self._turns_ns = None if plan.rate is None else accumulate(_gaps_ns(plan, plan.rate), initial=0.0)
         self.taken = 0
         self._began_ns = 0
 
@@ -48,11 +53,18 @@ class Schedule:
         return due_ns
 
     def _next_due_ns(self) -> int | None:
-        if self._left is not None and self.taken >= self._left:
+        if self._most is not None and self.taken >= self._most:
             return None
         now_ns = time.monotonic_ns()
-        due_ns = now_ns if self._gap_ns is None else self._began_ns + int(self.taken * self._gap_ns)
+        due_ns = now_ns if self._turns_ns is None else self._began_ns + int(next(self._turns_ns))
         if self._duration_ns is not None and due_ns - self._began_ns >= self._duration_ns:
             return None
         self.taken += 1
         return due_ns
+
+
+def _gaps_ns(plan: Plan, rate: float) -> Iterator[float]:
+    if plan.arrivals == "even":
+        return repeat(1e9 / rate)
+    dice = random.Random(plan.seed)
+    return (dice.expovariate(rate) * 1e9 for _ in repeat(None))

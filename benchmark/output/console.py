@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import gevent
 from rich.console import Console
@@ -14,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.figures.percentiles import percentile
+from benchmark.figures.percentiles import Figures, percentile
 from benchmark.load.samples import Sample
 from benchmark.output.spoken import spoken_count, spoken_ms
 
@@ -68,33 +67,90 @@ def _line(samples: list[Sample], done: float, elapsed: float, count: str) -> Tab
     return line
 
 
-def summary(console: Console, figures: dict[str, Any]) -> None:
-    """The figures of one target, or of two beside each other."""
+def summary(console: Console, figures: Figures) -> None:
+    """The figures of one target, or of two beside each other; of a sweep a line for each level."""
     other = figures.get("compare")
-    sides = [figures] if other is None else [figures, other]
-    table = Table(box=None, padding=(0, 2), show_header=other is not None)
+    levels = figures.get("sweep", [figures])
+    title = figures["endpoint"] if other else f"{figures['base_url'].rstrip('/')}{figures['endpoint']}"
+    console.print(Text(f"{figures['method']} {title}", style="bold"), soft_wrap=True)
+    if "sweep" in figures:
+        _sweep(console, levels)
+    else:
+        console.print(_table(sides_of(figures)))
+    for level in levels:
+        _notes(console, level, named="sweep" in figures)
+
+
+def sides_of(figures: Figures) -> list[Figures]:
+    """The figures of the first target, and of the second where there is one."""
+    return [figures, figures["compare"]] if "compare" in figures else [figures]
+
+
+def level_of(figures: Figures) -> str:
+    """What of the load was varied: `8 users` or `20/s`."""
+    return f"{figures['rate_rps']:g}/s" if "rate_rps" in figures else _users(figures["concurrency"])
+
+
+def _table(sides: list[Figures]) -> Table:
+    table = Table(box=None, padding=(0, 2), show_header=len(sides) > 1)
     table.add_column("", style="dim")
     for side in sides:
-        table.add_column(side["base_url"], justify="right" if other else "left", overflow="fold")
+        table.add_column(side["base_url"], justify="right" if len(sides) > 1 else "left", overflow="fold")
     for name, cells in _rows(sides):
         if any(cell != "-" for cell in cells):
             table.add_row(name, *cells)
-    title = figures["endpoint"] if other else f"{figures['base_url'].rstrip('/')}{figures['endpoint']}"
-    console.print(Text(f"{figures['method']} {title}", style="bold"), soft_wrap=True)
-    console.print(table)
-    if other is not None:
-        _difference(console, other["difference"])
+    return table
+
+
+def _sweep(console: Console, levels: list[Figures]) -> None:
+    """A table for each target, with a line for each level."""
+    for number, side in enumerate(sides_of(levels[0])):
+        if len(sides_of(levels[0])) > 1:
+            console.print(Text(side["base_url"], style="bold"))
+        rows = [sweep_cells(sides_of(level)[number]) for level in levels]
+        table = Table(box=None, padding=(0, 1), header_style="dim")
+        told = [name for name in rows[0] if any(cells[name] != "-" for cells in rows)]
+        for name in told:
+            table.add_column(name, justify="right")
+        for cells in rows:
+            table.add_row(*(cells[name] for name in told))
+        console.print(table)
+
+
+def sweep_cells(side: Figures) -> dict[str, str]:
+    """What a line of a sweep tells, by the title of its column."""
+    return {
+        "users": f"{side['concurrency']:,}" if "rate_rps" not in side else "-",
+        "rate/s": spoken_count(side.get("rate_rps")),
+        "req/s": spoken_count(side["throughput_rps"]),
+        "errors": f"{side['errors']:,}",
+        "p50 ms": spoken_count(side["p50_latency_ms"]),
+        "p99 ms": spoken_count(side["p99_latency_ms"]),
+        "TTFT p50": spoken_count(side.get("ttft_p50_ms")),
+        "p99": spoken_count(side.get("ttft_p99_ms")),
+        "TPOT p50": spoken_count(side.get("tpot_p50_ms")),
+        "tok/s": spoken_count(side.get("output_tokens_per_s")),
+        "goodput": "-" if side.get("goodput") is None else f"{side['goodput']:.1%}",
+    }
+
+
+def _notes(console: Console, level: Figures, *, named: bool) -> None:
+    """What a level says beside its figures: differences, errors, what may be wrong with it."""
+    sides = sides_of(level)
+    if len(sides) > 1 and not named:
+        _difference(console, level["compare"]["difference"])
+    of = f" at {level_of(level)}" if named else ""
     for side in sides:
-        _errors(console, side, named=other is not None)
+        _errors(console, side, of + (f" of {side['base_url']}" if len(sides) > 1 else ""))
     for said in dict.fromkeys(side["client_warning"] for side in sides if side["client_warning"]):
-        console.print(said, style="yellow", soft_wrap=True)
-    if figures["interrupted"]:
+        console.print(f"{said}{of}", style="yellow", soft_wrap=True)
+    if level["interrupted"]:
         count = sum(side["unfinished"] for side in sides)
         left_out = f": {count:,} requests on their way are not in the figures" if count else ""
-        console.print(f"interrupted{left_out}", style="yellow")
+        console.print(f"interrupted{of}{left_out}", style="yellow")
 
 
-def _rows(sides: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+def _rows(sides: list[Figures]) -> Iterator[tuple[str, list[str]]]:
     yield "requests", [f"{side['requests']:,} by {_users(side['concurrency'])}" for side in sides]
     yield "duration", [f"{side['total_duration_ms'] / 1000:,.2f} s" for side in sides]
     yield "throughput", [f"{side['throughput_rps']:,.1f} req/s" for side in sides]
@@ -102,8 +158,8 @@ def _rows(sides: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
     names = {
         "latency": ["p50_latency_ms", "p90_latency_ms", "p99_latency_ms", "max_latency_ms"],
         "first byte": ["ttfb_p50_ms", "ttfb_p90_ms", "ttfb_p99_ms"],
-        "time to first token": ["ttft_p50_ms", "ttft_p90_ms", "ttft_p99_ms"],
-        "time per output token": ["tpot_p50_ms", "tpot_p90_ms", "tpot_p99_ms"],
+        "first token": ["ttft_p50_ms", "ttft_p90_ms", "ttft_p99_ms"],
+        "per output token": ["tpot_p50_ms", "tpot_p90_ms", "tpot_p99_ms"],
         "first event": ["first_event_p50_ms", "first_event_p90_ms", "first_event_p99_ms"],
         "gap of events": ["event_gap_p50_ms", "event_gap_p90_ms", "event_gap_p99_ms"],
         "delay of events": ["event_delay_p50_ms", "event_delay_p90_ms", "event_delay_p99_ms"],
@@ -119,7 +175,7 @@ def _rows(sides: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
             yield label, [_spread([side.get(key) for key in keys]) for side in sides]
     for name in ("input", "output"):
         yield f"{name} tokens", [_tokens(side, name) for side in sides]
-    yield "output tokens per second", [spoken_count(side.get("output_tokens_per_s")) for side in sides]
+    yield "output tokens/s", [spoken_count(side.get("output_tokens_per_s")) for side in sides]
     yield "goodput", [_goodput(side) for side in sides]
     yield "events", [_count(side.get("events")) for side in sides]
     yield "events lost", [_count(side.get("events_lost")) for side in sides]
@@ -143,12 +199,12 @@ def _count(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
 
 
-def _tokens(side: dict[str, Any], name: str) -> str:
+def _tokens(side: Figures, name: str) -> str:
     total = side.get(f"{name}_tokens")
     return "-" if total is None else f"{total:,}, {spoken_count(side[f'{name}_tokens_per_request'])} per request"
 
 
-def _goodput(side: dict[str, Any]) -> str:
+def _goodput(side: Figures) -> str:
     """The share, and the limits that it kept: `97.00%, 19.4 req/s within 500 ms to the first token`."""
     if "goodput" not in side:
         return "-"
@@ -159,7 +215,7 @@ def _goodput(side: dict[str, Any]) -> str:
     return f"{side['goodput']:.2%}, {side['goodput_rps']:,.1f} req/s within {' and '.join(limits)}"
 
 
-def _difference(console: Console, difference: dict[str, Any]) -> None:
+def _difference(console: Console, difference: Figures) -> None:
     compared = {name: found for name, found in difference.items() if found is not None}
     if not compared:
         console.print("nothing to compare: one of them has no answers", style="yellow")
@@ -180,11 +236,11 @@ def _interval(ends: list[float] | None, form: str) -> str:
     return "too few rounds" if ends is None else f"{ends[0]:{form}} to {ends[1]:{form}}"
 
 
-def _errors(console: Console, side: dict[str, Any], *, named: bool) -> None:
+def _errors(console: Console, side: Figures, of: str) -> None:
     if not side["errors_by_cause"]:
         return
     table = Table(box=None, padding=(0, 2), show_header=False)
     for found in side["errors_by_cause"]:
         table.add_row(Text(f"{found['count']:,}", style="red"), Text(found["cause"]), Text(found["message"] or ""))
-    console.print(Text(f"errors of {side['base_url']}" if named else "errors", style="bold red"))
+    console.print(Text(f"errors{of}", style="bold red"))
     console.print(table)

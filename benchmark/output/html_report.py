@@ -91,7 +91,7 @@ def _interval(ends: list[float] | None, form: str) -> str:
 
 
 def _panels(session: Session) -> Iterable[Panel]:
-    good = [[s for s in side.run.samples if s.cause is None] for side in session.sides]
+    good = [[s for s in run.samples if s.cause is None] for run in session.levels[-1].runs]
     if any(good):
         yield _cdf("How long answers took", "The share of answers that took at most so long.", good, _latency)
     yield from _over_time(session)
@@ -132,13 +132,14 @@ def _panel(title: str, text: str, drawn: list[charts.Chart], curves: list[list[t
 
 
 def _over_time(session: Session) -> Iterable[Panel]:
-    began_ns = min(side.run.began_ns for side in session.sides)
+    runs = session.levels[-1].runs
+    began_ns = min(run.began_ns for run in runs)
     points = [
         charts.Point(
             max(0.0, (sample.ended_ns - began_ns) / 1e9), sample.latency_ms if sample.cause is None else None, number
         )
-        for number, side in enumerate(session.sides)
-        for sample in side.run.samples
+        for number, run in enumerate(runs)
+        for sample in run.samples
     ]
     if any(point.latency is not None for point in points):
         text = "Every answer where it came, the line is the median; a red stroke at the top is a request that failed."
@@ -150,7 +151,7 @@ def _over_time(session: Session) -> Iterable[Panel]:
 
 def _rows(sides: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     """Every plain figure under the name it has in the JSON."""
-    left_out = {"base_url", "endpoint", "compare", "errors_by_cause", "difference", "client_warning"}
+    left_out = {"base_url", "endpoint", "compare", "errors_by_cause", "difference", "client_warning", "sweep"}
     return [
         (name, [f"{side[name]:,}" if type(side[name]) in (int, float) else str(side[name]) for side in sides])
         for name in sides[0]

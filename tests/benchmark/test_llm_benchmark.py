@@ -119,6 +119,9 @@ def test_the_proxy_can_be_measured(run: Run, proxy: Server, token: Token, upstre
         (["--requests=0"], "--requests must be greater than 0"),
         (["--requests=5", "--concurrency=6"], "--concurrency 6 is above --requests 5"),
         (["--pace=5"], "--pace is for --stream"),
+        (["--sweep=1,two"], "--sweep is of the form"),
+        (["--arrivals=poisson"], "--arrivals poisson is for --rate"),
+        (["--arrivals=never", "--rate=5"], "'never' is not one of"),
         (["--method=BREW"], "'BREW' is not one of"),
         (["--prompts=missing.jsonl"], "--prompts: cannot read missing.jsonl: No such file"),
         (["--prompts=x", "--input-tokens=5"], "--prompts and --input-tokens contradict each other"),
@@ -397,6 +400,52 @@ def test_a_rate_sends_no_faster_than_it_says(run: Run) -> None:
 
     assert done.figures["requests"] == 20
     assert done.figures["total_duration_ms"] >= 19 * 20 - 5
+
+
+def test_strangers_arrive_by_chance(run: Run) -> None:
+    done = run("--rate=200", "--arrivals=poisson", "--requests=40")
+
+    assert (done.figures["requests"], done.figures["arrivals"], done.figures["errors"]) == (40, "poisson", 0)
+
+
+def test_a_sweep_measures_every_level(run: Run, mock: MockOpenAI) -> None:
+    done = run("--sweep=1,2,4", "--requests=8", "--warmup=4", "--fail-if=sweep.0.errors>0")
+    levels = done.figures["sweep"]
+
+    assert done.status == 0 and len(measured(mock)) == 4 + 3 * 8
+    assert [(level["concurrency"], level["requests"], level["errors"]) for level in levels] == [
+        (1, 8, 0),
+        (2, 8, 0),
+        (4, 8, 0),
+    ]
+    assert {key: value for key, value in done.figures.items() if key != "sweep"} == levels[-1]
+    assert [line.split()[0] for line in done.stderr.splitlines()[1:5]] == ["users", "1", "2", "4"]
+
+
+def test_a_sweep_of_rates_measures_both_servers_at_each(run: Run, mock: MockOpenAI, tmp_path: Path) -> None:
+    sweep = ["--sweep=100/s,200/s", "--requests=10", f"--compare={mock.url}", "--html=report.html"]
+    done = run(*sweep)
+    levels = done.figures["sweep"]
+
+    assert [(level["rate_rps"], level["requests"], level["compare"]["requests"]) for level in levels] == [
+        (100, 10, 10),
+        (200, 10, 10),
+    ]
+    assert levels[0]["compare"]["difference"].keys() == levels[1]["compare"]["difference"].keys()
+    assert (tmp_path / "report.html").exists()
+
+
+def test_an_interrupted_sweep_tells_the_levels_that_it_has(mock: MockOpenAI, tmp_path: Path) -> None:
+    command = [sys.executable, str(COMMAND), f"--base-url={mock.url}", f"--token={KEY}", "--output=results.json"]
+    gated = ["--sweep=1,2,4", "--requests=6", "--header=x-mock-delay-ms: 20"]
+    with subprocess.Popen([*command, *gated], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE) as going:
+        mock.wait_for(path=PATH, count=8)
+        going.send_signal(signal.SIGINT)
+        going.communicate(timeout=30)
+    levels = json.loads((tmp_path / "results.json").read_text())["sweep"]
+
+    assert going.returncode == 128 + signal.SIGINT
+    assert (levels[0]["requests"], levels[0]["interrupted"], levels[-1]["interrupted"]) == (6, False, True)
 
 
 def test_a_duration_ends_the_run(run: Run, mock: MockOpenAI) -> None:

@@ -15,6 +15,12 @@ def test_rounds_are_together_the_plan_and_each_has_work_for_every_user(requests,
     assert [one.requests for one in rounds_of(plan(requests=requests, concurrency=users))] == sizes
 
 
+def test_rounds_are_strangers_to_each_other():
+    rounds = rounds_of(plan(rate=9.0, arrivals="poisson"))
+
+    assert len({one.seed for one in rounds}) == len(rounds) == 10
+
+
 def test_rounds_swap_their_order():
     assert list(in_turn(3)) == [(0, 0), (0, 1), (1, 1), (1, 0), (2, 0), (2, 1)]
 
