@@ -53,6 +53,7 @@ def joined(runs: Sequence[Run]) -> Run:
         interrupted=any(run.interrupted for run in runs),
         unfinished=sum(run.unfinished for run in runs),
         strain=strain.joined(run.strain for run in runs),
+        opened=list(chain.from_iterable(run.opened for run in runs)),
     )
 
 

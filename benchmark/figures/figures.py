@@ -64,6 +64,9 @@ def figures(run: Run, target: Target, call: Call, plan: Plan, goals: Goals = NO_
     if call.stream:
         found |= stream_figures(good, goals.pace)
     found |= token_figures(run, good) | (speed_figures(good) if call.stream else {}) | goodput_figures(run, goals)
+    found |= {"connections_opened": len(run.opened)}
+    found |= spread("connect", (opened.connect_ms for opened in run.opened))
+    found |= spread("tls", (opened.tls_ms for opened in run.opened))
     # A lateness hides in the tail of the first bytes; of streams it is the pace that it spoils.
     return found | _own_part(run, found["event_gap_p50_ms"] if call.stream else found["ttfb_p99_ms"])
 

@@ -7,14 +7,10 @@ holds our own `Sample`: Locust rounds its percentiles, we do not.
 
 from __future__ import annotations
 
-import select
-import socket
 import time
 from collections.abc import Iterator
 from typing import Any
 
-import geventhttpclient.client
-from gevent import monkey
 from locust import FastHttpUser
 from locust.contrib.fasthttp import FAILURE_EXCEPTIONS
 
@@ -22,60 +18,8 @@ from benchmark.call import Call, Headers
 from benchmark.load import causes
 from benchmark.load.event_stream import StreamTimes
 from benchmark.load.samples import Sample
-from benchmark.load.stream_reader import READ_BYTES, read_stream
+from benchmark.load.stream_reader import read_stream
 from benchmark.load.usage import tokens_in
-
-CONNECT_TIMEOUT_S = 10.0
-
-# gevent's own poll() lets other users run first, which would be counted as latency.
-_poll = monkey.get_original("select", "poll")
-
-
-class Connections(geventhttpclient.client.HTTPClientPool):
-    """
-    Kept connections that all users of a target share, so that each certificate store is read only once.
-
-    Args:
-        size: The most connections.
-        timeout_s: Longest silence of a server.
-
-    Attributes:
-        was_connected: Whether there has been a connection, its TLS included.
-    """
-
-    def __init__(self, size: int, timeout_s: float) -> None:
-        super().__init__(
-            concurrency=size,
-            network_timeout=timeout_s,
-            connection_timeout=min(CONNECT_TIMEOUT_S, timeout_s),
-            block_size=READ_BYTES,
-        )
-        self.was_connected = False
-
-    def get_client(self, url: Any) -> geventhttpclient.client.HTTPClient:
-        is_new = (url.host, url.port) not in self.clients
-        client = super().get_client(url)
-        if is_new:
-            pool: Any = client._connection_pool
-            pool.after_connect = self._connected
-            pool._is_socket_alive = _is_idle
-            # It sends what it may, a GET above all, once more for each of these; what fails here shall be seen.
-            pool.size = -1
-        return client
-
-    def _connected(self, sock: Any) -> None:
-        self.was_connected = True
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _is_idle(sock: Any) -> bool:
-    """Whether a kept connection is still one. The library asks select(), which fails from the 1024th file on."""
-    try:
-        poller = _poll()
-        poller.register(sock.fileno(), select.POLLIN)
-        return not poller.poll(0)
-    except (OSError, ValueError):
-        return False
 
 
 class Caller(FastHttpUser):

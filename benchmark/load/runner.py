@@ -12,7 +12,8 @@ from locust.env import Environment
 from locust.exception import StopUser
 
 from benchmark.call import Call
-from benchmark.load.caller import Caller, Connections
+from benchmark.load.caller import Caller
+from benchmark.load.connections import Connections
 from benchmark.load.first_answer import refusal
 from benchmark.load.samples import Run, Sample
 from benchmark.load.schedule import Schedule
@@ -50,22 +51,8 @@ class Load:
         answer says that there is no use in going on.
         """
         samples: list[Sample] = []
-        lists = [samples] if shown is None else [samples, shown]
-
-        def keep(context: dict[str, Any], **_: Any) -> None:
-            self._look_at_first(context["sample"])
-            for each in lists:
-                each.append(context["sample"])
-
-        schedule = Schedule(plan)
-        ready = Event()
-        environment = self._environment = Environment(
-            user_classes=[self._user_class(schedule, ready)], host=self.target.base_url.rstrip("/")
-        )
-        environment.events.request.add_listener(keep)  # type: ignore[no-untyped-call]
-        runner: Any = environment.create_local_runner()
-        runner.start(plan.concurrency, spawn_rate=plan.concurrency)
-        runner.spawning_greenlet.join()
+        schedule, ready = Schedule(plan), Event()
+        runner = self._spawn(plan.concurrency, schedule, ready, [samples] if shown is None else [samples, shown])
         with strain() as own:
             began_ns = time.monotonic_ns()
             schedule.begin()
@@ -76,9 +63,34 @@ class Load:
         runner.quit()
         if self._refusal is not None:
             raise Refused(self._refusal)
-        ended_ns = stopped_ns if self._stopped else schedule.end_ns(max(sample.ended_ns for sample in samples))
-        duration_s = (ended_ns - began_ns) / 1e9
-        return Run(samples, began_ns, duration_s, self._stopped, schedule.taken - len(samples), own)
+        last_ns = max((sample.ended_ns for sample in samples), default=began_ns)
+        ended_ns = stopped_ns if self._stopped else schedule.end_ns(last_ns)
+        return Run(
+            samples=samples,
+            began_ns=began_ns,
+            duration_s=(ended_ns - began_ns) / 1e9,
+            interrupted=self._stopped,
+            unfinished=schedule.taken - len(samples),
+            strain=own,
+            opened=self._connections.take_opened(),
+        )
+
+    def _spawn(self, users: int, schedule: Schedule, ready: Event, kept_in: list[list[Sample]]) -> Any:
+        """Locust's runner with so many users, who wait until it is `ready`."""
+
+        def keep(context: dict[str, Any], **_: Any) -> None:
+            self._look_at_first(context["sample"])
+            for samples in kept_in:
+                samples.append(context["sample"])
+
+        environment = self._environment = Environment(
+            user_classes=[self._user_class(schedule, ready)], host=self.target.base_url.rstrip("/")
+        )
+        environment.events.request.add_listener(keep)  # type: ignore[no-untyped-call]
+        runner: Any = environment.create_local_runner()
+        runner.start(users, spawn_rate=users)
+        runner.spawning_greenlet.join()
+        return runner
 
     def stop(self) -> None:
         """Ends the run now, and any later one. Requests that are on their way are not counted."""

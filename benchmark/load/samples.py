@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from benchmark.load.causes import Cause
+from benchmark.load.connections import Opened
 from benchmark.load.event_stream import StreamTimes
 from benchmark.load.strain import Strain
 from benchmark.load.usage import Tokens
@@ -79,6 +80,7 @@ class Run:
     What a run brought.
 
     It lasts until its last answer, or until it was `interrupted`, when `unfinished` requests were on their way.
+    `opened` are the connections that it needed and that were not there yet.
     """
 
     samples: list[Sample]
@@ -87,3 +89,4 @@ class Run:
     interrupted: bool = False
     unfinished: int = 0
     strain: Strain = field(default_factory=Strain)
+    opened: list[Opened] = field(default_factory=list)

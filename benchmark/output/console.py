@@ -163,6 +163,8 @@ def _rows(sides: list[Figures]) -> Iterator[tuple[str, list[str]]]:
         "first event": ["first_event_p50_ms", "first_event_p90_ms", "first_event_p99_ms"],
         "gap of events": ["event_gap_p50_ms", "event_gap_p90_ms", "event_gap_p99_ms"],
         "delay of events": ["event_delay_p50_ms", "event_delay_p90_ms", "event_delay_p99_ms"],
+        "TCP connect": ["connect_p50_ms", "connect_p90_ms", "connect_p99_ms"],
+        "TLS handshake": ["tls_p50_ms", "tls_p90_ms", "tls_p99_ms"],
         "sent late by": ["send_delay_p50_ms", "send_delay_p90_ms", "send_delay_p99_ms"],
     }
     yield "mean latency", [spoken_ms(side["average_latency_ms"]) for side in sides]

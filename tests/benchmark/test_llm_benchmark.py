@@ -96,6 +96,26 @@ def test_exactly_so_many_requests_are_sent_over_at_most_so_many_connections(run:
     assert mock.connections()["accepted"] <= 7
 
 
+def test_what_opening_a_connection_took_is_told(run: Run) -> None:
+    cold, warm = run("--requests=12", "--concurrency=3"), run("--requests=12", "--concurrency=3", "--warmup=9")
+
+    assert cold.figures["connections_opened"] == 3
+    assert 0 < cold.figures["connect_p50_ms"] <= cold.figures["connect_p99_ms"]
+    assert (cold.figures["tls_p50_ms"], "TCP connect" in cold.stderr, "TLS" in cold.stderr) == (None, True, False)
+    # The warm-up opened them, at least all but those that only a race needs.
+    assert warm.figures["connections_opened"] < 3
+
+
+def test_a_run_too_short_for_a_single_request_has_no_figures(run: Run) -> None:
+    done = run("--duration=0.000000001")
+
+    assert (done.figures["requests"], done.figures["p50_latency_ms"], done.figures["throughput_rps"]) == (
+        0,
+        None,
+        0.0,
+    )
+
+
 def test_without_flags_a_small_chat_is_asked_a_hundred_times_by_ten(run: Run, mock: MockOpenAI) -> None:
     done = run()
 
@@ -187,6 +207,8 @@ def test_a_certificate_is_checked(run: Run, tmp_path: Path) -> None:
 
     assert distrusted.status == 2 and "TLS certificate refused" in distrusted.stderr
     assert trusted.figures["errors"] == 0
+    assert trusted.figures["connections_opened"] == 2
+    assert trusted.figures["connect_p50_ms"] > 0 and trusted.figures["tls_p50_ms"] > 0
     assert (streamed.figures["errors"], streamed.figures["events"]) == (0, 4 * 9)
 
 
