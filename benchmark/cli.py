@@ -11,18 +11,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import click
 from rich.console import Console
 
 from benchmark.bodies import Variety, bodies_of, payload_of
 from benchmark.call import Call, check_endpoint, read_header
 from benchmark.figures import fail_if
 from benchmark.figures.goals import Goals
+from benchmark.figures.saved import read_saved
 from benchmark.options import Asked, Command, is_typed
-from benchmark.output import files
+from benchmark.output.files import Files
 from benchmark.plan import Plan, allow_connections, make_levels
 from benchmark.prompts import parse_length, read_prompts
 from benchmark.refused import Refused, check_positive
 from benchmark.session import Session
+from benchmark.setup import setup
 from benchmark.target import Target, read_tokens
 
 BROKEN_LIMIT, ENDED_BY_SIGNAL = 1, 128
@@ -33,9 +36,10 @@ def main(**given: Any) -> None:
     asked = Asked(**given)
     session = _prepare(asked)
     limits = [fail_if.parse(text) for text in asked.limits]
-    files.check_writable(asked.output, asked.html)
+    files = Files(output=asked.output, html=asked.html, csv=asked.csv)
+    files.check()
     session.measure(Console(stderr=True))
-    files.tell(session, asked.output, asked.html)
+    files.write(session)
     sys.exit(_status(session, limits))
 
 
@@ -55,7 +59,15 @@ def _prepare(asked: Asked) -> Session:
         seed=asked.seed,
     )
     allow_connections(max(plan.concurrency for plan in plans))
-    return Session(_targets(asked), _call(asked, plans), plans, _goals(asked))
+    call = _call(asked, plans)
+    return Session(
+        _targets(asked),
+        call,
+        plans,
+        _goals(asked),
+        setup=setup(click.get_current_context(), call.bodies),
+        saved=read_saved(asked.compared_file) if asked.compared_file is not None else None,
+    )
 
 
 def _goals(asked: Asked) -> Goals:
@@ -69,12 +81,12 @@ def _goals(asked: Asked) -> Goals:
 
 
 def _targets(asked: Asked) -> list[Target]:
-    if asked.tokens2 and asked.compare_url is None and is_typed("tokens2"):
-        raise Refused("--token2 is for --compare")
+    if asked.tokens2 and asked.compared_url is None and is_typed("tokens2"):
+        raise Refused("--token2 is for --compare with a server")
     tokens = read_tokens(*asked.given_tokens())
     targets = [Target(asked.base_url, tokens)]
-    if asked.compare_url is not None:
-        targets.append(Target(asked.compare_url, asked.tokens2 or tokens))
+    if asked.compared_url is not None:
+        targets.append(Target(asked.compared_url, asked.tokens2 or tokens))
     for target in targets:
         check_endpoint(asked.endpoint, target.base_url)
     return targets

@@ -102,7 +102,11 @@ SECTIONS = {
             help="Milliseconds per token after it, for goodput.",
         ),
         _option("--pace", type=float, metavar="N", help="Counts the streams that kept so many events per second."),
-        _option("--compare", "compare_url", metavar="URL2", help="Measures this server in turn with --base-url."),
+        _option(
+            "--compare",
+            metavar="URL2|FILE",
+            help="Measures this server in turn with --base-url; or tells what was saved by --output beside it.",
+        ),
         _option(
             "--token2",
             "tokens2",
@@ -115,6 +119,7 @@ SECTIONS = {
     "What is written": [
         _option("--output", metavar="FILE", help="Figures as JSON; - for standard output."),
         _option("--html", metavar="FILE", help="Report with charts, in one file."),
+        _option("--csv", metavar="FILE", help="A line for each request."),
     ],
 }
 
@@ -146,17 +151,28 @@ class Asked:
     ttft_limit_ms: float | None
     tpot_limit_ms: float | None
     pace: float | None
-    compare_url: str | None
+    compare: str | None
     tokens2: tuple[str, ...]
     limits: tuple[str, ...]
     output: str | None
     html: str | None
+    csv: str | None
 
     def given_tokens(self) -> tuple[tuple[str, ...], str | None]:
         """--token and --token-file, without what the environment says of one where the other was typed."""
         if is_typed("tokens") or is_typed("token_file"):
             return self.tokens if is_typed("tokens") else (), self.token_file if is_typed("token_file") else None
         return self.tokens, self.token_file
+
+    @property
+    def compared_url(self) -> str | None:
+        """The second server, where there is one."""
+        return self.compare if self.compare is not None and "://" in self.compare else None
+
+    @property
+    def compared_file(self) -> str | None:
+        """The saved run, where there is one."""
+        return self.compare if self.compared_url is None else None
 
 
 def is_typed(name: str) -> bool:

@@ -15,6 +15,7 @@ from benchmark.figures import comparison
 from benchmark.figures.figures import figures
 from benchmark.figures.goals import Goals
 from benchmark.figures.percentiles import Figures
+from benchmark.figures.saved import compared
 from benchmark.load.runner import Load
 from benchmark.load.samples import Run, Sample
 from benchmark.output.console import progress
@@ -46,13 +47,23 @@ class Session:
         ended_by: The signal that ended it early, None where none did.
     """
 
-    def __init__(self, targets: Sequence[Target], call: Call, plans: Sequence[Plan], goals: Goals) -> None:
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        call: Call,
+        plans: Sequence[Plan],
+        goals: Goals,
+        *,
+        setup: Figures,
+        saved: Figures | None = None,
+    ) -> None:
         self.call = call
         self.targets = targets
         self.levels: list[Level] = []
         self.figures: Figures = {}
         self.ended_by: int | None = None
         self._plans, self._goals = plans, goals
+        self._setup, self._saved = setup, saved
         users = max(plan.concurrency for plan in plans)
         self._loads = [Load(target, call, users) for target in targets]
 
@@ -102,16 +113,21 @@ class Session:
             load.stop()
 
     def _all_figures(self) -> Figures:
-        found = [self._figures_of(level) for level in self.levels]
-        return found[-1] if len(self._plans) == 1 else found[-1] | {"sweep": found}
+        levels = [self._figures_of(level) for level in self.levels]
+        found = levels[-1] | ({"sweep": levels} if len(self._plans) > 1 else {})
+        return found | {"setup": self._setup}
 
     def _figures_of(self, level: Level) -> Figures:
-        found = [
+        found, *others = [
             figures(run, target, self.call, level.plan, self._goals)
             for run, target in zip(level.runs, self.targets, strict=True)
         ]
-        if len(found) == 2:
+        if others:
             first, second = level.rounds
-            found[1] |= {"rounds": len(first), "difference": comparison.comparison(first, second)}
-            found[0]["compare"] = found[1]
-        return found[0]
+            found["compare"] = others[0] | {
+                "rounds": len(first),
+                "difference": comparison.comparison(first, second),
+            }
+        elif self._saved is not None:
+            found |= compared(found, self._saved, self._setup, is_swept=len(self._plans) > 1)
+        return found

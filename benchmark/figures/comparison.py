@@ -122,16 +122,32 @@ def _thinned(one: _Round) -> _Round:
     return replace(one, ordered=[one.ordered[int((place + 0.5) * step)] for place in range(KEPT_PER_ROUND)])
 
 
-def _compared(statistic: Statistic, pairs: list[Pair], drawn: list[list[Pair]]) -> dict[str, Any]:
-    first, second = _sides(statistic, pairs)
+def _compared(statistic: Statistic, pairs: list[Pair], drawn: list[list[Pair]]) -> dict[str, Any] | None:
     sides = [_sides(statistic, resample) for resample in drawn]
+    return beside(
+        *_sides(statistic, pairs),
+        difference_interval_ms=_interval([a - b for a, b in sides], 3),
+        ratio_interval=_interval([a / b for a, b in sides], 4),
+    )
+
+
+def beside(
+    first: float | None,
+    second: float | None,
+    *,
+    difference_interval_ms: list[float] | None = None,
+    ratio_interval: list[float] | None = None,
+) -> dict[str, Any] | None:
+    """Two times in milliseconds, their difference and their ratio; None where one of them is unknown."""
+    if first is None or not second:
+        return None
     return {
         "first": round(first, 3),
         "second": round(second, 3),
         "difference_ms": round(first - second, 3),
-        "difference_interval_ms": _interval([a - b for a, b in sides], 3),
+        "difference_interval_ms": difference_interval_ms,
         "ratio": round(first / second, 4),
-        "ratio_interval": _interval([a / b for a, b in sides], 4),
+        "ratio_interval": ratio_interval,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 
 import gevent
 from rich.console import Console
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from benchmark.figures.percentiles import Figures, percentile
 from benchmark.load.samples import Sample
-from benchmark.output.spoken import spoken_count, spoken_ms
+from benchmark.output.spoken import spoken_count, spoken_interval, spoken_ms
 
 REDRAWS_PER_S = 8
 # The live percentiles are those of the latest answers.
@@ -86,6 +87,11 @@ def sides_of(figures: Figures) -> list[Figures]:
     return [figures, figures["compare"]] if "compare" in figures else [figures]
 
 
+def name_of(side: Figures) -> str:
+    """Its server, and the file where it was saved."""
+    return f"{side['base_url']} ({side['saved']})" if "saved" in side else str(side["base_url"])
+
+
 def level_of(figures: Figures) -> str:
     """What of the load was varied: `8 users` or `20/s`."""
     return f"{figures['rate_rps']:g}/s" if "rate_rps" in figures else _users(figures["concurrency"])
@@ -95,7 +101,7 @@ def _table(sides: list[Figures]) -> Table:
     table = Table(box=None, padding=(0, 2), show_header=len(sides) > 1)
     table.add_column("", style="dim")
     for side in sides:
-        table.add_column(side["base_url"], justify="right" if len(sides) > 1 else "left", overflow="fold")
+        table.add_column(name_of(side), justify="right" if len(sides) > 1 else "left", overflow="fold")
     for name, cells in _rows(sides):
         if any(cell != "-" for cell in cells):
             table.add_row(name, *cells)
@@ -104,10 +110,12 @@ def _table(sides: list[Figures]) -> Table:
 
 def _sweep(console: Console, levels: list[Figures]) -> None:
     """A table for each target, with a line for each level."""
-    for number, side in enumerate(sides_of(levels[0])):
-        if len(sides_of(levels[0])) > 1:
-            console.print(Text(side["base_url"], style="bold"))
-        rows = [sweep_cells(sides_of(level)[number]) for level in levels]
+    columns = list(zip_longest(*map(sides_of, levels)))
+    for column in columns:
+        sides = [side for side in column if side is not None]
+        if len(columns) > 1:
+            console.print(Text(name_of(sides[0]), style="bold"))
+        rows = [sweep_cells(side) for side in sides]
         table = Table(box=None, padding=(0, 1), header_style="dim")
         told = [name for name in rows[0] if any(cells[name] != "-" for cells in rows)]
         for name in told:
@@ -138,8 +146,10 @@ def _notes(console: Console, level: Figures, *, named: bool) -> None:
     """What a level says beside its figures: differences, errors, what may be wrong with it."""
     sides = sides_of(level)
     if len(sides) > 1 and not named:
-        _difference(console, level["compare"]["difference"])
+        _difference(console, level["compare"])
     of = f" at {level_of(level)}" if named else ""
+    for said in level.get("compare", {}).get("differs_in", []):
+        console.print(f"not the same as in {level['compare']['saved']}: {said}{of}", style="yellow", soft_wrap=True)
     for side in sides:
         _errors(console, side, of + (f" of {side['base_url']}" if len(sides) > 1 else ""))
     for said in dict.fromkeys(side["client_warning"] for side in sides if side["client_warning"]):
@@ -217,25 +227,27 @@ def _goodput(side: Figures) -> str:
     return f"{side['goodput']:.2%}, {side['goodput_rps']:,.1f} req/s within {' and '.join(limits)}"
 
 
-def _difference(console: Console, difference: Figures) -> None:
-    compared = {name: found for name, found in difference.items() if found is not None}
+def _difference(console: Console, other: Figures) -> None:
+    compared = {name: found for name, found in other["difference"].items() if found is not None}
     if not compared:
         console.print("nothing to compare: one of them has no answers", style="yellow")
         return
-    console.print(Text("the first minus the second, and divided by it (95 % interval)", style="bold"))
+    title = "the first minus the second, and divided by it"
+    console.print(Text(title if "saved" in other else f"{title} (95 % interval)", style="bold"))
     table = Table(box=None, padding=(0, 2), show_header=False)
     table.add_column(style="dim")
     for name, found in compared.items():
         table.add_row(
             name.removesuffix("_latency_ms").replace("average", "mean"),
-            f"{found['difference_ms']:+.3f} ms ({_interval(found['difference_interval_ms'], '+.3f')})",
-            f"{found['ratio']:.3f} ({_interval(found['ratio_interval'], '.3f')})",
+            f"{found['difference_ms']:+.3f} ms{_interval(other, found['difference_interval_ms'], '+.3f')}",
+            f"{found['ratio']:.3f}{_interval(other, found['ratio_interval'], '.3f')}",
         )
     console.print(table)
 
 
-def _interval(ends: list[float] | None, form: str) -> str:
-    return "too few rounds" if ends is None else f"{ends[0]:{form}} to {ends[1]:{form}}"
+def _interval(other: Figures, ends: list[float] | None, form: str) -> str:
+    # Of a saved run there is none.
+    return "" if "saved" in other else f" ({spoken_interval(ends, form)})"
 
 
 def _errors(console: Console, side: Figures, of: str) -> None:

@@ -5,42 +5,66 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmark.output.console import summary
+from benchmark.output.csv_file import table
 from benchmark.output.html_report import page
 from benchmark.refused import Refused
 from benchmark.session import Session
 
 
-def check_writable(output: str | None, html: str | None) -> None:
-    """Now, and not after the load, is the time to say that there is no such directory."""
-    if output is not None and output == html:
-        raise Refused("--output and --html name the same file")
-    for path in (Path(name) for name in (output, html) if name not in (None, "-")):
-        if path.is_dir() or not path.parent.is_dir():
-            raise Refused(f"cannot write {path}: {'it is a directory' if path.is_dir() else 'no such directory'}")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise Refused(f"cannot write {path}: permission denied")
+@dataclass(frozen=True)
+class Files:
+    """Where to write; None is nowhere, and `output` may be - for standard output."""
+
+    output: str | None = None
+    html: str | None = None
+    csv: str | None = None
+
+    def check(self) -> None:
+        """Now, and not after the load, is the time to say that there is no such directory."""
+        named = {"--output": self.output, "--html": self.html, "--csv": self.csv}
+        paths = {option: name for option, name in named.items() if name is not None}
+        for (one, path), (two, other) in combinations(paths.items(), 2):
+            if path == other:
+                raise Refused(f"{one} and {two} name the same file")
+        for path in paths.values():
+            if path != "-" or path != self.output:
+                _check_writable(Path(path))
+
+    def write(self, session: Session) -> None:
+        """All of them, and the summary for people. Raises Refused for what could not be written, at the end."""
+        figures = json.dumps(session.figures, indent=2, ensure_ascii=False) + "\n"
+        to_stdout = self.output == "-"
+        # What was measured for an hour is not lost because one of its places is full, or nobody reads the summary.
+        complaints = [
+            _write(self.output if not to_stdout else None, lambda: figures),
+            _write(self.html, lambda: page(session)),
+            _write(self.csv, lambda: table(session)),
+            _show(session, figures if to_stdout else None),
+        ]
+        for complaint in filter(None, complaints):
+            raise Refused(complaint)
 
 
-def tell(session: Session, output: str | None, html: str | None) -> None:
-    """Writes the files, and the summary for people. Raises Refused for what could not be written, at the end."""
-    figures = json.dumps(session.figures, indent=2, ensure_ascii=False) + "\n"
-    # What was measured for an hour is not lost because one of its places is full, or nobody reads the summary.
-    complaints = [_write(output, figures)] if output not in (None, "-") else []
-    if html is not None:
-        complaints.append(_write(html, page(session)))
-    complaints.append(_show(session, figures if output == "-" else None))
-    for complaint in filter(None, complaints):
-        raise Refused(complaint)
+def _check_writable(path: Path) -> None:
+    if path.is_dir() or not path.parent.is_dir():
+        raise Refused(f"cannot write {path}: {'it is a directory' if path.is_dir() else 'no such directory'}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise Refused(f"cannot write {path}: permission denied")
 
 
-def _write(path: str, text: str) -> str | None:
+def _write(path: str | None, made: Callable[[], str]) -> str | None:
+    if path is None:
+        return None
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        Path(path).write_text(made(), encoding="utf-8")
     except OSError as error:
         return f"cannot write {path}: {error.strerror}"
     return None

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmark.load.samples import Sample
 from benchmark.output import charts
-from benchmark.output.spoken import spoken_ms
+from benchmark.output.spoken import spoken_interval, spoken_ms
 from benchmark.session import Session
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -72,22 +72,19 @@ def _tiles(side: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _difference(figures: dict[str, Any]) -> list[dict[str, str]]:
-    found = figures.get("compare", {}).get("difference", {})
+    other = figures.get("compare", {})
+    is_saved = "saved" in other
     return [
         {
             "name": name.removesuffix("_latency_ms").replace("average", "mean"),
             "difference": f"{one['difference_ms']:+.3f} ms",
-            "interval": _interval(one["difference_interval_ms"], "+.3f"),
+            "interval": "" if is_saved else spoken_interval(one["difference_interval_ms"], "+.3f"),
             "ratio": f"{one['ratio']:.3f}",
-            "ratio_interval": _interval(one["ratio_interval"], ".3f"),
+            "ratio_interval": "" if is_saved else spoken_interval(one["ratio_interval"], ".3f"),
         }
-        for name, one in found.items()
+        for name, one in other.get("difference", {}).items()
         if one is not None
     ]
-
-
-def _interval(ends: list[float] | None, form: str) -> str:
-    return "too few rounds" if ends is None else f"{ends[0]:{form}} to {ends[1]:{form}}"
 
 
 def _panels(session: Session) -> Iterable[Panel]:
@@ -151,7 +148,16 @@ def _over_time(session: Session) -> Iterable[Panel]:
 
 def _rows(sides: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     """Every plain figure under the name it has in the JSON."""
-    left_out = {"base_url", "endpoint", "compare", "errors_by_cause", "difference", "client_warning", "sweep"}
+    left_out = {
+        "base_url",
+        "endpoint",
+        "compare",
+        "errors_by_cause",
+        "difference",
+        "client_warning",
+        "sweep",
+        "setup",
+    }
     return [
         (name, [f"{side[name]:,}" if type(side[name]) in (int, float) else str(side[name]) for side in sides])
         for name in sides[0]

@@ -17,3 +17,8 @@ def spoken_count(value: float | None, digits: int = 3) -> str:
     places = max(0, digits - len(f"{abs(value):.0f}")) if abs(value) >= 1 else digits
     text = f"{value:,.{places}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def spoken_interval(ends: list[float] | None, form: str) -> str:
+    """From where to where, each in that format."""
+    return "too few rounds" if ends is None else f"{ends[0]:{form}} to {ends[1]:{form}}"

@@ -1,5 +1,6 @@
 """The command as its users type it, against the mock upstream and the proxy."""
 
+import csv
 import http.client
 import json
 import os
@@ -156,6 +157,10 @@ def test_the_proxy_can_be_measured(run: Run, proxy: Server, token: Token, upstre
         (["--duration=inf"], "--duration must be a number, not inf"),
         (["--timeout=nan"], "--timeout must be a number, not nan"),
         (["--html=no/such/directory.html"], "no such directory"),
+        (["--csv=results.json"], "--output and --csv name the same file"),
+        (["--csv=no/such/directory.csv"], "no such directory"),
+        (["--compare=then.json"], "then.json is neither a URL nor a file"),
+        (["--compare=ftp://host"], "not the URL of a server"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(
@@ -440,7 +445,7 @@ def test_a_sweep_measures_every_level(run: Run, mock: MockOpenAI) -> None:
         (2, 8, 0),
         (4, 8, 0),
     ]
-    assert {key: value for key, value in done.figures.items() if key != "sweep"} == levels[-1]
+    assert {key: value for key, value in done.figures.items() if key not in ("sweep", "setup")} == levels[-1]
     assert [line.split()[0] for line in done.stderr.splitlines()[1:5]] == ["users", "1", "2", "4"]
 
 
@@ -496,6 +501,48 @@ def test_two_servers_are_measured_in_turn(run: Run, mock: MockOpenAI, tmp_path: 
         assert one["difference_interval_ms"][0] <= one["difference_interval_ms"][1]
     page = (tmp_path / "report.html").read_text()
     assert mock.url in page and other.url in page and "sk-" not in page
+
+
+def test_a_run_names_what_is_needed_to_repeat_it(run: Run, tmp_path: Path) -> None:
+    done = run("--requests=3", "--concurrency=1", "--header=X-Project: ours", f"--token={KEY}")
+    setup = done.figures["setup"]
+
+    assert list(done.figures)[-1] == "setup" and KEY not in setup["command"]
+    assert "--requests=3 " in setup["command"] and "'--header=X-Project: ours'" in setup["command"]
+    assert json.loads(setup["payload"]["first"])["messages"][0]["content"] == "Hello"
+    assert setup["version"] and setup["machine"]["cores"] >= 1
+
+
+def test_a_saved_run_stands_beside_one_of_today(run: Run, mock: MockOpenAI, tmp_path: Path) -> None:
+    run("--requests=20", "--concurrency=2", output="then.json")
+    done = run("--requests=20", "--concurrency=4", "--compare=then.json", "--html=report.html")
+    then = json.loads((tmp_path / "then.json").read_text())
+    other = done.figures["compare"]
+
+    assert len(measured(mock)) == 40  # it is read, not measured again
+    assert (other["p50_latency_ms"], other["saved"]) == (then["p50_latency_ms"], "then.json")
+    assert other["difference"]["p50_latency_ms"]["second"] == then["p50_latency_ms"]
+    assert other["differs_in"] == ["concurrency 4 (was 2)"]
+    assert "not the same as in then.json: concurrency 4 (was 2)" in done.stderr
+    assert "concurrency 4 (was 2)" in (tmp_path / "report.html").read_text()
+
+
+def test_every_request_is_a_line_of_csv(run: Run, tmp_path: Path) -> None:
+    gap = "--header=x-mock-gap-ms: 5"
+    done = run("--requests=6", "--concurrency=2", "--stream", "--csv=requests.csv", gap)
+    failed = run("--requests=2", "--concurrency=1", "--csv=failed.csv", "--header=x-mock-status: 429")
+    lines = list(csv.DictReader((tmp_path / "requests.csv").read_text().splitlines()))
+    [first, _] = csv.DictReader((tmp_path / "failed.csv").read_text().splitlines())
+    ends_ms = [float(line["due_ms"]) + float(line["latency_ms"]) for line in lines]
+
+    assert len(lines) == 6 and {line["status"] for line in lines} == {"200"}
+    assert {(line["events"], line["output_tokens"]) for line in lines} == {("9", "7")}
+    assert all(
+        0 < float(line["ttft_ms"]) < float(line["latency_ms"]) and float(line["tpot_ms"]) > 0 for line in lines
+    )
+    # The run is over with its last answer; what Locust needs to end is nobody's time.
+    assert done.figures["total_duration_ms"] == pytest.approx(max(ends_ms), abs=1)
+    assert first["error"] == "429 rate_limit_exceeded" and first["ttft_ms"] == "" and failed.figures["errors"] == 2
 
 
 def test_the_report_is_one_file_that_asks_for_nothing_else(run: Run, tmp_path: Path) -> None:
