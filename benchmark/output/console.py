@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 
@@ -16,6 +16,17 @@ from rich.text import Text
 
 from benchmark.figures.percentiles import Figures, percentile
 from benchmark.load.samples import Sample
+from benchmark.output.sides import (
+    level_of,
+    levels_of,
+    name_of,
+    place_of,
+    sides_of,
+    spoken_limits,
+    spoken_users,
+    sweep_cells,
+    warnings_of,
+)
 from benchmark.output.spoken import spoken_count, spoken_interval, spoken_ms
 
 REDRAWS_PER_S = 8
@@ -71,7 +82,7 @@ def _line(samples: list[Sample], done: float, elapsed: float, count: str) -> Tab
 def summary(console: Console, figures: Figures) -> None:
     """The figures of one target, or of two beside each other; of a sweep a line for each level."""
     other = figures.get("compare")
-    levels = figures.get("sweep", [figures])
+    levels = levels_of(figures)
     title = figures["endpoint"] if other else f"{figures['base_url'].rstrip('/')}{figures['endpoint']}"
     console.print(Text(f"{figures['method']} {title}", style="bold"), soft_wrap=True)
     if "sweep" in figures:
@@ -79,22 +90,9 @@ def summary(console: Console, figures: Figures) -> None:
     else:
         console.print(_table(sides_of(figures)))
     for level in levels:
-        _notes(console, level, named="sweep" in figures)
-
-
-def sides_of(figures: Figures) -> list[Figures]:
-    """The figures of the first target, and of the second where there is one."""
-    return [figures, figures["compare"]] if "compare" in figures else [figures]
-
-
-def name_of(side: Figures) -> str:
-    """Its server, and the file where it was saved."""
-    return f"{side['base_url']} ({side['saved']})" if "saved" in side else str(side["base_url"])
-
-
-def level_of(figures: Figures) -> str:
-    """What of the load was varied: `8 users` or `20/s`."""
-    return f"{figures['rate_rps']:g}/s" if "rate_rps" in figures else _users(figures["concurrency"])
+        _notes(console, level, levels)
+    for said in warnings_of(levels):
+        console.print(said, style="yellow", soft_wrap=True)
 
 
 def _table(sides: list[Figures]) -> Table:
@@ -116,7 +114,7 @@ def _sweep(console: Console, levels: list[Figures]) -> None:
         if len(columns) > 1:
             console.print(Text(name_of(sides[0]), style="bold"))
         rows = [sweep_cells(side) for side in sides]
-        table = Table(box=None, padding=(0, 1), header_style="dim")
+        table = Table(box=None, padding=(0, 1), collapse_padding=True, header_style="dim")
         told = [name for name in rows[0] if any(cells[name] != "-" for cells in rows)]
         for name in told:
             table.add_column(name, justify="right")
@@ -125,43 +123,24 @@ def _sweep(console: Console, levels: list[Figures]) -> None:
         console.print(table)
 
 
-def sweep_cells(side: Figures) -> dict[str, str]:
-    """What a line of a sweep tells, by the title of its column."""
-    return {
-        "users": f"{side['concurrency']:,}" if "rate_rps" not in side else "-",
-        "rate/s": spoken_count(side.get("rate_rps")),
-        "req/s": spoken_count(side["throughput_rps"]),
-        "errors": f"{side['errors']:,}",
-        "p50 ms": spoken_count(side["p50_latency_ms"]),
-        "p99 ms": spoken_count(side["p99_latency_ms"]),
-        "TTFT p50": spoken_count(side.get("ttft_p50_ms")),
-        "p99": spoken_count(side.get("ttft_p99_ms")),
-        "TPOT p50": spoken_count(side.get("tpot_p50_ms")),
-        "tok/s": spoken_count(side.get("output_tokens_per_s")),
-        "goodput": "-" if side.get("goodput") is None else f"{side['goodput']:.1%}",
-    }
-
-
-def _notes(console: Console, level: Figures, *, named: bool) -> None:
-    """What a level says beside its figures: differences, errors, what may be wrong with it."""
+def _notes(console: Console, level: Figures, levels: Sequence[Figures]) -> None:
+    """What a level says beside its figures: differences, errors, what was left out."""
     sides = sides_of(level)
-    if len(sides) > 1 and not named:
+    at = f" at {level_of(level)}" if len(levels) > 1 else ""
+    if len(sides) > 1 and not at:
         _difference(console, level["compare"])
-    of = f" at {level_of(level)}" if named else ""
     for said in level.get("compare", {}).get("differs_in", []):
-        console.print(f"not the same as in {level['compare']['saved']}: {said}{of}", style="yellow", soft_wrap=True)
+        console.print(f"not the same as in {level['compare']['saved']}: {said}{at}", style="yellow", soft_wrap=True)
     for side in sides:
-        _errors(console, side, of + (f" of {side['base_url']}" if len(sides) > 1 else ""))
-    for said in dict.fromkeys(side["client_warning"] for side in sides if side["client_warning"]):
-        console.print(f"{said}{of}", style="yellow", soft_wrap=True)
+        _errors(console, side, place_of(level, side, levels))
     if level["interrupted"]:
         count = sum(side["unfinished"] for side in sides)
         left_out = f": {count:,} requests on their way are not in the figures" if count else ""
-        console.print(f"interrupted{of}{left_out}", style="yellow")
+        console.print(f"interrupted{at}{left_out}", style="yellow")
 
 
 def _rows(sides: list[Figures]) -> Iterator[tuple[str, list[str]]]:
-    yield "requests", [f"{side['requests']:,} by {_users(side['concurrency'])}" for side in sides]
+    yield "requests", [f"{side['requests']:,} by {spoken_users(side['concurrency'])}" for side in sides]
     yield "duration", [f"{side['total_duration_ms'] / 1000:,.2f} s" for side in sides]
     yield "throughput", [f"{side['throughput_rps']:,.1f} req/s" for side in sides]
     yield "errors", [f"{side['errors']:,} ({side['error_rate']:.2%})" for side in sides]
@@ -195,10 +174,6 @@ def _rows(sides: list[Figures]) -> Iterator[tuple[str, list[str]]]:
     yield "streams that kept the pace", [_count(side.get("streams_sustained")) for side in sides]
 
 
-def _users(count: int) -> str:
-    return f"{count:,} user" if count == 1 else f"{count:,} users"
-
-
 def _short(key: str) -> str:
     return next(part for part in key.split("_") if part == "max" or part[1:].isdigit())
 
@@ -220,11 +195,9 @@ def _goodput(side: Figures) -> str:
     """The share, and the limits that it kept: `97.00%, 19.4 req/s within 500 ms to the first token`."""
     if "goodput" not in side:
         return "-"
-    named = (("ttft_limit_ms", "to the first token"), ("tpot_limit_ms", "per token"))
-    limits = [f"{spoken_ms(side[key])} {of}" for key, of in named if side[key] is not None]
     if side["goodput"] is None:
         return "unknown: the server told no tokens"
-    return f"{side['goodput']:.2%}, {side['goodput_rps']:,.1f} req/s within {' and '.join(limits)}"
+    return f"{side['goodput']:.2%}, {side['goodput_rps']:,.1f} req/s within {spoken_limits(side)}"
 
 
 def _difference(console: Console, other: Figures) -> None:
@@ -250,11 +223,11 @@ def _interval(other: Figures, ends: list[float] | None, form: str) -> str:
     return "" if "saved" in other else f" ({spoken_interval(ends, form)})"
 
 
-def _errors(console: Console, side: Figures, of: str) -> None:
+def _errors(console: Console, side: Figures, place: str) -> None:
     if not side["errors_by_cause"]:
         return
     table = Table(box=None, padding=(0, 2), show_header=False)
     for found in side["errors_by_cause"]:
         table.add_row(Text(f"{found['count']:,}", style="red"), Text(found["cause"]), Text(found["message"] or ""))
-    console.print(Text(f"errors{of}", style="bold red"))
+    console.print(Text(f"errors of {place}" if place else "errors", style="bold red"))
     console.print(table)

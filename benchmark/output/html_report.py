@@ -1,30 +1,37 @@
-"""The report of a run as one HTML file that needs nothing beside it: figures, distribution, time line."""
+"""The report of a run as one HTML file that needs nothing beside it: figures, charts, and how to measure it again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmark.load.samples import Sample
-from benchmark.output import charts
-from benchmark.output.spoken import spoken_interval, spoken_ms
+from benchmark.figures.percentiles import Figures
+from benchmark.output.charts import chart
+from benchmark.output.panels import level_panels, sweep_panels
+from benchmark.output.sides import (
+    level_number,
+    level_of,
+    levels_of,
+    name_of,
+    place_of,
+    sides_of,
+    sweep_cells,
+    warnings_of,
+)
+from benchmark.output.spoken import spoken_count, spoken_interval, spoken_ms
 from benchmark.session import Session
 
 TEMPLATES = Path(__file__).parent / "templates"
+# What is shown in another way than as a plain figure.
+SHOWN_ELSEWHERE = frozenset(
+    {"base_url", "endpoint", "method", "compare", "errors_by_cause", "difference", "client_warning", "sweep", "setup",
+     "saved", "differs_in"}
+)  # fmt: skip
 
-
-@dataclass(frozen=True)
-class Panel:
-    """A chart with its words, in both widths; `curves` are the points that the pointer reads."""
-
-    title: str
-    text: str
-    charts: list[charts.Chart]
-    curves: list[list[tuple[float, float]]]
+Tile = tuple[str, str, str]
 
 
 def page(session: Session) -> str:
@@ -36,42 +43,76 @@ def page(session: Session) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    sides = [session.figures, *([session.figures["compare"]] if "compare" in session.figures else [])]
+    figures, levels = session.figures, levels_of(session.figures)
+    is_swept = "sweep" in figures
     return environment.get_template("report.html").render(
-        figures=session.figures,
-        sides=sides,
-        tiles=[_tiles(side) for side in sides],
-        difference=_difference(session.figures),
-        panels=list(_panels(session)),
-        rows=_rows(sides),
-        geometry={"left": charts.LEFT, "top": charts.TOP, "bottom": charts.BOTTOM},
+        figures=figures,
+        load=f"{level_number(levels[0])} to {level_of(levels[-1])}" if is_swept else level_of(figures),
+        sides=[(name_of(side), _tiles(side)) for side in sides_of(figures)],
+        level=level_of(figures) if is_swept else "",
+        warnings=warnings_of(levels),
+        errors=[*_errors(levels)],
+        sweep=[*_sweep_tables(levels)] if is_swept else [],
+        sweep_panels=[*sweep_panels(levels)] if is_swept else [],
+        difference=_difference(figures),
+        panels=[*level_panels(session)],
+        rows=_rows(sides_of(figures)),
+        geometry={"left": chart.LEFT, "top": chart.TOP},
     )
 
 
-def _tiles(side: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _tiles(side: Figures) -> list[Tile]:
     """Name, value, and what stands below it."""
-    rate = f"{side['throughput_rps']:,.0f}" if side["throughput_rps"] >= 100 else f"{side['throughput_rps']:.3g}"
-    tiles = [
+    return [
         ("p50 latency", spoken_ms(side["p50_latency_ms"]), f"mean {spoken_ms(side['average_latency_ms'])}"),
         ("p90 latency", spoken_ms(side["p90_latency_ms"]), f"p95 {spoken_ms(side['p95_latency_ms'])}"),
         ("p99 latency", spoken_ms(side["p99_latency_ms"]), f"max {spoken_ms(side['max_latency_ms'])}"),
-        ("throughput", f"{rate}/s", f"{side['requests']:,} requests"),
+        *_stream_tiles(side),
+        ("throughput", f"{spoken_count(side['throughput_rps'])}/s", f"{side['requests']:,} requests"),
+        *_token_tiles(side),
         ("errors", f"{side['errors']:,}", f"{side['error_rate']:.2%}"),
     ]
+
+
+def _stream_tiles(side: Figures) -> Iterator[Tile]:
+    for name, key in (("first token", "ttft"), ("per token", "tpot"), ("first event", "first_event")):
+        value = side.get(f"{key}_p50_ms")
+        # The first event says something of its own only where nothing says which was the first token.
+        if value is not None and (key != "first_event" or side.get("ttft_p50_ms") is None):
+            yield f"p50 {name}", spoken_ms(value), f"p99 {spoken_ms(side[f'{key}_p99_ms'])}"
     if "events" in side:
         lost = side["events_lost"]
-        told = "not numbered" if lost is None else f"{lost:,} lost"
-        first = (
-            "p50 first event",
-            spoken_ms(side["first_event_p50_ms"]),
-            f"p99 {spoken_ms(side['first_event_p99_ms'])}",
-        )
-        tiles.insert(3, first)
-        tiles.insert(4, ("events", f"{side['events']:,}", told))
-    return tiles
+        yield "events", f"{side['events']:,}", "not numbered" if lost is None else f"{lost:,} lost"
 
 
-def _difference(figures: dict[str, Any]) -> list[dict[str, str]]:
+def _token_tiles(side: Figures) -> Iterator[Tile]:
+    if side.get("output_tokens_per_s") is not None:
+        each = f"{spoken_count(side['output_tokens_per_request'])} per request"
+        yield "output tokens", f"{spoken_count(side['output_tokens_per_s'])}/s", each
+    if side.get("input_tokens_per_request") is not None:
+        yield "input tokens", spoken_count(side["input_tokens_per_request"]), "per request"
+    if side.get("goodput") is not None:
+        yield "goodput", f"{side['goodput']:.1%}", "within the limits"
+
+
+def _errors(levels: Sequence[Figures]) -> Iterator[tuple[str, list[Figures]]]:
+    for level in levels:
+        for side in sides_of(level):
+            if side["errors_by_cause"]:
+                place = place_of(level, side, levels)
+                yield f"Errors: {place}" if place else "Errors", side["errors_by_cause"]
+
+
+def _sweep_tables(levels: Sequence[Figures]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Name, titles of the columns, and the lines, for each target."""
+    for column in zip_longest(*map(sides_of, levels)):
+        sides = [side for side in column if side is not None]
+        lines = [sweep_cells(side) for side in sides]
+        titles = [title for title in lines[0] if any(line[title] != "-" for line in lines)]
+        yield name_of(sides[0]), titles, [[line[title] for title in titles] for line in lines]
+
+
+def _difference(figures: Figures) -> list[dict[str, str]]:
     other = figures.get("compare", {})
     is_saved = "saved" in other
     return [
@@ -87,79 +128,14 @@ def _difference(figures: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _panels(session: Session) -> Iterable[Panel]:
-    good = [[s for s in run.samples if s.cause is None] for run in session.levels[-1].runs]
-    if any(good):
-        yield _cdf("How long answers took", "The share of answers that took at most so long.", good, _latency)
-    yield from _over_time(session)
-    if session.call.stream and any(good):
-        yield _cdf("First event", "From the request to the first event.", good, _first_event)
-        yield from _of_events(
-            "Between two events", "The time from one event of a stream to its next.", good, "gaps_ms"
-        )
-        yield from _of_events("On the way", "From the upstream's send time to the arrival.", good, "delays_ms")
-
-
-def _latency(sample: Sample) -> list[float]:
-    return [sample.latency_ms]
-
-
-def _first_event(sample: Sample) -> list[float]:
-    times = sample.stream
-    return [(times.first_ns - sample.due_ns) / 1e6] if times is not None and times.first_ns is not None else []
-
-
-def _of_events(title: str, text: str, good: list[list[Sample]], name: str) -> Iterable[Panel]:
-    def values(sample: Sample) -> list[float]:
-        return [] if sample.stream is None else list(getattr(sample.stream, name))
-
-    if any(values(sample) for side in good for sample in side):
-        yield _cdf(title, text, good, values)
-
-
-def _cdf(title: str, text: str, good: list[list[Sample]], values: Callable[[Sample], list[float]]) -> Panel:
-    ordered = [sorted(value for sample in side for value in values(sample)) for side in good]
-    curves = [[(round(v, 4), round(share, 2)) for v, share in charts.curve_of(side)] for side in ordered]
-    return _panel(title, text, [charts.cdf(ordered, kind) for kind in charts.WIDTHS], curves)
-
-
-def _panel(title: str, text: str, drawn: list[charts.Chart], curves: list[list[tuple[float, float]]]) -> Panel:
-    axis = drawn[0].axis
-    return Panel(title, f"{text} The scale is logarithmic." if axis and axis.is_log else text, drawn, curves)
-
-
-def _over_time(session: Session) -> Iterable[Panel]:
-    runs = session.levels[-1].runs
-    began_ns = min(run.began_ns for run in runs)
-    points = [
-        charts.Point(
-            max(0.0, (sample.ended_ns - began_ns) / 1e9), sample.latency_ms if sample.cause is None else None, number
-        )
-        for number, run in enumerate(runs)
-        for sample in run.samples
-    ]
-    if any(point.latency is not None for point in points):
-        text = "Every answer where it came, the line is the median; a red stroke at the top is a request that failed."
-        yield _panel("Over time", text, [charts.timeline(points, kind) for kind in charts.WIDTHS], [])
-    if points:
-        text = "Requests that ended per second; failed ones are red."
-        yield Panel("Throughput", text, [charts.throughput(points, kind) for kind in charts.WIDTHS], [])
-
-
-def _rows(sides: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+def _rows(sides: Sequence[Figures]) -> list[tuple[str, list[str]]]:
     """Every plain figure under the name it has in the JSON."""
-    left_out = {
-        "base_url",
-        "endpoint",
-        "compare",
-        "errors_by_cause",
-        "difference",
-        "client_warning",
-        "sweep",
-        "setup",
-    }
     return [
-        (name, [f"{side[name]:,}" if type(side[name]) in (int, float) else str(side[name]) for side in sides])
-        for name in sides[0]
-        if name not in left_out and sides[0][name] is not None and all(name in side for side in sides)
+        (name, [_cell(side.get(name)) for side in sides])
+        for name, value in sides[0].items()
+        if name not in SHOWN_ELSEWHERE and value is not None
     ]
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:,}" if type(value) in (int, float) else str(value)

@@ -459,7 +459,9 @@ def test_a_sweep_of_rates_measures_both_servers_at_each(run: Run, mock: MockOpen
         (200, 10, 10),
     ]
     assert levels[0]["compare"]["difference"].keys() == levels[1]["compare"]["difference"].keys()
-    assert (tmp_path / "report.html").exists()
+    page = (tmp_path / "report.html").read_text()
+    assert "Latency over throughput" in page and re.findall(r">(\d+/s)</text>", page)
+    assert "100 to 200/s" not in page and "100/s to 200/s" in page
 
 
 def test_an_interrupted_sweep_tells_the_levels_that_it_has(mock: MockOpenAI, tmp_path: Path) -> None:
@@ -551,8 +553,11 @@ def test_the_report_is_one_file_that_asks_for_nothing_else(run: Run, tmp_path: P
 
     assert done.status == 0
     assert not re.search(r"(?:src|href)=|url\(|@import", page)
-    titles = ["How long answers took", "Over time", "Throughput", "First event", "Between two events", "On the way"]
-    assert re.findall(r"<h2>(.*?)</h2>", page) == titles
+    assert re.findall(r"<h2>(.*?)</h2>", page) == [
+        "How long answers took", "Over time", "Throughput", "First token", "Per output token", "First event",
+        "Between two events", "On the way", "To measure it again",
+    ]  # fmt: skip
+    assert "--stream" in page and "&#34;Hello&#34;" in page and done.figures["setup"]["machine"]["processor"] in page
     assert f"{done.figures['requests']:,} requests" in page and KEY not in page
 
 
