@@ -1,8 +1,8 @@
 """
 The command `llm-benchmark`: what is refused, and in which order things happen.
 
-Status 0: it ran. 1: a limit of --fail-if is broken. 2: refused, nothing was written. 130, 143: ended by a
-signal, with the summary so far.
+Status 0: it ran. 1: every request failed, or a limit of --fail-if is broken. 2: refused, nothing was written.
+130, 143: ended by a signal, with the summary so far.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from benchmark.session import Session
 from benchmark.setup import setup
 from benchmark.target import Target, read_tokens
 
-BROKEN_LIMIT, ENDED_BY_SIGNAL = 1, 128
+FAILED, ENDED_BY_SIGNAL = 1, 128
 
 
 def main(**given: Any) -> None:
@@ -118,9 +118,10 @@ def _variety(asked: Asked, plans: Sequence[Plan]) -> Variety:
 
 
 def _status(session: Session, limits: list[fail_if.Limit]) -> int:
-    broken = [said for limit in limits if (said := limit.broken_by(session.figures))]
-    for said in broken:
-        print(f"llm-benchmark: failed by {said}", file=sys.stderr)
+    complaints = [f"every request to {url} failed" for url in session.failed_urls]
+    complaints += [f"failed by {said}" for limit in limits if (said := limit.broken_by(session.figures))]
+    for complaint in complaints:
+        print(f"llm-benchmark: {complaint}", file=sys.stderr)
     if session.ended_by is not None:
         return ENDED_BY_SIGNAL + session.ended_by
-    return BROKEN_LIMIT if broken else 0
+    return FAILED if complaints else 0

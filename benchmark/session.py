@@ -80,6 +80,13 @@ class Session:
             handler.cancel()
         self.figures = self._all_figures()
 
+    @property
+    def failed_urls(self) -> list[str]:
+        """The servers that gave no answer to any request, on any level."""
+        every = zip(self.targets, zip(*(level.runs for level in self.levels), strict=True), strict=True)
+        samples = ((target.base_url, [s for run in runs for s in run.samples]) for target, runs in every)
+        return [url for url, found in samples if found and all(sample.cause is not None for sample in found)]
+
     def _measure_level(self, plan: Plan, shown: list[Sample]) -> Level:
         level = Level(plan, [[] for _ in self._loads])
         if len(self._loads) == 1:

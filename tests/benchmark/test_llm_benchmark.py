@@ -304,7 +304,6 @@ def test_failures_are_grouped_by_their_cause(run: Run, controls: list[str], caus
     done = run("--requests=6", "--concurrency=2", *(f"--header={control}" for control in controls))
     [group] = done.figures["errors_by_cause"]
 
-    assert done.status == 0
     assert (done.figures["errors"], done.figures["error_rate"], done.figures["requests"]) == (6, 1.0, 6)
     assert group["cause"].startswith(cause) and group["count"] == 6
     # A failed request has no latency: there is nothing that could be told.
@@ -578,6 +577,31 @@ def test_a_broken_limit_is_status_1(run: Run) -> None:
         "failed by p99_latency_ms > 0.0001",
         "failed by no_key < 1",
     ]
+
+
+@pytest.mark.parametrize("more", [[], ["--sweep=1,2"]])
+def test_a_run_in_which_everything_failed_is_status_1(run: Run, mock: MockOpenAI, more: list[str]) -> None:
+    done = run("--requests=4", "--header=x-mock-status: 500", *more)
+
+    assert done.status == 1 and done.figures["errors"] == 4
+    assert f"llm-benchmark: every request to {mock.url} failed\n" in done.stderr
+
+
+def test_a_single_answer_makes_a_run_that_did_not_fail(run: Run) -> None:
+    done = run("--requests=4", "--concurrency=1", "--header=x-mock-status: 500", "--header=x-mock-once: failing")
+
+    assert (done.status, done.figures["errors"]) == (0, 1)
+
+
+def test_of_two_servers_the_one_that_always_failed_is_named(run: Run, mock: MockOpenAI) -> None:
+    done = run("--requests=10", "--concurrency=2", f"--compare={mock.url}/v1/echo", "--endpoint=/v1/chat/completions")
+    assert (done.status, done.figures["compare"]["errors"]) == (0, 0)
+
+    with MockOpenAI() as other:
+        broken = run("--requests=10", "--concurrency=2", f"--compare={other.url}/nowhere")
+
+    assert (broken.status, broken.figures["errors"], broken.figures["compare"]["errors"]) == (1, 0, 10)
+    assert f"every request to {other.url}/nowhere failed" in broken.stderr
 
 
 def test_kept_limits_are_status_0(run: Run) -> None:
