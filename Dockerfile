@@ -3,6 +3,7 @@
 #   docker build -t llm-proxy .
 #   docker build -t llm-proxy --build-arg PYTHON_IMAGE=python:3.12-slim-bookworm .
 #   docker build -t llm-proxy --build-arg EXTRAS="cloudwatch otel" .
+#   docker build -t llm-proxy --build-arg REQUIREMENTS=requirements-serve.txt .     (without what llm-benchmark needs)
 #
 # No stage has a compiler: all comes as wheels. zope.interface alone has none for Alpine; without a compiler it
 # installs as plain Python, and is taken so on every base.
@@ -10,14 +11,17 @@ ARG PYTHON_IMAGE=python:3.12-alpine
 
 # hadolint ignore=DL3006
 FROM ${PYTHON_IMAGE} AS build
+ARG REQUIREMENTS=requirements.txt
 ARG EXTRAS=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
 COPY requirements*.txt ./
 RUN python -m venv --without-pip /opt/venv \
- && for extra in "" ${EXTRAS}; do \
+ && set -- "${REQUIREMENTS}" \
+ && for extra in ${EXTRAS}; do set -- "$@" "requirements-$extra.txt"; done \
+ && for file in "$@"; do \
       python -m pip --python /opt/venv/bin/python install --require-hashes \
-        --only-binary=:all: --no-binary=zope.interface -r "requirements${extra:+-$extra}.txt" || exit 1; \
+        --only-binary=:all: --no-binary=zope.interface -r "$file" || exit 1; \
     done
 COPY . .
 # Compiled here: whoever runs the image may not write in it.

@@ -33,6 +33,7 @@ compose-test:  ## start compose.yaml and try all of it: as root, with what image
 
 lock: .venv/.dev  ## compile the pinned requirements from the .in files
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-strip-extras --python-version 3.11 requirements.in -o requirements.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-strip-extras --python-version 3.11 requirements-serve.in -c requirements.txt -o requirements-serve.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-strip-extras --python-version 3.11 requirements-cloudwatch.in -o requirements-cloudwatch.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-strip-extras --python-version 3.11 requirements-otel.in -o requirements-otel.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-strip-extras --python-version 3.11 requirements-test.in -o requirements-test.txt

@@ -44,6 +44,34 @@ def test_what_git_must_not_see_the_image_must_not_either() -> None:
     assert ignored <= left_out
 
 
+def test_the_image_has_the_benchmark_unless_it_is_built_without() -> None:
+    assert "REQUIREMENTS=requirements.txt" in instructions("ARG")
+    assert "--build-arg REQUIREMENTS=requirements-serve.txt" in DOCKERFILE
+    assert (ROOT / "requirements-serve.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("build_args", "installed"),
+    [
+        ({}, ["requirements.txt"]),
+        ({"EXTRAS": "cloudwatch otel"}, ["requirements.txt", "requirements-cloudwatch.txt", "requirements-otel.txt"]),
+        ({"REQUIREMENTS": "requirements-serve.txt"}, ["requirements-serve.txt"]),
+    ],
+)
+def test_the_build_installs_what_its_arguments_say(
+    tmp_path: Path, build_args: dict[str, str], installed: list[str]
+) -> None:
+    [command] = [run for run in instructions("RUN") if "for extra in" in run]
+    (tmp_path / "python").write_text('#!/bin/sh\nfor last; do :; done; echo "$last"\n')
+    (tmp_path / "python").chmod(0o755)
+    defaults = dict(arg.partition("=")[::2] for arg in instructions("ARG"))
+    environment = {name: value.strip('"') for name, value in defaults.items()} | build_args
+    environment["PATH"] = f"{tmp_path}:/usr/bin:/bin"
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["/opt/venv", *installed]
+
+
 def test_the_images_environment_is_made_of_settings() -> None:
     names = set(re.findall(r"([A-Z_]+)=", " ".join(instructions("ENV"))))
 
