@@ -21,7 +21,7 @@ from benchmark.plan import Plan
 
 ROUNDS = 10
 RESAMPLES = 1000
-# A round is represented by at most so many of its latencies, evenly over their order.
+# A round is represented by at most so many of its times, evenly over their order.
 KEPT_PER_ROUND = 200
 
 
@@ -59,7 +59,7 @@ def joined(runs: Sequence[Run]) -> Run:
 
 @dataclass(frozen=True)
 class _Round:
-    """The latencies of one round: in order, as many as are kept, and what the mean needs of all."""
+    """The times of one round: in order, as many as are kept, and what the mean needs of all."""
 
     ordered: list[float]
     total: float
@@ -84,24 +84,33 @@ def _mean(rounds: list[_Round]) -> float:
     return sum(each.total for each in rounds) / sum(each.count for each in rounds)
 
 
-STATISTICS: dict[str, Statistic] = {
-    "average_latency_ms": _mean,
-    "p50_latency_ms": _percentile(50),
-    "p99_latency_ms": _percentile(99),
+# Which times of a sample are compared, and what of many of them, by the name that the figure has.
+TIMES: dict[str, dict[str, Statistic]] = {
+    "latency_ms": {"average_latency_ms": _mean, "p50_latency_ms": _percentile(50), "p99_latency_ms": _percentile(99)},
+    "ttft_ms": {"ttft_p50_ms": _percentile(50), "ttft_p99_ms": _percentile(99)},
+    "tpot_ms": {"tpot_p50_ms": _percentile(50)},
 }
+STATISTICS = tuple(chain.from_iterable(TIMES.values()))
 
 
 def comparison(first: Sequence[Run], second: Sequence[Run]) -> dict[str, Any]:
-    """For mean, p50 and p99: first minus second, first by second, each with the interval that holds 95 %."""
-    pairs = [(a, b) for one, two in zip(first, second, strict=True) if (a := _round(one)) and (b := _round(two))]
-    if not pairs:
-        return dict.fromkeys(STATISTICS)
-    drawn = list(_resampled(pairs))
-    return {name: _compared(statistic, pairs, drawn) for name, statistic in STATISTICS.items()}
+    """
+    First minus second and first by second, each with the interval that holds 95 %; of tokens where both have any.
+
+    None where one of them has no answer.
+    """
+    found: dict[str, Any] = dict.fromkeys(TIMES["latency_ms"])
+    for time, statistics in TIMES.items():
+        rounds = ((_round(one, time), _round(two, time)) for one, two in zip(first, second, strict=True))
+        pairs = [(one, two) for one, two in rounds if one and two]
+        drawn = list(_resampled(pairs))
+        found |= {name: _compared(statistic, pairs, drawn) for name, statistic in statistics.items() if pairs}
+    return found
 
 
-def _round(run: Run) -> _Round | None:
-    ordered = sorted(sample.latency_ms for sample in run.samples if sample.cause is None)
+def _round(run: Run, time: str) -> _Round | None:
+    times = (getattr(sample, time) for sample in run.samples if sample.cause is None)
+    ordered = sorted(value for value in times if value is not None)
     return _Round(ordered, sum(ordered), len(ordered)) if ordered else None
 
 
@@ -127,7 +136,7 @@ def _compared(statistic: Statistic, pairs: list[Pair], drawn: list[list[Pair]]) 
     return beside(
         *_sides(statistic, pairs),
         difference_interval_ms=_interval([a - b for a, b in sides], 3),
-        ratio_interval=_interval([a / b for a, b in sides], 4),
+        ratio_interval=_interval([a / b for a, b in sides if b], 4),
     )
 
 

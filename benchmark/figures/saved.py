@@ -69,7 +69,7 @@ def compared(figures: Figures, saved: Figures, setup: Figures, *, is_swept: bool
     if other is None:
         return {}
     kept = {name: value for name, value in other.items() if name not in OF_ITS_OWN}
-    difference = {name: beside(figures[name], other[name]) for name in STATISTICS}
+    difference = {name: beside(figures[name], other.get(name)) for name in STATISTICS if name in figures}
     differs_in = [_change(name, figures, other) for name in COMMON if figures.get(name) != other.get(name)]
     differs_in += _differs_in_setup(setup, saved.get("setup"))
     return {"compare": kept | {"difference": difference, "differs_in": differs_in}}

@@ -23,6 +23,7 @@ from benchmark.output.sides import (
     place_of,
     sides_of,
     spoken_limits,
+    spoken_time,
     spoken_users,
     sweep_cells,
     warnings_of,
@@ -211,7 +212,7 @@ def _difference(console: Console, other: Figures) -> None:
     table.add_column(style="dim")
     for name, found in compared.items():
         table.add_row(
-            name.removesuffix("_latency_ms").replace("average", "mean"),
+            spoken_time(name),
             f"{found['difference_ms']:+.3f} ms{_interval(other, found['difference_interval_ms'], '+.3f')}",
             f"{found['ratio']:.3f}{_interval(other, found['ratio_interval'], '.3f')}",
         )

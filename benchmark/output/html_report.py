@@ -18,6 +18,7 @@ from benchmark.output.sides import (
     name_of,
     place_of,
     sides_of,
+    spoken_time,
     sweep_cells,
     warnings_of,
 )
@@ -117,7 +118,7 @@ def _difference(figures: Figures) -> list[dict[str, str]]:
     is_saved = "saved" in other
     return [
         {
-            "name": name.removesuffix("_latency_ms").replace("average", "mean"),
+            "name": spoken_time(name),
             "difference": f"{one['difference_ms']:+.3f} ms",
             "interval": "" if is_saved else spoken_interval(one["difference_interval_ms"], "+.3f"),
             "ratio": f"{one['ratio']:.3f}",

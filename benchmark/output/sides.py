@@ -65,6 +65,14 @@ def spoken_limits(side: Figures) -> str:
     return " and ".join(f"{spoken_ms(side[key])} {of}" for key, of in named if side.get(key) is not None)
 
 
+def spoken_time(name: str) -> str:
+    """A time that is compared, by the name it has in the JSON: `mean`, `p50`, `first token p50`."""
+    for key, words in (("ttft", "first token "), ("tpot", "per output token ")):
+        if name.startswith(key):
+            return words + name.split("_")[1]
+    return name.partition("_")[0].replace("average", "mean")
+
+
 def sweep_cells(side: Figures) -> dict[str, str]:
     """What a line of a sweep tells, by the title of its column; `-` is unknown."""
     return {

@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from benchmark.figures.comparison import comparison, in_turn, joined, rounds_of
-from tests.benchmark.samples import plan, run_of, sample
+from benchmark.figures.comparison import STATISTICS, comparison, in_turn, joined, rounds_of
+from benchmark.load.usage import Tokens
+from tests.benchmark.samples import plan, run_of, sample, stream
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,22 @@ def test_one_round_or_no_answer_has_no_interval():
 
     assert comparison(one, one)["p50_latency_ms"]["ratio_interval"] is None
     assert comparison(one, failed) == dict.fromkeys(["average_latency_ms", "p50_latency_ms", "p99_latency_ms"])
+
+
+def test_of_streams_the_times_of_tokens_are_compared_too():
+    slow = [run_of([stream(60, 20, Tokens(9, 11))] * 20)] * 5
+    fast = [run_of([stream(40, 10, Tokens(9, 11))] * 20)] * 5
+    found = comparison(slow, fast)
+
+    assert list(found) == list(STATISTICS)
+    assert (found["ttft_p50_ms"]["difference_ms"], found["tpot_p50_ms"]["ratio"]) == (20, 2)
+    assert found["ttft_p99_ms"]["difference_interval_ms"] == [20, 20]
+
+
+def test_no_time_at_all_has_no_ratio():
+    one = [run_of([stream(60, 0, Tokens(9, 11))])] * 5
+
+    assert comparison(one, one)["tpot_p50_ms"] is None
 
 
 def test_rounds_are_joined_to_one_run_of_their_own_time():

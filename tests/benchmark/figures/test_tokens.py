@@ -5,23 +5,10 @@ import pytest
 from benchmark.call import Call
 from benchmark.figures.figures import figures
 from benchmark.figures.goals import Goals
-from benchmark.load.event_stream import StreamTimes
-from benchmark.load.samples import Sample
 from benchmark.load.usage import Tokens
-from tests.benchmark.samples import MS, TARGET, plan, run_of, sample
+from tests.benchmark.samples import TARGET, plan, run_of, sample, stream
 
 STREAMING = Call("/v1/chat/completions", (b"{}",), stream=True)
-
-
-def stream(ttft_ms: float, tpot_ms: float, tokens: Tokens | None, *, shows_reasoning: bool = False) -> Sample:
-    """One whose first token came so late, and each of `tokens.output` others so much later."""
-    times = StreamTimes()
-    times.feed(b"data: {}\n\n", int(ttft_ms * MS))
-    times.finish()
-    shown = 0 if tokens is None else tokens.output - (0 if shows_reasoning else tokens.reasoning)
-    times.last_output_ns = int((ttft_ms + tpot_ms * max(0, shown - 1)) * MS)
-    times.shows_reasoning = shows_reasoning
-    return sample(5000, stream=times, tokens=tokens)
 
 
 def test_tokens_are_summed_and_told_per_request_and_second():
