@@ -192,7 +192,8 @@ class Command(click.Command):
         )
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for title, options in SECTIONS.items():
+        sections = SECTIONS | {"More": [option] if (option := self.get_help_option(ctx)) else []}
+        for title, options in sections.items():
             with formatter.section(title):
                 formatter.write_dl([record for option in options if (record := option.get_help_record(ctx))])
 
