@@ -18,7 +18,7 @@ from benchmark.figures.percentiles import Figures
 from benchmark.figures.saved import compared
 from benchmark.load.runner import Load
 from benchmark.load.samples import Run, Sample
-from benchmark.output.console import progress
+from benchmark.output.progress import progress
 from benchmark.plan import Plan
 from benchmark.target import Target
 
