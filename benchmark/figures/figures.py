@@ -29,8 +29,21 @@ def figures(run: Run, target: Target, call: Call, plan: Plan, goals: Goals = NO_
     """Everything that is known of a run. The first twelve keys are those that were promised."""
     good = [sample for sample in run.samples if sample.cause is None]
     latencies = sorted(sample.latency_ms for sample in good)
-    count, errors = len(run.samples), len(run.samples) - len(good)
-    found: Figures = {
+    found = _promised(run, latencies, target, call, plan) | _more(run, latencies, target, call, plan)
+    found |= spread("ttfb", (sample.first_byte_ms for sample in good))
+    if plan.rate is not None:
+        late = ((sample.sent_ns - sample.due_ns) / 1e6 for sample in run.samples)
+        found |= {"rate_rps": plan.rate, "arrivals": plan.arrivals} | spread("send_delay", late)
+    found |= stream_figures(good, goals.pace) | speed_figures(good) if call.stream else {}
+    found |= token_figures(run, good) | goodput_figures(run, goals) | _opened(run)
+    # A lateness hides in the tail of the first bytes; of streams it is the pace that it spoils.
+    return found | _own_part(run, found["event_gap_p50_ms"] if call.stream else found["ttfb_p99_ms"])
+
+
+def _promised(run: Run, latencies: list[float], target: Target, call: Call, plan: Plan) -> Figures:
+    """`latencies` are those of the requests that succeeded, in order."""
+    count, errors = len(run.samples), len(run.samples) - len(latencies)
+    return {
         "base_url": target.base_url,
         "endpoint": call.endpoint,
         "requests": count,
@@ -43,13 +56,18 @@ def figures(run: Run, target: Target, call: Call, plan: Plan, goals: Goals = NO_
         "throughput_rps": round(count / run.duration_s, 2) if run.duration_s else 0.0,
         "error_rate": round(errors / count, 6) if count else 0.0,
         "errors": errors,
+    }
+
+
+def _more(run: Run, latencies: list[float], target: Target, call: Call, plan: Plan) -> Figures:
+    return {
         "method": call.method,
         "min_latency_ms": rounded(latencies[0] if latencies else None),
         "max_latency_ms": rounded(latencies[-1] if latencies else None),
         "stddev_latency_ms": rounded(statistics.pstdev(latencies) if latencies else None),
         "p95_latency_ms": rounded(percentile(latencies, 95)),
         "p999_latency_ms": rounded(percentile(latencies, 99.9)),
-        "successes_rps": round(len(good) / run.duration_s, 2) if run.duration_s else 0.0,
+        "successes_rps": round(len(latencies) / run.duration_s, 2) if run.duration_s else 0.0,
         "bytes_received": sum(sample.size for sample in run.samples),
         "warmup_requests": plan.warmup,
         "interrupted": run.interrupted,
@@ -57,18 +75,11 @@ def figures(run: Run, target: Target, call: Call, plan: Plan, goals: Goals = NO_
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "errors_by_cause": _by_cause(run.samples, target),
     }
-    found |= spread("ttfb", (sample.first_byte_ms for sample in good))
-    if plan.rate is not None:
-        late = ((sample.sent_ns - sample.due_ns) / 1e6 for sample in run.samples)
-        found |= {"rate_rps": plan.rate, "arrivals": plan.arrivals} | spread("send_delay", late)
-    if call.stream:
-        found |= stream_figures(good, goals.pace)
-    found |= token_figures(run, good) | (speed_figures(good) if call.stream else {}) | goodput_figures(run, goals)
-    found |= {"connections_opened": len(run.opened)}
-    found |= spread("connect", (opened.connect_ms for opened in run.opened))
-    found |= spread("tls", (opened.tls_ms for opened in run.opened))
-    # A lateness hides in the tail of the first bytes; of streams it is the pace that it spoils.
-    return found | _own_part(run, found["event_gap_p50_ms"] if call.stream else found["ttfb_p99_ms"])
+
+
+def _opened(run: Run) -> Figures:
+    connect, tls = (opened.connect_ms for opened in run.opened), (opened.tls_ms for opened in run.opened)
+    return {"connections_opened": len(run.opened)} | spread("connect", connect) | spread("tls", tls)
 
 
 def _by_cause(samples: list[Sample], target: Target) -> list[Figures]:

@@ -32,5 +32,10 @@ class Goals:
         return (
             sample.cause is None
             and (self.ttft_ms is None or (sample.ttft_ms is not None and sample.ttft_ms <= self.ttft_ms))
-            and (self.tpot_ms is None or (sample.tokens is not None and (sample.tpot_ms or 0.0) <= self.tpot_ms))
+            and (self.tpot_ms is None or (tells_output(sample) and (sample.tpot_ms or 0.0) <= self.tpot_ms))
         )
+
+
+def tells_output(sample: Sample) -> bool:
+    """Whether it is known how many tokens the answer has."""
+    return sample.tokens is not None and sample.tokens.output is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmark.figures.goals import Goals
+from benchmark.figures.goals import Goals, tells_output
 from benchmark.figures.percentiles import Figures, mean, spread
 from benchmark.load.samples import Run, Sample
 
@@ -41,7 +41,7 @@ def goodput_figures(run: Run, goals: Goals) -> Figures:
     if not goals.has_limits:
         return {}
     kept = sum(map(goals.kept_by, run.samples))
-    is_known = bool(run.samples) and (goals.tpot_ms is None or any(sample.tokens for sample in run.samples))
+    is_known = bool(run.samples) and (goals.tpot_ms is None or any(map(tells_output, run.samples)))
     return {
         "ttft_limit_ms": goals.ttft_ms,
         "tpot_limit_ms": goals.tpot_ms,

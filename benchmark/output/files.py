@@ -34,8 +34,10 @@ class Files:
         for (one, path), (two, other) in combinations(paths.items(), 2):
             if path == other:
                 raise Refused(f"{one} and {two} name the same file")
-        for path in paths.values():
-            if path != "-" or path != self.output:
+        for option, path in paths.items():
+            if path == "-" and option != "--output":
+                raise Refused(f"{option} names a file: only --output may be - for standard output")
+            if path != "-":
                 _check_writable(Path(path))
 
     def write(self, session: Session) -> None:

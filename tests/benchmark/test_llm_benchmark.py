@@ -107,7 +107,7 @@ def test_what_opening_a_connection_took_is_told(run: Run) -> None:
 
 
 def test_a_run_too_short_for_a_single_request_has_no_figures(run: Run) -> None:
-    done = run("--duration=0.000000001")
+    done = run("--duration=0.000000001", "--html=report.html", "--csv=requests.csv", "--stream", "--tpot-limit=5")
 
     assert (done.figures["requests"], done.figures["p50_latency_ms"], done.figures["throughput_rps"]) == (
         0,
@@ -158,6 +158,7 @@ def test_the_proxy_can_be_measured(run: Run, proxy: Server, token: Token, upstre
         (["--html=no/such/directory.html"], "no such directory"),
         (["--csv=results.json"], "--output and --csv name the same file"),
         (["--csv=no/such/directory.csv"], "no such directory"),
+        (["--html=-"], "--html names a file"),
         (["--compare=then.json"], "then.json is neither a URL nor a file"),
         (["--compare=ftp://host"], "not the URL of a server"),
     ],

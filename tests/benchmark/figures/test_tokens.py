@@ -71,6 +71,10 @@ def test_a_single_token_is_within_any_time_per_token():
     assert Goals(tpot_ms=1).kept_by(stream(50, 10, Tokens(9, 1)))
 
 
+def test_an_answer_whose_length_is_unknown_keeps_no_time_per_token():
+    assert not Goals(tpot_ms=1).kept_by(sample(10, tokens=Tokens(9, None)))
+
+
 def test_goodput_by_tokens_that_nobody_told_is_null():
     found = figures(run_of([stream(50, 10, None)]), TARGET, STREAMING, plan(), Goals(tpot_ms=20))
 
