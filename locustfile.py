@@ -19,10 +19,10 @@ from locust.exception import StopTest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from benchmark.load.caller import Caller
-from benchmark.load.connections import Connections
 from benchmark.bodies import bodies_of, payload_of
 from benchmark.call import Call, check_endpoint
+from benchmark.load.caller import Caller
+from benchmark.load.connections import Connections
 from benchmark.refused import Refused
 from benchmark.target import Target, read_tokens
 
