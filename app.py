@@ -9,20 +9,19 @@ from typing import Any
 from flask import Flask, Request
 from flask import request as current_request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
-from sqlalchemy import Engine
 
 import commands
 from blueprints import admin, errors, health, management, proxy, usage, websocket
 from config import Settings
-from control.operations import Operations
 from database.claims import open_token_store
-from database.engine import init_app
+from database.engine import Engine, engine_options, set_up
 from llmproxy.admission import Admission
 from llmproxy.api_log.writer import LogWriter
 from llmproxy.client.upload_pace import UploadPace
 from llmproxy.keyring import KeyRing
 from llmproxy.transport.connection import Timeouts
 from llmproxy.upstream import Upstream
+from models import db
 from services import EXTENSION, Services
 
 
@@ -60,13 +59,14 @@ def create_app(settings: Settings) -> Flask:
     app = _App(__name__, static_folder=None)
     app.session_interface = _AdminSessions()
     app.config.update(_flask_config(settings))
-    engine = init_app(
-        app,
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine_options(
         settings.database_url,
         pool_size=settings.database_pool_size - _claim_connections(settings),
         prepare=settings.database_prepare,
     )
-    app.extensions[EXTENSION] = _services(settings, engine)
+    db.init_app(app)
+    with app.app_context():
+        app.extensions[EXTENSION] = _services(settings, set_up(db.engine))
     errors.register(app)
     for blueprint in (proxy.bp, management.bp, usage.bp, health.bp, admin.bp):
         app.register_blueprint(blueprint)
@@ -105,7 +105,7 @@ def _services(settings: Settings, engine: Engine) -> Services:
         settings=settings,
         engine=engine,
         admission=Admission(store, keyring),
-        operations=Operations(keyring),
+        keyring=keyring,
         upload_pace=UploadPace(settings.min_body_rate, grace_s=settings.idle_timeout_s),
         upstream=Upstream(timeouts),
         log=LogWriter(

@@ -115,7 +115,7 @@ class Project(db.Model):  # type: ignore[name-defined, misc]
 
 class Token(db.Model):  # type: ignore[name-defined, misc]
     """
-    A withering token, known by ``id``; ``token`` is the SHA-256 of the secret in hex.
+    A withering token, known by ``id``; ``token_hash`` is the SHA-256 of the secret in hex.
 
     ``request_count`` counts the window that began at ``window_started_at``. ``rate_limit`` None means the
     setting's limit, whatever it is at the time.
@@ -127,7 +127,7 @@ class Token(db.Model):  # type: ignore[name-defined, misc]
         Index("ix_tokens_expires_at", "expires_at"),
     )
 
-    token: Mapped[str] = mapped_column(String(64), primary_key=True)
+    token_hash: Mapped[str] = mapped_column("token", String(64), primary_key=True)
     id: Mapped[str] = mapped_column(String(36), unique=True, default=new_id)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
     label: Mapped[str | None] = mapped_column(String(NAME_LENGTH), default=None)

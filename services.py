@@ -7,14 +7,13 @@ from threading import Event
 from typing import cast
 
 from flask import Flask
-from sqlalchemy import Engine
 
 from config import Settings
-from control.operations import Operations
-from database.engine import connections
+from database.engine import Engine, connections
 from llmproxy.admission import Admission, Connections
 from llmproxy.api_log.writer import LogWriter
 from llmproxy.client.upload_pace import UploadPace
+from llmproxy.keyring import KeyRing
 from llmproxy.live_calls import LiveCalls
 from llmproxy.telemetry import metrics
 from llmproxy.upstream import Upstream
@@ -34,7 +33,7 @@ class Services:
     settings: Settings
     engine: Engine
     admission: Admission
-    operations: Operations
+    keyring: KeyRing
     upstream: Upstream
     upload_pace: UploadPace
     log: LogWriter

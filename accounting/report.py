@@ -3,7 +3,6 @@ What the sums say: totals, series over time, the biggest users, reasons of refus
 
 Each question is put to the view with the fewest rows that can answer it (see `accounting.views`); whole days are
 taken from a view by day where there is one. Times are rounded outwards to whole hours, for the sums know no less.
-Call within an application context.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Subquery, func, select, union_all
 
 from accounting.views import CALLS, MODEL_HOURS, PROJECT_DAYS, PROJECT_HOURS, TOKEN_DAYS, View, hours_around, moment
-from models import BUCKETS_MS, COUNTS, DURATION, SUMS, TTFT, Project, Token, db, usage_keys, usage_sums
+from database.engine import Session
+from models import BUCKETS_MS, COUNTS, DURATION, SUMS, TTFT, Project, Token, usage_keys, usage_sums
 
 Step = Literal["hour", "day"]
 Kind = Literal["project", "token", "model"]
@@ -118,46 +118,48 @@ def whole_hours(begin: datetime, end: datetime) -> tuple[datetime, datetime]:
     return moment(first), moment(last)
 
 
-def totals(filters: Filters, begin: datetime, end: datetime) -> Usage:
+def totals(session: Session, filters: Filters, begin: datetime, end: datetime) -> Usage:
     """Usage of the whole span."""
     sums = _sources(filters.columns, hours_around(begin, end), SUMS)
-    return _usage(db.session.execute(select(*_added(sums, SUMS))).one())
+    return _usage(session.execute(select(*_added(sums, SUMS))).one())
 
 
-def series(filters: Filters, begin: datetime, end: datetime, *, step: Step) -> list[Period]:
+def series(session: Session, filters: Filters, begin: datetime, end: datetime, *, step: Step) -> list[Period]:
     """Usage hour by hour or day by day (in UTC), every one of the span, zeros where there was none."""
     hours = _STEP_HOURS[step]
     span = first, last = hours_around(begin, end)
     sums = _sources(filters.columns, span, SUMS, by_hour=True, whole_days=step == "day")
     start = sums.c.hour - sums.c.hour % hours
     statement = select(start, *_added(sums, SUMS)).group_by(start)
-    found = {start: row for start, *row in db.session.execute(statement)}
+    found = {start: row for start, *row in session.execute(statement)}
     starts = range(first // hours * hours, last, hours)
     return [Period(moment(start), _usage(found.get(start))) for start in starts]
 
 
-def top(by: Kind, filters: Filters, begin: datetime, end: datetime, *, limit: int) -> list[Consumer]:
+def top(
+    session: Session, by: Kind, filters: Filters, begin: datetime, end: datetime, *, limit: int
+) -> list[Consumer]:
     """The `limit` projects, tokens or models with the most requests, the busiest first."""
     column = _COLUMN[by]
     wanted: dict[str, Any] = dict(filters.columns)
     span = hours_around(begin, end)
     if by == "token":
         # There are many of them. To add up the numbers of all for the sake of a few would take most of the time.
-        rows = _by_column(column, _sources(wanted, span, _RANK, column=column), _RANK, limit)
+        rows = _by_column(session, column, _sources(wanted, span, _RANK, column=column), _RANK, limit)
         wanted.setdefault(column, [key for key, _ in rows])
-    rows = _by_column(column, _sources(wanted, span, SUMS, column=column), SUMS, limit)
-    names = _names(by, [key for key, *_ in rows])
+    rows = _by_column(session, column, _sources(wanted, span, SUMS, column=column), SUMS, limit)
+    names = _names(session, by, [key for key, *_ in rows])
     return [Consumer(key, names.get(key), _usage(sums)) for key, *sums in rows]
 
 
-def refusals_by_reason(filters: Filters, begin: datetime, end: datetime) -> dict[str, int]:
+def refusals_by_reason(session: Session, filters: Filters, begin: datetime, end: datetime) -> dict[str, int]:
     """How often the proxy itself refused, by the error's code ('none' where it has none), the commonest first."""
     sums = _sources(filters.columns, hours_around(begin, end), ("requests",), column="refusal")
-    found = _by_column("refusal", sums, ("requests",), limit=None)
+    found = _by_column(session, "refusal", sums, ("requests",), limit=None)
     return {code: int(count) for code, count in found if code}
 
 
-def _names(by: Kind, keys: list[str]) -> dict[str, str | None]:
+def _names(session: Session, by: Kind, keys: list[str]) -> dict[str, str | None]:
     if by == "model":
         return {key: key for key in keys}
     statement = (
@@ -165,10 +167,10 @@ def _names(by: Kind, keys: list[str]) -> dict[str, str | None]:
         if by == "project"
         else select(Token.id, Token.label).where(Token.id.in_(keys))
     )
-    return {row[0]: row[1] for row in db.session.execute(statement)}
+    return {row[0]: row[1] for row in session.execute(statement)}
 
 
-def _by_column(column: str, sums: Subquery, names: tuple[str, ...], limit: int | None) -> list[Any]:
+def _by_column(session: Session, column: str, sums: Subquery, names: tuple[str, ...], limit: int | None) -> list[Any]:
     """The groups of a column with their sums, those with the most requests first."""
     group, added = usage_keys.c[column], _added(sums, names)
     requests = added[names.index("requests")]
@@ -180,7 +182,7 @@ def _by_column(column: str, sums: Subquery, names: tuple[str, ...], limit: int |
         .order_by(requests.desc(), group)
         .limit(limit)
     )
-    return list(db.session.execute(statement))
+    return list(session.execute(statement))
 
 
 def _added(sums: Subquery, names: tuple[str, ...]) -> list[Any]:

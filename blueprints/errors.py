@@ -7,17 +7,15 @@ from typing import Any
 
 from flask import Flask, Response, jsonify
 from marshmallow import ValidationError
-from sqlalchemy.exc import DataError, InterfaceError, InternalError, OperationalError, ProgrammingError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
-from control.operations import Conflict, NotFound
+from control.errors import Conflict, NotFound
+from control.listing import NoSuchPlace
+from database.errors import DATABASE_DOWN, Unstorable
 
 log = logging.getLogger(__name__)
 
-# What drivers raise where the database cannot do its work. PostgreSQL says an internal error where it takes no
-# writes, as the server does that one failed over from, and a programming error where a table is missing.
-DATABASE_DOWN = (OperationalError, InterfaceError, InternalError, ProgrammingError, PoolTimeout)
+UNSTORABLE = "A value holds a character that the database cannot store."
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 503: "service_unavailable_error"}
 
 
@@ -60,12 +58,6 @@ def _database_down(exc: Exception) -> Response:
     return response
 
 
-def _unstorable(_: DataError) -> Response:
-    # PostgreSQL takes no NUL in a text, not even in one that is only looked for; what else can be told apart
-    # before has been.
-    return error_response(400, "A value holds a character that the database cannot store.")
-
-
 def register(app: Flask) -> None:
     """Answer every error of `app` by this table."""
     app.register_error_handler(ValidationError, _invalid)
@@ -73,7 +65,8 @@ def register(app: Flask) -> None:
     app.register_error_handler(Conflict, lambda exc: error_response(409, str(exc), param=exc.field))
     for kind in DATABASE_DOWN:
         app.register_error_handler(kind, _database_down)
-    app.register_error_handler(DataError, _unstorable)
+    app.register_error_handler(Unstorable, lambda _: error_response(400, UNSTORABLE))
+    app.register_error_handler(NoSuchPlace, lambda exc: error_response(400, str(exc), param="after"))
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _fault)
 

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import hmac
-from datetime import datetime
-from typing import Any
 
-import orjson
 from flask import Blueprint, Response, current_app, jsonify, request
 from flask_httpauth import HTTPTokenAuth
-from marshmallow import Schema, ValidationError
-from sqlalchemy import Select, and_, or_, select
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from blueprints import schemas
 from blueprints.errors import error_response
-from control.operations import Actor, NotFound, iso_utc
+from blueprints.wire import MAX_BODY_BYTES, issued_json, project_json, read_body, read_query, token_json
+from control import listing, projects, tokens
+from control.audit import Actor
 from llmproxy.admission import utc_now
-from models import Project, Token, db
+from models import db
 from services import Services
-
-MAX_BODY_BYTES = 64 * 1024
 
 bp = Blueprint("management", __name__, url_prefix="/manage")
 auth = HTTPTokenAuth(scheme="Bearer", realm="management")
@@ -44,187 +38,89 @@ def only_operators() -> None:
     request.max_content_length = MAX_BODY_BYTES + 1
 
 
-def read_body(schema: Schema) -> dict[str, Any]:
-    """The request's JSON body, checked. Raises ValidationError, RequestEntityTooLarge."""
-    raw = request.get_data()
-    if len(raw) > MAX_BODY_BYTES:
-        raise RequestEntityTooLarge
-    try:
-        data = orjson.loads(raw)
-    except orjson.JSONDecodeError as exc:
-        raise ValidationError("The body must be JSON.") from exc
-    values: dict[str, Any] = schema.load(data)
-    return values
-
-
-def read_query(schema: Schema) -> dict[str, Any]:
-    """The request's query, checked. Raises ValidationError."""
-    values: dict[str, Any] = schema.load(request.args.to_dict())
-    return values
-
-
 def actor() -> Actor:
     """Who the audit trail names for a change made here."""
     return Actor("management", request.remote_addr)
 
 
-def iso(moment: datetime | None) -> str | None:
-    """A time on the wire: ISO 8601, UTC, with Z."""
-    return iso_utc(moment) if moment else None
-
-
-def project_json(project: Project) -> dict[str, Any]:
-    """A project as operators see it; of its key, the hint alone."""
-    return {
-        "id": project.id,
-        "name": project.name,
-        "is_active": project.is_active,
-        "base_url": project.base_url,
-        "stream_usage": project.stream_usage,
-        "key_hint": project.key_hint,
-        "created_at": iso(project.created_at),
-    }
-
-
-def token_json(token: Token) -> dict[str, Any]:
-    """A token as operators see it: never the secret."""
-    return {
-        "id": token.id,
-        "project_id": token.project_id,
-        "label": token.label,
-        "is_active": token.is_active,
-        "expires_at": iso(token.expires_at),
-        "rate_limit": token.rate_limit or Services.of(current_app).settings.rate_limit_per_hour,
-        "request_count": token.request_count,
-        "window_started_at": iso(token.window_started_at),
-        "created_at": iso(token.created_at),
-        "last_used_at": iso(token.last_used_at),
-    }
-
-
 @bp.post("/projects")
 def create_project() -> tuple[Response, int]:
     """Create a project."""
-    project = Services.of(current_app).operations.create_project(actor(), **read_body(schemas.NewProject()))
+    body = read_body(schemas.NewProject())
+    project = projects.create(db.session, Services.of(current_app).keyring, actor(), **body)
     return jsonify(project_json(project)), 201
 
 
 @bp.get("/projects")
 def list_projects() -> Response:
     """List projects, the newest first."""
-    query = read_query(schemas.ProjectQuery())
-    statement = select(Project)
-    if "active" in query:
-        statement = statement.where(Project.is_active == query["active"])
-    rows, has_more = _page(statement, Project, query)
+    rows, has_more = listing.projects(db.session, **read_query(schemas.ProjectQuery()))
     return jsonify(data=[project_json(row) for row in rows], has_more=has_more)
 
 
 @bp.get("/projects/<project_id>")
 def read_project(project_id: str) -> Response:
     """Show a project."""
-    project = db.session.get(Project, project_id)
-    if project is None:
-        raise NotFound("id", "project")
-    return jsonify(project_json(project))
+    return jsonify(project_json(projects.find(db.session, project_id)))
 
 
 @bp.patch("/projects/<project_id>")
 def change_project(project_id: str) -> Response:
     """Change a project."""
-    changes = read_body(schemas.ProjectChange())
-    return jsonify(project_json(Services.of(current_app).operations.change_project(actor(), project_id, **changes)))
+    body = read_body(schemas.ProjectChange())
+    changed = projects.change(db.session, Services.of(current_app).keyring, actor(), project_id, **body)
+    return jsonify(project_json(changed))
 
 
 @bp.delete("/projects/<project_id>")
 def delete_project(project_id: str) -> tuple[str, int]:
     """Delete a project; with `?force=true` also one whose tokens live."""
-    force = read_query(schemas.ForceQuery())["force"]
-    Services.of(current_app).operations.delete_project(actor(), project_id, force=force)
+    projects.delete(db.session, actor(), project_id, **read_query(schemas.ForceQuery()))
     return "", 204
 
 
 @bp.post("/projects/<project_id>/revoke")
 def revoke_project_tokens(project_id: str) -> Response:
     """Revoke every token of a project."""
-    return jsonify(revoked=Services.of(current_app).operations.revoke_project_tokens(actor(), project_id))
+    return jsonify(revoked=projects.revoke_tokens(db.session, actor(), project_id))
 
 
 @bp.post("/tokens")
 def issue_token() -> tuple[Response, int]:
     """Issue a token. The only time that its secret is shown."""
-    body = read_body(schemas.NewToken())
-    lifetime = schemas.lifetime(body.pop("duration_hours"))
-    secret, token = Services.of(current_app).operations.issue_token(actor(), lifetime=lifetime, **body)
-    shown = {
-        "token": secret,
-        "expires_at": iso(token.expires_at),
-        "id": token.id,
-        "project_id": token.project_id,
-    }
-    return jsonify(shown), 201
+    secret, token = tokens.issue(db.session, actor(), **read_body(schemas.NewToken()))
+    return jsonify(issued_json(secret, token)), 201
 
 
 @bp.delete("/tokens")
 def revoke_token() -> tuple[str, int]:
     """Revoke a token by its secret or its public id."""
-    body = read_body(schemas.TokenName())
-    Services.of(current_app).operations.revoke_token(actor(), token_id=body.get("id"), secret=body.get("token"))
+    tokens.revoke(db.session, actor(), **read_body(schemas.TokenName()))
     return "", 204
 
 
 @bp.get("/tokens")
 def list_tokens() -> Response:
     """List tokens, the newest first."""
-    query = read_query(schemas.TokenQuery())
-    statement = select(Token)
-    if "project_id" in query:
-        statement = statement.where(Token.project_id == query["project_id"])
-    if "active" in query:
-        live = and_(Token.is_active, Token.expires_at > utc_now())
-        statement = statement.where(live if query["active"] else ~live)
-    rows, has_more = _page(statement, Token, query)
+    rows, has_more = listing.tokens(db.session, now=utc_now(), **read_query(schemas.TokenQuery()))
     return jsonify(data=[token_json(row) for row in rows], has_more=has_more)
 
 
 @bp.get("/tokens/<token_id>")
 def read_token(token_id: str) -> Response:
     """Show a token."""
-    return jsonify(token_json(_token(token_id)))
+    return jsonify(token_json(tokens.find(db.session, token_id)))
 
 
 @bp.patch("/tokens/<token_id>")
 def change_token(token_id: str) -> Response:
     """Change a token."""
-    changes = read_body(schemas.TokenChange())
-    return jsonify(token_json(Services.of(current_app).operations.change_token(actor(), token_id, **changes)))
+    body = read_body(schemas.TokenChange())
+    return jsonify(token_json(tokens.change(db.session, actor(), token_id, **body)))
 
 
 @bp.delete("/tokens/<token_id>")
 def revoke_token_by_id(token_id: str) -> tuple[str, int]:
     """Revoke a token by its public id."""
-    Services.of(current_app).operations.revoke_token(actor(), token_id=token_id)
+    tokens.revoke(db.session, actor(), token_id=token_id)
     return "", 204
-
-
-def _token(token_id: str) -> Token:
-    token: Token | None = db.session.scalar(select(Token).where(Token.id == token_id))
-    if token is None:
-        raise NotFound("id", "token")
-    return token
-
-
-def _page(statement: Select[Any], table: Any, query: dict[str, Any]) -> tuple[list[Any], bool]:
-    """One page, newest first, after the row whose id is `after`; and whether there is a next one."""
-    if "after" in query:
-        last = db.session.scalar(select(table).where(table.id == query["after"]))
-        if last is None:
-            raise ValidationError({"after": ["is not the id of a row in this list."]})
-        older = or_(
-            table.created_at < last.created_at,
-            and_(table.created_at == last.created_at, table.id < last.id),
-        )
-        statement = statement.where(older)
-    statement = statement.order_by(table.created_at.desc(), table.id.desc()).limit(query["limit"] + 1)
-    rows = list(db.session.scalars(statement))
-    return rows[: query["limit"]], len(rows) > query["limit"]

@@ -76,7 +76,16 @@ def check_base_url(value: str) -> None:
         raise ValidationError(f"{exc}.") from exc
 
 
-def _check_expiry(value: datetime) -> None:
+class Time(typed.AwareDateTime):
+    """An ISO 8601 time with its zone."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        words = "must be an ISO 8601 time with its zone."
+        messages: dict[str, Any] = {"invalid": words, "invalid_awareness": words}
+        super().__init__(format="iso", validate=_check_date, error_messages=messages, **kwargs)
+
+
+def _check_date(value: datetime) -> None:
     if not datetime(2000, 1, 1, tzinfo=UTC) <= value <= LATEST_EXPIRY:
         raise ValidationError("must be a date from 2000 to 2200.")
 
@@ -117,14 +126,13 @@ class NewProject(_Body):
     stream_usage = typed.String(validate=validate.OneOf(STREAM_USAGE, error="must be one of {choices}."))
 
 
-class ProjectChange(_Body):
+class ProjectChange(NewProject):
     """PATCH of a project: any of the fields."""
 
-    name = typed.String(validate=check_name)
-    openai_api_key = typed.String(validate=check_key)
-    base_url = typed.String(allow_none=True, validate=check_base_url)
-    stream_usage = typed.String(validate=validate.OneOf(STREAM_USAGE, error="must be one of {choices}."))
     is_active = Flag()
+
+    def __init__(self) -> None:
+        super().__init__(partial=True)
 
 
 class NewToken(_Body):
@@ -135,27 +143,25 @@ class NewToken(_Body):
     label = typed.String(allow_none=True, validate=check_name)
     rate_limit = WholeNumber(1, MAX_RATE_LIMIT, allow_none=True)
 
+    @post_load
+    def _lifetime(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        hours = data.pop("duration_hours")
+        return data | {"lifetime": timedelta(hours=hours)}
+
 
 class TokenChange(_Body):
     """PATCH of a token: any of the fields."""
 
     label = typed.String(allow_none=True, validate=check_name)
     rate_limit = WholeNumber(1, MAX_RATE_LIMIT, allow_none=True)
-    expires_at = typed.AwareDateTime(
-        format="iso",
-        validate=_check_expiry,
-        error_messages={
-            "invalid": "must be an ISO 8601 time with its zone.",
-            "invalid_awareness": "must be an ISO 8601 time with its zone.",
-        },
-    )
+    expires_at = Time()
 
 
 class TokenName(_Body):
     """DELETE of a token: by its secret, or by its public id."""
 
-    token = typed.String()
-    id = typed.String()
+    secret = typed.String(data_key="token")
+    token_id = typed.String(data_key="id")
 
     @validates_schema(skip_on_field_errors=True)
     def _one_of_two(self, data: dict[str, Any], **_: Any) -> None:
@@ -166,8 +172,8 @@ class TokenName(_Body):
 class ProjectName(_Body):
     """DELETE of a project by a body."""
 
-    id = typed.String(required=True)
-    force = Flag()
+    project_id = typed.String(required=True, data_key="id")
+    force = Flag(load_default=False)
 
 
 class _Query(Schema):
@@ -184,14 +190,17 @@ _page_limit = f"must be a whole number from 1 to {MAX_PAGE}."
 _BOOLEAN: dict[str, Any] = {"invalid": "must be true or false."}
 
 
-class PageQuery(_Query):
-    """Which page of a list."""
-
+class _Limited(_Query):
     limit = typed.Integer(
         load_default=100,
         validate=validate.Range(1, MAX_PAGE, error=_page_limit),
         error_messages={"invalid": _page_limit},
     )
+
+
+class PageQuery(_Limited):
+    """Which page of a list."""
+
     after = typed.String()
 
 
@@ -214,19 +223,14 @@ class ForceQuery(_Query):
     force = typed.Boolean(load_default=False, error_messages=_BOOLEAN)
 
 
-class _When(typed.AwareDateTime):
-    """An ISO 8601 time with its zone. A `+` that nobody escaped arrives as a blank."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        words = "must be an ISO 8601 time with its zone."
-        messages: dict[str, Any] = {"invalid": words, "invalid_awareness": words}
-        super().__init__(format="iso", validate=_check_expiry, error_messages=messages, **kwargs)
+class _When(Time):
+    """A `+` that nobody escaped arrives as a blank."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
         return super()._deserialize(value.replace(" ", "+"), *args, **kwargs)
 
 
-class UsageQuery(_Query):
+class UsageQuery(_Limited):
     """Whose usage, over what time, summed by what."""
 
     project_id = typed.String()
@@ -236,11 +240,6 @@ class UsageQuery(_Query):
     end = _When(data_key="to")
     group_by = typed.String(
         load_default="hour", validate=validate.OneOf(USAGE_GROUPS, error="must be one of {choices}.")
-    )
-    limit = typed.Integer(
-        load_default=100,
-        validate=validate.Range(1, MAX_PAGE, error=_page_limit),
-        error_messages={"invalid": _page_limit},
     )
 
     @post_load
@@ -253,8 +252,3 @@ class UsageQuery(_Query):
         if longest and end - begin > longest:
             raise ValidationError(f"must not be more than {longest.days} days before to.", field_name="from")
         return data
-
-
-def lifetime(duration_hours: int) -> timedelta:
-    """How long a token of so many hours lives."""
-    return timedelta(hours=duration_hours)

@@ -6,9 +6,11 @@ from typing import Any, cast
 
 from flask import Blueprint, Response, jsonify
 
-from accounting.report import Filters, Kind, Percentiles, Step, Usage, series, top, totals, whole_hours
+from accounting.report import Filters, Kind, Step, series, top, totals, whole_hours
 from blueprints import schemas
-from blueprints.management import iso, only_operators, read_query
+from blueprints.management import only_operators
+from blueprints.wire import iso, read_query, usage_json
+from models import db
 
 bp = Blueprint("usage", __name__, url_prefix="/manage")
 bp.before_request(only_operators)
@@ -23,41 +25,19 @@ def usage() -> Response:
     group = query["group_by"]
     answer: dict[str, Any] = {"from": iso(begin), "to": iso(end), "group_by": group}
     if group in ("hour", "day"):
-        periods = series(filters, begin, end, step=cast(Step, group))
+        periods = series(db.session, filters, begin, end, step=cast(Step, group))
         answer["data"] = [{group: iso(period.start), **usage_json(period.usage)} for period in periods]
     else:
-        consumers = top(cast(Kind, group), filters, begin, end, limit=query["limit"] + 1)
+        consumers = top(db.session, cast(Kind, group), filters, begin, end, limit=query["limit"] + 1)
         answer["data"] = [
             {**_who(group, consumer.key, consumer.name), **usage_json(consumer.usage)}
             for consumer in consumers[: query["limit"]]
         ]
         answer["has_more"] = len(consumers) > query["limit"]
-    answer["total"] = usage_json(totals(filters, begin, end))
+    answer["total"] = usage_json(totals(db.session, filters, begin, end))
     return jsonify(answer)
 
 
 def _who(group: str, key: str, name: str | None) -> dict[str, str | None]:
     """Whose usage a row is; null where the records named nobody."""
     return {"model": key or None} if group == "model" else {f"{group}_id": key or None, "name": name}
-
-
-def usage_json(usage: Usage) -> dict[str, Any]:
-    """Sums on the wire."""
-    return {
-        "requests": usage.requests,
-        "refusals": usage.refusals,
-        "errors": usage.errors,
-        "client_closed": usage.client_closed,
-        "usage_reported": usage.usage_reported,
-        "prompt_tokens": usage.prompt_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "total_tokens": usage.total_tokens,
-        "duration_ms": _percentiles(usage.duration_ms),
-        "ttft_ms": _percentiles(usage.ttft_ms),
-    }
-
-
-def _percentiles(percentiles: Percentiles) -> dict[str, float | None]:
-    return {"p50": percentiles.p50, "p95": percentiles.p95}

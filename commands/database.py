@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 from flask import current_app
 from flask.cli import with_appcontext
-from sqlalchemy.exc import SQLAlchemyError
 
 import config
 from database import copy as database_copy
 from database.copy import CopyRefused
+from database.errors import DatabaseError
 from llmproxy.keyring import KeyRing
 from services import Services
 
@@ -39,7 +39,7 @@ def db_copy_command(source_url: str, target_url: str) -> None:
         copied = database_copy.copy(source_url, target_url, settings.data_dir, KeyRing(settings.encryption_keys))
     except CopyRefused as exc:
         raise click.ClickException(str(exc)) from exc
-    except SQLAlchemyError as exc:
+    except DatabaseError as exc:
         # The message of a statement would show its values.
         raise click.ClickException(f"nothing was copied: {getattr(exc, 'orig', None) or type(exc).__name__}") from exc
     for table in copied.tables:

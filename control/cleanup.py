@@ -42,7 +42,7 @@ class Retention:
 class Cleanup:
     """
     Args:
-        busy_ms: How long a batch waits where another process holds SQLite's write lock; OperationalError then.
+        busy_ms: How long a batch waits where another process holds SQLite's write lock; NoAnswer then.
     """
 
     def __init__(self, engine: Engine, retention: Retention, *, busy_ms: int = BACKGROUND_BUSY_MS) -> None:
@@ -56,8 +56,8 @@ class Cleanup:
 
         Between two steps no transaction is open, so that a caller may let others work, or stop.
         """
-        expired = select(Token.token).where(Token.expires_at < now - self._retention.tokens).limit(BATCH)
-        yield from self._repeated("expired tokens", delete(Token).where(Token.token.in_(expired)))
+        expired = select(Token.token_hash).where(Token.expires_at < now - self._retention.tokens).limit(BATCH)
+        yield from self._repeated("expired tokens", delete(Token).where(Token.token_hash.in_(expired)))
         yield from self._old_usage(now - self._retention.usage)
         old = select(AuditEntry.id).where(AuditEntry.at < now - self._retention.audit).limit(BATCH)
         yield from self._repeated("audit entries", delete(AuditEntry).where(AuditEntry.id.in_(old)))

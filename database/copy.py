@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from flask import Flask
 from sqlalchemy import Connection, Engine, Table, func, select, text
 from sqlalchemy.engine import make_url
 
 from database import schema
-from database.engine import init_app
+from database.engine import open_engine
 from llmproxy.keyring import KeyRing, SealBroken
 from models import Project, db, leases
 
@@ -71,7 +70,7 @@ def copy(source_url: str, target_url: str, data_dir: Path, keyring: KeyRing) -> 
 
 @contextmanager
 def _opened(database_url: str) -> Iterator[Engine]:
-    engine = init_app(Flask("database_copy"), database_url)
+    engine = open_engine(database_url)
     try:
         yield engine
     finally:

@@ -16,15 +16,17 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import cast
+from typing import Any, cast
 
-from flask import Flask
-from sqlalchemy import Connection, Engine, QueuePool, event
+from sqlalchemy import Connection, QueuePool, create_engine, event, orm
+from sqlalchemy import Engine as Engine  # by this name for the floors above
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from database.errors import DatabaseError, NoAnswer
 from llmproxy.admission import Connections
-from models import db
+
+# Where rows are read and changed. Flask-SQLAlchemy's, which each request has its own of, is one too.
+Session = orm.Session | orm.scoped_session[Any]
 
 BUSY_TIMEOUT_S = 5.0
 POOL_SIZE = 5
@@ -35,44 +37,48 @@ BACKGROUND_BUSY_MS = 50
 WAL_PAGES = 16_000
 
 
-def init_app(app: Flask, database_url: str, *, pool_size: int = POOL_SIZE, prepare: bool = True) -> Engine:
+def engine_options(database_url: str, *, pool_size: int = POOL_SIZE, prepare: bool = True) -> dict[str, Any]:
     """
-    Tie the tables to `app`; the engine, with connections set up as this module's docstring says.
+    What an engine is made of, by SQLAlchemy's names; `set_up` does the rest.
 
     Args:
         pool_size: Connections to PostgreSQL that everything but the claims may hold at a time.
         prepare: See `database.postgres.connector`.
     """
     if database_url.startswith("sqlite"):
-        app.config["SQLALCHEMY_DATABASE_URI"] = database_url
-        app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
-    else:
-        # SQLite needs none of it, and starts sooner.
-        from database.postgres import ImpatientConnection, connector
+        return {"url": database_url, "connect_args": {"timeout": BUSY_TIMEOUT_S}}
+    # SQLite needs none of it, and starts sooner.
+    from database.postgres import ImpatientConnection, connector
 
+    return {
         # The URL is psycopg's to read: SQLAlchemy would not take several hosts.
-        app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg://"
-        app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
-            "creator": connector(database_url, prepare=prepare, kind=ImpatientConnection),
-            "pool_size": pool_size,
-            "max_overflow": 0,
-            "pool_timeout": POOL_TIMEOUT_S,
-            # The last one that was given back is in use again first, so that the others show what is needed.
-            "pool_use_lifo": True,
-            # A restarted server costs nobody an error: a connection from before it is found dead, and replaced.
-            "pool_pre_ping": True,
-        }
-    db.init_app(app)
-    with app.app_context():
-        engine = db.engine
-    if database_url.startswith("sqlite"):
+        "url": "postgresql+psycopg://",
+        "creator": connector(database_url, prepare=prepare, kind=ImpatientConnection),
+        "pool_size": pool_size,
+        "max_overflow": 0,
+        "pool_timeout": POOL_TIMEOUT_S,
+        # The last one that was given back is in use again first, so that the others show what is needed.
+        "pool_use_lifo": True,
+        # A restarted server costs nobody an error: a connection from before it is found dead, and replaced.
+        "pool_pre_ping": True,
+    }
+
+
+def set_up(engine: Engine) -> Engine:
+    """The engine, whose connections from here on are as this module's docstring says."""
+    if engine.dialect.name == "sqlite":
         _listen_on_sqlite(engine)
     return engine
 
 
+def open_engine(database_url: str) -> Engine:
+    """An engine of its own, for what has no application around it."""
+    return set_up(create_engine(**engine_options(database_url)))
+
+
 def _listen_on_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
-    def set_up(connection: sqlite3.Connection, _: object) -> None:
+    def connect(connection: sqlite3.Connection, _: object) -> None:
         # The driver's own BEGIN comes too late and cannot be IMMEDIATE; `begin` below sends ours.
         connection.isolation_level = None
         set_pragmas(connection, synchronous="FULL")
@@ -99,7 +105,7 @@ def _begin_to_write(connection: Connection, busy_ms: float) -> None:
             except sqlite3.OperationalError as exc:
                 busy = exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
                 if not busy or time.monotonic() > deadline:
-                    raise OperationalError("BEGIN IMMEDIATE", None, exc) from exc
+                    raise NoAnswer("BEGIN IMMEDIATE", None, exc) from exc
             time.sleep(random.uniform(0.0005, 0.003))  # noqa: S311
     finally:
         driver.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000:.0f}")
@@ -114,19 +120,20 @@ def set_pragmas(connection: sqlite3.Connection, *, synchronous: str) -> None:
 
 
 @contextmanager
-def write_transaction() -> Iterator[None]:
+def write_transaction(session: Session) -> Iterator[None]:
     """
     All or nothing: commit at the end of the block, or roll back what it raised.
 
-    Takes SQLite's write lock at once, so that what the block reads cannot change before it writes.
+    Takes SQLite's write lock at once, so that what the block reads cannot change before it writes. Another process's
+    is waited for during BUSY_TIMEOUT_S; `database.errors.NoAnswer` then.
     """
-    db.session.rollback()
-    db.session.connection(execution_options={"writes": True})
+    session.rollback()
+    session.connection(execution_options={"writes": True})
     try:
         yield
-        db.session.commit()
+        session.commit()
     except BaseException:
-        db.session.rollback()
+        session.rollback()
         raise
 
 
@@ -136,7 +143,7 @@ def background_transaction(engine: Engine, *, busy_ms: int = BACKGROUND_BUSY_MS)
     All or nothing, for work that is done again when a power cut takes it back: SQLite does not wait for the disk.
 
     Args:
-        busy_ms: How long to wait where another process holds SQLite's write lock; OperationalError then.
+        busy_ms: How long to wait where another process holds SQLite's write lock; NoAnswer then.
     """
     with engine.connect().execution_options(writes=True, busy_ms=busy_ms) as connection:
         if engine.dialect.name != "sqlite":
@@ -166,7 +173,7 @@ def is_reachable(engine: Engine) -> bool:
     try:
         with engine.connect() as connection:
             connection.exec_driver_sql("SELECT 1 FROM projects LIMIT 1")
-    except SQLAlchemyError:
+    except DatabaseError:
         return False
     return True
 

@@ -8,6 +8,7 @@ from inspect import signature
 from typing import Any, ClassVar
 
 import psycopg
+import sqlalchemy.dialects.postgresql.psycopg  # noqa: F401  so that it is loaded with this module, before any fork
 from psycopg.abc import RV, PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import _WaitTimeout

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask
-from sqlalchemy import insert
 
 from accounting.rollup import Rollup, UsageSums, node_id
-from control.operations import Actor
+from control import projects
+from control.audit import Actor
 from llmproxy.api_log.record import CallRecord
 from models import AuditEntry, Project, Token, db
 from services import Services
@@ -54,8 +54,8 @@ def seed(app: Flask, *, tokens: int, records: int, now: datetime) -> None:
     with app.app_context():
         owners = _projects(app)
         rows = list(_tokens(dice, owners, tokens, now))
-        db.session.execute(insert(Token), rows)
-        db.session.execute(insert(AuditEntry), list(_audit(dice, rows, now)))
+        db.session.execute(Token.__table__.insert(), rows)
+        db.session.execute(AuditEntry.__table__.insert(), list(_audit(dice, rows, now)))
         db.session.commit()
         settings = Services.of(app).settings
         _write_log(settings.log_path, _records(dice, rows, records, now))
@@ -66,10 +66,11 @@ def seed(app: Flask, *, tokens: int, records: int, now: datetime) -> None:
 
 
 def _projects(app: Flask) -> list[Project]:
-    operations = Services.of(app).operations
-    actor = Actor("admin", "192.0.2.10")
+    keyring, actor = Services.of(app).keyring, Actor("admin", "192.0.2.10")
     made = [
-        operations.create_project(
+        projects.create(
+            db.session,
+            keyring,
             actor,
             name=name,
             openai_api_key=f"sk-made-up-{number}-{hashlib.sha256(name.encode()).hexdigest()[:8]}",
@@ -77,7 +78,7 @@ def _projects(app: Flask) -> list[Project]:
         )
         for number, (name, base_url) in enumerate(PROJECTS)
     ]
-    operations.change_project(actor, made[-1].id, is_active=False)
+    projects.change(db.session, keyring, actor, made[-1].id, is_active=False)
     return made
 
 

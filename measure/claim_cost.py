@@ -44,23 +44,21 @@ def main() -> None:
 
 def _prepare(url: str, directory: Path) -> list[str]:
     """A migrated database with a project and its tokens; their hashes."""
-    from flask import Flask
-
-    from database.engine import init_app, write_transaction
+    from database.engine import background_transaction, open_engine
     from database.schema import migrate_to_head
-    from models import Project, Token, db
+    from models import Project, Token
 
-    app = Flask("claims")
-    migrate_to_head(init_app(app, url), directory)
-    now = datetime.now(UTC)
-    with app.app_context(), write_transaction():
-        project = Project(
-            id=str(uuid.uuid4()), name=str(uuid.uuid4()), openai_api_key="sealed", key_hint="", created_at=now
-        )
-        db.session.add(project)
-        hashes = [uuid.uuid4().hex * 2 for _ in range(TOKENS)]
-        times = {"created_at": now, "expires_at": now + timedelta(hours=1)}
-        db.session.add_all([Token(token=name, project_id=project.id, **times) for name in hashes])
+    engine = open_engine(url)
+    migrate_to_head(engine, directory)
+    now, project_id = datetime.now(UTC), str(uuid.uuid4())
+    hashes = [uuid.uuid4().hex * 2 for _ in range(TOKENS)]
+    project = {"id": project_id, "name": project_id, "openai_api_key": "sealed", "key_hint": "", "created_at": now}
+    times = {"created_at": now, "expires_at": now + timedelta(hours=1)}
+    tokens = [{"token": name, "project_id": project_id, **times} for name in hashes]
+    with background_transaction(engine) as connection:
+        connection.execute(Project.__table__.insert(), project)
+        connection.execute(Token.__table__.insert(), tokens)
+    engine.dispose()
     return hashes
 
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flask import Flask
-from sqlalchemy import insert
 
 import config
 from app import create_app
@@ -73,7 +72,7 @@ def _issue(app: Flask, tokens: int) -> list[str]:
     hashes = [hash_token(str(uuid.uuid4())) for _ in range(tokens)]
     with app.app_context():
         project = {"id": project_id, "name": "claims", "openai_api_key": "sealed", "key_hint": "aled"}
-        db.session.execute(insert(Project), [project | {"created_at": now}])
+        db.session.execute(Project.__table__.insert(), [project | {"created_at": now}])
         rows = [
             {
                 "id": str(uuid.uuid4()), "token": token_hash, "project_id": project_id,
@@ -81,7 +80,7 @@ def _issue(app: Flask, tokens: int) -> list[str]:
             }
             for token_hash in hashes
         ]  # fmt: skip
-        db.session.execute(insert(Token), rows)
+        db.session.execute(Token.__table__.insert(), rows)
         db.session.commit()
     return hashes
 

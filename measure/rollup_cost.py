@@ -167,19 +167,19 @@ def _measure_report(project: str, token: str) -> None:
     day = (END - timedelta(hours=36), END - timedelta(hours=12))
     month = (BEGIN + timedelta(hours=5), END - timedelta(hours=7))
     questions: list[tuple[str, Callable[[datetime, datetime], object]]] = [
-        ("totals", lambda b, e: totals(EVERYBODY, b, e)),
-        ("by hour", lambda b, e: series(EVERYBODY, b, e, step="hour")),
-        ("by day", lambda b, e: series(EVERYBODY, b, e, step="day")),
-        ("by project", lambda b, e: top("project", EVERYBODY, b, e, limit=100)),
-        ("by model", lambda b, e: top("model", EVERYBODY, b, e, limit=100)),
-        ("by token", lambda b, e: top("token", EVERYBODY, b, e, limit=100)),
-        ("reasons of refusals", lambda b, e: refusals_by_reason(EVERYBODY, b, e)),
-        ("one model by project", lambda b, e: top("project", Filters(model=MODELS[0]), b, e, limit=100)),
-        ("one project by hour", lambda b, e: series(of_project, b, e, step="hour")),
-        ("one project by token", lambda b, e: top("token", of_project, b, e, limit=100)),
-        ("one project by model", lambda b, e: top("model", of_project, b, e, limit=100)),
-        ("one token by hour", lambda b, e: series(of_token, b, e, step="hour")),
-        ("one token by model", lambda b, e: top("model", of_token, b, e, limit=100)),
+        ("totals", lambda b, e: totals(db.session, EVERYBODY, b, e)),
+        ("by hour", lambda b, e: series(db.session, EVERYBODY, b, e, step="hour")),
+        ("by day", lambda b, e: series(db.session, EVERYBODY, b, e, step="day")),
+        ("by project", lambda b, e: top(db.session, "project", EVERYBODY, b, e, limit=100)),
+        ("by model", lambda b, e: top(db.session, "model", EVERYBODY, b, e, limit=100)),
+        ("by token", lambda b, e: top(db.session, "token", EVERYBODY, b, e, limit=100)),
+        ("reasons of refusals", lambda b, e: refusals_by_reason(db.session, EVERYBODY, b, e)),
+        ("one model by project", lambda b, e: top(db.session, "project", Filters(model=MODELS[0]), b, e, limit=100)),
+        ("one project by hour", lambda b, e: series(db.session, of_project, b, e, step="hour")),
+        ("one project by token", lambda b, e: top(db.session, "token", of_project, b, e, limit=100)),
+        ("one project by model", lambda b, e: top(db.session, "model", of_project, b, e, limit=100)),
+        ("one token by hour", lambda b, e: series(db.session, of_token, b, e, step="hour")),
+        ("one token by model", lambda b, e: top(db.session, "model", of_token, b, e, limit=100)),
         ("the five of the overview", _overview),
     ]
     print(f"{'question, ms':26}{'a day':>10}{'30 days':>10}")
@@ -189,11 +189,11 @@ def _measure_report(project: str, token: str) -> None:
 
 def _overview(begin: datetime, end: datetime) -> None:
     """What the admin's first page asks."""
-    totals(EVERYBODY, begin, end)
-    series(EVERYBODY, begin, end, step="hour")
-    top("project", EVERYBODY, begin, end, limit=10)
-    top("model", EVERYBODY, begin, end, limit=10)
-    refusals_by_reason(EVERYBODY, begin, end)
+    totals(db.session, EVERYBODY, begin, end)
+    series(db.session, EVERYBODY, begin, end, step="hour")
+    top(db.session, "project", EVERYBODY, begin, end, limit=10)
+    top(db.session, "model", EVERYBODY, begin, end, limit=10)
+    refusals_by_reason(db.session, EVERYBODY, begin, end)
 
 
 def _best_ms(ask: Callable[[], object]) -> float:

@@ -22,14 +22,13 @@ from datetime import timedelta
 
 import gevent
 from gevent.event import Event
-from sqlalchemy import Engine
 
 from accounting import ledger
 from accounting.rollup import Rollup
 from control.cleanup import Cleanup, Retention
 from control.cutting import Cutter
 from database import lease
-from database.engine import checkpoint
+from database.engine import Engine, checkpoint
 from llmproxy.admission import utc_now
 from llmproxy.api_log.reader import ReaderBusy
 from llmproxy.api_log.shipper import Shipper

@@ -6,9 +6,9 @@ import logging
 import sys
 
 from flask import Flask
-from sqlalchemy.exc import DBAPIError, OperationalError
 
 import config
+from database.errors import DriverError, NoAnswer
 from database.schema import migrate_to_head
 from services import Services
 
@@ -47,8 +47,8 @@ def migrated(app: Flask, *, others_serve: bool) -> Flask:
     parts = Services.of(app)
     try:
         migrate_to_head(parts.engine, parts.settings.data_dir)
-    except DBAPIError as exc:
-        if others_serve and isinstance(exc, OperationalError):
+    except DriverError as exc:
+        if others_serve and isinstance(exc, NoAnswer):
             log.warning("starting without the database, which does not answer: %s", type(exc.orig).__name__)
             return app
         print(f"the database that DATABASE_URL names cannot be used: {exc.orig}", file=sys.stderr)

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from flask import Flask
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
-from database.engine import init_app
+from database.engine import open_engine
 from mock_openai.mock import MockOpenAI
-from models import db
 from tests import databases
 from tests.postgres import PostgresServer, end_shared_postgres, shared_postgres
 from tests.raw_upstream import RawUpstream
@@ -62,13 +61,17 @@ def database_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Engine]:
-    """That database, within an application context of its own."""
-    app = Flask(__name__)
-    init_app(app, database_url)
-    with app.app_context():
-        yield db.engine
-        db.session.remove()
-        db.engine.dispose()
+    """That database."""
+    engine = open_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def session(database: Engine) -> Iterator[Session]:
+    """Where rows of that database are read and changed, as an application's is."""
+    with Session(database, expire_on_commit=False) as session:
+        yield session
 
 
 @pytest.fixture(scope="session")

@@ -14,11 +14,10 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 import psycopg
-from flask import Flask
 from psycopg.rows import dict_row
 
 from database import schema
-from database.engine import init_app
+from database.engine import open_engine
 from models import db
 from tests.postgres import PostgresServer, shared_postgres
 
@@ -137,7 +136,7 @@ def drop_below(directory: Path) -> None:
 
 def migrate(url: str) -> None:
     """Bring a database to the newest schema."""
-    engine = init_app(Flask(__name__), url)
+    engine = open_engine(url)
     with tempfile.TemporaryDirectory() as directory:
         schema.migrate_to_head(engine, Path(directory))
     engine.dispose()

@@ -83,6 +83,12 @@ def test_libraries_stay_in_their_rooms():
             assert [user for user in users if not f"{user}.".startswith(tuple(f"{room}." for room in rooms))] == []
 
 
+def test_nobody_below_the_application_asks_flask_for_its_session():
+    users = {name_of(name) for name in FILES if re.search(r"\bdb\.(session|engine)\b", FILES[name].read_text())}
+
+    assert users <= {"app", "blueprints", "commands", "measure"}
+
+
 def test_config_alone_reads_the_environment():
     reads = re.compile(r"\bos\.(environ|getenv|putenv|unsetenv)|from os import .*\b(environ|getenv)")
     product = [name for name in FILES if name_of(name) not in {"measure", "benchmark", "mock_openai", "locustfile"}]

@@ -17,7 +17,7 @@ from flask import Response, current_app, request, session
 from flask_httpauth import HTTPBasicAuth
 
 from blueprints.admin.throttle import SignInThrottle
-from control.operations import Actor
+from control.audit import Actor
 from services import Services
 
 REALM = 'Basic realm="llm-proxy admin", charset="UTF-8"'

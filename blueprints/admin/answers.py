@@ -1,29 +1,35 @@
-"""HTML for browsers, JSON for scripts: which of the two an answer is, and the table from errors to both."""
+"""
+HTML for browsers, JSON for scripts: which of the two an answer is, and the table from errors to both.
+
+A form that is refused is shown again, with what was entered and what is wrong beside the fields.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from flask import Response, flash, make_response, redirect, render_template, request, url_for
-from marshmallow import Schema, ValidationError
-from sqlalchemy.exc import DataError
-from werkzeug.exceptions import HTTPException, NotFound
+from marshmallow import ValidationError
+from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import NotFound as NoSuchPage
 
 from blueprints.admin import forgery
 from blueprints.admin.access import REALM, NotSignedIn, TooManyFailures
 from blueprints.admin.forgery import ForeignRequest, StaleForm
 from blueprints.admin.forms import Form, Refusal
 from blueprints.admin.site import bp
-from blueprints.errors import DATABASE_DOWN, error_response, first_problem
-from blueprints.management import read_body
-from control import operations
+from blueprints.errors import UNSTORABLE, error_response, first_problem
+from control.errors import Conflict, NotFound
+from database.errors import DATABASE_DOWN, Unstorable
 
 log = logging.getLogger(__name__)
 
-# What shows a form again whose CSRF token was stale, by the name of the view that it was sent to.
-_rescues: dict[str, Callable[[StaleForm], Response]] = {}
+Show = TypeVar("Show", bound=Callable[..., Response])
+# The form that a view takes, and what shows it again with a status, by the name of the view.
+_forms: dict[str, tuple[type[Form], Callable[..., Response]]] = {}
 
 _HTML = ("text/html", "application/xhtml+xml")
 
@@ -54,26 +60,28 @@ def done(message: str, endpoint: str, **values: Any) -> Response:
     return make_response(redirect(url_for(f"{bp.name}.{endpoint}", **values), code=303))
 
 
-def json_body(schema: Schema) -> dict[str, Any]:
-    """The checked JSON body of a script's request. Raises ValidationError."""
-    return read_body(schema)
+def shows(form: type[Form], *, of: str) -> Callable[[Show], Show]:
+    """The decorated function shows the form of the view `of` again when it was refused."""
 
-
-def refused(form: Form, exc: Refusal, show: Callable[[Form, int], Response]) -> Response:
-    """The form again with its input and what is wrong beside the fields; for a script, the plain error."""
-    if wants_json():
-        raise exc
-    return show(form, form.refuse(exc))
-
-
-def rescues(view: str) -> Callable[[Callable[[StaleForm], Response]], Callable[[StaleForm], Response]]:
-    """Show the form of `view` by the decorated function when its CSRF token was stale, input kept."""
-
-    def keep(function: Callable[[StaleForm], Response]) -> Callable[[StaleForm], Response]:
-        _rescues[f"{bp.name}.{view}"] = function
-        return function
+    def keep(show: Show) -> Show:
+        _forms[f"{bp.name}.{of}"] = form, show
+        return show
 
     return keep
+
+
+def _again(exc: Refusal) -> Response | None:
+    """The form that was sent, with why it was not taken; None for a script, and where that is no matter of a form."""
+    form_class, show = _forms.get(request.endpoint or "", (None, None))
+    if form_class is None or show is None or wants_json():
+        return None
+    form = form_class()
+    if isinstance(exc, NotFound) and exc.field not in form:
+        return None
+    # What it is about may have been deleted.
+    with suppress(NotFound):
+        return show(form, form.refuse(exc))
+    return None
 
 
 def problem(status: int, title: str, message: str, *, param: str | None = None, code: str | None = None) -> Response:
@@ -86,7 +94,7 @@ def problem(status: int, title: str, message: str, *, param: str | None = None, 
 @bp.get("/<path:_>")
 def nowhere(_: str) -> Response:
     """Whatever has no route: a page that says so."""
-    raise NotFound
+    raise NoSuchPage
 
 
 @bp.errorhandler(NotSignedIn)
@@ -115,10 +123,7 @@ def _foreign(_: ForeignRequest) -> Response:
 
 @bp.errorhandler(StaleForm)
 def _stale(exc: StaleForm) -> Response:
-    rescue = _rescues.get(request.endpoint or "")
-    if rescue and not wants_json():
-        return rescue(exc)
-    return problem(
+    return _again(exc) or problem(
         400,
         "This form was open for too long",
         "Nothing was changed. Go back, reload the page and try again.",
@@ -126,26 +131,25 @@ def _stale(exc: StaleForm) -> Response:
     )
 
 
-@bp.errorhandler(operations.NotFound)
-def _no_such_row(exc: operations.NotFound) -> Response:
-    return problem(404, "Not found", f"{exc} It may have been deleted.", param=exc.field)
+@bp.errorhandler(NotFound)
+def _no_such_row(exc: NotFound) -> Response:
+    return _again(exc) or problem(404, "Not found", f"{exc} It may have been deleted.", param=exc.field)
 
 
-@bp.errorhandler(operations.Conflict)
-def _conflict(exc: operations.Conflict) -> Response:
-    return problem(409, "That does not go together", str(exc), param=exc.field)
+@bp.errorhandler(Conflict)
+def _conflict(exc: Conflict) -> Response:
+    return _again(exc) or problem(409, "That does not go together", str(exc), param=exc.field)
 
 
 @bp.errorhandler(ValidationError)
 def _invalid(exc: ValidationError) -> Response:
     param, words = first_problem(exc.messages)
-    return problem(400, "That cannot be right", f"{param} {words}" if param else words, param=param)
+    return _again(exc) or problem(400, "That cannot be right", f"{param} {words}" if param else words, param=param)
 
 
-@bp.errorhandler(DataError)
-def _unstorable(_: DataError) -> Response:
-    # PostgreSQL takes no NUL in a text, not even in one that is only looked for.
-    return problem(400, "That cannot be right", "A value holds characters that cannot be stored.")
+@bp.errorhandler(Unstorable)
+def _unstorable(_: Unstorable) -> Response:
+    return problem(400, "That cannot be right", UNSTORABLE)
 
 
 def _database_down(exc: Exception) -> Response:

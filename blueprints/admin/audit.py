@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from flask import Response, jsonify, request
-from sqlalchemy import select
 
+from blueprints.admin import queries
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.site import bp
-from blueprints.management import iso
-from models import AuditEntry, db
+from blueprints.wire import audit_json
+from models import AuditEntry
 
 PAGE_SIZE = 50
 MAX_ID = 2**31 - 1
@@ -45,20 +45,17 @@ def audit() -> Response:
     """Entries, filtered by target and actor."""
     target, actor = request.args.get("target", "").strip(), request.args.get("actor", "").strip()
     kind = request.args.get("type", "")
-    statement = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(PAGE_SIZE + 1)
-    if kind in TARGET_TYPES:
-        statement = statement.where(AuditEntry.target_type == kind)
-    if target:
-        statement = statement.where(AuditEntry.target_id == target)
-    if actor:
-        statement = statement.where(AuditEntry.actor == actor)
     before = request.args.get("before", type=int)
-    if before is not None:
-        statement = statement.where(AuditEntry.id < min(max(before, 0), MAX_ID))
-    rows = list(db.session.scalars(statement))
+    rows = queries.audit_entries(
+        PAGE_SIZE + 1,
+        target_type=kind if kind in TARGET_TYPES else None,
+        target_id=target,
+        actor=actor,
+        before_id=None if before is None else min(max(before, 0), MAX_ID),
+    )
     shown, has_more = rows[:PAGE_SIZE], len(rows) > PAGE_SIZE
     if wants_json():
-        return jsonify(data=[_json(row) for row in shown], has_more=has_more)
+        return jsonify(data=[audit_json(row) for row in shown], has_more=has_more)
     return page(
         "audit.html",
         rows=[_view(row) for row in shown],
@@ -89,18 +86,3 @@ def _said(facts: dict[str, Any], name: str) -> str | None:
     if value is None:
         return "none"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
-
-
-def _json(entry: AuditEntry) -> dict[str, Any]:
-    return {
-        "id": entry.id,
-        "at": iso(entry.at),
-        "actor": entry.actor,
-        "address": entry.address,
-        "action": entry.action,
-        "target_type": entry.target_type,
-        "target_id": entry.target_id,
-        "target_name": entry.target_name,
-        "before": entry.before,
-        "after": entry.after,
-    }

@@ -5,7 +5,6 @@ and a JSON body get the same answer; their messages are put beside the fields.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,14 +16,14 @@ from wtforms.fields.choices import SelectChoice
 from blueprints import schemas
 from blueprints.admin.display import for_input, from_input
 from blueprints.admin.forgery import StaleForm
-from control.operations import Conflict, NotFound, version_of
+from control.audit import version_of
+from control.errors import Conflict, NotFound
 from models import Project, Token
 
 STREAM_USAGE = (
     SelectChoice("as-sent", "Only when the caller asks for it"),
     SelectChoice("ask", "Always: ask the upstream for it in every stream"),
 )
-_MAX_NONCE_LENGTH = 64
 STALE_FORM = "This form was open for too long, so nothing was changed. Look it over and send it again."
 
 
@@ -72,6 +71,9 @@ class Form(FlaskForm):  # type: ignore[misc]
         if isinstance(exc, ValidationError):
             self.show(exc.normalized_messages())  # type: ignore[no-untyped-call]
             return 400
+        if exc.field == "nonce":
+            # Used up. What is sent next time is another form.
+            self["nonce"].data = None
         self.show({exc.field: str(exc)})
         return 404 if isinstance(exc, NotFound) else 409
 
@@ -201,17 +203,6 @@ class TokenForm(Form):
             "rate_limit": _number(limit) if limit else None,
             "expires_at": from_input(_text(self.expires_at)),
         }
-
-
-def new_nonce() -> str:
-    """Makes a form one of its kind, so that sending it twice does its work once."""
-    return secrets.token_hex(16)
-
-
-def nonce_of(form: Form) -> str | None:
-    """The nonce that was sent along; None from a script, which sends none."""
-    value: str = form.nonce.data or ""
-    return value[:_MAX_NONCE_LENGTH] or None
 
 
 def _text(field: Any) -> str:

@@ -11,13 +11,12 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Response, current_app, jsonify, request
-from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 
+from blueprints.admin import queries
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.display import Bar
 from blueprints.admin.site import bp
-from control.operations import NotFound
+from control.errors import NotFound
 from database import schema
 from database.engine import is_reachable
 from llmproxy import __version__
@@ -30,7 +29,6 @@ from llmproxy.headers import origin_of
 from llmproxy.transport.connection import Timeouts
 from llmproxy.transport.request import UpstreamRequest
 from llmproxy.upstream import Upstream
-from models import Project, db
 from services import Services
 
 log = logging.getLogger(__name__)
@@ -158,11 +156,7 @@ def reader_lags() -> dict[str, Lag]:
 
 def _upstreams() -> list[str]:
     """Base URLs in use, the setting's first."""
-    of_projects = select(Project.base_url).where(Project.base_url.is_not(None)).distinct().order_by(Project.base_url)
-    try:
-        others = [url for url in db.session.scalars(of_projects.limit(MAX_UPSTREAMS)) if url]
-    except SQLAlchemyError:
-        others = []
+    others = queries.upstreams_of_projects(MAX_UPSTREAMS)
     return list(dict.fromkeys([Services.of(current_app).settings.upstream_url, *others]))
 
 

@@ -10,9 +10,25 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import secrets
 import uuid
 
 from flask import current_app
+
+from blueprints.admin.forms import NewProjectForm, NewTokenForm
+
+_MAX_NONCE_LENGTH = 64
+
+
+def give_nonce(form: NewProjectForm | NewTokenForm) -> None:
+    """Make a form that is about to be shown one of its kind, if it is not yet."""
+    form.nonce.data = form.nonce.data or secrets.token_hex(16)
+
+
+def nonce_of(form: NewProjectForm | NewTokenForm) -> str | None:
+    """The nonce that was sent along; None from a script, which sends none."""
+    value: str = form.nonce.data or ""
+    return value[:_MAX_NONCE_LENGTH] or None
 
 
 def project_id_of(nonce: str) -> str:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from flask import Response, current_app, jsonify, request
-from sqlalchemy import select
 
 from accounting import report as usage_report
 from accounting.report import EVERYBODY, Consumer, Kind, Period, Step, Usage
@@ -19,7 +17,7 @@ from blueprints.admin.requests_log import RecordView, latest
 from blueprints.admin.site import bp
 from llmproxy.admission import utc_now
 from llmproxy.api_log.latest import Filter
-from models import Project, Token, db
+from models import db
 from services import Services
 
 TOP = 5
@@ -59,10 +57,10 @@ def overview() -> Response:
     span = SPANS[name]
     now = utc_now()
     begin = now - span.length
-    totals = usage_report.totals(EVERYBODY, begin, now)
+    totals = usage_report.totals(db.session, EVERYBODY, begin, now)
     if wants_json():
         return jsonify(span=name, requests=totals.requests, errors=totals.errors, refusals=totals.refusals)
-    periods = usage_report.series(EVERYBODY, begin, now, step=span.step)
+    periods = usage_report.series(db.session, EVERYBODY, begin, now, step=span.step)
     default_limit = Services.of(current_app).settings.rate_limit_per_hour
     return page(
         "overview.html",
@@ -74,10 +72,10 @@ def overview() -> Response:
         charts=charts(periods),
         labels=[period.start.strftime(span.form) for period in periods],
         ends=_ends(periods, span),
-        tops={kind: _ranks(usage_report.top(kind, EVERYBODY, begin, now, limit=TOP)) for kind in _KINDS},
-        reasons=usage_report.refusals_by_reason(EVERYBODY, begin, now),
+        tops={kind: _ranks(usage_report.top(db.session, kind, EVERYBODY, begin, now, limit=TOP)) for kind in _KINDS},
+        reasons=usage_report.refusals_by_reason(db.session, EVERYBODY, begin, now),
         refusals=_latest_refusals(totals),
-        withering=queries.next_to_wither(TOP, now=now, default_limit=default_limit),
+        withering=queries.next_to_wither(TOP, default_limit=default_limit),
         readers=reader_lags(),
         steps=_first_steps(totals),
     )
@@ -102,14 +100,9 @@ def _latest_refusals(totals: Usage) -> list[RecordView]:
     return latest(Filter(outcome="refused"), limit=TOP) if totals.refusals else []
 
 
-def _first_steps(totals: Usage) -> list[tuple[str, bool]] | None:
-    """What a new proxy still lacks, in order; None once calls go through."""
+def _first_steps(totals: Usage) -> dict[str, bool] | None:
+    """What a new proxy has and still lacks, in order; None once calls go through."""
     if totals.requests:
         return None
-    has_project, has_token, has_call = (_exists(column) for column in (Project.id, Token.id, Token.last_used_at))
-    steps = [("project", has_project), ("token", has_token), ("call", has_call)]
-    return None if all(is_done for _, is_done in steps) else steps
-
-
-def _exists(column: Any) -> bool:
-    return db.session.scalar(select(column).where(column.is_not(None)).limit(1)) is not None
+    steps = queries.steps_done()
+    return None if all(steps.values()) else steps

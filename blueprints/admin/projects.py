@@ -5,35 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Response, current_app, jsonify, make_response, request
-from marshmallow import ValidationError
 
 from blueprints import schemas
 from blueprints.admin import once, queries
 from blueprints.admin.access import actor
-from blueprints.admin.answers import done, json_body, page, refused, rescues, wants_json
-from blueprints.admin.forgery import StaleForm
-from blueprints.admin.forms import (
-    DeleteProjectForm,
-    Form,
-    KeyForm,
-    NewProjectForm,
-    ProjectForm,
-    new_nonce,
-    nonce_of,
-)
+from blueprints.admin.answers import done, page, shows, wants_json
+from blueprints.admin.forms import DeleteProjectForm, KeyForm, NewProjectForm, ProjectForm
 from blueprints.admin.site import bp
-from blueprints.management import project_json
-from control import operations
-from control.operations import Conflict, NotFound, live_token_count
-from llmproxy.admission import utc_now
+from blueprints.wire import project_json, read_body
+from control import projects
+from control.audit import version_of
+from control.projects import live_token_count
 from models import Project, db
 from services import Services
 
 _SHOWN_TOKENS = 10
 
 
-@bp.get("/projects")
-def projects() -> Response:
+@bp.get("/projects", endpoint="projects")
+def list_projects() -> Response:
     """Projects by name."""
     search = request.args.get("q", "").strip()
     found = queries.projects_page(request.args.get("page", 1, int), search=search)
@@ -52,42 +42,38 @@ def new_project() -> Response:
 @bp.post("/projects")
 def create_project() -> Response:
     """Create a project."""
+    keyring = Services.of(current_app).keyring
     if request.is_json:
-        project = _operations().create_project(actor(), **json_body(schemas.NewProject()))
-        return _created(project)
+        return _created(projects.create(db.session, keyring, actor(), **read_body(schemas.NewProject())))
     form = NewProjectForm()
-    nonce = nonce_of(form)
-    try:
-        values = form.load(schemas.NewProject())
-        made_id = once.project_id_of(nonce) if nonce else None
-        project = _operations().create_project(actor(), project_id=made_id, **values)
-    except (ValidationError, Conflict) as exc:
-        return refused(form, exc, _new_project)
+    nonce = once.nonce_of(form)
+    made_id = once.project_id_of(nonce) if nonce else None
+    values = form.load(schemas.NewProject())
+    project = projects.create(db.session, keyring, actor(), project_id=made_id, **values)
     if wants_json():
         return _created(project)
-    return done(
-        f"Created the project “{project.name}”. Issue its first token next.", "project", project_id=project.id
-    )
+    message = f"Created the project “{project.name}”. Issue its first token next."
+    return done(message, "project", project_id=project.id)
 
 
 @bp.delete("/projects")
 def delete_project_by_body() -> tuple[str, int]:
     """Delete a project named by a body: JSON or a form's fields, as of the schema ProjectName."""
     if request.is_json:
-        body = json_body(schemas.ProjectName())
+        body = read_body(schemas.ProjectName())
     else:
         sent: dict[str, Any] = dict(request.form)
         if "force" in sent:
             sent["force"] = sent["force"].lower() in ("true", "1", "on", "yes")
         body = schemas.ProjectName().load(sent)
-    _operations().delete_project(actor(), body["id"], force=body.get("force", False))
+    projects.delete(db.session, actor(), **body)
     return "", 204
 
 
-@bp.get("/projects/<project_id>")
-def project(project_id: str) -> Response:
+@bp.get("/projects/<project_id>", endpoint="project")
+def show_project(project_id: str) -> Response:
     """One project."""
-    found = _project(project_id)
+    found = projects.find(db.session, project_id)
     return jsonify(project_json(found)) if wants_json() else _project_page(found)
 
 
@@ -95,25 +81,16 @@ def project(project_id: str) -> Response:
 def change_project(project_id: str) -> Response:
     """Rename it, change its base URL or how it asks for usage; by JSON anything of schemas.ProjectChange."""
     if request.is_json:
-        changes = json_body(schemas.ProjectChange())
-        return jsonify(project_json(_operations().change_project(actor(), project_id, **changes)))
+        return jsonify(project_json(_change(project_id, **read_body(schemas.ProjectChange()))))
     form = ProjectForm()
-    try:
-        values = form.load(schemas.ProjectChange())
-        changed = _operations().change_project(actor(), project_id, seen=form.seen.data or None, **values)
-    except (ValidationError, Conflict) as exc:
-        return refused(form, exc, lambda form, status: _project_page(_project(project_id), status, form=form))
+    changed = _change(project_id, seen=form.seen.data or None, **form.load(schemas.ProjectChange()))
     return _changed(changed, f"Saved “{changed.name}”.")
 
 
 @bp.post("/projects/<project_id>/key")
 def replace_key(project_id: str) -> Response:
     """Replace the API key; the next request uses the new one."""
-    form = KeyForm()
-    try:
-        changed = _operations().change_project(actor(), project_id, **form.load(schemas.ProjectChange()))
-    except (ValidationError, Conflict) as exc:
-        return refused(form, exc, lambda form, status: _project_page(_project(project_id), status, key_form=form))
+    changed = _change(project_id, **KeyForm().load(schemas.ProjectChange()))
     return _changed(changed, f"Replaced the API key of “{changed.name}”. The next request uses it.")
 
 
@@ -121,24 +98,23 @@ def replace_key(project_id: str) -> Response:
 def switch_project(project_id: str) -> Response:
     """Switch it off or on, as the field `is_active` (true, false) says."""
     on = request.form.get("is_active", "").lower() == "true"
-    changed = _operations().change_project(actor(), project_id, is_active=on)
     words = (
         "Switched on. Its tokens work again." if on else "Switched off. Its tokens are refused until it is on again."
     )
-    return _changed(changed, words)
+    return _changed(_change(project_id, is_active=on), words)
 
 
 @bp.get("/projects/<project_id>/revoke")
 def confirm_revoke(project_id: str) -> Response:
     """Ask before every token is revoked."""
-    found = _project(project_id)
-    return page("project_revoke.html", project=found, live_tokens=live_token_count(project_id))
+    found = projects.find(db.session, project_id)
+    return page("project_revoke.html", project=found, live_tokens=live_token_count(db.session, project_id))
 
 
 @bp.post("/projects/<project_id>/revoke")
 def revoke_project_tokens(project_id: str) -> Response:
     """Revoke every token of a project."""
-    revoked = _operations().revoke_project_tokens(actor(), project_id)
+    revoked = projects.revoke_tokens(db.session, actor(), project_id)
     if wants_json():
         return jsonify(revoked=revoked)
     return done(f"Revoked {revoked} token{'' if revoked == 1 else 's'}.", "project", project_id=project_id)
@@ -147,77 +123,56 @@ def revoke_project_tokens(project_id: str) -> Response:
 @bp.get("/projects/<project_id>/delete")
 def confirm_delete(project_id: str) -> Response:
     """Ask before a project is deleted."""
-    return _delete_page(_project(project_id), DeleteProjectForm(formdata=None))
+    return _delete_page(projects.find(db.session, project_id), DeleteProjectForm(formdata=None))
 
 
 @bp.post("/projects/<project_id>/delete")
 def delete_project(project_id: str) -> Response:
     """Delete a project, when the number of its live tokens was entered."""
-    found = _project(project_id)
-    name = found.name
-    form = DeleteProjectForm()
-    try:
-        number = form.number() if live_token_count(project_id) else 0
-        _operations().delete_project(actor(), project_id, force=True, live_tokens=number)
-    except (ValidationError, Conflict) as exc:
-        return refused(form, exc, lambda form, status: _delete_page(found, form, status))
+    name = projects.find(db.session, project_id).name
+    number = DeleteProjectForm().number() if live_token_count(db.session, project_id) else 0
+    projects.delete(db.session, actor(), project_id, force=True, live_tokens=number)
     return done(f"Deleted the project “{name}” with its tokens.", "projects")
 
 
-@rescues("create_project")
-def _create_again(exc: StaleForm) -> Response:
-    form = NewProjectForm()
-    return _new_project(form, form.refuse(exc))
-
-
-@rescues("change_project")
-def _change_again(exc: StaleForm) -> Response:
-    form = ProjectForm()
-    return _project_page(_path_project(), form.refuse(exc), form=form)
-
-
-@rescues("replace_key")
-def _replace_again(exc: StaleForm) -> Response:
-    form = KeyForm()
-    return _project_page(_path_project(), form.refuse(exc), key_form=form)
-
-
-@rescues("delete_project")
-def _delete_again(exc: StaleForm) -> Response:
-    form = DeleteProjectForm()
-    return _delete_page(_path_project(), form, form.refuse(exc))
-
-
-def _path_project() -> Project:
-    return _project((request.view_args or {})["project_id"])
-
-
-def _operations() -> operations.Operations:
-    return Services.of(current_app).operations
-
-
-def _project(project_id: str) -> Project:
-    found: Project | None = db.session.get(Project, project_id)
-    if found is None:
-        raise NotFound("id", "project")
-    return found
-
-
-def _new_project(form: Form, status: int = 200) -> Response:
-    form.nonce.data = form.nonce.data or new_nonce()
+@shows(NewProjectForm, of="create_project")
+def _new_project(form: NewProjectForm, status: int = 200) -> Response:
+    once.give_nonce(form)
     return page("project_new.html", status, form=form)
 
 
+@shows(ProjectForm, of="change_project")
+def _change_again(form: ProjectForm, status: int) -> Response:
+    found = _asked_for()
+    # Whoever saves again has seen what this page shows.
+    form.seen.data = version_of(found)
+    return _project_page(found, status, form=form)
+
+
+@shows(KeyForm, of="replace_key")
+def _replace_again(form: KeyForm, status: int) -> Response:
+    return _project_page(_asked_for(), status, key_form=form)
+
+
+@shows(DeleteProjectForm, of="delete_project")
+def _delete_again(form: DeleteProjectForm, status: int) -> Response:
+    return _delete_page(_asked_for(), form, status)
+
+
+def _asked_for() -> Project:
+    """The project that the request's path names."""
+    return projects.find(db.session, (request.view_args or {})["project_id"])
+
+
+def _change(project_id: str, **changes: Any) -> Project:
+    return projects.change(db.session, Services.of(current_app).keyring, actor(), project_id, **changes)
+
+
 def _project_page(
-    found: Project, status: int = 200, *, form: Form | None = None, key_form: Form | None = None
+    found: Project, status: int = 200, *, form: ProjectForm | None = None, key_form: KeyForm | None = None
 ) -> Response:
-    if form is not None:
-        # Whoever saves again has seen what this page shows.
-        form.seen.data = operations.version_of(found)
-    now, default_limit = utc_now(), Services.of(current_app).settings.rate_limit_per_hour
-    tokens = queries.tokens_page(
-        1, project_id=found.id, state="", search="", order="newest", now=now, default_limit=default_limit
-    )
+    settings = Services.of(current_app).settings
+    tokens = queries.tokens_page(1, project_id=found.id, default_limit=settings.rate_limit_per_hour)
     return page(
         "project.html",
         status,
@@ -226,13 +181,14 @@ def _project_page(
         key_form=key_form or KeyForm(formdata=None),
         tokens=tokens.rows[:_SHOWN_TOKENS],
         total_tokens=tokens.total,
-        live_tokens=live_token_count(found.id),
-        upstream_url=found.base_url or Services.of(current_app).settings.upstream_url,
+        live_tokens=live_token_count(db.session, found.id),
+        upstream_url=found.base_url or settings.upstream_url,
     )
 
 
-def _delete_page(found: Project, form: Form, status: int = 200) -> Response:
-    return page("project_delete.html", status, project=found, form=form, live_tokens=live_token_count(found.id))
+def _delete_page(found: Project, form: DeleteProjectForm, status: int = 200) -> Response:
+    live_tokens = live_token_count(db.session, found.id)
+    return page("project_delete.html", status, project=found, form=form, live_tokens=live_tokens)
 
 
 def _created(project: Project) -> Response:

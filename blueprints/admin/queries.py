@@ -1,4 +1,7 @@
-"""What the pages read of projects and tokens, each list in a bounded number of statements."""
+"""
+What the pages read of projects, tokens and the audit trail, each list in a bounded number of statements. Here and
+nowhere else in this package is SQL.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
 from blueprints.admin.display import TokenView, token_view
+from database.errors import DatabaseError
 from llmproxy.admission import WINDOW, utc_now
-from models import Project, Token, db
+from models import AuditEntry, Project, Token, db
 
 PAGE_SIZE = 50
 # A page far down a list makes the database walk there; nobody reads that far, filters lead there sooner.
@@ -77,14 +81,14 @@ def _live_tokens(project_ids: Iterable[str]) -> dict[str, int]:
 def tokens_page(
     number: int,
     *,
-    project_id: str,
-    state: str,
-    search: str,
-    order: str,
-    now: datetime,
+    project_id: str = "",
+    state: str = "",
+    search: str = "",
+    order: str = "newest",
     default_limit: int,
 ) -> Page:
     """Tokens with their projects, filtered by what is not empty."""
+    now = utc_now()
     statement = select(Token, Project).join(Token.project)
     if project_id:
         statement = statement.where(Token.project_id == project_id)
@@ -93,13 +97,8 @@ def tokens_page(
     if search:
         statement = statement.where(or_(Token.label.icontains(search, autoescape=True), Token.id == search))
     page = _page(statement.order_by(*_ordered(order)), number)
-    return Page([view(row, now, default_limit) for row in page.rows], page.number, page.total)
-
-
-def view(row: Any, now: datetime, default_limit: int) -> TokenView:
-    """The view of a row of (Token, Project)."""
-    token, project = row
-    return token_view(token, project, now=now, default_limit=default_limit)
+    rows = [token_view(*row, now=now, default_limit=default_limit) for row in page.rows]
+    return Page(rows, page.number, page.total)
 
 
 def _in_state(state: str, now: datetime, default_limit: int) -> ColumnElement[bool]:
@@ -125,8 +124,9 @@ def _ordered(order: str) -> tuple[Any, ...]:
     return (Token.created_at.desc(), Token.id.desc())
 
 
-def next_to_wither(limit: int, *, now: datetime, default_limit: int) -> list[TokenView]:
+def next_to_wither(limit: int, *, default_limit: int) -> list[TokenView]:
     """Living tokens, the one that expires first first."""
+    now = utc_now()
     statement = (
         select(Token, Project)
         .join(Token.project)
@@ -134,7 +134,7 @@ def next_to_wither(limit: int, *, now: datetime, default_limit: int) -> list[Tok
         .order_by(Token.expires_at)
         .limit(limit)
     )
-    return [view(row, now, default_limit) for row in db.session.execute(statement)]
+    return [token_view(*row, now=now, default_limit=default_limit) for row in db.session.execute(statement)]
 
 
 def project_choices() -> list[tuple[str, str]]:
@@ -151,6 +151,36 @@ def names_of(project_ids: Iterable[str], token_ids: Iterable[str]) -> tuple[dict
         {row.id: row.name for row in projects},
         {row.id: row.label or f"Token {row.id[:8]}" for row in tokens},
     )
+
+
+def audit_entries(
+    limit: int, *, target_type: str | None, target_id: str, actor: str, before_id: int | None
+) -> list[AuditEntry]:
+    """Entries of the audit trail, the newest first, filtered by what is not empty."""
+    wanted = {"target_type": target_type, "target_id": target_id, "actor": actor}
+    statement = select(AuditEntry).filter_by(**{name: value for name, value in wanted.items() if value})
+    if before_id is not None:
+        statement = statement.where(AuditEntry.id < before_id)
+    return list(db.session.scalars(statement.order_by(AuditEntry.id.desc()).limit(limit)))
+
+
+def upstreams_of_projects(limit: int) -> list[str]:
+    """Base URLs that projects have of their own; none where the database does not answer."""
+    distinct = select(Project.base_url).where(Project.base_url.is_not(None)).distinct().order_by(Project.base_url)
+    try:
+        return [url for url in db.session.scalars(distinct.limit(limit)) if url]
+    except DatabaseError:
+        return []
+
+
+def steps_done() -> dict[str, bool]:
+    """What was done of the first steps: whether there is a project, a token, a call."""
+    columns = {"project": Project.id, "token": Token.id, "call": Token.last_used_at}
+    return {name: _has_value(column) for name, column in columns.items()}
+
+
+def _has_value(column: Any) -> bool:
+    return db.session.scalar(select(column).where(column.is_not(None)).limit(1)) is not None
 
 
 def _page(statement: Select[*tuple[Any, ...]], number: int) -> Page:

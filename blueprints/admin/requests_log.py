@@ -15,7 +15,7 @@ from flask import Response, current_app, jsonify, request
 from blueprints.admin import queries
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.site import bp
-from control.operations import NotFound
+from control.errors import NotFound
 from llmproxy.api_log.latest import Filter, Found, Place, read_at, search
 from llmproxy.errors import Outcome
 from services import Services

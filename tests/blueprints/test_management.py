@@ -549,7 +549,7 @@ def test_a_failing_database_is_answered_without_its_words(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("control.operations.Operations.create_project", fail)
+    monkeypatch.setattr("control.projects.create", fail)
     response = operator.call("POST", "/projects", PROJECT)
 
     assert response.status_code == status

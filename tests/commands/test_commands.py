@@ -14,7 +14,8 @@ import config
 from accounting.ledger import Dropped, note_dropped
 from accounting.rollup import Rollup, UsageSums, node_id
 from app import create_app
-from control.operations import Actor
+from control import projects
+from control.audit import Actor
 from llmproxy.keyring import KeyRing
 from models import Project, db
 from services import Services
@@ -76,8 +77,8 @@ def log(tmp_path: Path) -> Path:
 def test_keys_are_sealed_anew_under_the_first_key(run, make_app):
     app = make_app()
     with app.app_context():
-        operations = Services.of(app).operations
-        project_id = operations.create_project(Actor("test"), name="p", openai_api_key="sk-planted").id
+        keyring = Services.of(app).keyring
+        project_id = projects.create(db.session, keyring, Actor("test"), name="p", openai_api_key="sk-planted").id
 
     rings = {"encryption_keys": (NEW_KEY, OLD_KEY)}
     assert run("keys", "rotate", **rings) == (0, "sealed 1 keys anew; 0 were current\n")
@@ -92,8 +93,11 @@ def test_keys_are_sealed_anew_under_the_first_key(run, make_app):
 def test_keys_that_do_not_open_are_counted_and_a_few_of_them_named(run, make_app):
     app = make_app()
     with app.app_context():
-        operations = Services.of(app).operations
-        ids = [operations.create_project(Actor("test"), name=f"p{n}", openai_api_key="sk-x").id for n in range(12)]
+        keyring = Services.of(app).keyring
+        ids = [
+            projects.create(db.session, keyring, Actor("test"), name=f"p{n}", openai_api_key="sk-x").id
+            for n in range(12)
+        ]
 
     status, told = run("keys", "rotate", encryption_keys=(NEW_KEY,))
 

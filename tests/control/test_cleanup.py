@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from accounting.rollup import Rollup, UsageSums
 from accounting.views import PROJECT_DAYS, VIEWS
 from control import cleanup
 from control.cleanup import Cleanup, Retention
 from database import lease
-from models import AuditEntry, Project, Token, db, usage_keys
+from models import AuditEntry, Project, Token, usage_keys
 from server import background
 from tests.accounting.test_rollup import catch_up, sums_of
 from tests.records import append, record
@@ -26,11 +27,11 @@ def clean(engine: Engine) -> list[tuple[str, int]]:
     return list(Cleanup(engine, RETENTION).batches(NOW))
 
 
-def add_token(name: str, expires_at: datetime) -> None:
-    if db.session.get(Project, "p") is None:
-        db.session.add(Project(id="p", name="p", openai_api_key="sealed", key_hint="", created_at=NOW))
-    db.session.add(Token(token=name, id=name, project_id="p", expires_at=expires_at, created_at=NOW))
-    db.session.commit()
+def add_token(session: Session, name: str, expires_at: datetime) -> None:
+    if session.get(Project, "p") is None:
+        session.add(Project(id="p", name="p", openai_api_key="sealed", key_hint="", created_at=NOW))
+    session.add(Token(token_hash=name, id=name, project_id="p", expires_at=expires_at, created_at=NOW))
+    session.commit()
 
 
 def token_count(engine: Engine) -> int:
@@ -38,32 +39,32 @@ def token_count(engine: Engine) -> int:
         return connection.scalar(select(func.count(Token.id)))
 
 
-def add_audit(at: datetime) -> None:
-    db.session.add(AuditEntry(at=at, actor="a", action="b", target_type="token", target_id="c"))
-    db.session.commit()
+def add_audit(session: Session, at: datetime) -> None:
+    session.add(AuditEntry(at=at, actor="a", action="b", target_type="token", target_id="c"))
+    session.commit()
 
 
-def test_tokens_go_a_grace_after_they_expired(database):
+def test_tokens_go_a_grace_after_they_expired(session, database):
     for name, age in (("gone", 30 * DAY + SECOND), ("kept", 30 * DAY), ("alive", -DAY)):
-        add_token(name, NOW - age)
+        add_token(session, name, NOW - age)
 
     assert clean(database) == [("expired tokens", 1)]
-    assert set(db.session.scalars(select(Token.id))) == {"kept", "alive"}
+    assert set(session.scalars(select(Token.id))) == {"kept", "alive"}
 
 
-def test_audit_entries_go_after_their_retention(database):
+def test_audit_entries_go_after_their_retention(session, database):
     for age in (60 * DAY + SECOND, 60 * DAY, SECOND):
-        add_audit(NOW - age)
+        add_audit(session, NOW - age)
 
     assert clean(database) == [("audit entries", 1)]
-    assert db.session.scalar(select(func.count(AuditEntry.id))) == 2
+    assert session.scalar(select(func.count(AuditEntry.id))) == 2
 
 
-def test_nothing_is_deleted_in_batches_larger_than_told(database, monkeypatch):
+def test_nothing_is_deleted_in_batches_larger_than_told(session, database, monkeypatch):
     monkeypatch.setattr(cleanup, "BATCH", 2)
     for number in range(5):
-        add_token(str(number), NOW - 31 * DAY)
-        add_audit(NOW - 61 * DAY)
+        add_token(session, str(number), NOW - 31 * DAY)
+        add_audit(session, NOW - 61 * DAY)
 
     assert clean(database) == [
         *(("expired tokens", count) for count in (2, 2, 1)),
@@ -133,11 +134,11 @@ def test_a_lease_given_by_a_clock_that_was_ahead_is_not_waited_for(database):
     assert lease.hold(database, "cleanup", "two", NOW, DAY)
 
 
-def test_of_two_workers_one_cleans_up(database, monkeypatch):
+def test_of_two_workers_one_cleans_up(session, database, monkeypatch):
     monkeypatch.setattr(background, "utc_now", lambda: NOW)
     first, second = (background._Cleaner(database, RETENTION) for _ in range(2))
     first()
-    add_token("gone", NOW - 31 * DAY)
+    add_token(session, "gone", NOW - 31 * DAY)
 
     second()
     assert token_count(database) == 1

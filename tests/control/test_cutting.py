@@ -6,12 +6,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, create_engine, delete, update
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from control import cutting
 from control.cutting import Cutter
 from llmproxy.errors import ProxyError
 from llmproxy.live_calls import LiveCalls
-from models import Project, Token, db
+from models import Project, Token
 
 HOUR = timedelta(hours=1)
 PROJECT = "a-project"
@@ -31,13 +32,13 @@ class RunningCall:
 
 
 @pytest.fixture(autouse=True)
-def rows(database: Engine) -> None:
+def rows(session: Session) -> None:
     """A project with two tokens."""
     now = datetime.now(UTC)
-    db.session.add(Project(id=PROJECT, name="a project", openai_api_key="sealed", key_hint="", created_at=now))
+    session.add(Project(id=PROJECT, name="a project", openai_api_key="sealed", key_hint="", created_at=now))
     for name in ("one", "another"):
-        db.session.add(Token(token=name, id=name, project_id=PROJECT, expires_at=now + HOUR, created_at=now))
-    db.session.commit()
+        session.add(Token(token_hash=name, id=name, project_id=PROJECT, expires_at=now + HOUR, created_at=now))
+    session.commit()
 
 
 @pytest.fixture
@@ -58,9 +59,9 @@ def cut(database: Engine) -> Callable[..., None]:
     return look
 
 
-def change(statement) -> None:
-    db.session.execute(statement)
-    db.session.commit()
+def change(session: Session, statement) -> None:
+    session.execute(statement)
+    session.commit()
 
 
 REVOKED = update(Token).where(Token.id == "one").values(is_active=False)
@@ -70,26 +71,26 @@ CLEANED_UP = delete(Token).where(Token.id == "one")
 
 
 @pytest.mark.parametrize(("what", "code"), [(REVOKED, "token_revoked"), (SWITCHED_OFF, "project_inactive")])
-def test_a_call_that_lost_its_leave_is_cut(cut, call, what, code):
+def test_a_call_that_lost_its_leave_is_cut(session, cut, call, what, code):
     cut(call)
     assert call.cuts == []
-    change(what)
+    change(session, what)
     cut(call)
 
     assert call.cuts == [code]
 
 
-def test_other_tokens_calls_go_on(cut, call):
+def test_other_tokens_calls_go_on(session, cut, call):
     other = RunningCall("another")
-    change(REVOKED)
+    change(session, REVOKED)
     cut(call, other)
 
     assert other.cuts == []
 
 
-def test_calls_of_a_deleted_project_are_cut(cut, call):
-    change(delete(Token))
-    change(delete(Project))
+def test_calls_of_a_deleted_project_are_cut(session, cut, call):
+    change(session, delete(Token))
+    change(session, delete(Project))
     cut(call)
 
     assert call.cuts == ["token_revoked"]
@@ -97,23 +98,23 @@ def test_calls_of_a_deleted_project_are_cut(cut, call):
 
 @pytest.mark.parametrize("what", [EXPIRED, CLEANED_UP], ids=["expired", "expired long ago, and deleted"])
 @pytest.mark.parametrize(("at_expiry", "cuts"), [(False, []), (True, ["token_expired"])])
-def test_calls_of_an_expired_token_are_cut_where_that_is_asked_for(cut, call, what, at_expiry, cuts):
-    change(what)
+def test_calls_of_an_expired_token_are_cut_where_that_is_asked_for(session, cut, call, what, at_expiry, cuts):
+    change(session, what)
     cut(call, at_expiry=at_expiry)
 
     assert call.cuts == cuts
 
 
-def test_an_expired_token_does_not_hide_that_its_project_was_switched_off(cut, call):
-    change(EXPIRED)
-    change(SWITCHED_OFF)
+def test_an_expired_token_does_not_hide_that_its_project_was_switched_off(session, cut, call):
+    change(session, EXPIRED)
+    change(session, SWITCHED_OFF)
     cut(call)
 
     assert call.cuts == ["project_inactive"]
 
 
-def test_a_revoked_call_goes_on_where_that_is_asked_for(cut, call):
-    change(REVOKED)
+def test_a_revoked_call_goes_on_where_that_is_asked_for(session, cut, call):
+    change(session, REVOKED)
     cut(call, at_revocation=False)
     cut(call, at_revocation=False, at_expiry=True)
 
@@ -121,18 +122,18 @@ def test_a_revoked_call_goes_on_where_that_is_asked_for(cut, call):
 
 
 @pytest.mark.parametrize(("what", "code"), [(REVOKED, "token_revoked"), (EXPIRED, "token_expired")])
-def test_a_session_is_cut_whatever_is_asked_for_streams(cut, call, what, code):
-    session = RunningCall("one", is_session=True)
-    change(what)
-    cut(call, session, at_revocation=False)
+def test_a_session_is_cut_whatever_is_asked_for_streams(session, cut, call, what, code):
+    websocket = RunningCall("one", is_session=True)
+    change(session, what)
+    cut(call, websocket, at_revocation=False)
 
-    assert (call.cuts, session.cuts) == ([], [code])
+    assert (call.cuts, websocket.cuts) == ([], [code])
 
 
-def test_more_tokens_than_fit_one_statement_are_all_looked_at(cut, call, monkeypatch):
+def test_more_tokens_than_fit_one_statement_are_all_looked_at(session, cut, call, monkeypatch):
     monkeypatch.setattr(cutting, "BATCH", 1)
     calls = [call, RunningCall("another"), RunningCall("one", is_session=True)]
-    change(update(Token).values(is_active=False))
+    change(session, update(Token).values(is_active=False))
     cut(*calls)
 
     assert [one.cuts for one in calls] == [["token_revoked"]] * 3

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule, run_state_machine_as_test
-from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
-from control import operations
-from control.operations import Actor, Operations
+from control import audit, projects, tokens
+from control.audit import Actor
 from database.claims import open_token_store
 from llmproxy.admission import Admission, Refused
 from llmproxy.errors import ProjectInactive, RateLimited, TokenExpired, TokenRevoked
@@ -21,6 +21,7 @@ ACTOR = Actor("tester", "127.0.0.1")
 KEY = "sk-planted-upstream-key"
 DEFAULT_LIMIT = 2
 HOUR = timedelta(hours=1)
+MODULES = (audit, projects, tokens)
 
 
 @dataclass
@@ -53,39 +54,40 @@ class Life:
 class TokenLife(RuleBasedStateMachine):
     """One project and its tokens, through the same rooms that requests and operators take."""
 
-    tokens = Bundle("tokens")
+    issued = Bundle("issued")
     database_url = ""
+    session: Session  # set by the test
 
     def __init__(self) -> None:
         super().__init__()
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self._set_clock()
-        keyring = KeyRing([b"k" * 32])
-        self.operations = Operations(keyring)
+        self.keyring = KeyRing([b"k" * 32])
         self.store = open_token_store(self.database_url, default_limit=DEFAULT_LIMIT)
-        self.admission = Admission(self.store, keyring)
+        self.admission = Admission(self.store, self.keyring)
         name = f"project {new_id()}"
-        self.project_id = self.operations.create_project(ACTOR, name=name, openai_api_key=KEY).id
+        self.project_id = projects.create(self.session, self.keyring, ACTOR, name=name, openai_api_key=KEY).id
         self.project_is_active = True
         self.lives: dict[str, Life] = {}
 
     def _set_clock(self) -> None:
-        operations.utc_now = lambda: self.now
+        for module in MODULES:
+            module.utc_now = lambda: self.now
 
     def teardown(self) -> None:
         connection = getattr(self.store, "_connection", None)
         if connection is not None:
             connection.close()
 
-    @rule(target=tokens, hours=st.integers(1, 4), limit=st.none() | st.integers(1, 2))
+    @rule(target=issued, hours=st.integers(1, 4), limit=st.none() | st.integers(1, 2))
     def issue(self, hours: int, limit: int | None) -> str:
-        secret, token = self.operations.issue_token(
-            ACTOR, project_id=self.project_id, lifetime=hours * HOUR, rate_limit=limit
+        secret, token = tokens.issue(
+            self.session, ACTOR, project_id=self.project_id, lifetime=hours * HOUR, rate_limit=limit
         )
         self.lives[secret] = Life(token.id, self.now + hours * HOUR, limit)
         return secret
 
-    @rule(secret=tokens, times=st.integers(1, 3))
+    @rule(secret=issued, times=st.integers(1, 3))
     def use(self, secret: str, times: int) -> None:
         for _ in range(times):
             self._use_once(secret)
@@ -99,19 +101,19 @@ class TokenLife(RuleBasedStateMachine):
             self.admission.admit(f"Bearer {secret}", self.now)
         assert type(refused.value.reason) is expected
 
-    @rule(secret=tokens)
+    @rule(secret=issued)
     def revoke(self, secret: str) -> None:
-        self.operations.revoke_token(ACTOR, secret=secret)
+        tokens.revoke(self.session, ACTOR, secret=secret)
         self.lives[secret].is_active = False
 
-    @rule(secret=tokens, limit=st.none() | st.integers(1, 2))
+    @rule(secret=issued, limit=st.none() | st.integers(1, 2))
     def change_limit(self, secret: str, limit: int | None) -> None:
-        self.operations.change_token(ACTOR, self.lives[secret].id, rate_limit=limit)
+        tokens.change(self.session, ACTOR, self.lives[secret].id, rate_limit=limit)
         self.lives[secret].limit = limit
 
     @rule(is_active=st.booleans())
     def switch_project(self, is_active: bool) -> None:
-        self.operations.change_project(ACTOR, self.project_id, is_active=is_active)
+        projects.change(self.session, self.keyring, ACTOR, self.project_id, is_active=is_active)
         self.project_is_active = is_active
 
     @rule(minutes=st.sampled_from([1, 59, 60]))
@@ -120,9 +122,11 @@ class TokenLife(RuleBasedStateMachine):
 
 
 def test_any_life_of_tokens_goes_as_the_model_says(
-    database: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
+    session: Session, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operations, "utc_now", operations.utc_now)  # put back at the end
+    for module in MODULES:
+        monkeypatch.setattr(module, "utc_now", module.utc_now)  # put back at the end
+    monkeypatch.setattr(TokenLife, "session", session, raising=False)
     monkeypatch.setattr(TokenLife, "database_url", database_url)
 
     run_state_machine_as_test(

@@ -4,16 +4,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from flask import Flask
 from sqlalchemy import Engine, func, select, update
+from sqlalchemy.orm import Session
 
 from accounting.rollup import Rollup, UsageSums
-from control.operations import Actor, Operations
+from control import projects, tokens
+from control.audit import Actor
 from database import copy as database_copy
 from database.copy import CopyRefused, copy
-from database.engine import init_app
+from database.engine import open_engine
 from llmproxy.keyring import KeyRing
-from models import AuditEntry, Token, db
+from models import AuditEntry, Token
 from tests.accounting.test_rollup import catch_up, mixed_records
 from tests.databases import POSTGRESQL, SQLITE
 from tests.records import append
@@ -23,16 +24,15 @@ ACTOR = Actor("tester")
 
 
 @pytest.fixture
-def full(database: Engine, tmp_path: Path) -> Engine:
+def full(database: Engine, session: Session, tmp_path: Path) -> Engine:
     """A database with something of everything."""
-    doing = Operations(KEYRING)
     for number in range(3):
-        owner = doing.create_project(ACTOR, name=f"Müller {number}", openai_api_key=f"sk-{number}")
+        owner = projects.create(session, KEYRING, ACTOR, name=f"Müller {number}", openai_api_key=f"sk-{number}")
         for label in ("ä ö 😀", None):
-            doing.issue_token(ACTOR, project_id=owner.id, lifetime=timedelta(hours=1), label=label)
+            tokens.issue(session, ACTOR, project_id=owner.id, lifetime=timedelta(hours=1), label=label)
     used = {"request_count": 7, "window_started_at": datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC)}
-    db.session.execute(update(Token).where(Token.label.is_(None)).values(**used))
-    db.session.commit()
+    session.execute(update(Token).where(Token.label.is_(None)).values(**used))
+    session.commit()
     append(tmp_path / "api_logs.jsonl", mixed_records(200))
     rollup = Rollup(tmp_path / "api_logs.jsonl", UsageSums(database, "node-1"))
     catch_up(rollup)
@@ -55,7 +55,7 @@ def rows_of(engine: Engine) -> dict[str, set]:
 
 
 def in_target(url: str, look):
-    engine = init_app(Flask("target"), url)
+    engine = open_engine(url)
     try:
         return look(engine)
     finally:
@@ -72,25 +72,27 @@ def test_everything_arrives(full, database_url, target_url, tmp_path):
     assert all(left.values()) and done.keys_opened == 3
 
 
-def test_the_copy_is_worked_with_as_the_original_was(full, database_url, target_url, tmp_path):
+def test_the_copy_is_worked_with_as_the_original_was(full, session, database_url, target_url, tmp_path):
     copy(database_url, target_url, tmp_path, KEYRING)
-    entries = db.session.scalar(select(func.count(AuditEntry.id)))
+    entries = session.scalar(select(func.count(AuditEntry.id)))
 
     def work(engine: Engine) -> tuple[int, int]:
-        Operations(KEYRING).create_project(ACTOR, name="after", openai_api_key="sk-after")
+        with Session(engine) as session:
+            projects.create(session, KEYRING, ACTOR, name="after", openai_api_key="sk-after")
         append(tmp_path / "api_logs.jsonl", mixed_records(30, seed=9))
         rollup = Rollup(tmp_path / "api_logs.jsonl", UsageSums(engine, "node-1"))
         added = catch_up(rollup)
         rollup.close()
-        return added, db.session.scalar(select(func.max(AuditEntry.id)))
+        with engine.connect() as connection:
+            return added, connection.scalar(select(func.max(AuditEntry.id)))
 
     assert in_target(target_url, work) == (30, entries + 1)
 
 
-def test_a_target_with_data_is_refused_and_left_as_it_is(full, database_url, target_url, tmp_path):
+def test_a_target_with_data_is_refused_and_left_as_it_is(full, session, database_url, target_url, tmp_path):
     copy(database_url, target_url, tmp_path, KEYRING)
     before = in_target(target_url, rows_of)
-    Operations(KEYRING).create_project(ACTOR, name="late", openai_api_key="sk-late")
+    projects.create(session, KEYRING, ACTOR, name="late", openai_api_key="sk-late")
 
     with pytest.raises(CopyRefused, match=r"holds data already, in .*projects"):
         copy(database_url, target_url, tmp_path, KEYRING)

@@ -12,13 +12,13 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from flask import Flask, current_app
 from sqlalchemy import Engine, inspect, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.orm import Session
 
 from database import schema
 from database.claims import open_token_store
-from database.engine import background_transaction, init_app, is_reachable, write_transaction
+from database.engine import background_transaction, is_reachable, open_engine, write_transaction
 from database.schema import migrate_to_head
 from llmproxy.admission import StoreUnavailable, hash_token
 from models import AuditEntry, Project, Token, db
@@ -40,23 +40,23 @@ def store(database: Engine, database_url: str):
 
 
 @pytest.fixture
-def add_token(database: Engine):
+def add_token(session: Session):
     """Adds a token and its project; columns may be changed."""
 
     def add(**columns) -> None:
-        if db.session.get(Project, PROJECT) is None:
+        if session.get(Project, PROJECT) is None:
             fields = {"openai_api_key": "sealed", "key_hint": "", "created_at": NOW}
-            db.session.add(Project(id=PROJECT, name="a project", base_url="https://upstream.test", **fields))
-        complete = {"token": TOKEN, "id": "public-id", "project_id": PROJECT, "expires_at": NOW + HOUR}
-        db.session.add(Token(**complete | {"created_at": NOW} | columns))
-        db.session.commit()
+            session.add(Project(id=PROJECT, name="a project", base_url="https://upstream.test", **fields))
+        complete = {"token_hash": TOKEN, "id": "public-id", "project_id": PROJECT, "expires_at": NOW + HOUR}
+        session.add(Token(**complete | {"created_at": NOW} | columns))
+        session.commit()
 
     return add
 
 
-def change(table, **values) -> None:
-    db.session.execute(update(table).values(**values))
-    db.session.commit()
+def change(session: Session, table, **values) -> None:
+    session.execute(update(table).values(**values))
+    session.commit()
 
 
 def test_a_claim_counts_and_tells_all_that_a_request_needs(store, add_token):
@@ -81,11 +81,11 @@ def test_an_unknown_token_has_no_state(store, add_token):
     ("table", "values"),
     [(Token, {"is_active": False}), (Project, {"is_active": False}), (Token, {"expires_at": NOW})],
 )
-def test_what_an_operator_takes_back_holds_for_the_next_claim(store, add_token, table, values):
+def test_what_an_operator_takes_back_holds_for_the_next_claim(session, store, add_token, table, values):
     add_token()
     assert store.claim(TOKEN, NOW)
 
-    change(table, **values)
+    change(session, table, **values)
 
     assert store.claim(TOKEN, NOW) is None
     assert store.state(TOKEN).request_count == 1
@@ -124,8 +124,7 @@ def test_a_token_dies_at_the_moment_it_expires(store, add_token, left, passes):
 
 def test_parallel_claims_pass_exactly_as_often_as_allowed(database, database_url, add_token):
     add_token(rate_limit=40)
-    with current_app.app_context():
-        stores = [open_token_store(database_url, default_limit=5) for _ in range(8)]
+    stores = [open_token_store(database_url, default_limit=5) for _ in range(8)]
     ready = threading.Barrier(8)
 
     def claim_often(store) -> int:
@@ -163,16 +162,15 @@ def test_a_clock_set_forward_and_back_opens_one_window_and_no_third(store, add_t
 
 
 @pytest.mark.postgres
-def test_claims_on_postgresql_write_beside_the_old_row_and_touch_no_index(postgres_server, tmp_path):
+def test_claims_on_postgresql_write_beside_the_old_row_and_touch_no_index(session, postgres_server, tmp_path):
     url = postgres_server.new_database()
-    app = Flask("hot")
-    migrate_to_head(init_app(app, url), tmp_path)
-    with app.app_context():
+    engine = open_engine(url)
+    migrate_to_head(engine, tmp_path)
+    with Session(engine) as session:
         times = {"created_at": NOW, "expires_at": NOW + HOUR}
-        db.session.add(Project(id=PROJECT, name="p", openai_api_key="sealed", key_hint="", created_at=NOW))
-        db.session.add_all([Token(token=f"{n:064}", project_id=PROJECT, **times) for n in range(200)])
-        db.session.commit()
-        db.session.remove()
+        session.add(Project(id=PROJECT, name="p", openai_api_key="sealed", key_hint="", created_at=NOW))
+        session.add_all([Token(token_hash=f"{n:064}", project_id=PROJECT, **times) for n in range(200)])
+        session.commit()
     store = open_token_store(url, default_limit=10_000, pool_size=1)
     for number in range(3000):
         store.claim(f"{number % 5:064}", NOW)
@@ -190,23 +188,22 @@ def test_claims_on_postgresql_write_beside_the_old_row_and_touch_no_index(postgr
             return found if found[0] >= 3000 else None
 
         updates, hot, pages = wait_for(told)
-    with app.app_context():
-        db.engine.dispose()
+    engine.dispose()
     assert (updates, hot >= 2990, pages < 40) == (3000, True, True)
 
 
-def test_a_write_transaction_that_raises_leaves_nothing(database, add_token):
+def test_a_write_transaction_that_raises_leaves_nothing(session, add_token):
     add_token()
 
     def change_and_fail():
-        with write_transaction():
-            db.session.execute(update(Token).values(label="half done"))
+        with write_transaction(session):
+            session.execute(update(Token).values(label="half done"))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         change_and_fail()
 
-    assert db.session.get(Token, TOKEN).label is None
+    assert session.get(Token, TOKEN).label is None
 
 
 def test_a_background_transaction_leaves_the_connection_as_it_was(database):
@@ -225,21 +222,21 @@ def test_a_background_transaction_leaves_the_connection_as_it_was(database):
     assert settings_of_connection() == before
 
 
-def test_foreign_keys_hold(database, add_token):
+def test_foreign_keys_hold(session, add_token):
     add_token()
 
     with pytest.raises(IntegrityError):
-        add_token(token="0" * 64, id="another", project_id="nobody's")
-    db.session.rollback()
+        add_token(token_hash="0" * 64, id="another", project_id="nobody's")
+    session.rollback()
 
 
-def test_the_audit_trail_keeps_zones_and_json(database):
-    with write_transaction():
+def test_the_audit_trail_keeps_zones_and_json(session):
+    with write_transaction(session):
         entry = AuditEntry(at=NOW, actor="a", action="b", target_type="token", target_id="c", after={"n": [1, None]})
-        db.session.add(entry)
-    db.session.expire_all()
+        session.add(entry)
+    session.expire_all()
 
-    kept = db.session.get(AuditEntry, entry.id)
+    kept = session.get(AuditEntry, entry.id)
 
     assert (kept.at, kept.after) == (NOW, {"n": [1, None]})
 
@@ -270,7 +267,7 @@ def test_the_migrations_lead_back_to_nothing_and_here_again(database):
 
 def test_several_processes_that_start_at_once_migrate_once(tmp_path):
     url = database_of(tmp_path, empty=True)
-    engines = [init_app(Flask(f"app{number}"), url) for number in range(3)]
+    engines = [open_engine(url) for number in range(3)]
 
     with ThreadPoolExecutor(3) as threads:
         list(threads.map(lambda engine: migrate_to_head(engine, tmp_path), engines))
@@ -285,9 +282,8 @@ def test_several_processes_that_start_at_once_migrate_once(tmp_path):
 
 @pytest.mark.sqlite
 def test_a_busy_sqlite_is_waited_for_and_then_said_to_be_unavailable(tmp_path, monkeypatch):
-    app = Flask("busy")
     url = f"sqlite:///{tmp_path}/test.db"
-    migrate_to_head(init_app(app, url), tmp_path)
+    migrate_to_head(open_engine(url), tmp_path)
     store = open_token_store(url, default_limit=5)
     monkeypatch.setattr("database.claims.sqlite.BUSY_TIMEOUT_S", 0.02)
     writer = sqlite3.connect(tmp_path / "test.db", isolation_level=None)
@@ -313,7 +309,7 @@ def test_a_database_that_is_gone_is_unavailable(tmp_path):
 @pytest.mark.postgres
 def test_a_postgresql_that_was_restarted_is_used_again(postgres_server, tmp_path):
     url = postgres_server.new_database()
-    engine = init_app(Flask("restarted"), url)
+    engine = open_engine(url)
     migrate_to_head(engine, tmp_path)
     store = open_token_store(url, default_limit=5)
     assert store.claim(TOKEN, NOW) is None

@@ -5,7 +5,9 @@ from datetime import timedelta
 import pytest
 from flask import Flask
 
-from control.operations import Actor
+from control import tokens
+from control.audit import Actor
+from models import db
 from services import Services
 from tests.blueprints.admin.site import Browser
 from tests.databases import execute
@@ -15,9 +17,7 @@ def test_every_list_and_filter_works(app: Flask, browser: Browser):
     project = browser.create_project("Alpha 100%")
     with app.app_context():
         for label in ("one", "two"):
-            Services.of(app).operations.issue_token(
-                Actor("t"), project_id=project, lifetime=timedelta(days=1), label=label
-            )
+            tokens.issue(db.session, Actor("t"), project_id=project, lifetime=timedelta(days=1), label=label)
     paths = ["/admin/", "/admin/projects?q=alpha", f"/admin/projects/{project}", "/admin/audit?type=token&actor=t"]
     paths += ["/admin/audit?before=99999999999999999999", "/admin/health", "/admin/requests"]
     paths += [f"/admin/tokens?state={state}" for state in ("live", "limited", "expired", "revoked")]

@@ -13,7 +13,8 @@ from flask import Flask
 from sqlalchemy.exc import OperationalError
 
 from accounting.rollup import Rollup, UsageSums
-from control.operations import Actor
+from control import projects, tokens
+from control.audit import Actor
 from database import schema
 from llmproxy.api_log.record import CallRecord
 from models import db
@@ -74,8 +75,8 @@ def test_the_overview_names_what_withers_next(app: Flask, browser: Browser):
     project = browser.create_project()
     with app.app_context():
         for days in (9, 2, 5):
-            Services.of(app).operations.issue_token(
-                Actor("t"), project_id=project, lifetime=timedelta(days=days), label=f"for {days} days"
+            tokens.issue(
+                db.session, Actor("t"), project_id=project, lifetime=timedelta(days=days), label=f"for {days} days"
             )
 
     text = browser.get("/admin/").text
@@ -105,8 +106,8 @@ def test_the_latest_request_comes_first_with_the_names_of_its_project_and_token(
 ):
     project = browser.create_project("Named project")
     with app.app_context():
-        _, token = Services.of(app).operations.issue_token(
-            Actor("t"), project_id=project, lifetime=timedelta(days=1), label="named token"
+        _, token = tokens.issue(
+            db.session, Actor("t"), project_id=project, lifetime=timedelta(days=1), label="named token"
         )
     write_record(endpoint="/v1/older")
     write_record(endpoint="/v1/newer", project_id=project, token=token.id)
@@ -239,7 +240,7 @@ def test_the_audit_trail_shows_what_was_done_here_and_by_the_management_api(app:
 def test_a_long_audit_trail_comes_in_pages(app: Flask, browser: Browser):
     with app.app_context():
         for number in range(55):
-            Services.of(app).operations.create_project(Actor("t"), name=f"p{number}.", openai_api_key=KEY)
+            projects.create(db.session, Services.of(app).keyring, Actor("t"), name=f"p{number}.", openai_api_key=KEY)
 
     first = browser.get("/admin/audit").text
     older = html.unescape(re.search(r'href="(/admin/audit\?before=[^"]+)">Older', first)[1])
@@ -360,8 +361,8 @@ PAYLOADS = [
 def test_nothing_that_anybody_wrote_becomes_markup(app: Flask, browser: Browser, write_record: Write, payload: str):
     project = browser.create_project(payload)
     with app.app_context():
-        _, token = Services.of(app).operations.issue_token(
-            Actor(payload), project_id=project, lifetime=timedelta(days=1), label=payload
+        _, token = tokens.issue(
+            db.session, Actor(payload), project_id=project, lifetime=timedelta(days=1), label=payload
         )
     record = write_record(
         project_id=project,

@@ -6,7 +6,8 @@ from datetime import timedelta
 import pytest
 from flask import Flask
 
-from control.operations import Actor
+from control import tokens
+from control.audit import Actor
 from models import AuditEntry, Project, Token, db
 from services import Services
 from tests.blueprints.admin.site import KEY, Browser, Script
@@ -17,7 +18,7 @@ CREATE = ("/admin/projects/new", "/admin/projects")
 def issue(app: Flask, project_id: str, count: int = 1) -> None:
     with app.app_context():
         for _ in range(count):
-            Services.of(app).operations.issue_token(Actor("test"), project_id=project_id, lifetime=timedelta(hours=1))
+            tokens.issue(db.session, Actor("test"), project_id=project_id, lifetime=timedelta(hours=1))
 
 
 def stored(app: Flask, project_id: str) -> Project | None:

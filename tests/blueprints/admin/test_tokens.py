@@ -7,11 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from flask import Flask
 
-from control import operations
-from control.operations import Actor
+from control import tokens
+from control.audit import Actor
 from llmproxy.admission import hash_token
 from models import AuditEntry, Token, db
-from services import Services
 from tests.blueprints.admin.site import Browser, Script
 
 NEW = ("/admin/tokens/new", "/admin/tokens")
@@ -21,14 +20,12 @@ SECRET = re.compile(r'id="secret"[^>]*value="([0-9a-f-]{36})"')
 def issue(app: Flask, project_id: str, **fields) -> Token:
     with app.app_context():
         lifetime = fields.pop("lifetime", timedelta(hours=24))
-        return Services.of(app).operations.issue_token(
-            Actor("test"), project_id=project_id, lifetime=lifetime, **fields
-        )[1]
+        return tokens.issue(db.session, Actor("test"), project_id=project_id, lifetime=lifetime, **fields)[1]
 
 
 def update(app: Flask, token: Token, **fields) -> None:
     with app.app_context():
-        row = db.session.get(Token, token.token)
+        row = db.session.get(Token, token.token_hash)
         for name, value in fields.items():
             setattr(row, name, value)
         db.session.commit()
@@ -39,7 +36,7 @@ def stored(app: Flask, token_id: str) -> Token:
         return db.session.query(Token).filter_by(id=token_id).one()
 
 
-def tokens(app: Flask) -> list[Token]:
+def all_tokens(app: Flask) -> list[Token]:
     with app.app_context():
         return db.session.query(Token).all()
 
@@ -64,8 +61,8 @@ def test_a_token_is_shown_once_with_lines_to_paste(app: Flask, browser: Browser)
 
     assert answer.status_code == 201
     secret = SECRET.search(answer.text)[1]
-    (token,) = tokens(app)
-    assert token.token == hash_token(secret)
+    (token,) = all_tokens(app)
+    assert token.token_hash == hash_token(secret)
     assert (token.label, token.rate_limit, token.project_id) == ("ci", 60, project)
     assert "curl http://localhost/v1/chat/completions" in answer.text
     assert f"api_key=&#34;{secret}&#34;" in answer.text or f'api_key="{secret}"' in answer.text
@@ -84,7 +81,7 @@ def test_a_double_click_issues_one_token_and_shows_it_both_times(app: Flask, bro
 
     assert first.status_code == second.status_code == 201
     assert SECRET.search(first.text)[1] == SECRET.search(second.text)[1]
-    assert len(tokens(app)) == 1
+    assert len(all_tokens(app)) == 1
     with app.app_context():
         assert db.session.query(AuditEntry).filter_by(action="token.issue").count() == 1
 
@@ -93,7 +90,7 @@ def test_a_used_form_does_not_show_its_token_later(app: Flask, browser: Browser,
     browser.create_project()
     fields = browser.form(*NEW).fields | {"label": "kept"}
     secret = SECRET.search(browser.post("/admin/tokens", fields).text)[1]
-    monkeypatch.setattr(operations, "REPEAT_WITHIN", timedelta(0))
+    monkeypatch.setattr(tokens, "REPEAT_WITHIN", timedelta(0))
 
     answer = browser.post("/admin/tokens", fields)
 
@@ -103,7 +100,7 @@ def test_a_used_form_does_not_show_its_token_later(app: Flask, browser: Browser,
     again = re.search(r'name="nonce"[^>]*value="([^"]+)"', answer.text)[1]
     assert again != fields["nonce"]
     assert browser.post("/admin/tokens", fields | {"nonce": again}).status_code == 201
-    assert len(tokens(app)) == 2
+    assert len(all_tokens(app)) == 2
 
 
 def test_a_used_form_with_other_input_issues_nothing(app: Flask, browser: Browser):
@@ -112,7 +109,7 @@ def test_a_used_form_with_other_input_issues_nothing(app: Flask, browser: Browse
     browser.post("/admin/tokens", fields)
 
     assert browser.post("/admin/tokens", fields | {"label": "another"}).status_code == 409
-    assert len(tokens(app)) == 1
+    assert len(all_tokens(app)) == 1
 
 
 def test_two_forms_give_two_tokens(app: Flask, browser: Browser):
@@ -120,7 +117,7 @@ def test_two_forms_give_two_tokens(app: Flask, browser: Browser):
 
     secrets = {SECRET.search(browser.submit(*NEW).text)[1] for _ in range(2)}
 
-    assert len(secrets) == 2 and len(tokens(app)) == 2
+    assert len(secrets) == 2 and len(all_tokens(app)) == 2
 
 
 def test_the_form_comes_with_the_project_chosen(browser: Browser):
@@ -146,7 +143,7 @@ def test_a_bad_value_is_told_beside_its_field_and_the_input_is_kept(
     assert answer.status_code == 400
     assert error_beside(answer, field).startswith(("Must be", "Must not", "Is required"))
     assert field == "label" or 'value="kept"' in answer.text
-    assert tokens(app) == []
+    assert all_tokens(app) == []
 
 
 def test_a_project_that_is_gone_is_told_beside_the_field(app: Flask, browser: Browser):
@@ -327,7 +324,7 @@ def test_json_takes_whole_hours_alone(app: Flask, browser: Browser, script: Scri
 
     assert answer.status_code == 400
     assert answer.json["error"]["param"] == "duration_hours"
-    assert tokens(app) == []
+    assert all_tokens(app) == []
 
 
 @pytest.mark.parametrize("body", [{}, {"id": "a", "token": "b"}, {"id": 1}])

@@ -1,0 +1,80 @@
+"""
+JSON in and out of the management API, which the admin pages speak to scripts: bodies and queries are read here, and
+every shape that is answered is made here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+import orjson
+from flask import current_app, request
+from marshmallow import Schema, ValidationError
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from accounting.report import Usage
+from llmproxy.times import iso_utc
+from models import AuditEntry, Project, Token
+from services import Services
+
+MAX_BODY_BYTES = 64 * 1024
+
+
+def read_body(schema: Schema) -> dict[str, Any]:
+    """The request's JSON body, checked. Raises ValidationError, RequestEntityTooLarge."""
+    raw = request.get_data()
+    if len(raw) > MAX_BODY_BYTES:
+        raise RequestEntityTooLarge
+    try:
+        data = orjson.loads(raw)
+    except orjson.JSONDecodeError as exc:
+        raise ValidationError("The body must be JSON.") from exc
+    values: dict[str, Any] = schema.load(data)
+    return values
+
+
+def read_query(schema: Schema) -> dict[str, Any]:
+    """The request's query, checked. Raises ValidationError."""
+    values: dict[str, Any] = schema.load(request.args.to_dict())
+    return values
+
+
+def iso(moment: datetime | None) -> str | None:
+    """A time: ISO 8601, UTC, with Z."""
+    return iso_utc(moment) if moment else None
+
+
+def project_json(project: Project) -> dict[str, Any]:
+    """A project as operators see it; of its key, the hint alone."""
+    return _shown(project, "id", "name", "is_active", "base_url", "stream_usage", "key_hint", "created_at")
+
+
+def token_json(token: Token) -> dict[str, Any]:
+    """A token as operators see it: never the secret."""
+    shown = _shown(token, "id", "project_id", "label", "is_active", "expires_at", "request_count")
+    shown |= _shown(token, "window_started_at", "created_at", "last_used_at")
+    return shown | {"rate_limit": token.rate_limit or Services.of(current_app).settings.rate_limit_per_hour}
+
+
+def issued_json(secret: str, token: Token) -> dict[str, Any]:
+    """A token that was just issued: the only time that its secret is shown."""
+    return {"token": secret} | _shown(token, "id", "project_id", "expires_at")
+
+
+def audit_json(entry: AuditEntry) -> dict[str, Any]:
+    """An entry of the audit trail."""
+    target = _shown(entry, "target_type", "target_id", "target_name")
+    return target | _shown(entry, "id", "at", "actor", "address", "action", "before", "after")
+
+
+def usage_json(usage: Usage) -> dict[str, Any]:
+    """Sums of usage."""
+    return asdict(usage) | {"total_tokens": usage.total_tokens}
+
+
+def _shown(row: Any, *names: str) -> dict[str, Any]:
+    """Columns of a row, times as text."""
+    values = {name: getattr(row, name) for name in names}
+    return {name: iso(value) if isinstance(value, datetime) else value for name, value in values.items()}

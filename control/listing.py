@@ -1,0 +1,73 @@
+"""Lists of projects and tokens, the newest first: a page from the start, or after a row of the page before."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import Select, and_, or_, select
+
+from database.engine import Session
+from models import Project, Token
+
+Row = TypeVar("Row", Project, Token)
+
+
+class NoSuchPlace(Exception):
+    """`after` is the id of no row."""
+
+    def __init__(self) -> None:
+        super().__init__("after is not the id of a row in this list.")
+
+
+def projects(
+    session: Session, *, limit: int, after: str | None = None, active: bool | None = None
+) -> tuple[list[Project], bool]:
+    """
+    At most `limit` projects, and whether more follow. Raises NoSuchPlace.
+
+    Args:
+        active: Those alone that are switched on, or off.
+    """
+    statement = select(Project)
+    if active is not None:
+        statement = statement.where(Project.is_active == active)
+    return _page(session, statement, Project, limit, after)
+
+
+def tokens(
+    session: Session,
+    *,
+    now: datetime,
+    limit: int,
+    after: str | None = None,
+    project_id: str | None = None,
+    active: bool | None = None,
+) -> tuple[list[Token], bool]:
+    """
+    At most `limit` tokens, and whether more follow. Raises NoSuchPlace.
+
+    Args:
+        active: Those alone that are neither revoked nor expired at `now`, or that are.
+    """
+    statement = select(Token)
+    if project_id is not None:
+        statement = statement.where(Token.project_id == project_id)
+    if active is not None:
+        live = and_(Token.is_active, Token.expires_at > now)
+        statement = statement.where(live if active else ~live)
+    return _page(session, statement, Token, limit, after)
+
+
+def _page(
+    session: Session, statement: Select[Any], table: type[Row], limit: int, after: str | None
+) -> tuple[list[Row], bool]:
+    if after is not None:
+        last = session.scalar(select(table).where(table.id == after))
+        if last is None:
+            raise NoSuchPlace
+        is_as_old = and_(table.created_at == last.created_at, table.id < last.id)
+        statement = statement.where(or_(table.created_at < last.created_at, is_as_old))
+    statement = statement.order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
+    rows = list(session.scalars(statement))
+    return rows[:limit], len(rows) > limit

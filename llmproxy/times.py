@@ -1,0 +1,19 @@
+"""Times as text: how this product writes them, and how it reads what others wrote."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def iso_utc(moment: datetime, *, timespec: str = "seconds") -> str:
+    """An aware time as ISO 8601 in UTC with Z; `timespec` as of `datetime.isoformat`."""
+    return moment.astimezone(UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
+def from_iso(text: object) -> datetime | None:
+    """The time in UTC that a text of ISO 8601 with a zone names; None for anything else."""
+    try:
+        moment = datetime.fromisoformat(text)  # type: ignore[arg-type]
+        return moment.astimezone(UTC) if moment.tzinfo else None
+    except (TypeError, ValueError, OverflowError):
+        return None
