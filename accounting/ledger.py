@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -20,24 +19,17 @@ from accounting.rollup import Rollup, UsageSums, node_id
 from config import Settings
 from llmproxy.admission import utc_now
 from llmproxy.api_log.dead_letters import DeadLetters
-from llmproxy.api_log.lag import measure_lag
+from llmproxy.api_log.lag import Lag, measure_lag
 from llmproxy.api_log.logging_url import parse_logging_url
 from llmproxy.api_log.open_sink import open_sink
 from llmproxy.api_log.position import registered_positions
 from llmproxy.api_log.reader import LogReader
+from llmproxy.api_log.retention import Dropped
 from llmproxy.api_log.segment import list_segments
 from llmproxy.api_log.shipper import Shipper
 from llmproxy.telemetry import metrics
 
 SHIPPER = "shipper"
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """What the cap on disk use deleted unread; `records` is an estimate."""
-
-    bytes: int
-    records: int
 
 
 def dead_letters(settings: Settings, *, fsync: Callable[[int], None] = os.fsync) -> DeadLetters:
@@ -82,23 +74,20 @@ def disk_bytes(settings: Settings) -> int:
     return sum(segment.size for segment in list_segments(settings.log_path))
 
 
+def lags(settings: Settings) -> dict[str, Lag]:
+    """How far each reader of the call log is behind, by its name. Looks at files alone, and counts no records."""
+    positions = registered_positions(settings.data_dir / "positions")
+    return {name: measure_lag(settings.log_path, position) for name, position in positions.items()}
+
+
 def publish_metrics(settings: Settings, now: datetime) -> None:
-    """Tell Prometheus how far the readers are. Looks at files alone, and counts no lines: a scrape is quick."""
-    for name, position in registered_positions(settings.data_dir / "positions").items():
-        lag = measure_lag(settings.log_path, position)
+    """Tell Prometheus how far the readers are, and what was lost or set aside."""
+    for name, lag in lags(settings).items():
         metrics.LOG_LAG_BYTES.labels(name).set(lag.bytes)
-        metrics.LOG_LAG_SECONDS.labels(name).set(age_s(lag.oldest, now) or 0.0)
+        metrics.LOG_LAG_SECONDS.labels(name).set(lag.age_s(now) or 0.0)
     metrics.LOG_DISK_BYTES.set(disk_bytes(settings))
     metrics.LOG_DEAD_LETTERS.set(dead_letters(settings).count())
     metrics.LOG_DROPPED.set(dropped_so_far(settings).records)
-
-
-def age_s(timestamp: str | None, now: datetime) -> float | None:
-    """Seconds since a record's timestamp; None for None or what is no time."""
-    try:
-        return (now - datetime.fromisoformat(timestamp)).total_seconds() if timestamp else None
-    except (TypeError, ValueError):
-        return None
 
 
 def _dropped_path(settings: Settings) -> Path:

@@ -20,18 +20,18 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, select
 
-from accounting.fold import Cell, Cells, Row, added, rows
+from accounting.fold import Row, Rows, add, in_every_view
 from accounting.rollup import UsageSums
 from accounting.views import CALLS, RECOUNT, View, moment
 from llmproxy.api_log.lines import cut
 from llmproxy.api_log.position import Position
+from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.api_log.record import MAX_LINE_BYTES
 from llmproxy.api_log.segment import list_segments
 from models import DIMENSIONS, SUMS, usage_keys, usage_sums
 
 _CHUNK_BYTES = 256 << 10
 _BUSY_MS = 10_000
-_REQUESTS = SUMS.index("requests")
 
 
 @dataclass(slots=True)
@@ -75,8 +75,8 @@ class _Recounting:
         self._sums = sums
         self._replace_from = replace_from
 
-    def gather(self, records: list[dict[str, Any]]) -> None:
-        gathered = {Row(RECOUNT.id, *cell): sums for cell, sums in self._sums.fold(records).items()}
+    def gather(self, records: list[ReadRecord]) -> None:
+        gathered = {row._replace(view=RECOUNT.id): sums for row, sums in self._sums.fold(records).items()}
         with self._sums.transaction(busy_ms=_BUSY_MS) as connection:
             self._sums.add(connection, gathered)
 
@@ -88,11 +88,11 @@ class _Recounting:
     def settle(self, hour: int) -> bool:
         """Bring one hour of every view to what was counted; False when it must be kept."""
         with self._sums.transaction(busy_ms=_BUSY_MS) as connection:
-            counted, current = self._cells(connection, RECOUNT, hour), self._cells(connection, CALLS, hour)
+            counted, current = (self._calls(connection, view, hour) for view in (RECOUNT, CALLS))
             is_forced = self._replace_from is not None and moment(hour) >= self._replace_from
             if not is_forced and _requests(counted) < _requests(current):
                 return False
-            self._sums.add(connection, rows(_difference(counted, current)))
+            self._sums.add(connection, in_every_view(_difference(counted, current)))
         return True
 
     def clear(self) -> None:
@@ -102,34 +102,38 @@ class _Recounting:
                 here = (usage_sums.c.view == RECOUNT.id) & (usage_sums.c.hour == hour)
                 connection.execute(delete(usage_sums).where(here, usage_sums.c.key_id.in_(self._keys(RECOUNT))))
 
-    def _cells(self, connection: Connection, view: View, hour: int) -> Cells:
-        columns = [usage_keys.c[name] for name in DIMENSIONS], [usage_sums.c[name] for name in SUMS]
+    def _calls(self, connection: Connection, view: View, hour: int) -> Rows:
+        """What an hour of one view holds, as rows of CALLS."""
+        columns = [usage_keys.c[name] for name in DIMENSIONS] + [usage_sums.c[name] for name in SUMS]
         statement = (
-            select(*columns[0], *columns[1])
+            select(*columns)
             .join(usage_keys, usage_keys.c.id == usage_sums.c.key_id)
             .where(usage_sums.c.view == view.id, usage_sums.c.hour == hour, usage_keys.c.node_id == self._sums.node)
         )
-        width = len(DIMENSIONS)
-        return {Cell(hour, *row[:width]): list(row[width:]) for row in connection.execute(statement)}
+        found = connection.execute(statement).mappings()
+        return {
+            Row(CALLS.id, hour, *(each[name] for name in DIMENSIONS)): {name: each[name] for name in SUMS}
+            for each in found
+        }
 
     def _keys(self, view: View) -> Any:
         return select(usage_keys.c.id).where(usage_keys.c.view == view.id, usage_keys.c.node_id == self._sums.node)
 
 
-def _difference(counted: Cells, current: Cells) -> Cells:
-    nothing = [0] * len(SUMS)
-    difference = {
-        cell: added(counted.get(cell, nothing), [-number for number in current.get(cell, nothing)])
-        for cell in counted.keys() | current.keys()
-    }
-    return {cell: sums for cell, sums in difference.items() if any(sums)}
+def _difference(counted: Rows, current: Rows) -> Rows:
+    difference: Rows = {}
+    for row, sums in counted.items():
+        add(difference, row, sums)
+    for row, sums in current.items():
+        add(difference, row, {name: -number for name, number in sums.items()})
+    return {row: sums for row, sums in difference.items() if any(sums.values())}
 
 
-def _requests(cells: Cells) -> int:
-    return sum(sums[_REQUESTS] for sums in cells.values())
+def _requests(calls: Rows) -> int:
+    return sum(sums["requests"] for sums in calls.values())
 
 
-def _records(path: Path, position: Position) -> Iterator[list[dict[str, Any]]]:
+def _records(path: Path, position: Position) -> Iterator[list[ReadRecord]]:
     """The records that a position has passed and whose files are there, in portions."""
     seen: set[str] = set()
     for segment in list_segments(path):

@@ -23,11 +23,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, select
 
-from accounting.fold import Cells, Row, fold, rows
+from accounting.fold import Rows, fold, in_every_view
 from accounting.views import MODEL_HOURS
 from database.engine import BACKGROUND_BUSY_MS, background_transaction
 from llmproxy.admission import utc_now
 from llmproxy.api_log.position import Position
+from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.api_log.reader import LogReader
 from models import DIMENSIONS, SUMS, UtcDateTime, reader_positions, usage_keys
 
@@ -40,6 +41,7 @@ _MAX_KNOWN_KEYS = 200_000
 
 _KEY_COLUMNS = ("view", "node_id", *DIMENSIONS)
 _SUM_COLUMNS = ("view", "hour", "key_id", *SUMS)
+_NOTHING = dict.fromkeys(SUMS, 0)  # in the order of the columns, which a union keeps
 # By hand, for the driver itself: 600 rows of 40 numbers are a batch, and this is a fifth of the ORM's time.
 _ON_SUM = "ON CONFLICT (view, hour, key_id) DO UPDATE SET " + ", ".join(
     f"{name} = usage_sums.{name} + excluded.{name}" for name in SUMS
@@ -95,16 +97,16 @@ class UsageSums:
         self._engine = engine
         self.node = node
         self._is_sqlite = engine.dialect.name == "sqlite"
-        self._staged: Cells = {}
+        self._staged: Rows = {}
         self.last_save_s = 0.0
         self._ids: dict[tuple[Any, ...], int] = {}
         self._models: set[str] | None = None
 
-    def stage(self, records: Iterable[dict[str, Any]]) -> None:
+    def stage(self, records: Iterable[ReadRecord]) -> None:
         """Sum up the records that the next saved position will have passed."""
         self._staged = self.fold(records)
 
-    def fold(self, records: Iterable[dict[str, Any]]) -> Cells:
+    def fold(self, records: Iterable[ReadRecord]) -> Rows:
         """The records' sums, with models beyond MAX_MODELS under one name."""
         return fold(records, model_name=self._model_name)
 
@@ -130,18 +132,22 @@ class UsageSums:
         """Add what was staged, and remember the position. All or nothing."""
         started = time.perf_counter()
         with self.transaction() as connection:
-            self.add(connection, rows(self._staged))
+            self.add(connection, in_every_view(self._staged))
             self._save_position(connection, position)
         self._staged = {}
         self.last_save_s = time.perf_counter() - started
 
-    def add(self, connection: Connection, added: dict[Row, list[int]]) -> None:
+    def add(self, connection: Connection, added: Rows) -> None:
         """Add to the tables, within a `transaction` of these sums."""
         if not added:
             return
-        ids = self._key_ids(connection, added)
+        keys = [(row.view, self.node, *row[2:]) for row in added]
+        ids = self._key_ids(connection, keys)
         # Rows of one view and hour lie together, and are reached in one go.
-        numbers = sorted((row.view, row.hour, ids[self._key(row)], *sums) for row, sums in added.items())
+        numbers = sorted(
+            (row.view, row.hour, ids[key], *(_NOTHING | sums).values())
+            for key, (row, sums) in zip(keys, added.items(), strict=True)
+        )
         if self._is_sqlite:
             connection.exec_driver_sql(_ADD, numbers)
         else:
@@ -149,14 +155,11 @@ class UsageSums:
             columns = tuple(f"{{{','.join(map(str, column))}}}" for column in zip(*numbers, strict=True))
             connection.exec_driver_sql(_ADD_ALL, columns)
 
-    def _key(self, row: Row) -> tuple[Any, ...]:
-        return row.view, self.node, *row[2:]
-
-    def _key_ids(self, connection: Connection, added: Iterable[Row]) -> dict[tuple[Any, ...], int]:
-        """The ids of all that is known, and of these rows' keys, which are made where they are missing."""
+    def _key_ids(self, connection: Connection, keys: list[tuple[Any, ...]]) -> dict[tuple[Any, ...], int]:
+        """The ids of all that is known, and of these keys, which are made where they are missing."""
         if len(self._ids) >= _MAX_KNOWN_KEYS:
             self._ids.clear()
-        missing = list({key for row in added if (key := self._key(row)) not in self._ids})
+        missing = list({key for key in keys if key not in self._ids})
         if missing and self._is_sqlite:
             self._ids |= {key: connection.exec_driver_sql(_NEW_KEY, key).scalar_one() for key in missing}
         elif missing:

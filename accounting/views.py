@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from models import DIMENSIONS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,16 @@ VIEWS = (CALLS, MODEL_HOURS, PROJECT_HOURS, PROJECT_DAYS, TOKEN_DAYS)
 RECOUNT = View(0, 1, CALLS.dimensions)
 
 
+def hour_of(moment: datetime) -> int:
+    """The hour that a time lies in, counted since 1970-01-01 UTC."""
+    return (moment - _EPOCH) // _HOUR
+
+
 def hours_around(begin: datetime, end: datetime) -> tuple[int, int]:
     """The whole hours around a span of time: the first, and the one after the last."""
-    return (begin - _EPOCH) // timedelta(hours=1), -((_EPOCH - end) // timedelta(hours=1))
+    return hour_of(begin), -((_EPOCH - end) // _HOUR)
 
 
 def moment(hour: int) -> datetime:
     """When an hour begins."""
-    return _EPOCH + timedelta(hours=hour)
+    return _EPOCH + hour * _HOUR

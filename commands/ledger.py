@@ -1,6 +1,4 @@
-"""
-`flask ledger …`: the call log and what reads it.
-"""
+"""`flask ledger …`: the call log and what reads it."""
 
 from __future__ import annotations
 
@@ -11,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
-import orjson
 from flask import current_app
 from flask.cli import AppGroup
 
@@ -21,6 +18,7 @@ from accounting.rollup import Rollup
 from config import Settings
 from llmproxy.admission import utc_now
 from llmproxy.api_log.latest import Filter, search
+from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.api_log.reader import LogReader, ReaderBusy
 from services import Services
 
@@ -71,7 +69,7 @@ def status() -> None:
     for name, reader in _readers(settings):
         position, lag = reader.positions.load(), reader.lag(count_records=True)
         place = f"byte {position.offset} of segment {position.segment}" if position.segment else "the start"
-        age = ledger.age_s(lag.oldest, now)
+        age = lag.age_s(now)
         oldest = "" if age is None else f", the oldest {timedelta(seconds=round(age))} ago"
         click.echo(f"{name}: at {place}, behind by {lag.records} records, {lag.bytes} bytes{oldest}")
     dropped = ledger.dropped_so_far(settings)
@@ -137,24 +135,16 @@ class _Span:
     begin: datetime | None
     end: datetime | None
 
-    def takes(self, record: dict[str, Any]) -> bool:
-        moment = _arrival(record)
+    def takes(self, record: ReadRecord) -> bool:
+        moment = record.arrived_at
         return moment is not None and not ((self.begin and moment < self.begin) or (self.end and moment >= self.end))
 
-    def is_over(self, record: dict[str, Any]) -> bool:
+    def is_over(self, record: ReadRecord) -> bool:
         """Whether every record before this one in the log arrived before the span: it had ended by then."""
-        moment = _arrival(record)
+        moment = record.arrived_at
         if moment is None or self.begin is None:
             return False
-        duration_ms = record.get("duration_ms")
-        return moment + timedelta(milliseconds=duration_ms if isinstance(duration_ms, float) else 0) < self.begin
-
-
-def _arrival(record: dict[str, Any]) -> datetime | None:
-    try:
-        return datetime.fromisoformat(record["timestamp"])
-    except (KeyError, TypeError, ValueError):
-        return None
+        return moment + timedelta(milliseconds=record.duration_ms or 0) < self.begin
 
 
 @ledger_commands.command("query")
@@ -175,14 +165,14 @@ def query(
     limit: int | None,
 ) -> None:
     """Print records as lines of JSON, the latest first."""
-    wanted = Filter(project_id=project, token=token, status=status, outcome=outcome)
+    wanted = Filter(project_id=project, token_id=token, status=status, outcome=outcome)
     for number, record in enumerate(_matching(wanted, _Span(begin, end)), 1):
-        click.echo(orjson.dumps(record))
+        click.echo(record.line)
         if number == limit:
             break
 
 
-def _matching(wanted: Filter, span: _Span) -> Iterator[dict[str, Any]]:
+def _matching(wanted: Filter, span: _Span) -> Iterator[ReadRecord]:
     path = Services.of(current_app).settings.log_path
     before = None
     while True:

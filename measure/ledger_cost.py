@@ -26,7 +26,6 @@ from pathlib import Path
 from llmproxy.api_log.dead_letters import DeadLetters
 from llmproxy.api_log.logging_url import parse_logging_url
 from llmproxy.api_log.open_sink import open_sink
-from llmproxy.api_log.position import MemoryPositions
 from llmproxy.api_log.reader import LogReader
 from llmproxy.api_log.record import CallRecord
 from llmproxy.api_log.shipper import Shipper
@@ -107,12 +106,12 @@ def _measure_writing_with_the_receiver_down(log: Path, count: int) -> None:
     print(
         f"resident memory      {' '.join(f'{size:.1f}' for size in resident)} MB after each {count // 10:,} records"
     )
-    print(f"waiting in the file  {lag.records:8,} records, {lag.bytes / 1e6:.0f} MB, {lag.segments} segments; "
-          f"{shipper.stats.failures} deliveries failed, {writer.lost} records lost")  # fmt: skip
+    print(f"waiting in the file  {lag.records:8,} records, {lag.bytes / 1e6:.0f} MB; "
+          f"{writer.lost} records lost")  # fmt: skip
 
 
 def _measure_reading(log: Path) -> None:
-    reader = LogReader(log, "benchmark", positions=MemoryPositions(), fsync=lambda _: None)
+    reader = LogReader(log, "benchmark", fsync=lambda _: None)
     count, started = 0, time.perf_counter()
     while (batch := reader.read_batch()).size:
         count += len(batch.records)
@@ -133,7 +132,7 @@ def _measure_shipping(log: Path) -> None:
         rate = result.delivered / (time.perf_counter() - started)
         shipper.close()
         receiver.terminate()
-    print(f"shipped afterwards   {rate:8,.0f} records/s ({result.delivered:,} in {result.batches:,} batches), "
+    print(f"shipped afterwards   {rate:8,.0f} records/s ({result.delivered:,}), "
           f"{cpu.us_per(result.delivered):.1f} µs CPU per record, {_resident_mb():.1f} MB resident")  # fmt: skip
 
 

@@ -31,6 +31,7 @@ from database import lease
 from database.engine import Engine, checkpoint
 from llmproxy.admission import utc_now
 from llmproxy.api_log.reader import ReaderBusy
+from llmproxy.api_log.retention import Dropped
 from llmproxy.api_log.shipper import Shipper
 from llmproxy.telemetry import tracing
 from services import Services
@@ -161,15 +162,14 @@ class _LogKeeper:
 
     def __init__(self, parts: Services) -> None:
         self._parts = parts
-        self._noted = ledger.Dropped(0, 0)
+        self._noted = Dropped()
 
     def __call__(self) -> None:
         writer = self._parts.log
         writer.flush_pending()
-        dropped = ledger.Dropped(writer.dropped_unshipped_bytes, writer.dropped_unshipped_records)
+        dropped = writer.dropped
         if dropped != self._noted:
-            news = ledger.Dropped(dropped.bytes - self._noted.bytes, dropped.records - self._noted.records)
-            ledger.note_dropped(self._parts.settings, news)
+            ledger.note_dropped(self._parts.settings, dropped - self._noted)
             self._noted = dropped
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from llmproxy.api_log.read_record import ReadRecord, parse_line
+
 PROJECT = "f3f9d3f5-46a5-4c3e-9c5a-0c7f6f5f2b11"
 TOKEN = "3f0f8f8e-7a39-4c1b-8f4b-6f9df3f4a7b1"
 
@@ -46,6 +48,13 @@ def refused(code: str = "rate_limit_exceeded", **changes: Any) -> dict[str, Any]
     nothing = {"metadata": None, "ttft_ms": None, "upstream_status": None, "usage_source": "absent"}
     error = {"code": code, "type": "requests"}
     return record(**{"status_code": 429, "outcome": "refused", "error": error, **nothing, **changes})
+
+
+def read(call: dict[str, Any]) -> ReadRecord:
+    """The call as who reads the log finds it."""
+    found = parse_line(json.dumps(call).encode())
+    assert found is not None
+    return found
 
 
 def append(path: Path, records: Iterable[dict[str, Any]]) -> None:

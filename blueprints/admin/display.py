@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from jinja2 import Environment
 from markupsafe import Markup
 
 from llmproxy.admission import WINDOW, utc_now
+from llmproxy.times import iso_utc
 from models import Project, Token
 
 Tone = Literal["fresh", "fading", "withered"]
@@ -52,32 +53,20 @@ def exact(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def moment_of(text: Any) -> datetime | None:
-    """The time in a record's `timestamp`; None where it holds none."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        return None
-    return moment if moment.tzinfo else None
-
-
-def when(moment: Any, absent: str = "never") -> Markup:
-    """A time, or a record's text of one, for a page: relative to now, exact on hover and for machines."""
-    known = moment if isinstance(moment, datetime) else moment_of(moment)
-    if known is None:
+def when(moment: datetime | None, absent: str = "never") -> Markup:
+    """A time for a page: relative to now, exact on hover and for machines."""
+    if moment is None:
         return Markup('<span class="quiet">{}</span>').format(absent)
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
-        known.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        exact(known),
-        relative(known, utc_now()),
+        iso_utc(moment),
+        exact(moment),
+        relative(moment, utc_now()),
     )
 
 
-def number(value: Any) -> str:
-    """A number with its thousands apart; a dash for what is no number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return ABSENT
-    return f"{value:,.0f}"
+def number(value: float | None) -> str:
+    """A number with its thousands apart; a dash for none."""
+    return ABSENT if value is None else f"{value:,.0f}"
 
 
 def compact(value: float) -> str:
@@ -89,9 +78,9 @@ def compact(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def milliseconds(value: Any) -> str:
-    """A duration: 850 ms, 12.4 s, 3.5 min."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def milliseconds(value: float | None) -> str:
+    """A duration: 850 ms, 12.4 s, 3.5 min; a dash for none."""
+    if value is None:
         return ABSENT
     if value < 1000:
         return f"{value:.0f} ms"

@@ -12,6 +12,7 @@ from typing import Any
 
 from flask import Response, current_app, jsonify, request
 
+from accounting import ledger
 from blueprints.admin import queries
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.display import Bar
@@ -20,12 +21,12 @@ from control.errors import NotFound
 from database import schema
 from database.engine import is_reachable
 from llmproxy import __version__
-from llmproxy.api_log.lag import Lag, measure_lag
-from llmproxy.api_log.position import registered_positions
+from llmproxy.api_log.lag import Lag
 from llmproxy.api_log.segment import list_segments
 from llmproxy.client.request_body import RequestBody
 from llmproxy.errors import ProxyError
 from llmproxy.headers import origin_of
+from llmproxy.times import iso_utc
 from llmproxy.transport.connection import Timeouts
 from llmproxy.transport.request import UpstreamRequest
 from llmproxy.upstream import Upstream
@@ -84,7 +85,7 @@ def health() -> Response:
             schema={"current": database.version, "head": database.head},
             disk={"free_bytes": disk.free, "total_bytes": disk.total},
             log={"segments": calls.segments, "bytes": calls.size_bytes, "pending": calls.pending, "lost": calls.lost},
-            readers={name: {"bytes": lag.bytes, "oldest": lag.oldest} for name, lag in calls.readers.items()},
+            readers={name: {"bytes": lag.bytes, "oldest": _oldest(lag)} for name, lag in calls.readers.items()},
         )
     return _page(database, disk, calls)
 
@@ -99,6 +100,10 @@ def try_upstream() -> Response:
     if wants_json():
         return jsonify(url=probe.url, reachable=probe.is_reachable, message=probe.words)
     return _page(_database(), _disk(), _log(), probe=probe)
+
+
+def _oldest(lag: Lag) -> str | None:
+    return iso_utc(lag.oldest, timespec="milliseconds") if lag.oldest else None
 
 
 def _page(database: Database, disk: Any, calls: Log, *, probe: Probe | None = None) -> Response:
@@ -143,15 +148,8 @@ def _log() -> Log:
         size_bytes=sum(segment.size for segment in segments),
         pending=parts.log.pending,
         lost=parts.log.lost,
-        readers=reader_lags(),
+        readers=ledger.lags(parts.settings),
     )
-
-
-def reader_lags() -> dict[str, Lag]:
-    """How far each reader of the call log is behind, by its name."""
-    path = Services.of(current_app).settings.log_path
-    positions = registered_positions(path.parent / "positions")
-    return {name: measure_lag(path, position) for name, position in positions.items()}
 
 
 def _upstreams() -> list[str]:

@@ -7,12 +7,12 @@ from datetime import timedelta
 
 from flask import Response, current_app, jsonify, request
 
+from accounting import ledger
 from accounting import report as usage_report
 from accounting.report import EVERYBODY, Consumer, Kind, Period, Step, Usage
 from blueprints.admin import queries
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.charts import charts
-from blueprints.admin.health import reader_lags
 from blueprints.admin.requests_log import RecordView, latest
 from blueprints.admin.site import bp
 from llmproxy.admission import utc_now
@@ -61,7 +61,7 @@ def overview() -> Response:
     if wants_json():
         return jsonify(span=name, requests=totals.requests, errors=totals.errors, refusals=totals.refusals)
     periods = usage_report.series(db.session, EVERYBODY, begin, now, step=span.step)
-    default_limit = Services.of(current_app).settings.rate_limit_per_hour
+    settings = Services.of(current_app).settings
     return page(
         "overview.html",
         span_name=name,
@@ -75,8 +75,8 @@ def overview() -> Response:
         tops={kind: _ranks(usage_report.top(db.session, kind, EVERYBODY, begin, now, limit=TOP)) for kind in _KINDS},
         reasons=usage_report.refusals_by_reason(db.session, EVERYBODY, begin, now),
         refusals=_latest_refusals(totals),
-        withering=queries.next_to_wither(TOP, default_limit=default_limit),
-        readers=reader_lags(),
+        withering=queries.next_to_wither(TOP, default_limit=settings.rate_limit_per_hour),
+        readers=ledger.lags(settings),
         steps=_first_steps(totals),
     )
 

@@ -143,10 +143,12 @@ def project_choices() -> list[tuple[str, str]]:
     return [(row.id, row.name) for row in db.session.execute(statement)]
 
 
-def names_of(project_ids: Iterable[str], token_ids: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+def names_of(
+    project_ids: Iterable[str | None], token_ids: Iterable[str | None]
+) -> tuple[dict[str | None, str], dict[str | None, str]]:
     """Names of these projects and labels of these tokens by id, of those that still are."""
-    projects = db.session.execute(select(Project.id, Project.name).where(Project.id.in_(set(project_ids))))
-    tokens = db.session.execute(select(Token.id, Token.label).where(Token.id.in_(set(token_ids))))
+    projects = db.session.execute(select(Project.id, Project.name).where(Project.id.in_({*project_ids} - {None})))
+    tokens = db.session.execute(select(Token.id, Token.label).where(Token.id.in_({*token_ids} - {None})))
     return (
         {row.id: row.name for row in projects},
         {row.id: row.label or f"Token {row.id[:8]}" for row in tokens},

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import orjson
 from flask import Response, current_app, jsonify, request
@@ -17,20 +17,21 @@ from blueprints.admin.answers import page, wants_json
 from blueprints.admin.site import bp
 from control.errors import NotFound
 from llmproxy.api_log.latest import Filter, Found, Place, read_at, search
+from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.errors import Outcome
 from services import Services
 
 PAGE_SIZE = 50
-OUTCOMES = {name: name.replace("_", " ").capitalize() for name in get_args(Outcome)}
+OUTCOMES: dict[str, str] = {name: name.replace("_", " ").capitalize() for name in get_args(Outcome)}
 _STATUS = re.compile(r"[1-5](xx|[0-9]{2})", re.IGNORECASE)
 _GOOD, _BAD = 400, 500
 
 
 @dataclass(frozen=True, slots=True)
 class RecordView:
-    """A record as a row of a table shows it. Every value came from a file and may be of any type."""
+    """A record as a row of a table shows it, with the names of its project and its token, of those that still are."""
 
-    record: dict[str, Any]
+    record: ReadRecord
     place: Place | None
     project: str | None
     token: str | None
@@ -38,28 +39,16 @@ class RecordView:
     @property
     def tone(self) -> str:
         """The colour of its status."""
-        status = self.record.get("status_code")
-        if not isinstance(status, int) or status >= _BAD:
+        status = self.record.status_code
+        if status is None or status >= _BAD:
             return "bad"
         return "good" if status < _GOOD else "warn"
 
     @property
     def outcome(self) -> str:
         """How it ended, in words."""
-        name = _text(self.record.get("outcome"))
-        return str(OUTCOMES.get(name, name or "Unknown outcome"))
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """What the upstream told; empty where it told nothing."""
-        metadata = self.record.get("metadata")
-        return metadata if isinstance(metadata, dict) else {}
-
-    @property
-    def error(self) -> dict[str, Any]:
-        """Code and type of the error; empty where there was none."""
-        error = self.record.get("error")
-        return error if isinstance(error, dict) else {}
+        name = self.record.outcome or "Unknown outcome"
+        return OUTCOMES.get(name, name)
 
 
 @bp.get("/requests")
@@ -70,11 +59,12 @@ def requests() -> Response:
     before = Place.parse(request.args.get("before", ""))
     found = search(_log_path(), wanted, limit=PAGE_SIZE, before=before) if not problem else Found()
     if wants_json():
-        return jsonify(data=[record for _, record in found.records], before=str(found.older) if found.older else None)
+        data = [record.fields for _, record in found.records]
+        return jsonify(data=data, before=str(found.older) if found.older else None)
     return page(
         "requests.html",
         400 if problem else 200,
-        rows=_views(found),
+        rows=_views(found.records),
         found=found,
         before=before,
         filters=sent,
@@ -82,7 +72,7 @@ def requests() -> Response:
         problem=problem,
         projects=queries.project_choices(),
         outcomes=OUTCOMES,
-        reached=_reached(found),
+        reached=found.records[-1][1].arrived_at if found.records else None,
     )
 
 
@@ -92,7 +82,7 @@ def tail() -> Response:
     after = Place.parse(request.args.get("after", ""))
     wanted, problem = _filter(_sent_filters())
     found = search(_log_path(), wanted, limit=PAGE_SIZE, until=after) if not problem else Found()
-    response = page("_request_rows.html", rows=_views(found))
+    response = page("_request_rows.html", rows=_views(found.records))
     response.headers["X-Next-Place"] = str(found.end or after or "")
     return response
 
@@ -102,20 +92,21 @@ def one_request(request_id: str) -> Response:
     """One record in full; the link says by `at` where it stands, or the latest stretch of the log is searched."""
     place = Place.parse(request.args.get("at", ""))
     record = read_at(_log_path(), place) if place else None
-    if record is None or record.get("request_id") != request_id:
+    if record is None or record.request_id != request_id:
         found = search(_log_path(), Filter(request_id=request_id), limit=1)
         record = found.records[0][1] if found.records else None
     if record is None:
         raise NotFound("request_id", "record in the latest part of the call log")
     if wants_json():
-        return jsonify(record)
-    (row,) = _with_names([(None, record)])
-    return page("request.html", row=row, status_words=_status_words(record), text=_pretty(record))
+        return jsonify(record.fields)
+    (row,) = _views([(place, record)])
+    text = orjson.dumps(record.fields, option=orjson.OPT_INDENT_2).decode()
+    return page("request.html", row=row, status_words=_status_words(record), text=text)
 
 
 def latest(wanted: Filter, *, limit: int) -> list[RecordView]:
     """The latest records that pass, as far back as one search goes."""
-    return _views(search(_log_path(), wanted, limit=limit))
+    return _views(search(_log_path(), wanted, limit=limit).records)
 
 
 def _log_path() -> Path:
@@ -133,46 +124,28 @@ def _filter(sent: Mapping[str, str]) -> tuple[Filter, str | None]:
     status = sent["status"].lower()
     if status and not _STATUS.fullmatch(status):
         return Filter(), "Status must be a number like 429, or a class like 4xx."
-    fields = {name: value or None for name, value in sent.items()}
-    return Filter(**fields | {"status": status.removesuffix("xx") or None}), None
+    wanted = Filter(
+        project_id=sent["project_id"] or None,
+        token_id=sent["token"] or None,
+        status=status.removesuffix("xx") or None,
+        outcome=sent["outcome"] or None,
+        model=sent["model"] or None,
+    )
+    return wanted, None
 
 
-def _views(found: Found) -> list[RecordView]:
-    return _with_names(found.records)
-
-
-def _with_names(records: list[Any]) -> list[RecordView]:
-    """Records with the names of their projects and tokens, of those that still are."""
+def _views(records: Sequence[tuple[Place | None, ReadRecord]]) -> list[RecordView]:
     projects, tokens = queries.names_of(
-        (_text(record.get("project_id")) for _, record in records),
-        (_text(record.get("token")) for _, record in records),
+        (record.project_id for _, record in records), (record.token_id for _, record in records)
     )
     return [
-        RecordView(
-            record,
-            place,
-            projects.get(_text(record.get("project_id"))),
-            tokens.get(_text(record.get("token"))),
-        )
+        RecordView(record, place, projects.get(record.project_id), tokens.get(record.token_id))
         for place, record in records
     ]
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _reached(found: Found) -> Any:
-    """The time of the oldest record shown."""
-    return found.records[-1][1].get("timestamp") if found.records else None
-
-
-def _status_words(record: dict[str, Any]) -> str:
+def _status_words(record: ReadRecord) -> str:
     try:
-        return HTTPStatus(record.get("status_code") or 0).phrase
+        return HTTPStatus(record.status_code or 0).phrase
     except ValueError:
-        return "Client closed request" if record.get("outcome") == "client_closed" else ""
-
-
-def _pretty(record: dict[str, Any]) -> str:
-    return orjson.dumps(record, option=orjson.OPT_INDENT_2).decode()
+        return "Client closed request" if record.outcome == "client_closed" else ""

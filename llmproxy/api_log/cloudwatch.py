@@ -9,11 +9,11 @@ answer; those, and events too large for any call, are for the dead letters. A mi
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from llmproxy.api_log.logging_url import CloudWatchTarget
-from llmproxy.api_log.sink import BatchRefused, Entry, Rejection, SinkUnavailable
+from llmproxy.api_log.read_record import ReadRecord
+from llmproxy.api_log.sink import BatchRefused, Rejection, SinkUnavailable
 
 try:
     import boto3
@@ -31,7 +31,7 @@ MAX_SPAN_MS = 24 * 3600 * 1000
 class Event(NamedTuple):
     timestamp_ms: int
     size: int
-    entry: Entry
+    record: ReadRecord
 
 
 class CloudWatchSink:
@@ -59,10 +59,11 @@ class CloudWatchSink:
     def name(self) -> str:
         return f"cloudwatch://{self._target.group}/{self._target.stream}"
 
-    def deliver(self, entries: Sequence[Entry]) -> list[Rejection]:
-        events = sorted((_event(entry) for entry in entries), key=lambda event: event.timestamp_ms)
-        rejections = [Rejection(event.entry, "too large for a log event") for event in events if _is_too_large(event)]
-        for call in calls(event for event in events if not _is_too_large(event)):
+    def deliver(self, records: Sequence[ReadRecord]) -> list[Rejection]:
+        events = sorted((_event(record) for record in records), key=lambda event: event.timestamp_ms)
+        too_large = [event for event in events if event.size > MAX_CALL_BYTES]
+        rejections = [Rejection(event.record, "too large for a log event") for event in too_large]
+        for call in calls(event for event in events if event.size <= MAX_CALL_BYTES):
             rejections += self._put(call)
         return rejections
 
@@ -86,7 +87,7 @@ class CloudWatchSink:
         answer: dict[str, Any] = self._client.put_log_events(
             logGroupName=self._target.group,
             logStreamName=self._target.stream,
-            logEvents=[{"timestamp": event.timestamp_ms, "message": event.entry.line.decode()} for event in events],
+            logEvents=[{"timestamp": event.timestamp_ms, "message": event.record.line.decode()} for event in events],
         )
         return answer
 
@@ -113,20 +114,10 @@ def calls(events: Iterator[Event]) -> Iterator[list[Event]]:
         yield call
 
 
-def _event(entry: Entry) -> Event:
-    return Event(_timestamp_ms(entry.record.get("timestamp")), len(entry.line) + EVENT_OVERHEAD_BYTES, entry)
-
-
-def _timestamp_ms(value: object) -> int:
-    """A record without a readable time gets the start of time: AWS refuses it, and it is set aside."""
-    try:
-        return max(0, round(datetime.fromisoformat(str(value)).timestamp() * 1000))
-    except ValueError:
-        return 0
-
-
-def _is_too_large(event: Event) -> bool:
-    return event.size > MAX_CALL_BYTES
+def _event(record: ReadRecord) -> Event:
+    # Without a readable time it is from the start of time: AWS refuses it, and it is set aside.
+    arrived_s = record.arrived_at.timestamp() if record.arrived_at else 0.0
+    return Event(max(0, round(arrived_s * 1000)), len(record.line) + EVENT_OVERHEAD_BYTES, record)
 
 
 def _rejected(events: list[Event], info: dict[str, int]) -> list[Rejection]:
@@ -137,9 +128,9 @@ def _rejected(events: list[Event], info: dict[str, int]) -> list[Rejection]:
     rejections = []
     for index, event in enumerate(events):
         if index < max(expired, too_old):
-            rejections.append(Rejection(event.entry, "too old for the log group"))
+            rejections.append(Rejection(event.record, "too old for the log group"))
         elif index >= too_new:
-            rejections.append(Rejection(event.entry, "too far in the future"))
+            rejections.append(Rejection(event.record, "too far in the future"))
     return rejections
 
 

@@ -7,12 +7,13 @@ before the shipper's position passes the record. Nothing deletes the file; it is
 
 import os
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
 
-from llmproxy.api_log.record import iso_utc
 from llmproxy.api_log.sink import Rejection
+from llmproxy.times import iso_utc
 
 _CHUNK_BYTES = 1 << 20
 
@@ -51,9 +52,9 @@ class DeadLetters:
 
 def _line(rejection: Rejection, sink: str, now_s: float) -> bytes:
     letter = {
-        "set_aside_at": iso_utc(now_s),
+        "set_aside_at": iso_utc(datetime.fromtimestamp(now_s, UTC), timespec="milliseconds"),
         "sink": sink,
         "reason": rejection.reason,
-        "record": orjson.Fragment(rejection.entry.line),
+        "record": orjson.Fragment(rejection.record.line),
     }
     return orjson.dumps(letter, option=orjson.OPT_APPEND_NEWLINE)

@@ -28,7 +28,8 @@ import requests
 import urllib3
 
 from llmproxy.api_log.logging_url import HttpTarget
-from llmproxy.api_log.sink import BatchRefused, Entry, Rejection, SinkUnavailable
+from llmproxy.api_log.read_record import ReadRecord
+from llmproxy.api_log.sink import BatchRefused, Rejection, SinkUnavailable
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
@@ -70,8 +71,8 @@ class HttpSink:
     def name(self) -> str:
         return self._target.origin
 
-    def deliver(self, entries: Sequence[Entry]) -> list[Rejection]:
-        body = b"[" + b",".join(entry.line for entry in entries) + b"]"
+    def deliver(self, records: Sequence[ReadRecord]) -> list[Rejection]:
+        body = b"[" + b",".join(record.line for record in records) + b"]"
         status, retry_after, excerpt = self._post(body)
         if status == _UNSUPPORTED_MEDIA_TYPE and self._compress:
             compress, self._compress = self._compress, None

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from llmproxy.api_log.lines import cut
@@ -19,13 +20,16 @@ class Lag:
 
     Attributes:
         records: Lines behind, or None when they were not counted.
-        oldest: `timestamp` of the first unread record; None when there is none.
+        oldest: When the first unread record arrived; None when there is none, or it does not tell.
     """
 
     bytes: int
-    segments: int
     records: int | None
-    oldest: str | None
+    oldest: datetime | None
+
+    def age_s(self, now: datetime) -> float | None:
+        """Seconds since the oldest arrived."""
+        return (now - self.oldest).total_seconds() if self.oldest else None
 
 
 def measure_lag(path: Path, position: Position, *, count_records: bool = False) -> Lag:
@@ -39,9 +43,8 @@ def measure_lag(path: Path, position: Position, *, count_records: bool = False) 
     behind = [(segment, size) for segment, size in owed if size]
     return Lag(
         bytes=sum(size for _, size in behind),
-        segments=len(behind),
         records=sum(_count_lines(segment, size) for segment, size in behind) if count_records else None,
-        oldest=_first_timestamp(*behind[0]) if behind else None,
+        oldest=_first_arrival(*behind[0]) if behind else None,
     )
 
 
@@ -58,10 +61,10 @@ def _count_lines(segment: Segment, owed: int) -> int:
     return sum(chunk.count(b"\n") for chunk in _unread(segment, owed))
 
 
-def _first_timestamp(segment: Segment, owed: int) -> str | None:
+def _first_arrival(segment: Segment, owed: int) -> datetime | None:
     head = next(_unread(segment, owed), b"")
     found = cut(head, max_lines=10)
-    return found.records[0].get("timestamp") if found.records else None
+    return found.records[0].arrived_at if found.records else None
 
 
 def _unread(segment: Segment, owed: int) -> Iterator[bytes]:

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import orjson
 
-from llmproxy.api_log.record import MAX_LINE_BYTES, parse_line
+from llmproxy.api_log.read_record import ReadRecord, parse_line
+from llmproxy.api_log.record import MAX_LINE_BYTES
 from llmproxy.api_log.segment import Segment, list_segments, open_segment
 
 # One search reads at most so much of the ledger: a few tens of milliseconds where the filter is rare.
@@ -59,7 +59,7 @@ class Filter:
     """
 
     project_id: str | None = None
-    token: str | None = None
+    token_id: str | None = None
     status: str | None = None
     outcome: str | None = None
     model: str | None = None
@@ -67,23 +67,28 @@ class Filter:
 
     def needles(self) -> list[bytes]:
         """What the line of every such record holds."""
-        wanted = {"request_id": self.request_id, "token": self.token, "project_id": self.project_id}
-        exact = [_pair(name, value) for name, value in {**wanted, "outcome": self.outcome}.items() if value]
+        wanted = {
+            "request_id": self.request_id,
+            "token": self.token_id,
+            "project_id": self.project_id,
+            "outcome": self.outcome,
+        }
+        exact = [_pair(name, value) for name, value in wanted.items() if value]
         if self.status:
             exact.append(b'"status_code":' + self.status.encode())
         if self.model:
             exact.append(_pair("model", self.model)[:-1])
         return exact
 
-    def takes(self, record: dict[str, Any]) -> bool:
+    def takes(self, record: ReadRecord) -> bool:
         """Whether `record` is one of them."""
-        metadata = record.get("metadata")
-        model = metadata.get("model") if isinstance(metadata, dict) else None
-        wanted = {"request_id": self.request_id, "token": self.token, "project_id": self.project_id}
         return (
-            all(record.get(name) == value for name, value in {**wanted, "outcome": self.outcome}.items() if value)
-            and _has_status(record.get("status_code"), self.status)
-            and (not self.model or (isinstance(model, str) and model.startswith(self.model)))
+            self.request_id in (None, record.request_id)
+            and self.token_id in (None, record.token_id)
+            and self.project_id in (None, record.project_id)
+            and self.outcome in (None, record.outcome)
+            and (not self.status or _has_status(record, self.status))
+            and (not self.model or (record.model or "").startswith(self.model))
         )
 
 
@@ -99,7 +104,7 @@ class Found:
         searched_bytes: How much of the ledger was looked at.
     """
 
-    records: list[tuple[Place, dict[str, Any]]] = field(default_factory=list)
+    records: list[tuple[Place, ReadRecord]] = field(default_factory=list)
     end: Place | None = None
     older: Place | None = None
     searched_bytes: int = 0
@@ -131,7 +136,7 @@ def search(
     return found
 
 
-def read_at(path: Path, place: Place) -> dict[str, Any] | None:
+def read_at(path: Path, place: Place) -> ReadRecord | None:
     """The record whose line begins at `place`; None when it is gone or never was one."""
     fd = open_segment(path, place.segment)
     if fd < 0:
@@ -149,8 +154,9 @@ def _pair(name: str, value: str) -> bytes:
     return b'"%s":%s' % (name.encode(), orjson.dumps(value))
 
 
-def _has_status(status: Any, wanted: str | None) -> bool:
-    return not wanted or (len(str(status)) == 3 and str(status).startswith(wanted))
+def _has_status(record: ReadRecord, wanted: str) -> bool:
+    status = str(record.status_code)
+    return len(status) == 3 and status.startswith(wanted)
 
 
 def _stretches(

@@ -8,19 +8,17 @@ have its quotes escaped, so it cannot be mistaken for text that a client sent.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from llmproxy.api_log.record import parse_line
+from llmproxy.api_log.read_record import ReadRecord, parse_line
 
 _RECORD_START = b'{"timestamp":"'
 
 
 @dataclass(slots=True)
 class Cut:
-    """What was found: `records[i]` is what `lines[i]` says; `used` bytes are dealt with, `torn` pieces lost."""
+    """What was found in order; `used` bytes are dealt with, `torn` pieces lost."""
 
-    lines: list[bytes] = field(default_factory=list)
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: list[ReadRecord] = field(default_factory=list)
     used: int = 0
     torn: int = 0
 
@@ -41,7 +39,6 @@ def cut(data: bytes, *, max_lines: int, is_last: bool = False) -> Cut:
         found.used += len(line) + 1
         record = parse_line(line)
         if record is not None:
-            found.lines.append(line)
             found.records.append(record)
         elif line:
             _salvage(line, found)
@@ -62,5 +59,4 @@ def _salvage(line: bytes, found: Cut) -> None:
         if record is None:
             found.torn += 1
         else:
-            found.lines.append(piece)
             found.records.append(record)

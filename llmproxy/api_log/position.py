@@ -17,7 +17,6 @@ import logging
 import os
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -92,19 +91,6 @@ class PositionStore(Protocol):
     def save(self, position: Position) -> None: ...
 
 
-class MemoryPositions:
-    """Forgets: for a recount that reads everything once."""
-
-    def __init__(self) -> None:
-        self._position = Position()
-
-    def load(self) -> Position:
-        return self._position
-
-    def save(self, position: Position) -> None:
-        self._position = position
-
-
 class FilePositions:
     """
     A position in `<directory>/<name>.json`, replaced as a whole: after a crash it is the old one or the new
@@ -144,11 +130,6 @@ class FilePositions:
             os.close(fd)
         os.replace(temporary, self.path)
         self._sync_directory()
-
-    def forget(self) -> None:
-        """Unregisters the reader: nothing is kept for it any more, and it would start from the oldest record."""
-        with suppress(FileNotFoundError):
-            self.path.unlink()
 
     def _sync_directory(self) -> None:
         fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

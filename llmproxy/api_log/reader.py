@@ -2,8 +2,8 @@
 Reads the ledger from a saved position, over rotated segments, at least once.
 
 Guarantees:
-* A batch is read again until its position is saved, so a `kill -9` at any instant skips nothing. Who saves
-  the position in the transaction that uses the records (see `PositionStore`) gets every record exactly
+* A batch is read again until its position is saved, so a `kill -9` at any instant skips nothing. A store that
+  saves the position in the transaction that uses the records (see `PositionStore`) gets every record exactly
   once.
 * Records of one segment come in the order of the file, segments oldest first.
 * A line counts once its newline is there. In a segment that nobody appends to any more a last line without
@@ -25,12 +25,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Literal
 
 from llmproxy.api_log.file_lock import FileLock, is_file_at
 from llmproxy.api_log.lag import Lag, measure_lag
 from llmproxy.api_log.lines import Cut, cut
 from llmproxy.api_log.position import FilePositions, Position, PositionStore, tail_of
+from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.api_log.record import MAX_LINE_BYTES
 from llmproxy.api_log.segment import list_segments, open_segment, segment_id
 
@@ -39,6 +40,9 @@ logger = logging.getLogger(__name__)
 SETTLE_S = 60.0
 MAX_BATCH_RECORDS = 1000
 MAX_BATCH_BYTES = 1 << 20
+# Pieces of lines that were no record; segments read again from their start because somebody changed them; segments
+# that vanished under the position.
+Damage = Literal["torn", "changed", "missing"]
 
 
 class ReaderBusy(Exception):
@@ -48,15 +52,14 @@ class ReaderBusy(Exception):
 @dataclass(frozen=True, slots=True)
 class Batch:
     """
-    Records in order, their lines without the newline, and the position after them.
+    Records in order, and the position after them.
 
     Attributes:
         size: Bytes of the segment that this batch covers; 0 means that there was nothing new.
         torn: Pieces of lines that were no record.
     """
 
-    records: list[dict[str, Any]]
-    lines: list[bytes]
+    records: list[ReadRecord]
     position: Position
     size: int = 0
     torn: int = 0
@@ -66,8 +69,12 @@ class LogReader:
     """
     One named reader of the ledger at `path`.
 
-    `read_batch` gives the same records again until `commit` (saves the position) or `advance` (the caller
-    saved it) moves on. Positions and locks are kept in `positions/` beside the log unless a store is given.
+    `read_batch` gives the same records again until `commit` (which saves the position) or `advance` moves on.
+    Positions and locks are kept in `positions/` beside the log.
+
+    Args:
+        positions: Keeps the position instead.
+        on_damage: Is told what was wrong with the log, and how often.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class LogReader:
         name: str,
         *,
         positions: PositionStore | None = None,
+        on_damage: Callable[[Damage, int], object] = lambda _kind, _count: None,
         fsync: Callable[[int], None] = os.fsync,
         settle_s: float = SETTLE_S,
         wall_clock: Callable[[], float] = time.time,
@@ -87,17 +95,12 @@ class LogReader:
         self._registration = FilePositions(directory, name, fsync=_no_sync if positions else fsync)
         self.positions: PositionStore = positions or self._registration
         self._lock = FileLock(directory / f"{name}.lock")
+        self._on_damage = on_damage
         self._fsync = fsync
         self._settle_s = settle_s
         self._wall_clock = wall_clock
         self._position = Position()
         self._fd = -1
-        self.torn = 0
-        """Pieces of lines that were no record."""
-        self.restarts = 0
-        """Segments read again from their start because somebody changed them."""
-        self.missing = 0
-        """Segments that vanished under the position."""
 
     def acquire(self) -> None:
         """Becomes the only reader of this name; ReaderBusy when another process is."""
@@ -107,7 +110,7 @@ class LogReader:
         if not self._lock.acquire():
             raise ReaderBusy(f"another process reads the ledger as {self.name!r}")
         try:
-            self.reload()
+            self._position = self.positions.load()
         except BaseException:
             self._lock.release()
             raise
@@ -128,33 +131,23 @@ class LogReader:
             found, is_finished = self._read(max_records, max_bytes)
             if found.used or not is_finished or not self._moves_on(finished=True):
                 return self._batch(found)
-        return Batch([], [], self._position)
+        return Batch([], self._position)
 
     def commit(self, batch: Batch) -> None:
         """Saves the batch's position in the store and moves on. OSError: not saved, and not moved on."""
-        self.sync()
+        if self._fd >= 0:
+            # First, so that a power cut cannot leave a position past the file's end.
+            self._fsync(self._fd)
         self.positions.save(batch.position)
         self.advance(batch)
 
     def advance(self, batch: Batch) -> None:
-        """Moves on in memory only: the caller has saved `batch.position` itself."""
+        """Moves on in memory only: after a crash, the batch comes again."""
         self._position = batch.position
-        self.torn += batch.torn
+        if batch.torn:
+            self._on_damage("torn", batch.torn)
         if self.positions is not self._registration:
             self._register()
-
-    def sync(self) -> None:
-        """
-        Brings what was read onto the disk, so that a power cut cannot leave a position past the file's end.
-
-        `commit` does it. Who saves positions itself calls it before its transaction.
-        """
-        if self._fd >= 0:
-            self._fsync(self._fd)
-
-    def reload(self) -> None:
-        """Goes back to the stored position: the caller's transaction failed after `advance` or `commit`."""
-        self._position = self.positions.load()
 
     def lag(self, *, count_records: bool = False) -> Lag:
         """How far this reader is behind; asked without the lock it speaks of the stored position."""
@@ -166,13 +159,6 @@ class LogReader:
         self._close_file()
         self._lock.release()
 
-    def __enter__(self) -> Self:
-        self.acquire()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _register(self) -> None:
         # An old or missing copy keeps more on the disk than needed; that is no reason to stop reading.
         with suppress(OSError):
@@ -183,7 +169,7 @@ class LogReader:
         position = self._position
         if found.used:
             position = replace(position, offset=offset, tail=tail_of(self._fd, offset))
-        return Batch(found.records, found.lines, position, found.used, found.torn)
+        return Batch(found.records, position, found.used, found.torn)
 
     def _read(self, max_records: int, max_bytes: int) -> tuple[Cut, bool]:
         """What can be cut at the position, and whether nothing will ever be added to the segment."""
@@ -225,7 +211,7 @@ class LogReader:
         return tail_of(self._fd, self._position.offset) == self._position.tail
 
     def _restart(self) -> None:
-        self.restarts += 1
+        self._on_damage("changed", 1)
         logger.warning("A call log was changed by hand: %r reads it again from its start", self.name)
         self._position = replace(self._position, offset=0, tail="")
 
@@ -239,7 +225,7 @@ class LogReader:
         if not self._moves_on(finished=False):
             return False
         if was is not None:
-            self.missing += 1
+            self._on_damage("missing", 1)
             logger.warning("A call log is gone that %r was reading: unread records may be lost", self.name)
         return True
 

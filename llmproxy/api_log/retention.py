@@ -33,6 +33,9 @@ class Dropped:
     def __add__(self, other: "Dropped") -> "Dropped":
         return Dropped(self.bytes + other.bytes, self.records + other.records)
 
+    def __sub__(self, other: "Dropped") -> "Dropped":
+        return Dropped(self.bytes - other.bytes, self.records - other.records)
+
 
 def enforce_cap(active: Path, positions: Path, max_total_bytes: int) -> Dropped:
     """Deletes segments until the ledger at `active` fits; the file being written is never touched."""

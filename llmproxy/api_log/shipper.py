@@ -21,8 +21,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from llmproxy.api_log.dead_letters import DeadLetters
+from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.api_log.reader import Batch, LogReader, ReaderBusy
-from llmproxy.api_log.sink import BatchRefused, Entry, Rejection, Sink, SinkUnavailable
+from llmproxy.api_log.sink import BatchRefused, Rejection, Sink, SinkUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -37,32 +38,12 @@ STAND_BY_S = 5.0
 
 
 @dataclass(slots=True)
-class ShipperStats:
-    """
-    What this process shipped so far.
-
-    Attributes:
-        failures: Deliveries that must be repeated.
-        last_error: Why the last delivery failed; None after one that passed. Holds no secret.
-        last_delivered_at: Epoch seconds. None before the first delivery.
-    """
+class Shipped:
+    """What was shipped; `stopped_by` tells why the last delivery failed, None after one that passed: no secret."""
 
     delivered: int = 0
     dead_lettered: int = 0
-    batches: int = 0
-    failures: int = 0
-    last_error: str | None = None
-    last_delivered_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ShipResult:
-    """What one `ship_once` did; `stopped_by` tells why it ended before the end of the ledger, None if it did not."""
-
-    delivered: int
-    dead_lettered: int
-    batches: int
-    stopped_by: str | None
+    stopped_by: str | None = None
 
 
 class Shipper:
@@ -94,7 +75,7 @@ class Shipper:
         self.reader = reader
         self.sink = sink
         self.dead_letters = dead_letters
-        self.stats = ShipperStats()
+        self.shipped = Shipped()
         self._max_records, self._max_bytes = max_records, max_bytes
         self._max_age_s, self._poll_s = max_age_s, poll_s
         self._first_pause_s, self._max_pause_s = first_pause_s, max_pause_s
@@ -104,7 +85,7 @@ class Shipper:
         self._monotonic = monotonic
         self._wall_clock = wall_clock
         self._batch: Batch | None = None  # under way; kept over failures so that its delivered parts stay delivered
-        self._parts: list[list[Entry]] = []  # of the batch, what is not delivered yet, the next one last
+        self._parts: list[list[ReadRecord]] = []  # of the batch, what is not delivered yet, the next one last
         self._seen_at: float | None = None  # when the oldest waiting record was first seen
         self._failures_in_a_row = 0
 
@@ -128,14 +109,13 @@ class Shipper:
         self.reader.close()
         self.sink.close()
 
-    def ship_once(self) -> ShipResult:
+    def ship_once(self) -> Shipped:
         """
-        Ships what is in the ledger now, without waiting for anything; a failing receiver ends it.
+        Ships what is in the log now, without waiting for anything; a failing receiver ends it.
 
         ReaderBusy when another process ships.
         """
-        before = (self.stats.delivered, self.stats.dead_lettered, self.stats.batches)
-        stopped_by = None
+        self.shipped = Shipped()
         self.reader.acquire()
         left = self.reader.lag().bytes
         try:
@@ -143,13 +123,8 @@ class Shipper:
                 self._ship(batch)
                 left -= batch.size
         except SinkUnavailable as exc:
-            stopped_by = self._note_failure(exc)
-        return ShipResult(
-            self.stats.delivered - before[0],
-            self.stats.dead_lettered - before[1],
-            self.stats.batches - before[2],
-            stopped_by,
-        )
+            self._note_failure(exc)
+        return self.shipped
 
     def _turn(self) -> float:
         """One step of `run`; the seconds to wait before the next one."""
@@ -181,7 +156,7 @@ class Shipper:
         if self._seen_at is None:
             self._seen_at = self._monotonic()
         # A batch ends at a whole line, so it rarely reaches its size to the byte: half of it is full enough.
-        if len(batch.lines) >= self._max_records or batch.size * 2 >= self._max_bytes:
+        if len(batch.records) >= self._max_records or batch.size * 2 >= self._max_bytes:
             return 0.0
         left_s = self._seen_at + self._max_age_s - self._monotonic()
         return min(self._poll_s, left_s) if left_s > 0 else 0.0
@@ -189,13 +164,12 @@ class Shipper:
     def _ship(self, batch: Batch) -> None:
         """Delivers the batch, or what is left of it, and saves the position."""
         if self._batch is None:
-            entries = [Entry(line, record) for line, record in zip(batch.lines, batch.records, strict=True)]
-            self._batch, self._parts = batch, [entries] if entries else []
+            self._batch, self._parts = batch, [batch.records] if batch.records else []
         while self._parts:
             self._deliver(self._parts[-1])
         self._finish(batch)
 
-    def _deliver(self, part: list[Entry]) -> None:
+    def _deliver(self, part: list[ReadRecord]) -> None:
         """Delivers the last part, or puts its two halves in its place."""
         try:
             rejections = self.sink.deliver(part)
@@ -212,7 +186,7 @@ class Shipper:
 
     def _set_aside(self, rejections: list[Rejection]) -> None:
         self.dead_letters.add(rejections, sink=self.sink.name, now_s=self._wall_clock())
-        self.stats.dead_lettered += len(rejections)
+        self.shipped.dead_lettered += len(rejections)
         logger.warning(
             "%s will not take %d call records: set aside in %s",
             self.sink.name, len(rejections), self.dead_letters.path.name,
@@ -225,27 +199,22 @@ class Shipper:
             # A full disk is no reason to send the same records for ever: go on in memory, a later batch saves.
             logger.warning("The shipper's position cannot be saved: %s", exc.strerror)
             self.reader.advance(batch)
-        self.stats.batches += 1
         self._batch = self._seen_at = None
 
     def _note_success(self, delivered: int) -> None:
         if self._failures_in_a_row:
             logger.info("%s takes call records again", self.sink.name)
         self._failures_in_a_row = 0
-        self.stats.last_error = None
-        self.stats.delivered += delivered
-        if delivered:
-            self.stats.last_delivered_at = self._wall_clock()
+        self.shipped.stopped_by = None
+        self.shipped.delivered += delivered
 
-    def _note_failure(self, exc: SinkUnavailable) -> str:
+    def _note_failure(self, exc: SinkUnavailable) -> None:
         reason = str(exc)
         # Once per reason: an outage of hours needs one line, not one per try.
-        if reason != self.stats.last_error:
+        if reason != self.shipped.stopped_by:
             logger.warning("%s does not take call records, they wait in the file: %s", self.sink.name, reason)
         self._failures_in_a_row += 1
-        self.stats.failures += 1
-        self.stats.last_error = reason
-        return reason
+        self.shipped.stopped_by = reason
 
     def _pause_after(self, retry_after_s: float | None) -> float:
         """Full jitter: anything between nothing and a bound that doubles, so that many nodes do not come at once."""

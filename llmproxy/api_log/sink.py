@@ -9,22 +9,16 @@ A sink translates its library's errors into these two; the shipper knows nothing
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One record: its line as it stands in the file, without the newline, and what the line says."""
-
-    line: bytes
-    record: dict[str, Any]
+from llmproxy.api_log.read_record import ReadRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
     """A record that the receiver will never take, and why."""
 
-    entry: Entry
+    record: ReadRecord
     reason: str
 
 
@@ -51,7 +45,7 @@ class Sink(Protocol):
     @property
     def name(self) -> str: ...
 
-    def deliver(self, entries: Sequence[Entry]) -> list[Rejection]:
+    def deliver(self, records: Sequence[ReadRecord]) -> list[Rejection]:
         """
         Hands over a batch; the records of it that the receiver will never take.
 

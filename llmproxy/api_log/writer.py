@@ -79,7 +79,6 @@ class LogWriter:
         self._warn_at = -1.0
         self._pending: deque[bytes] = deque()
         self._pending_bytes = 0
-        self._written = 0
         self._lost = 0
         self._dropped = Dropped()
 
@@ -140,18 +139,9 @@ class LogWriter:
                 self._fd = -1
 
     @property
-    def written(self) -> int:
-        """Records that are in the file."""
-        return self._written
-
-    @property
     def pending(self) -> int:
         """Records that wait in memory for room."""
         return len(self._pending)
-
-    @property
-    def pending_bytes(self) -> int:
-        return self._pending_bytes
 
     @property
     def lost(self) -> int:
@@ -159,14 +149,9 @@ class LogWriter:
         return self._lost
 
     @property
-    def dropped_unshipped_bytes(self) -> int:
-        """Bytes that this process deleted for the cap on disk use before a reader had read them."""
-        return self._dropped.bytes
-
-    @property
-    def dropped_unshipped_records(self) -> int:
-        """About how many records those were."""
-        return self._dropped.records
+    def dropped(self) -> Dropped:
+        """What this process deleted for the cap on disk use before every reader had read it."""
+        return self._dropped
 
     def _append(self, line: bytes) -> bool:
         """One write. False when the line as a whole must be written again."""
@@ -182,7 +167,6 @@ class LogWriter:
         if missing > 1:
             self._warn("Call records cannot be written and wait in memory: the disk is full")
             return False
-        self._written += 1
         return True
 
     def _write_in_turn(self, line: bytes) -> bool:

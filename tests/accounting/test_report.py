@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine
 
-from accounting.fold import fold, rows
+from accounting.fold import fold, in_every_view
 from accounting.report import EVERYBODY, Filters, Percentiles, refusals_by_reason, series, top, totals, whole_hours
 from accounting.rollup import UsageSums
 from models import Project, Token
-from tests.records import PROJECT, TOKEN, record, refused
+from tests.records import PROJECT, TOKEN, read, record, refused
 
 BEGIN = datetime(2026, 11, 20, tzinfo=UTC)
 END = datetime(2026, 11, 24, tzinfo=UTC)
@@ -24,7 +24,7 @@ def add(database: Engine):
 
     def add_records(*records) -> None:
         with sums.transaction() as connection:
-            sums.add(connection, rows(fold(records)))
+            sums.add(connection, in_every_view(fold(map(read, records))))
 
     return add_records
 

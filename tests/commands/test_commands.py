@@ -11,11 +11,12 @@ import pytest
 from flask import Flask
 
 import config
-from accounting.ledger import Dropped, note_dropped
+from accounting.ledger import note_dropped
 from accounting.rollup import Rollup, UsageSums, node_id
 from app import create_app
 from control import projects
 from control.audit import Actor
+from llmproxy.api_log.retention import Dropped
 from llmproxy.keyring import KeyRing
 from models import Project, db
 from services import Services

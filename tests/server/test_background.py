@@ -12,6 +12,7 @@ import pytest
 
 from accounting import ledger
 from llmproxy.api_log.reader import LogReader, ReaderBusy
+from llmproxy.api_log.retention import Dropped
 from server import background
 from tests.receiver import Receiver, receiver  # noqa: F401
 from tests.servers import DEPLOYED, EMBEDDED, Server, fetch, wait_for
@@ -168,7 +169,7 @@ def test_work_that_fails_is_tried_again_and_told_once(caplog):
 def test_what_the_cap_deletes_unread_is_kept_for_the_operator(tmp_path: Path):
     class Writer:
         pending = lost = 0
-        dropped_unshipped_bytes = dropped_unshipped_records = 0
+        dropped = Dropped()
 
         def flush_pending(self):
             pass
@@ -179,10 +180,10 @@ def test_what_the_cap_deletes_unread_is_kept_for_the_operator(tmp_path: Path):
 
     keep = background._LogKeeper(Parts())
     for total in (0, 5, 5, 8):
-        Parts.log.dropped_unshipped_records, Parts.log.dropped_unshipped_bytes = total, total * 100
+        Parts.log.dropped = Dropped(bytes=total * 100, records=total)
         keep()
 
-    assert ledger.dropped_so_far(Parts.settings) == ledger.Dropped(bytes=800, records=8)
+    assert ledger.dropped_so_far(Parts.settings) == Dropped(bytes=800, records=8)
     assert len((tmp_path / "dropped.jsonl").read_bytes().splitlines()) == 2
 
 

@@ -35,9 +35,8 @@ def test_a_time_is_told_from_now(seconds: int, words: str):
     assert relative(NOW + timedelta(seconds=seconds), NOW) == words
 
 
-@pytest.mark.parametrize("value", [None, "", "yesterday", "2026-01-01T00:00:00", 5, ["x"]])
-def test_what_is_no_time_is_told_as_absent(value):
-    assert when(value, "unknown") == '<span class="quiet">unknown</span>'
+def test_no_time_is_told_as_absent():
+    assert when(None, "unknown") == '<span class="quiet">unknown</span>'
 
 
 @pytest.mark.parametrize(
@@ -47,9 +46,8 @@ def test_numbers_are_compact(value: float, words: str):
     assert compact(value) == words
 
 
-@pytest.mark.parametrize("value", [None, True, "many", [], {}])
-def test_what_is_no_number_is_a_dash(value):
-    assert number(value) == milliseconds(value) == "\N{EN DASH}"
+def test_no_number_is_a_dash():
+    assert number(None) == milliseconds(None) == "\N{EN DASH}"
 
 
 def test_sizes_and_durations_carry_their_units():

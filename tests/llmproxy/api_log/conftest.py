@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,12 +69,21 @@ def append(log_path, call_record):
 
 
 @pytest.fixture
-def open_reader(log_path):
+def damage() -> Counter:
+    """What the readers found wrong with the log."""
+    return Counter()
+
+
+@pytest.fixture
+def open_reader(log_path, damage):
     """A factory of readers; what is still open at the end is closed."""
     readers = []
 
+    def note(kind: str, count: int) -> None:
+        damage[kind] += count
+
     def make(name: str = "shipper", **options) -> LogReader:
-        readers.append(LogReader(log_path, name, **options))
+        readers.append(LogReader(log_path, name, on_damage=note, **options))
         return readers[-1]
 
     yield make
@@ -92,7 +101,7 @@ def read_on():
             batch = reader.read_batch(**limits)
             if not batch.size:
                 return ids
-            ids += [record["request_id"] for record in batch.records]
+            ids += [record.request_id for record in batch.records]
             reader.commit(batch)
 
     return read

@@ -10,9 +10,9 @@ from llmproxy.api_log import cloudwatch
 from llmproxy.api_log.cloudwatch import MAX_CALL_BYTES, MAX_EVENTS, CloudWatchSink
 from llmproxy.api_log.logging_url import parse_logging_url
 from llmproxy.api_log.open_sink import open_sink
-from llmproxy.api_log.record import parse_line
+from llmproxy.api_log.read_record import ReadRecord, parse_line
 from llmproxy.api_log.shipper import Shipper
-from llmproxy.api_log.sink import BatchRefused, Entry, SinkUnavailable
+from llmproxy.api_log.sink import BatchRefused, SinkUnavailable
 
 SERVER = """
 import sys
@@ -70,7 +70,7 @@ def stored(aws, request):
             )
             if not page["events"]:
                 client.close()
-                return [parse_line(event["message"].encode())["request_id"] for event in events]
+                return [parse_line(event["message"].encode()).request_id for event in events]
             events += page["events"]
             token = {"nextToken": page["nextForwardToken"]}
 
@@ -78,10 +78,10 @@ def stored(aws, request):
 
 
 @pytest.fixture
-def entry(call_record):
+def a_record(call_record):
     def make(**overrides):
         line = call_record(**overrides).to_line()[:-1]
-        return Entry(line, parse_line(line))
+        return parse_line(line)
 
     return make
 
@@ -105,27 +105,27 @@ def note_calls(monkeypatch):
     return install
 
 
-def test_a_missing_group_and_stream_are_made_and_records_arrive(open_sink_to, stored, entry):
+def test_a_missing_group_and_stream_are_made_and_records_arrive(open_sink_to, stored, a_record):
     sink = open_sink_to()
-    entries = [entry(timestamp=time.time() - 5 + second) for second in range(5)]
+    records = [a_record(timestamp=time.time() - 5 + second) for second in range(5)]
 
-    assert sink.deliver(entries[:3]) == []
-    assert sink.deliver(entries[3:]) == []
-    assert stored() == [entry.record["request_id"] for entry in entries]
+    assert sink.deliver(records[:3]) == []
+    assert sink.deliver(records[3:]) == []
+    assert stored() == [each.request_id for each in records]
 
 
-def test_records_are_sent_in_the_order_of_time(open_sink_to, note_calls, entry):
+def test_records_are_sent_in_the_order_of_time(open_sink_to, note_calls, a_record):
     sink = open_sink_to()
     made = note_calls(sink)
-    sink.deliver([entry(timestamp=1700000000 + second) for second in (3, 1, 2)])
+    sink.deliver([a_record(timestamp=1700000000 + second) for second in (3, 1, 2)])
 
     assert [event["timestamp"] for event in made[0]] == [1700000001000, 1700000002000, 1700000003000]
 
 
-def test_calls_stay_within_the_number_of_events(open_sink_to, note_calls, entry):
+def test_calls_stay_within_the_number_of_events(open_sink_to, note_calls, a_record):
     sink = open_sink_to()
     made = note_calls(sink)
-    small = Entry(b"{}", {"timestamp": "2026-11-23T00:00:00.000Z"})
+    small = ReadRecord(b"{}", {"timestamp": "2026-11-23T00:00:00.000Z"})
     sink.deliver([small] * (MAX_EVENTS + 1))
 
     assert [len(call) for call in made] == [MAX_EVENTS, 1]
@@ -137,16 +137,16 @@ def test_calls_stay_within_the_bytes_with_26_for_each_event(open_sink_to, note_c
     made = note_calls(sink)
     half = MAX_CALL_BYTES // 2 - 26
     record = {"timestamp": "2026-11-23T00:00:00.000Z"}
-    sink.deliver([Entry(b"x" * half, record), Entry(b"x" * (half + extra), record)])
+    sink.deliver([ReadRecord(b"x" * half, record), ReadRecord(b"x" * (half + extra), record)])
 
     assert len(made) == count
 
 
 @pytest.mark.parametrize(("span_s", "count"), [(86399, 1), (86400, 2)])
-def test_calls_span_less_than_a_day(open_sink_to, note_calls, entry, span_s, count):
+def test_calls_span_less_than_a_day(open_sink_to, note_calls, a_record, span_s, count):
     sink = open_sink_to()
     made = note_calls(sink)
-    sink.deliver([entry(timestamp=1700000000), entry(timestamp=1700000000 + span_s)])
+    sink.deliver([a_record(timestamp=1700000000), a_record(timestamp=1700000000 + span_s)])
 
     assert len(made) == count
 
@@ -155,26 +155,26 @@ def test_calls_span_less_than_a_day(open_sink_to, note_calls, entry, span_s, cou
 def test_an_event_too_large_for_any_call_is_rejected(open_sink_to, note_calls, size, rejected):
     sink = open_sink_to()
     made = note_calls(sink)
-    rejections = sink.deliver([Entry(b"x" * size, {"timestamp": "2026-11-23T00:00:00.000Z"})])
+    rejections = sink.deliver([ReadRecord(b"x" * size, {"timestamp": "2026-11-23T00:00:00.000Z"})])
 
     assert (len(rejections), len(made)) == (rejected, 1 - rejected)
 
 
-def test_events_that_aws_names_as_refused_are_rejected_and_no_others(open_sink_to, note_calls, entry):
+def test_events_that_aws_names_as_refused_are_rejected_and_no_others(open_sink_to, note_calls, a_record):
     sink = open_sink_to()
     note_calls(
         sink,
         {"rejectedLogEventsInfo": {
             "tooOldLogEventEndIndex": 2, "expiredLogEventEndIndex": 1, "tooNewLogEventStartIndex": 4}},
     )  # fmt: skip
-    entries = [entry(timestamp=1700000000 + second) for second in range(5)]
+    records = [a_record(timestamp=1700000000 + second) for second in range(5)]
 
-    rejections = sink.deliver(entries)
+    rejections = sink.deliver(records)
 
-    assert [(item.entry, item.reason) for item in rejections] == [
-        (entries[0], "too old for the log group"),
-        (entries[1], "too old for the log group"),
-        (entries[4], "too far in the future"),
+    assert [(item.record, item.reason) for item in rejections] == [
+        (records[0], "too old for the log group"),
+        (records[1], "too old for the log group"),
+        (records[4], "too far in the future"),
     ]
 
 
@@ -200,24 +200,24 @@ def test_records_that_aws_refuses_become_dead_letters_and_the_rest_arrives(
         ("InvalidParameterException", BatchRefused),
     ],
 )
-def test_aws_errors_mean_later_or_never(open_sink_to, note_calls, entry, code, error):
+def test_aws_errors_mean_later_or_never(open_sink_to, note_calls, a_record, code, error):
     sink = open_sink_to()
     note_calls(sink, ClientError({"Error": {"Code": code, "Message": "s3cret"}}, "PutLogEvents"))
 
     with pytest.raises(error, match=code) as failure:
-        sink.deliver([entry()])
+        sink.deliver([a_record()])
     assert "s3cret" not in str(failure.value)
 
 
-def test_an_unreachable_aws_means_later(open_sink_to, entry, unused_port):
+def test_an_unreachable_aws_means_later(open_sink_to, a_record, unused_port):
     with pytest.raises(SinkUnavailable, match="EndpointConnectionError"):
-        open_sink_to(f"http://127.0.0.1:{unused_port}").deliver([entry()])
+        open_sink_to(f"http://127.0.0.1:{unused_port}").deliver([a_record()])
 
 
 def test_a_record_without_a_readable_time_is_left_to_aws_to_refuse(open_sink_to, note_calls):
     sink = open_sink_to()
     made = note_calls(sink)
-    sink.deliver([Entry(b"{}", {"timestamp": "yesterday"}), Entry(b"{}", {})])
+    sink.deliver([ReadRecord(b"{}", {"timestamp": "yesterday"}), ReadRecord(b"{}", {})])
 
     assert [event["timestamp"] for event in made[0]] == [0, 0]
 

@@ -10,8 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from llmproxy.api_log.position import MemoryPositions
 from llmproxy.api_log.reader import LogReader
+from tests.llmproxy.api_log.stores import MemoryPositions
 
 
 class LedgerLife(RuleBasedStateMachine):
@@ -25,12 +25,16 @@ class LedgerLife(RuleBasedStateMachine):
         self.torn_end = False
         self.rotations = 0
         self.delivered: list[str] = []
+        self.damage: list[str] = []
         # A store like the rollup's: the position and the sums are saved in one step, or not at all.
         self.store = MemoryPositions()
         self.reader = self.new_reader()
 
     def new_reader(self):
-        return LogReader(self.log, "rollup", positions=self.store, fsync=lambda fd: None)
+        note = self.damage.append
+        return LogReader(
+            self.log, "rollup", positions=self.store, on_damage=lambda kind, _: note(kind), fsync=lambda fd: None
+        )
 
     def append_bytes(self, data: bytes):
         with self.log.open("ab") as file:
@@ -77,9 +81,8 @@ class LedgerLife(RuleBasedStateMachine):
     @rule(max_records=st.integers(1, 5), max_bytes=st.sampled_from([1, 100, 5000, 1 << 20]))
     def read_and_commit(self, max_records, max_bytes):
         batch = self.reader.read_batch(max_records=max_records, max_bytes=max_bytes)
-        self.store.save(batch.position)
-        self.delivered += [record["request_id"] for record in batch.records]
-        self.reader.advance(batch)
+        self.reader.commit(batch)
+        self.delivered += [record.request_id for record in batch.records]
 
     @rule(max_records=st.integers(1, 5))
     def crash_before_the_commit(self, max_records):
@@ -91,7 +94,7 @@ class LedgerLife(RuleBasedStateMachine):
     def crash_after_the_commit(self):
         batch = self.reader.read_batch()
         self.store.save(batch.position)
-        self.delivered += [record["request_id"] for record in batch.records]
+        self.delivered += [record.request_id for record in batch.records]
         self.reader.close()
         self.reader = self.new_reader()
 
@@ -105,7 +108,7 @@ class LedgerLife(RuleBasedStateMachine):
         self.reader.close()
         self.directory.cleanup()
         assert sorted(self.delivered) == sorted(self.written)
-        assert self.reader.missing == self.reader.restarts == 0
+        assert set(self.damage) <= {"torn"}
 
 
 TestLedgerLife = LedgerLife.TestCase

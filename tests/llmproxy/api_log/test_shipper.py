@@ -81,7 +81,7 @@ class TestOnce:
         assert shipper.ship_once().delivered == 3 and receiver.ids == ids
 
     def test_an_empty_ledger_is_nothing_to_do(self, open_shipper, receiver):
-        assert open_shipper().ship_once().batches == 0 and receiver.tried == 0
+        assert open_shipper().ship_once().delivered == 0 and receiver.tried == 0
 
     def test_only_one_process_ships(self, open_shipper, append):
         append(1)
@@ -175,7 +175,7 @@ class TestRun:
         assert set(receiver.ids) == set(ids)
         assert receiver.ids[5:] == ids, "the batch whose answer was lost comes twice, no other"
         assert pauses.taken[:8] == [1, 2, 4, 8 + 9, 16, 32, 60, 60]
-        assert (shipper.stats.failures, shipper.stats.delivered, shipper.stats.last_error) == (8, 10, None)
+        assert (shipper.shipped.delivered, shipper.shipped.stopped_by) == (10, None)
         assert "takes call records again" in caplog.text
 
     def test_the_pause_is_drawn_at_random_below_its_bound(self, open_shipper, receiver, behave, append):
@@ -306,7 +306,7 @@ from llmproxy.api_log.shipper import Shipper
 log = Path(sys.argv[1])
 sink = open_sink(parse_logging_url(sys.argv[2]))
 shipper = Shipper(LogReader(log, "shipper"), sink, DeadLetters(log.with_name("dead_letters.jsonl")), max_records=7)
-while shipper.ship_once().batches:
+while shipper.ship_once().delivered:
     pass
 """
 
@@ -382,7 +382,7 @@ shipper = Shipper(LogReader(log, "shipper"), sink, DeadLetters(log.with_name("de
 thread = threading.Thread(target=shipper.run)
 thread.start()
 thread.join()
-print(shipper.stats.delivered)
+print(shipper.shipped.delivered)
 """
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from llmproxy.api_log import writer as writer_module
-from llmproxy.api_log.record import parse_line
+from llmproxy.api_log.read_record import parse_line
 from llmproxy.api_log.segment import list_segments
 from llmproxy.api_log.writer import LogWriter
 
@@ -90,7 +90,7 @@ def broken_disk(monkeypatch):
 
 
 def ids_in(path):
-    return [record["request_id"] for line in path.read_bytes().split(b"\n") if (record := parse_line(line))]
+    return [record.request_id for line in path.read_bytes().split(b"\n") if (record := parse_line(line))]
 
 
 def all_ids(log_path):
@@ -103,7 +103,7 @@ def test_each_record_is_one_line_at_once(open_writer, write, log_path):
     for count in range(1, 4):
         write(writer)
         assert log_path.read_bytes().count(b"\n") == count
-    assert (writer.written, writer.pending, writer.lost) == (3, 0, 0)
+    assert (writer.pending, writer.lost) == (0, 0)
 
 
 def test_a_record_is_one_write(open_writer, write, broken_disk):
@@ -176,7 +176,7 @@ class TestFullDisk:
         ids += write(writer, 1)
 
         assert waiting == 3
-        assert ids_in(log_path) == ids and (writer.pending, writer.pending_bytes, writer.lost) == (0, 0, 0)
+        assert ids_in(log_path) == ids and (writer.pending, writer._pending_bytes, writer.lost) == (0, 0, 0)
 
     def test_write_tells_whether_the_record_is_in_the_file(self, open_writer, call_record, broken_disk):
         writer = open_writer()
@@ -193,7 +193,7 @@ class TestFullDisk:
         broken_disk.error = errno.ENOSPC
         ids = write(writer, 10)
         kept = writer.pending
-        bounded = writer.pending_bytes
+        bounded = writer._pending_bytes
         broken_disk.error = None
         writer.flush_pending()
 
@@ -389,7 +389,7 @@ class TestRotation:
             clock.advance(1)
 
         assert sum(item.size for item in list_segments(log_path)) < 10_000 + 2 * 2000
-        assert writer.dropped_unshipped_bytes == 0 and caplog.records == []
+        assert writer.dropped.bytes == 0 and caplog.records == []
 
     def test_without_any_reader_old_segments_simply_go(self, open_writer, write, log_path, clock, caplog):
         writer = open_writer(max_file_bytes=2000, max_total_bytes=10_000)
@@ -398,7 +398,7 @@ class TestRotation:
             clock.advance(1)
 
         assert sum(item.size for item in list_segments(log_path)) < 10_000 + 2 * 2000
-        assert writer.dropped_unshipped_records == 0 and caplog.records == []
+        assert writer.dropped.records == 0 and caplog.records == []
 
     def test_what_a_reader_still_owes_goes_last_and_is_counted(
         self, open_writer, open_reader, read_on, write, log_path, clock, caplog
@@ -414,7 +414,7 @@ class TestRotation:
         kept = all_ids(log_path)
 
         assert kept == ids[-len(kept) :]
-        assert writer.dropped_unshipped_records == len(ids) - len(kept)
+        assert writer.dropped.records == len(ids) - len(kept)
         assert "lagging had not read" in caplog.text and "swift" not in caplog.text
 
 

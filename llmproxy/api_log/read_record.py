@@ -1,0 +1,88 @@
+"""
+The reading side of a record: what a line of the call log says, typed. `record` is the side that writes.
+
+A line may be of an older version or by somebody else, so nothing in it is trusted: what has not the expected type
+counts as absent. Values are looked up when they are asked for, for a reader asks few of them of thousands of lines.
+"""
+
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from llmproxy.times import from_iso
+
+_TEXT, _WHOLE, _NUMBER, _FLAG = (str,), (int,), (int, float), (bool,)
+
+
+def _field(types: tuple[type, ...], *names: str) -> Any:
+    """A property: the value of one of these types (a bool is no int) under names from the outside in, or None."""
+    *outer, last = names
+
+    def get(record: "ReadRecord") -> object:
+        found: Any = record.fields
+        for name in outer:
+            found = found.get(name)
+            if type(found) is not dict:
+                return None
+        value = found.get(last)
+        return value if type(value) in types else None
+
+    return property(get)
+
+
+class ReadRecord:
+    """
+    One record: its line as it stands in the file, without the newline, and all that the line says.
+
+    What a field means is told by `record.CallRecord`; `token_id` is the JSON's `token`.
+    """
+
+    __slots__ = ("fields", "line")
+
+    def __init__(self, line: bytes, fields: dict[str, Any]) -> None:
+        self.line = line
+        self.fields = fields
+
+    request_id: str = _field(_TEXT, "request_id")
+    token_id: str | None = _field(_TEXT, "token")
+    project_id: str | None = _field(_TEXT, "project_id")
+    endpoint: str | None = _field(_TEXT, "endpoint")
+    method: str | None = _field(_TEXT, "method")
+    outcome: str | None = _field(_TEXT, "outcome")
+    is_stream: bool | None = _field(_FLAG, "stream")
+    status_code: int | None = _field(_WHOLE, "status_code")
+    upstream_status: int | None = _field(_WHOLE, "upstream_status")
+    upstream_request_id: str | None = _field(_TEXT, "upstream_request_id")
+    duration_ms: float | None = _field(_NUMBER, "duration_ms")
+    ttft_ms: float | None = _field(_NUMBER, "ttft_ms")
+    bytes_in: int | None = _field(_WHOLE, "bytes_in")
+    bytes_out: int | None = _field(_WHOLE, "bytes_out")
+    error_code: str | None = _field(_TEXT, "error", "code")
+    error_type: str | None = _field(_TEXT, "error", "type")
+    usage_source: str | None = _field(_TEXT, "usage_source")
+    model: str | None = _field(_TEXT, "metadata", "model")
+    prompt_tokens: int | None = _field(_WHOLE, "metadata", "prompt_tokens")
+    cached_tokens: int | None = _field(_WHOLE, "metadata", "prompt_tokens_details", "cached_tokens")
+    completion_tokens: int | None = _field(_WHOLE, "metadata", "completion_tokens")
+    reasoning_tokens: int | None = _field(_WHOLE, "metadata", "completion_tokens_details", "reasoning_tokens")
+    total_tokens: int | None = _field(_WHOLE, "metadata", "total_tokens")
+
+    @property
+    def arrived_at(self) -> datetime | None:
+        """When the request arrived, in UTC."""
+        return from_iso(self.fields.get("timestamp"))
+
+
+def parse_line(line: bytes) -> ReadRecord | None:
+    """
+    The record in a line, or None when the line holds none (torn, blank, someone else's text).
+
+    A JSON object with a `request_id` counts as a record, so that fields added later do not stop an older reader.
+    """
+    try:
+        fields = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    is_record = isinstance(fields, dict) and isinstance(fields.get("request_id"), str)
+    return ReadRecord(line, fields) if is_record else None
