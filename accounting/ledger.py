@@ -15,7 +15,7 @@ from pathlib import Path
 import orjson
 from sqlalchemy import Engine
 
-from accounting.rollup import Rollup, UsageSums, node_id
+from accounting.rollup import READER, Rollup, UsageSums, node_id
 from config import Settings
 from llmproxy.admission import utc_now
 from llmproxy.api_log.dead_letters import DeadLetters
@@ -40,14 +40,14 @@ def dead_letters(settings: Settings, *, fsync: Callable[[int], None] = os.fsync)
 def open_shipper(settings: Settings, *, fsync: Callable[[int], None] = os.fsync) -> Shipper:
     """The shipper to LOGGING_URL, which must be set."""
     sink = open_sink(parse_logging_url(settings.logging_url), token=settings.logging_token or None)
-    reader = LogReader(settings.log_path, SHIPPER, fsync=fsync)
+    reader = LogReader(settings.log_path, SHIPPER, on_damage=metrics.damage_counter(SHIPPER), fsync=fsync)
     return Shipper(reader, sink, dead_letters(settings, fsync=fsync))
 
 
 def open_rollup(settings: Settings, engine: Engine, *, fsync: Callable[[int], None] = os.fsync) -> Rollup:
     """The rollup of this node into the database of `engine`."""
     sums = UsageSums(engine, node_id(settings.data_dir))
-    return Rollup(settings.log_path, sums, fsync=fsync)
+    return Rollup(settings.log_path, sums, on_damage=metrics.damage_counter(READER), fsync=fsync)
 
 
 def note_dropped(settings: Settings, dropped: Dropped) -> None:

@@ -1,6 +1,7 @@
 """One record per request, whatever became of it, with what the specification promises in each field."""
 
 import json
+import os
 import re
 import uuid
 from datetime import UTC, datetime
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llmproxy.api_log.file_lock import FileLock
 from tests.e2e.test_commands import flask
 from tests.exposition import total
 from tests.http_by_hand import HandClient, call
@@ -190,3 +192,38 @@ def test_a_log_that_its_receiver_never_reads_stays_below_its_cap_and_says_what_w
 
         assert "that shipper had not read" in server.output()
         assert "deleted unread: about 0 records" not in flask(server, "ledger", "status")
+
+
+def add_half_a_line(log: Path) -> None:
+    with log.open("ab") as file:
+        file.write(b'{"timestamp":"2026-11-23T10:15:30.123Z","request_id":\n')
+
+
+def change_the_last_line(log: Path) -> None:
+    with log.open("r+b") as file:
+        file.seek(-20, os.SEEK_END)
+        file.write(b"x")
+
+
+@pytest.mark.parametrize(
+    ("kind", "harm"), [("torn", add_half_a_line), ("changed", change_the_last_line), ("missing", Path.unlink)]
+)
+def test_what_is_wrong_with_the_log_is_counted(tmp_path, kind, harm):
+    with Server(DEPLOYED, tmp_path / "data") as server:
+
+        def found() -> float:
+            return total(server.metrics(), "llmproxy_log_damage_total", reader="rollup", kind=kind)
+
+        refuse(server, 3)
+        wait_for(lambda: server.manage("GET", "/usage")[1]["total"]["requests"] == 3, timeout_s=20)
+        assert "llmproxy_log_damage_total{" in server.metrics() and found() == 0
+        # Held by the rollup while it reads; what it has open then it knows to its end.
+        lock = FileLock(server.data_dir / "positions" / "rollup.lock")
+        wait_for(lock.acquire)
+        log = server.data_dir / "api_logs.jsonl"
+        harm(log)
+        # A writer notices within a tenth of a second that its file has gone.
+        wait_for(lambda: refuse(server, 1) and log.exists() and log.stat().st_size)
+        lock.release()
+
+        wait_for(lambda: found() == 1, timeout_s=20, otherwise=server.output)
