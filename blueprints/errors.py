@@ -1,11 +1,12 @@
-"""The one table from errors to JSON answers, for every route but the proxied ones and the admin's pages."""
+"""The one table from errors to answers, for every route but the proxied ones: as JSON, and as pages in `admin`."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from flask import Flask, Response, jsonify
+from flask import Blueprint, Flask, Response, jsonify
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
 
@@ -15,15 +16,23 @@ from database.errors import DATABASE_DOWN, Unstorable
 
 log = logging.getLogger(__name__)
 
-UNSTORABLE = "A value holds a character that the database cannot store."
+UNUSABLE = "That cannot be right"
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 503: "service_unavailable_error"}
 
 
-def error_response(status: int, message: str, *, param: str | None = None, code: str | None = None) -> Response:
+def error_response(
+    status: int,
+    message: str,
+    *,
+    param: str | None = None,
+    code: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
     """An error in OpenAI's form."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     response = jsonify(error={"message": message, "type": kind, "param": param, "code": code})
     response.status_code = status
+    response.headers.update(headers or {})
     return response
 
 
@@ -37,40 +46,43 @@ def first_problem(messages: Any, param: str | None = None) -> tuple[str | None, 
     return param, str(messages)
 
 
-def _invalid(exc: ValidationError) -> Response:
-    param, words = first_problem(exc.messages)
-    return error_response(400, f"{param} {words}" if param else words, param=param)
+def _as_json(_exc: Exception, _title: str, *what: Any, **more: Any) -> Response:
+    return error_response(*what, **more)
 
 
-def _http(exc: HTTPException) -> Response:
-    response = error_response(exc.code or 500, exc.description or "The request failed.")
-    # `Allow` of a 405 and the like are part of the answer.
-    for name, value in exc.get_headers():
-        if name.lower() not in ("content-type", "content-length"):
-            response.headers[name] = value
-    return response
+def register(app: Flask | Blueprint, respond: Callable[..., Response] = _as_json) -> None:
+    """
+    Answer every error of `app` by this table.
 
+    Args:
+        respond: Makes an answer of the error, a title, and what `error_response` takes.
+    """
 
-def _database_down(exc: Exception) -> Response:
-    log.error("the database does not answer: %s", type(getattr(exc, "orig", exc)).__name__)
-    response = error_response(503, "The database does not answer. Try again.", code="database_unavailable")
-    response.headers["Retry-After"] = "1"
-    return response
+    def invalid(exc: ValidationError) -> Response:
+        param, words = first_problem(exc.messages)
+        return respond(exc, UNUSABLE, 400, f"{param} {words}" if param else words, param=param)
 
+    def database_down(exc: Exception) -> Response:
+        log.error("the database does not answer: %s", type(getattr(exc, "orig", exc)).__name__)
+        title, code, later = "The database does not answer", "database_unavailable", {"Retry-After": "1"}
+        return respond(exc, title, 503, f"{title}. Try again.", code=code, headers=later)
 
-def register(app: Flask) -> None:
-    """Answer every error of `app` by this table."""
-    app.register_error_handler(ValidationError, _invalid)
-    app.register_error_handler(NotFound, lambda exc: error_response(404, str(exc), param=exc.field))
-    app.register_error_handler(Conflict, lambda exc: error_response(409, str(exc), param=exc.field))
+    def http(exc: HTTPException) -> Response:
+        # `Allow` of a 405 and the like are part of the answer.
+        headers = {name: value for name, value in exc.get_headers() if not name.lower().startswith("content-")}
+        return respond(exc, exc.name, exc.code or 500, exc.description or "The request failed.", headers=headers)
+
+    def fault(exc: Exception) -> Response:
+        log.exception("a request failed", exc_info=exc)
+        return respond(exc, "Something broke", 500, "The proxy failed. Its log says why.")
+
+    handle = app.register_error_handler
+    handle(ValidationError, invalid)
+    handle(NoSuchPlace, lambda exc: respond(exc, UNUSABLE, 400, str(exc), param="after"))
+    handle(Unstorable, lambda exc: respond(exc, UNUSABLE, 400, "A value holds what the database cannot store."))
+    handle(NotFound, lambda exc: respond(exc, "Not found", 404, str(exc), param=exc.field))
+    handle(Conflict, lambda exc: respond(exc, "That does not go together", 409, str(exc), param=exc.field))
     for kind in DATABASE_DOWN:
-        app.register_error_handler(kind, _database_down)
-    app.register_error_handler(Unstorable, lambda _: error_response(400, UNSTORABLE))
-    app.register_error_handler(NoSuchPlace, lambda exc: error_response(400, str(exc), param="after"))
-    app.register_error_handler(HTTPException, _http)
-    app.register_error_handler(Exception, _fault)
-
-
-def _fault(exc: Exception) -> Response:
-    log.exception("a request failed", exc_info=exc)
-    return error_response(500, "The proxy failed. Its log says why.")
+        handle(kind, database_down)
+    handle(HTTPException, http)
+    handle(Exception, fault)

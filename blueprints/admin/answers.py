@@ -1,31 +1,26 @@
 """
-HTML for browsers, JSON for scripts: which of the two an answer is, and the table from errors to both.
+HTML for browsers, JSON for scripts: which of the two an answer is, also where it is an error.
 
 A form that is refused is shown again, with what was entered and what is wrong beside the fields.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from flask import Response, flash, make_response, redirect, render_template, request, url_for
-from marshmallow import ValidationError
-from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import NotFound as NoSuchPage
 
+from blueprints import errors
 from blueprints.admin import forgery
 from blueprints.admin.access import REALM, NotSignedIn, TooManyFailures
 from blueprints.admin.forgery import ForeignRequest, StaleForm
 from blueprints.admin.forms import Form, Refusal
 from blueprints.admin.site import bp
-from blueprints.errors import UNSTORABLE, error_response, first_problem
-from control.errors import Conflict, NotFound
-from database.errors import DATABASE_DOWN, Unstorable
-
-log = logging.getLogger(__name__)
+from blueprints.errors import error_response
+from control.errors import NotFound
 
 Show = TypeVar("Show", bound=Callable[..., Response])
 # The form that a view takes, and what shows it again with a status, by the name of the view.
@@ -70,10 +65,10 @@ def shows(form: type[Form], *, of: str) -> Callable[[Show], Show]:
     return keep
 
 
-def _again(exc: Refusal) -> Response | None:
-    """The form that was sent, with why it was not taken; None for a script, and where that is no matter of a form."""
+def _again(exc: Exception) -> Response | None:
+    """The form that was sent, with why it was not taken; None where that is no matter of a form."""
     form_class, show = _forms.get(request.endpoint or "", (None, None))
-    if form_class is None or show is None or wants_json():
+    if form_class is None or show is None or not isinstance(exc, Refusal):
         return None
     form = form_class()
     if isinstance(exc, NotFound) and exc.field not in form:
@@ -84,11 +79,13 @@ def _again(exc: Refusal) -> Response | None:
     return None
 
 
-def problem(status: int, title: str, message: str, *, param: str | None = None, code: str | None = None) -> Response:
-    """An error, as a page or as JSON."""
+def problem(exc: Exception, title: str, status: int, message: str, **more: Any) -> Response:
+    """What an error means: as JSON, as the form that was sent, or as a page."""
     if wants_json():
-        return error_response(status, message, param=param, code=code)
-    return page("problem.html", status, number=status, title=title, message=message)
+        return error_response(status, message, **more)
+    response = _again(exc) or page("problem.html", status, number=status, title=title, message=message)
+    response.headers.update(more.get("headers") or {})
+    return response
 
 
 @bp.get("/<path:_>")
@@ -98,78 +95,27 @@ def nowhere(_: str) -> Response:
 
 
 @bp.errorhandler(NotSignedIn)
-def _not_signed_in(_: NotSignedIn) -> Response:
-    response = problem(401, "Sign in", "Give the admin user and password to see these pages.")
-    response.headers["WWW-Authenticate"] = REALM
-    return response
+def _not_signed_in(exc: NotSignedIn) -> Response:
+    message = "Give the admin user and password to see these pages."
+    return problem(exc, "Sign in", 401, message, headers={"WWW-Authenticate": REALM})
 
 
 @bp.errorhandler(TooManyFailures)
 def _too_many_failures(exc: TooManyFailures) -> Response:
-    response = problem(429, "Too many wrong passwords", str(exc), code="too_many_failures")
-    response.headers["Retry-After"] = str(exc.wait_s)
-    return response
+    later = {"Retry-After": str(exc.wait_s)}
+    return problem(exc, "Too many wrong passwords", 429, str(exc), code="too_many_failures", headers=later)
 
 
 @bp.errorhandler(ForeignRequest)
-def _foreign(_: ForeignRequest) -> Response:
-    return problem(
-        403,
-        "This came from another site",
-        "The request was not sent by these pages, so nothing was changed.",
-        code="cross_site_request",
-    )
+def _foreign(exc: ForeignRequest) -> Response:
+    message = "The request was not sent by these pages, so nothing was changed."
+    return problem(exc, "This came from another site", 403, message, code="cross_site_request")
 
 
 @bp.errorhandler(StaleForm)
 def _stale(exc: StaleForm) -> Response:
-    return _again(exc) or problem(
-        400,
-        "This form was open for too long",
-        "Nothing was changed. Go back, reload the page and try again.",
-        code="stale_form",
-    )
+    message = "Nothing was changed. Go back, reload the page and try again."
+    return problem(exc, "This form was open for too long", 400, message, code="stale_form")
 
 
-@bp.errorhandler(NotFound)
-def _no_such_row(exc: NotFound) -> Response:
-    return _again(exc) or problem(404, "Not found", f"{exc} It may have been deleted.", param=exc.field)
-
-
-@bp.errorhandler(Conflict)
-def _conflict(exc: Conflict) -> Response:
-    return _again(exc) or problem(409, "That does not go together", str(exc), param=exc.field)
-
-
-@bp.errorhandler(ValidationError)
-def _invalid(exc: ValidationError) -> Response:
-    param, words = first_problem(exc.messages)
-    return _again(exc) or problem(400, "That cannot be right", f"{param} {words}" if param else words, param=param)
-
-
-@bp.errorhandler(Unstorable)
-def _unstorable(_: Unstorable) -> Response:
-    return problem(400, "That cannot be right", UNSTORABLE)
-
-
-def _database_down(exc: Exception) -> Response:
-    log.error("the database does not answer: %s", type(getattr(exc, "orig", exc)).__name__)
-    message = "The database does not answer. Nothing was changed. Try again."
-    response = problem(503, "The database does not answer", message, code="database_unavailable")
-    response.headers["Retry-After"] = "1"
-    return response
-
-
-for _kind in DATABASE_DOWN:
-    bp.register_error_handler(_kind, _database_down)
-
-
-@bp.errorhandler(HTTPException)
-def _http(exc: HTTPException) -> Response:
-    return problem(exc.code or 500, exc.name, exc.description or "The request failed.")
-
-
-@bp.errorhandler(Exception)
-def _fault(exc: Exception) -> Response:
-    log.exception("an admin page failed", exc_info=exc)
-    return problem(500, "Something broke", "This page failed. The proxy's log says why.")
+errors.register(bp, problem)

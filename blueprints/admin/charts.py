@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Literal
 
 import orjson
@@ -72,38 +73,17 @@ class Chart:
 def charts(periods: Sequence[Period]) -> list[Chart]:
     """Requests with errors, tokens, and durations."""
     starts = [int(period.start.timestamp()) for period in periods]
-    usages = [period.usage for period in periods]
+
+    def series(label: str, tone: str, sums: str) -> Series:
+        return Series(label, tone, [attrgetter(sums)(period.usage) for period in periods])
+
+    requests = [series("Requests", "fresh", "requests"), series("Errors", "withered", "errors")]
+    tokens = [series("In and out", "fresh", "total_tokens"), series("Out", "deep", "completion_tokens")]
+    durations = [series("95th percentile", "fading", "duration_ms.p95"), series("Median", "fresh", "duration_ms.p50")]
     return [
-        Chart(
-            "Requests",
-            "bars",
-            "count",
-            [
-                Series("Requests", "fresh", [usage.requests for usage in usages]),
-                Series("Errors", "withered", [usage.errors for usage in usages]),
-            ],
-            starts,
-        ),
-        Chart(
-            "Tokens used",
-            "bars",
-            "count",
-            [
-                Series("In and out", "fresh", [usage.total_tokens for usage in usages]),
-                Series("Out", "deep", [usage.completion_tokens for usage in usages]),
-            ],
-            starts,
-        ),
-        Chart(
-            "Duration",
-            "lines",
-            "ms",
-            [
-                Series("95th percentile", "fading", [usage.duration_ms.p95 for usage in usages]),
-                Series("Median", "fresh", [usage.duration_ms.p50 for usage in usages]),
-            ],
-            starts,
-        ),
+        Chart("Requests", "bars", "count", requests, starts),
+        Chart("Tokens used", "bars", "count", tokens, starts),
+        Chart("Duration", "lines", "ms", durations, starts),
     ]
 
 

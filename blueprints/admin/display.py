@@ -165,11 +165,6 @@ def for_input(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
 
 
-def from_input(text: str) -> str:
-    """The other way round, as ISO 8601 with its zone; text that is no time stays what it is."""
-    return f"{text}Z" if text else text
-
-
 def register(environment: Environment) -> None:
     """Give the templates these filters."""
     for function in (when, number, compact, milliseconds, size):

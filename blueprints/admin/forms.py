@@ -14,11 +14,10 @@ from wtforms import HiddenField, PasswordField, SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
 from blueprints import schemas
-from blueprints.admin.display import for_input, from_input
+from blueprints.admin.display import for_input
 from blueprints.admin.forgery import StaleForm
-from control.audit import version_of
 from control.errors import Conflict, NotFound
-from models import Project, Token
+from models import Token
 
 STREAM_USAGE = (
     SelectChoice("as-sent", "Only when the caller asks for it"),
@@ -45,13 +44,16 @@ class Form(FlaskForm):  # type: ignore[misc]
 
     problem: str | None = None
 
-    def values(self) -> dict[str, Any]:
-        """What was entered, typed as a JSON body would be."""
-        raise NotImplementedError
-
     def load(self, schema: Schema) -> dict[str, Any]:
-        """The checked values. Raises ValidationError."""
-        checked: dict[str, Any] = schema.load(self.values())
+        """What was entered, as a JSON body would say it: an empty field is null where it may be. ValidationError."""
+        entered: dict[str, Any] = {}
+        for field in self:
+            text = (field.data or "").strip()
+            if text and isinstance(field, NumberField | TimeField):
+                entered[field.name] = field.typed(text)
+            elif not isinstance(field, HiddenField):
+                entered[field.name] = text or (None if schema.fields[field.name].allow_none else "")
+        checked: dict[str, Any] = schema.load(entered)
         return checked
 
     def show(self, messages: Mapping[str, Any]) -> None:
@@ -78,6 +80,21 @@ class Form(FlaskForm):  # type: ignore[misc]
         return 404 if isinstance(exc, NotFound) else 409
 
 
+class NumberField(StringField):  # type: ignore[misc]
+    """A whole number. Other text stays, for the schema to refuse."""
+
+    def typed(self, text: str) -> int | str:
+        digits = text.removeprefix("-")
+        return int(text) if digits.isdecimal() and digits.isascii() and len(digits) < 20 else text
+
+
+class TimeField(StringField):  # type: ignore[misc]
+    """A time in UTC to the minute, as `<input type="datetime-local">` holds it."""
+
+    def typed(self, text: str) -> str:
+        return f"{text}Z"
+
+
 class NewProjectForm(Form):
     """Create a project."""
 
@@ -89,11 +106,6 @@ class NewProjectForm(Form):
         "Token usage of streams", choices=STREAM_USAGE, default="as-sent", validate_choice=False
     )
 
-    def values(self) -> dict[str, Any]:
-        """For schemas.NewProject."""
-        sent = {"name": _text(self.name), "openai_api_key": _text(self.openai_api_key)}
-        return sent | _optional(self.base_url) | {"stream_usage": self.stream_usage.data or "as-sent"}
-
 
 class ProjectForm(Form):
     """Change a project."""
@@ -103,45 +115,21 @@ class ProjectForm(Form):
     base_url = StringField("Base URL")
     stream_usage = SelectField("Token usage of streams", choices=STREAM_USAGE, validate_choice=False)
 
-    @classmethod
-    def of(cls, project: Project) -> ProjectForm:
-        """Filled in with what is."""
-        data = {
-            "seen": version_of(project),
-            "name": project.name,
-            "base_url": project.base_url,
-            "stream_usage": project.stream_usage,
-        }
-        form: ProjectForm = cls(formdata=None, data=data)
-        return form
-
-    def values(self) -> dict[str, Any]:
-        """For schemas.ProjectChange."""
-        return {
-            "name": _text(self.name),
-            "base_url": _text(self.base_url) or None,
-            "stream_usage": self.stream_usage.data,
-        }
-
 
 class KeyForm(Form):
     """Replace a project's API key."""
 
     openai_api_key = PasswordField("New API key", id="new_api_key")
 
-    def values(self) -> dict[str, Any]:
-        """For schemas.ProjectChange."""
-        return {"openai_api_key": _text(self.openai_api_key)}
-
 
 class DeleteProjectForm(Form):
     """Delete a project, having read how many tokens go with it."""
 
-    live_tokens = StringField("Live tokens that will stop working")
+    live_tokens = NumberField("Live tokens that will stop working")
 
     def number(self) -> int:
         """The number entered. Raises ValidationError."""
-        number = _number(_text(self.live_tokens))
+        number = self.live_tokens.typed((self.live_tokens.data or "").strip())
         if not isinstance(number, int):
             raise ValidationError({"live_tokens": ["Enter the number of tokens that will stop working."]})
         return number
@@ -152,19 +140,9 @@ class NewTokenForm(Form):
 
     nonce = HiddenField()
     project_id = SelectField("Project", validate_choice=False)
-    duration_hours = StringField("Lifetime in hours", default="24")
+    duration_hours = NumberField("Lifetime in hours", default="24")
     label = StringField("Label")
-    rate_limit = StringField("Requests per hour")
-
-    def values(self) -> dict[str, Any]:
-        """For schemas.NewToken."""
-        sent = {"project_id": self.project_id.data or ""} | _optional(self.label)
-        hours, limit = _text(self.duration_hours), _text(self.rate_limit)
-        if hours:
-            sent["duration_hours"] = _number(hours)
-        if limit:
-            sent["rate_limit"] = _number(limit)
-        return sent
+    rate_limit = NumberField("Requests per hour")
 
 
 class TokenForm(Form):
@@ -172,20 +150,8 @@ class TokenForm(Form):
 
     seen = HiddenField()
     label = StringField("Label")
-    rate_limit = StringField("Requests per hour")
-    expires_at = StringField("Expires at (UTC)")
-
-    @classmethod
-    def of(cls, token: Token) -> TokenForm:
-        """Filled in with what is."""
-        data = {
-            "seen": version_of(token),
-            "label": token.label,
-            "rate_limit": token.rate_limit,
-            "expires_at": for_input(token.expires_at),
-        }
-        form: TokenForm = cls(formdata=None, data=data)
-        return form
+    rate_limit = NumberField("Requests per hour")
+    expires_at = TimeField("Expires at (UTC)")
 
     def changes(self, token: Token) -> dict[str, Any]:
         """The checked values for schemas.TokenChange. Raises ValidationError."""
@@ -194,30 +160,6 @@ class TokenForm(Form):
         if self.expires_at.data == for_input(token.expires_at):
             del checked["expires_at"]
         return checked
-
-    def values(self) -> dict[str, Any]:
-        """For schemas.TokenChange."""
-        limit = _text(self.rate_limit)
-        return {
-            "label": _text(self.label) or None,
-            "rate_limit": _number(limit) if limit else None,
-            "expires_at": from_input(_text(self.expires_at)),
-        }
-
-
-def _text(field: Any) -> str:
-    return (field.data or "").strip()
-
-
-def _optional(field: Any) -> dict[str, str]:
-    text = _text(field)
-    return {field.name: text} if text else {}
-
-
-def _number(text: str) -> int | str:
-    """The whole number that was typed; other text stays, for the schema to refuse."""
-    digits = text.removeprefix("-")
-    return int(text) if digits.isdecimal() and digits.isascii() and len(digits) < 20 else text
 
 
 def _sentence(words: str) -> str:

@@ -177,7 +177,7 @@ def _project_page(
         "project.html",
         status,
         project=found,
-        form=form or ProjectForm.of(found),
+        form=form or ProjectForm(formdata=None, obj=found, seen=version_of(found)),
         key_form=key_form or KeyForm(formdata=None),
         tokens=tokens.rows[:_SHOWN_TOKENS],
         total_tokens=tokens.total,

@@ -9,7 +9,7 @@ from blueprints import schemas
 from blueprints.admin import once, queries
 from blueprints.admin.access import actor
 from blueprints.admin.answers import done, page, shows, wants_json
-from blueprints.admin.display import TokenView, token_view
+from blueprints.admin.display import TokenView, for_input, token_view
 from blueprints.admin.forms import NewTokenForm, TokenForm
 from blueprints.admin.site import bp
 from blueprints.wire import issued_json, read_body, token_json
@@ -83,7 +83,10 @@ def revoke_token_by_body() -> tuple[str, int]:
 def show_token(token_id: str) -> Response:
     """One token."""
     found = tokens.find(db.session, token_id)
-    return jsonify(token_json(found)) if wants_json() else _token_page(found, TokenForm.of(found))
+    if wants_json():
+        return jsonify(token_json(found))
+    data = {"label": found.label, "rate_limit": found.rate_limit, "expires_at": for_input(found.expires_at)}
+    return _token_page(found, TokenForm(formdata=None, data=data, seen=version_of(found)))
 
 
 @bp.post("/tokens/<token_id>")
