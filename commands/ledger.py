@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import click
@@ -130,23 +130,6 @@ def _tell(done: Recount) -> None:
         click.echo(f"kept the sums of {hour:%Y-%m-%dT%H:%MZ}: the files hold fewer of its records")
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
-    begin: datetime | None
-    end: datetime | None
-
-    def takes(self, record: ReadRecord) -> bool:
-        moment = record.arrived_at
-        return moment is not None and not ((self.begin and moment < self.begin) or (self.end and moment >= self.end))
-
-    def is_over(self, record: ReadRecord) -> bool:
-        """Whether every record before this one in the log arrived before the span: it had ended by then."""
-        moment = record.arrived_at
-        if moment is None or self.begin is None:
-            return False
-        return moment + timedelta(milliseconds=record.duration_ms or 0) < self.begin
-
-
 @ledger_commands.command("query")
 @click.option("--token", help="A token's public id.")
 @click.option("--project", help="A project's id.")
@@ -165,23 +148,15 @@ def query(
     limit: int | None,
 ) -> None:
     """Print records as lines of JSON, the latest first."""
-    wanted = Filter(project_id=project, token_id=token, status=status, outcome=outcome)
-    for number, record in enumerate(_matching(wanted, _Span(begin, end)), 1):
+    wanted = Filter(project_id=project, token_id=token, status=status, outcome=outcome, begin=begin, end=end)
+    for record in islice(_matching(wanted), limit):
         click.echo(record.line)
-        if number == limit:
-            break
 
 
-def _matching(wanted: Filter, span: _Span) -> Iterator[ReadRecord]:
-    path = Services.of(current_app).settings.log_path
+def _matching(wanted: Filter) -> Iterator[ReadRecord]:
     before = None
     while True:
-        found = search(path, wanted, limit=1000, before=before)
-        for _, record in found.records:
-            if span.takes(record):
-                yield record
-            elif span.is_over(record):
-                return
-        if found.older is None:
+        found = search(Services.of(current_app).settings.log_path, wanted, limit=1000, before=before)
+        yield from (record for _, record in found.records)
+        if (before := found.older) is None:
             return
-        before = found.older

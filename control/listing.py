@@ -20,32 +20,25 @@ class NoSuchPlace(Exception):
         super().__init__("after is not the id of a row in this list.")
 
 
-def projects(
-    session: Session, *, limit: int, after: str | None = None, active: bool | None = None
-) -> tuple[list[Project], bool]:
+def projects(session: Session, *, active: bool | None = None, **page: Any) -> tuple[list[Project], bool]:
     """
-    At most `limit` projects, and whether more follow. Raises NoSuchPlace.
+    Projects, and whether more follow. Raises NoSuchPlace.
 
     Args:
         active: Those alone that are switched on, or off.
+        page: `limit` and, for what follows a row, its id as `after`.
     """
     statement = select(Project)
     if active is not None:
         statement = statement.where(Project.is_active == active)
-    return _page(session, statement, Project, limit, after)
+    return _page(session, statement, Project, **page)
 
 
 def tokens(
-    session: Session,
-    *,
-    now: datetime,
-    limit: int,
-    after: str | None = None,
-    project_id: str | None = None,
-    active: bool | None = None,
+    session: Session, *, now: datetime, project_id: str | None = None, active: bool | None = None, **page: Any
 ) -> tuple[list[Token], bool]:
     """
-    At most `limit` tokens, and whether more follow. Raises NoSuchPlace.
+    Tokens, and whether more follow; `page` as for projects. Raises NoSuchPlace.
 
     Args:
         active: Those alone that are neither revoked nor expired at `now`, or that are.
@@ -56,11 +49,11 @@ def tokens(
     if active is not None:
         live = and_(Token.is_active, Token.expires_at > now)
         statement = statement.where(live if active else ~live)
-    return _page(session, statement, Token, limit, after)
+    return _page(session, statement, Token, **page)
 
 
 def _page(
-    session: Session, statement: Select[Any], table: type[Row], limit: int, after: str | None
+    session: Session, statement: Select[Any], table: type[Row], *, limit: int, after: str | None = None
 ) -> tuple[list[Row], bool]:
     if after is not None:
         last = session.scalar(select(table).where(table.id == after))

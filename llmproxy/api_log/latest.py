@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import orjson
@@ -56,6 +57,7 @@ class Filter:
     Attributes:
         status: An exact status, or a class of them: "429" or "4".
         model: How the model's name begins.
+        begin: The first moment of arrival to find; aware, like `end`, the first one after those.
     """
 
     project_id: str | None = None
@@ -64,6 +66,8 @@ class Filter:
     outcome: str | None = None
     model: str | None = None
     request_id: str | None = None
+    begin: datetime | None = None
+    end: datetime | None = None
 
     def needles(self) -> list[bytes]:
         """What the line of every such record holds."""
@@ -89,7 +93,20 @@ class Filter:
             and self.outcome in (None, record.outcome)
             and (not self.status or _has_status(record, self.status))
             and (not self.model or (record.model or "").startswith(self.model))
+            and self._has_arrived(record)
         )
+
+    def is_over(self, record: ReadRecord) -> bool:
+        """Whether no line before this record's is one of them: who wrote those had ended before `begin`."""
+        if self.begin is None or (arrived_at := record.arrived_at) is None:
+            return False
+        return arrived_at + timedelta(milliseconds=record.duration_ms or 0) < self.begin
+
+    def _has_arrived(self, record: ReadRecord) -> bool:
+        if self.begin is None and self.end is None:
+            return True
+        at = record.arrived_at
+        return at is not None and not (self.begin and at < self.begin) and not (self.end and at >= self.end)
 
 
 @dataclass(slots=True)
@@ -128,6 +145,9 @@ def search(
     candidates = _candidates(_stretches(segments, before, until), wanted.needles(), found)
     for parsed, (place, line) in enumerate(candidates, 1):
         record = parse_line(line)
+        if record is not None and wanted.is_over(record):
+            found.older = None
+            break
         if record is not None and wanted.takes(record):
             found.records.append((place, record))
         if len(found.records) == limit or parsed == SEARCH_LINES:

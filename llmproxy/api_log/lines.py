@@ -49,12 +49,7 @@ def cut(data: bytes, *, max_lines: int, is_last: bool = False) -> Cut:
 def _salvage(line: bytes, found: Cut) -> None:
     """Takes the whole records out of a damaged line; every other piece of it counts as torn."""
     before, *others = line.split(_RECORD_START)
-    pieces = (
-        [before, *(_RECORD_START + piece for piece in others)]
-        if before
-        else [_RECORD_START + piece for piece in others]
-    )
-    for piece in pieces:
+    for piece in filter(None, [before, *(_RECORD_START + other for other in others)]):
         record = parse_line(piece)
         if record is None:
             found.torn += 1

@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import orjson
 
@@ -48,21 +48,17 @@ class Position:
     @classmethod
     def from_json(cls, data: bytes) -> "Position":
         """The position in a file's or a row's bytes; ValueError when they hold none."""
-        fields = orjson.loads(data)
-        if not isinstance(fields, dict) or fields.pop("version", None) != 1:
-            raise ValueError("this is no position of version 1")
-        return cls._checked(fields)
-
-    @classmethod
-    def _checked(cls, fields: dict[str, Any]) -> "Position":
-        segment, offset, done = fields.get("segment"), fields.get("offset"), fields.get("done")
-        if not (segment is None or isinstance(segment, str)) or not isinstance(fields.get("tail"), str):
-            raise ValueError("a position's segment and tail are text")
-        if not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
-            raise ValueError("a position's offset is a whole number of bytes")
-        if not isinstance(done, list) or not all(isinstance(item, str) for item in done):
-            raise ValueError("a position's finished segments are a list of text")
-        return cls(segment, offset, fields["tail"], tuple(done))
+        match orjson.loads(data):
+            case {
+                "version": 1,
+                "segment": str() | None as segment,
+                "offset": int(offset),
+                "tail": str(tail),
+                "done": [*done],
+            }:
+                if offset >= 0 and all(isinstance(item, str) for item in done):
+                    return cls(segment, offset, tail, tuple(done))
+        raise ValueError("this is no position of version 1")
 
     def moved_to(self, segment: str, *, finished: bool, existing: set[str]) -> "Position":
         """The start of another segment; the present one is not read again when it is finished."""

@@ -18,7 +18,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from llmproxy.api_log.dead_letters import DeadLetters
 from llmproxy.api_log.read_record import ReadRecord
@@ -27,12 +27,6 @@ from llmproxy.api_log.sink import BatchRefused, Rejection, Sink, SinkUnavailable
 
 logger = logging.getLogger(__name__)
 
-MAX_RECORDS = 500
-MAX_BYTES = 512 << 10
-MAX_AGE_S = 5.0
-POLL_S = 0.5
-FIRST_PAUSE_S = 1.0
-MAX_PAUSE_S = 60.0
 MAX_RETRY_AFTER_S = 3600.0
 STAND_BY_S = 5.0
 
@@ -46,44 +40,35 @@ class Shipped:
     stopped_by: str | None = None
 
 
+@dataclass(eq=False)
 class Shipper:
     """
     One reader, one sink. `run` is for a thread or a greenlet of its own; `ship_once` for a command.
 
-    Args:
+    Attributes:
         wait: Waits that many seconds; True when the shipper shall stop. By default on an event that `stop` sets.
         uniform: Draws the pause between two bounds.
     """
 
-    def __init__(
-        self,
-        reader: LogReader,
-        sink: Sink,
-        dead_letters: DeadLetters,
-        *,
-        max_records: int = MAX_RECORDS,
-        max_bytes: int = MAX_BYTES,
-        max_age_s: float = MAX_AGE_S,
-        poll_s: float = POLL_S,
-        first_pause_s: float = FIRST_PAUSE_S,
-        max_pause_s: float = MAX_PAUSE_S,
-        wait: Callable[[float], bool] | None = None,
-        uniform: Callable[[float, float], float] = random.uniform,
-        monotonic: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.reader = reader
-        self.sink = sink
-        self.dead_letters = dead_letters
+    reader: LogReader
+    sink: Sink
+    dead_letters: DeadLetters
+    _: KW_ONLY
+    max_records: int = 500
+    max_bytes: int = 512 << 10
+    max_age_s: float = 5.0
+    poll_s: float = 0.5
+    first_pause_s: float = 1.0
+    max_pause_s: float = 60.0
+    wait: Callable[[float], bool] | None = None
+    uniform: Callable[[float, float], float] = random.uniform
+    monotonic: Callable[[], float] = time.monotonic
+    wall_clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
         self.shipped = Shipped()
-        self._max_records, self._max_bytes = max_records, max_bytes
-        self._max_age_s, self._poll_s = max_age_s, poll_s
-        self._first_pause_s, self._max_pause_s = first_pause_s, max_pause_s
         self._stopping = threading.Event()
-        self._wait = wait or self._stopping.wait
-        self._uniform = uniform
-        self._monotonic = monotonic
-        self._wall_clock = wall_clock
+        self._wait = self.wait or self._stopping.wait
         self._batch: Batch | None = None  # under way; kept over failures so that its delivered parts stay delivered
         self._parts: list[list[ReadRecord]] = []  # of the batch, what is not delivered yet, the next one last
         self._seen_at: float | None = None  # when the oldest waiting record was first seen
@@ -146,20 +131,20 @@ class Shipper:
             return self._pause_after(None)
 
     def _read(self) -> Batch:
-        return self.reader.read_batch(max_records=self._max_records, max_bytes=self._max_bytes)
+        return self.reader.read_batch(max_records=self.max_records, max_bytes=self.max_bytes)
 
     def _pause_until_due(self, batch: Batch) -> float:
         """0 when the batch shall go: full, or its first record has waited for `max_age_s`."""
         if not batch.size:
             self._seen_at = None
-            return self._poll_s
+            return self.poll_s
         if self._seen_at is None:
-            self._seen_at = self._monotonic()
+            self._seen_at = self.monotonic()
         # A batch ends at a whole line, so it rarely reaches its size to the byte: half of it is full enough.
-        if len(batch.records) >= self._max_records or batch.size * 2 >= self._max_bytes:
+        if len(batch.records) >= self.max_records or batch.size * 2 >= self.max_bytes:
             return 0.0
-        left_s = self._seen_at + self._max_age_s - self._monotonic()
-        return min(self._poll_s, left_s) if left_s > 0 else 0.0
+        left_s = self._seen_at + self.max_age_s - self.monotonic()
+        return min(self.poll_s, left_s) if left_s > 0 else 0.0
 
     def _ship(self, batch: Batch) -> None:
         """Delivers the batch, or what is left of it, and saves the position."""
@@ -185,7 +170,7 @@ class Shipper:
         self._note_success(len(part) - len(rejections))
 
     def _set_aside(self, rejections: list[Rejection]) -> None:
-        self.dead_letters.add(rejections, sink=self.sink.name, now_s=self._wall_clock())
+        self.dead_letters.add(rejections, sink=self.sink.name, now_s=self.wall_clock())
         self.shipped.dead_lettered += len(rejections)
         logger.warning(
             "%s will not take %d call records: set aside in %s",
@@ -218,8 +203,8 @@ class Shipper:
 
     def _pause_after(self, retry_after_s: float | None) -> float:
         """Full jitter: anything between nothing and a bound that doubles, so that many nodes do not come at once."""
-        bound_s = min(self._max_pause_s, self._first_pause_s * 2 ** min(self._failures_in_a_row - 1, 30))
-        pause_s = self._uniform(0.0, bound_s)
+        bound_s = min(self.max_pause_s, self.first_pause_s * 2 ** min(self._failures_in_a_row - 1, 30))
+        pause_s = self.uniform(0.0, bound_s)
         if retry_after_s is not None:
             # Asked to wait, never come earlier; the draw on top spreads those who were told the same moment.
             pause_s += min(retry_after_s, MAX_RETRY_AFTER_S)
