@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hmac
-
-from flask import Blueprint, Response, current_app, jsonify, request
+from flask import Blueprint, Response, current_app, jsonify
 
 from accounting import ledger
 from blueprints.errors import error_response
+from blueprints.wire import has_bearer
 from database.engine import is_reachable
 from llmproxy.admission import utc_now
 from llmproxy.telemetry import metrics
@@ -36,9 +35,7 @@ def readyz() -> Response:
 def exposition() -> Response:
     """Metrics in Prometheus' text format; behind METRICS_TOKEN when that is set."""
     expected = Services.of(current_app).settings.metrics_token
-    authorization = request.authorization
-    sent = (authorization.token or "") if authorization and authorization.type == "bearer" else ""
-    if expected and not hmac.compare_digest(sent.encode(), expected.encode()):
+    if expected and not has_bearer(expected):
         response = error_response(401, "Send METRICS_TOKEN in the header `Authorization: Bearer <token>`.")
         response.headers["WWW-Authenticate"] = "Bearer"
         return response

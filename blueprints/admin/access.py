@@ -11,10 +11,8 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import secrets
-from typing import cast
 
-from flask import Response, current_app, request, session
-from flask_httpauth import HTTPBasicAuth
+from flask import current_app, g, request, session
 
 from blueprints.admin.throttle import SignInThrottle
 from control.audit import Actor
@@ -25,8 +23,6 @@ THROTTLE = "llmproxy.admin_throttle"
 _MARK = "browser"
 # Whoever has an IPv6 address has a whole /64 of them.
 _IPV6_PREFIX = 64
-
-auth = HTTPBasicAuth()
 
 
 class TooManyFailures(Exception):
@@ -41,41 +37,31 @@ class NotSignedIn(Exception):
     """No credentials, or wrong ones."""
 
 
-@auth.verify_password  # type: ignore[untyped-decorator]
-def _is_operator(user: str, password: str) -> str | None:
-    settings = Services.of(current_app).settings
-    # Both are always compared, so that the time does not tell which one was wrong.
-    is_user = hmac.compare_digest(user.encode(), settings.admin_user.encode())
-    is_password = hmac.compare_digest(password.encode(), settings.admin_password.encode())
-    return user if is_user & is_password & bool(settings.admin_password) else None
-
-
-@auth.error_handler  # type: ignore[untyped-decorator]
-def _refuse(_: int) -> Response:
-    raise NotSignedIn
-
-
-@auth.login_required  # type: ignore[untyped-decorator]
-def _require_password() -> None:
-    """Raises NotSignedIn."""
-
-
 def require_operator() -> None:
-    """Let operators pass. Raises NotSignedIn, TooManyFailures."""
+    """Let operators pass, and keep who it is as `g.operator`. Raises NotSignedIn, TooManyFailures."""
     throttle: SignInThrottle = current_app.extensions[THROTTLE]
     caller = _caller()
     if wait_s := throttle.wait_s(caller):
         raise TooManyFailures(wait_s)
-    try:
-        _require_password()
-    except NotSignedIn:
+    if not _knows_the_password():
         # A browser's first request carries no password; that is no guess.
         if "Authorization" in request.headers:
             throttle.failed(caller)
-        raise
+        raise NotSignedIn
     throttle.succeeded(caller)
+    g.operator = Services.of(current_app).settings.admin_user
     if _MARK not in session and "text/html" in request.headers.get("Accept", ""):
         session[_MARK] = secrets.token_hex(16)
+
+
+def _knows_the_password() -> bool:
+    settings, sent = Services.of(current_app).settings, request.authorization
+    if sent is None or sent.type != "basic" or not settings.admin_password:
+        return False
+    # Both are always compared, so that the time does not tell which one was wrong.
+    is_user = hmac.compare_digest((sent.username or "").encode(), settings.admin_user.encode())
+    is_password = hmac.compare_digest((sent.password or "").encode(), settings.admin_password.encode())
+    return is_user & is_password
 
 
 def _caller() -> str:
@@ -94,4 +80,4 @@ def _caller() -> str:
 
 def actor() -> Actor:
     """Who the audit trail names for a change made here."""
-    return Actor(cast(str, auth.current_user()), request.remote_addr)
+    return Actor(g.operator, request.remote_addr)

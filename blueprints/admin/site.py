@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Response, request, url_for
+from flask import Blueprint, Response, g, request, url_for
 from flask.blueprints import BlueprintSetupState
 
 from blueprints.admin import access, display, forgery
@@ -73,7 +73,7 @@ def _protect(response: Response) -> Response:
 
 @bp.context_processor
 def _for_every_page() -> dict[str, Any]:
-    return {"csrf_token": forgery.token, "asset": asset, "operator": access.auth.current_user()}
+    return {"csrf_token": forgery.token, "asset": asset, "operator": g.get("operator")}
 
 
 def asset(name: str) -> str:

@@ -52,6 +52,16 @@ def test_repeated_failures_are_throttled_and_told_when_to_come_back(app: Flask):
     assert 0 < int(answer.headers["Retry-After"]) <= WINDOW_S
 
 
+def test_a_request_without_a_password_forgives_no_failure(app: Flask):
+    client = app.test_client(use_cookies=False)
+    for method in ("OPTIONS", "GET"):
+        for _ in range(MAX_FAILURES - 1):
+            client.get("/admin/", headers=basic(password="guess"))
+        assert client.open("/admin/", method=method).status_code in (401, 429)
+
+    assert client.get("/admin/", headers=basic()).status_code == 429
+
+
 def test_other_addresses_are_not_throttled(app: Flask):
     client = app.test_client()
     for _ in range(MAX_FAILURES):
