@@ -8,7 +8,6 @@ processes that do it at once delete nothing wrong, only do some of it twice; `le
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Delete, Engine, delete, exists, func, select, tuple_
@@ -21,33 +20,16 @@ DAY_S = 24 * 3600
 BATCH = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """How long things are kept: tokens after they expired, the others from their time on."""
-
-    tokens: timedelta
-    usage: timedelta
-    audit: timedelta
-
-    @classmethod
-    def of(cls, settings: Settings) -> Retention:
-        """As the settings say."""
-        return cls(
-            tokens=timedelta(days=settings.token_retention_days),
-            usage=timedelta(days=settings.usage_retention_days),
-            audit=timedelta(days=settings.audit_retention_days),
-        )
-
-
 class Cleanup:
     """
     Args:
+        settings: Say for how many days tokens are kept after they expired, and the others from their time on.
         busy_ms: How long a batch waits where another process holds SQLite's write lock; NoAnswer then.
     """
 
-    def __init__(self, engine: Engine, retention: Retention, *, busy_ms: int = BACKGROUND_BUSY_MS) -> None:
+    def __init__(self, engine: Engine, settings: Settings, *, busy_ms: int = BACKGROUND_BUSY_MS) -> None:
         self._engine = engine
-        self._retention = retention
+        self._settings = settings
         self._busy_ms = busy_ms
 
     def batches(self, now: datetime) -> Iterator[tuple[str, int]]:
@@ -56,10 +38,13 @@ class Cleanup:
 
         Between two steps no transaction is open, so that a caller may let others work, or stop.
         """
-        expired = select(Token.token_hash).where(Token.expires_at < now - self._retention.tokens).limit(BATCH)
+        kept = self._settings
+        died = now - timedelta(days=kept.token_retention_days)
+        expired = select(Token.token_hash).where(Token.expires_at < died).limit(BATCH)
         yield from self._repeated("expired tokens", delete(Token).where(Token.token_hash.in_(expired)))
-        yield from self._old_usage(now - self._retention.usage)
-        old = select(AuditEntry.id).where(AuditEntry.at < now - self._retention.audit).limit(BATCH)
+        yield from self._old_usage(now - timedelta(days=kept.usage_retention_days))
+        told = now - timedelta(days=kept.audit_retention_days)
+        old = select(AuditEntry.id).where(AuditEntry.at < told).limit(BATCH)
         yield from self._repeated("audit entries", delete(AuditEntry).where(AuditEntry.id.in_(old)))
 
     def _old_usage(self, before: datetime) -> Iterator[tuple[str, int]]:

@@ -25,7 +25,8 @@ from gevent.event import Event
 
 from accounting import ledger
 from accounting.rollup import Rollup
-from control.cleanup import Cleanup, Retention
+from config import Settings
+from control.cleanup import Cleanup
 from control.cutting import Cutter
 from database import lease
 from database.engine import Engine, checkpoint
@@ -61,7 +62,7 @@ class Background:
         self._ending = Event()
         engine = parts.engine
         _give_up_on_silence(engine)
-        cleaner = _Cleaner(engine, Retention.of(parts.settings))
+        cleaner = _Cleaner(engine, parts.settings)
         rollup = ledger.open_rollup(parts.settings, engine, fsync=_fsync_in_thread)
         cutter = Cutter(
             engine,
@@ -176,9 +177,9 @@ class _LogKeeper:
 class _Cleaner:
     """Cleans up when no other worker of any node does, or has within a tick."""
 
-    def __init__(self, engine: Engine, retention: Retention) -> None:
+    def __init__(self, engine: Engine, settings: Settings) -> None:
         self._engine = engine
-        self._cleanup = Cleanup(engine, retention)
+        self._cleanup = Cleanup(engine, settings)
         self._me = str(uuid.uuid4())
 
     def __call__(self) -> None:

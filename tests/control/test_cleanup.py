@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 
 from accounting.rollup import Rollup, UsageSums
 from accounting.views import PROJECT_DAYS, VIEWS
+from config import Settings
 from control import cleanup
-from control.cleanup import Cleanup, Retention
+from control.cleanup import Cleanup
 from database import lease
 from models import AuditEntry, Project, Token, usage_keys
 from server import background
@@ -20,7 +21,7 @@ from tests.records import append, record
 
 NOW = datetime(2026, 11, 23, 10, 15, tzinfo=UTC)
 DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
-RETENTION = Retention(tokens=30 * DAY, usage=90 * DAY, audit=60 * DAY)
+RETENTION = Settings(token_retention_days=30, usage_retention_days=90, audit_retention_days=60)
 
 
 def clean(engine: Engine) -> list[tuple[str, int]]:
