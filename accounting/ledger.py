@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import get_args
 
 import orjson
 from sqlalchemy import Engine
@@ -23,7 +24,7 @@ from llmproxy.api_log.lag import Lag, measure_lag
 from llmproxy.api_log.logging_url import parse_logging_url
 from llmproxy.api_log.open_sink import open_sink
 from llmproxy.api_log.position import registered_positions
-from llmproxy.api_log.reader import LogReader
+from llmproxy.api_log.reader import Damage, LogReader
 from llmproxy.api_log.retention import Dropped
 from llmproxy.api_log.segment import list_segments
 from llmproxy.api_log.shipper import Shipper
@@ -40,14 +41,14 @@ def dead_letters(settings: Settings, *, fsync: Callable[[int], None] = os.fsync)
 def open_shipper(settings: Settings, *, fsync: Callable[[int], None] = os.fsync) -> Shipper:
     """The shipper to LOGGING_URL, which must be set."""
     sink = open_sink(parse_logging_url(settings.logging_url), token=settings.logging_token or None)
-    reader = LogReader(settings.log_path, SHIPPER, on_damage=metrics.damage_counter(SHIPPER), fsync=fsync)
+    reader = LogReader(settings.log_path, SHIPPER, on_damage=_damage_counter(SHIPPER), fsync=fsync)
     return Shipper(reader, sink, dead_letters(settings, fsync=fsync))
 
 
 def open_rollup(settings: Settings, engine: Engine, *, fsync: Callable[[int], None] = os.fsync) -> Rollup:
     """The rollup of this node into the database of `engine`."""
     sums = UsageSums(engine, node_id(settings.data_dir))
-    return Rollup(settings.log_path, sums, on_damage=metrics.damage_counter(READER), fsync=fsync)
+    return Rollup(settings.log_path, sums, on_damage=_damage_counter(READER), fsync=fsync)
 
 
 def note_dropped(settings: Settings, dropped: Dropped) -> None:
@@ -88,6 +89,12 @@ def publish_metrics(settings: Settings, now: datetime) -> None:
     metrics.LOG_DISK_BYTES.set(disk_bytes(settings))
     metrics.LOG_DEAD_LETTERS.set(dead_letters(settings).count())
     metrics.LOG_DROPPED.set(dropped_so_far(settings).records)
+
+
+def _damage_counter(reader: str) -> Callable[[Damage, int], None]:
+    # Every kind is there from now on, as 0: Prometheus sees a growth only of what it has seen before.
+    counters = {kind: metrics.LOG_DAMAGE.labels(reader, kind) for kind in get_args(Damage)}
+    return lambda kind, count: counters[kind].inc(count)
 
 
 def _dropped_path(settings: Settings) -> Path:

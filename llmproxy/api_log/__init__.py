@@ -1,5 +1,5 @@
 """
-The ledger's file side: one JSON line per proxied request, and what reads those lines.
+The call log: one JSON line per proxied request, and what writes, reads and ships those lines.
 
 `record` is the line's shape, `writer` appends it, `reader` walks the file from a saved position
 (`position`) over rotated segments (`segment`, `retention`), `shipper` hands batches to a sink (`http_sink`,

@@ -34,7 +34,7 @@ class Lag:
 
 def measure_lag(path: Path, position: Position, *, count_records: bool = False) -> Lag:
     """
-    The lag of a position in the ledger at `path`.
+    The lag of a position in the log at `path`.
 
     Args:
         count_records: Counts the unread lines, by reading them; leave it out where a scrape must be quick.

@@ -1,5 +1,5 @@
 """
-Looks for records from the end of the ledger backwards, a bounded stretch at a time: for people who look at the
+Looks for records from the end of the call log backwards, a bounded stretch at a time: for people who look at the
 latest calls. Keeps no position and takes no lock.
 
 A filter becomes byte strings that a record's line must hold, so that stretches without them are passed over at
@@ -23,7 +23,7 @@ from llmproxy.api_log.read_record import ReadRecord, parse_line
 from llmproxy.api_log.record import MAX_LINE_BYTES
 from llmproxy.api_log.segment import Segment, list_segments, open_segment
 
-# One search reads at most so much of the ledger: a few tens of milliseconds where the filter is rare.
+# One search reads at most so much of the log: a few tens of milliseconds where the filter is rare.
 SEARCH_BYTES = 64 << 20
 # ...and parses at most so many lines, for filters that nearly every line passes at first sight.
 SEARCH_LINES = 20_000
@@ -116,9 +116,9 @@ class Found:
 
     Attributes:
         records: With their places, the latest first.
-        end: The end of the ledger when the search began; None when the ledger is empty.
+        end: The end of the log when the search began; None when the log is empty.
         older: Where the next search goes on; None when everything was searched.
-        searched_bytes: How much of the ledger was looked at.
+        searched_bytes: How much of the log was looked at.
     """
 
     records: list[tuple[Place, ReadRecord]] = field(default_factory=list)
@@ -131,11 +131,11 @@ def search(
     path: Path, wanted: Filter, *, limit: int, before: Place | None = None, until: Place | None = None
 ) -> Found:
     """
-    The latest records of the ledger at `path` that pass the filter.
+    The latest records of the log at `path` that pass the filter.
 
     Args:
         limit: At most so many.
-        before: Only records before this place; the end of the ledger when None.
+        before: Only records before this place; the end of the log when None.
         until: Nothing before this place is looked at.
     """
     found = Found()

@@ -1,5 +1,5 @@
 """
-Reads the ledger from a saved position, over rotated segments, at least once.
+Reads the call log from a saved position, over rotated segments, at least once.
 
 Guarantees:
 * A batch is read again until its position is saved, so a `kill -9` at any instant skips nothing. A store that
@@ -67,7 +67,7 @@ class Batch:
 
 class LogReader:
     """
-    One named reader of the ledger at `path`.
+    One named reader of the log at `path`.
 
     `read_batch` gives the same records again until `commit` (which saves the position) or `advance` moves on.
     Positions and locks are kept in `positions/` beside the log.
@@ -108,7 +108,7 @@ class LogReader:
             return
         self._lock.path.parent.mkdir(parents=True, exist_ok=True)
         if not self._lock.acquire():
-            raise ReaderBusy(f"another process reads the ledger as {self.name!r}")
+            raise ReaderBusy(f"another process reads the call log as {self.name!r}")
         try:
             self._position = self.positions.load()
         except BaseException:

@@ -1,5 +1,5 @@
 """
-The cap on disk use: which rotated segments go when the ledger has grown too large.
+The cap on disk use: which rotated segments go when the call log has grown too large.
 
 Oldest first, and first those that every registered reader has passed. A segment that somebody still owes goes only
 when that does not suffice, and never in silence: it is logged, and its unread bytes are counted.
@@ -38,7 +38,7 @@ class Dropped:
 
 
 def enforce_cap(active: Path, positions: Path, max_total_bytes: int) -> Dropped:
-    """Deletes segments until the ledger at `active` fits; the file being written is never touched."""
+    """Deletes segments until the log at `active` fits; the file being written is never touched."""
     segments = list_segments(active)
     excess = sum(segment.size for segment in segments) - max_total_bytes
     if excess <= 0:

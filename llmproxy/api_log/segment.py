@@ -1,5 +1,5 @@
 """
-The files a ledger is made of: the one being written, `api_logs.jsonl`, and the segments that were rotated
+The files that the call log is made of: the one being written, `api_logs.jsonl`, and the segments that were rotated
 away.
 
 Our own rotation names a segment by the moment it was closed, `api_logs.20261123T101530123456Z.jsonl`, so
@@ -32,7 +32,7 @@ _IDENTITY = re.compile(rb"(?:[^\n]{0,99}\n)*[^\n]{100,}\n")
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One file of the ledger as it was when the directory was read."""
+    """One file of the log as it was when the directory was read."""
 
     path: Path
     id: str
@@ -51,7 +51,7 @@ def segment_id(fd: int) -> str | None:
 
 
 def list_segments(active: Path) -> list[Segment]:
-    """Every readable segment of the ledger at `active`, oldest first, the file being written last."""
+    """Every readable segment of the log at `active`, oldest first, the file being written last."""
     found = [segment for path in _candidates(active) if (segment := _look_at(active, path)) is not None]
     return sorted(found, key=lambda segment: (segment.path == active, segment.closed_ns, segment.path.name))
 

@@ -1,5 +1,5 @@
 """
-Carries the ledger to a receiver, in the background: nothing here is ever on a request's path.
+Carries the call log to a receiver, in the background: nothing here is ever on a request's path.
 
 Guarantees:
 * At least once. The reader's position is saved after a batch was delivered or set aside, never before. A crash

@@ -14,7 +14,7 @@ Guarantees:
   file, and are read there: a writer holds a shared flock on the file it writes to, so a reader that gets
   the exclusive one knows that nobody will append any more.
 * A file that reached `max_file_bytes` is renamed to a segment by whichever process sees it first. That process
-  also holds the ledger under `max_total_bytes` (see `retention`).
+  also holds the log under `max_total_bytes` (see `retention`).
 """
 
 import fcntl
@@ -48,7 +48,7 @@ STRICT_RESERVE_BYTES = 1 << 20
 
 class LogWriter:
     """
-    One process's end of the ledger. Make it after the fork; threads and greenlets may share it.
+    One process's end of the call log. Make it after the fork; threads and greenlets may share it.
 
     The hot path touches one descriptor whose number never changes (a new file is put behind the same number
     by dup2), everything else happens under a lock.

@@ -11,16 +11,14 @@ and paths are counted by the part of the API.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
-from typing import get_args
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from llmproxy import __version__
-from llmproxy.api_log.reader import Damage
 from llmproxy.api_log.record import CallRecord
 from llmproxy.endpoints import endpoint_class
 from llmproxy.errors import all_codes
@@ -220,12 +218,6 @@ def look_at_log(*, pending: int, lost: int) -> None:
     LOG_PENDING.set(pending)
     LOG_LOST.inc(max(0, lost - _lost_so_far))
     _lost_so_far = lost
-
-
-def damage_counter(reader: str) -> Callable[[Damage, int], None]:
-    """Counts what is wrong with the call log as this reader finds it. Every kind is there from now on, as 0."""
-    counters = {kind: LOG_DAMAGE.labels(reader, kind) for kind in get_args(Damage)}
-    return lambda kind, count: counters[kind].inc(count)
 
 
 def look_at_calls(live: Iterable[LiveCall]) -> None:
