@@ -116,7 +116,7 @@ class Call:
         record = CallRecord(
             timestamp=self.arrived_at,
             request_id=self.request_id,
-            token=self.token_id,
+            token_id=self.token_id,
             project_id=self.project_id,
             endpoint=self.endpoint,
             method=self.method,

@@ -157,7 +157,7 @@ def _record(dice: random.Random, token: dict[str, Any], moment: float) -> CallRe
     common: dict[str, Any] = {
         "timestamp": moment,
         "request_id": str(uuid.UUID(int=dice.getrandbits(128), version=4)),
-        "token": token["id"],
+        "token_id": token["id"],
         "project_id": token["project_id"],
         "endpoint": ENDPOINTS.get(model, "/v1/chat/completions"),
         "method": "POST",
@@ -174,7 +174,7 @@ def _record(dice: random.Random, token: dict[str, Any], moment: float) -> CallRe
             ),
             (6, 3, 2, 1),
         )[0]
-        unknown: dict[str, Any] = {"token": None, "project_id": None} if code == "invalid_api_key" else {}
+        unknown: dict[str, Any] = {"token_id": None, "project_id": None} if code == "invalid_api_key" else {}
         return _unanswered(common | unknown, status, "refused", {"code": code, "type": kind}, dice.uniform(0.4, 2))
     if fate < 0.042:
         error: dict[str, str | None] = {"code": "upstream_timeout", "type": "server_error"}

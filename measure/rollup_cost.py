@@ -94,7 +94,7 @@ def _record(progress: float, draw: random.Random, project: str, token: str) -> C
     return CallRecord(
         timestamp=(BEGIN + (END - BEGIN) * progress).timestamp(),
         request_id=str(uuid.UUID(int=draw.getrandbits(128))),
-        token=token,
+        token_id=token,
         project_id=project,
         endpoint="/v1/chat/completions",
         method="POST",

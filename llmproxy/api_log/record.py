@@ -36,7 +36,7 @@ class CallRecord:
     Attributes:
         timestamp: Epoch seconds when the request arrived.
         request_id: A UUID; whoever receives a record twice drops the second by it.
-        token: The token's public id, never the secret. None when no token was recognised.
+        token_id: The token's public id, `token` in the line. None when no token was recognised.
         endpoint: The path alone.
         metadata: Usage, model, created as the upstream told them. None where it told nothing.
         ttft_ms: Milliseconds to the first body byte. None when none came.
@@ -45,7 +45,7 @@ class CallRecord:
 
     timestamp: float
     request_id: str
-    token: str | None
+    token_id: str | None
     project_id: str | None
     endpoint: str
     method: str
@@ -76,7 +76,7 @@ class CallRecord:
         return {
             "timestamp": _timestamp(self.timestamp),
             "request_id": self.request_id,
-            "token": self.token,
+            "token": self.token_id,
             "project_id": self.project_id,
             "endpoint": self.endpoint,
             "method": self.method,

@@ -81,7 +81,7 @@ def test_a_call_that_went_through_leaves_its_facts() -> None:
     call.end(None, status=201, observer=observer(b'{"model": "m", "usage": {"prompt_tokens": 2}}'))
 
     [record] = log.records
-    assert (record.token, record.project_id, record.status_code, record.outcome) == (
+    assert (record.token_id, record.project_id, record.status_code, record.outcome) == (
         "token-id", "project-id", 201, "complete",
     )  # fmt: skip
     assert (record.bytes_in, record.bytes_out, record.upstream_status, record.upstream_request_id) == (
@@ -107,7 +107,7 @@ def test_a_call_that_was_refused_before_all_else_leaves_a_record_too() -> None:
     [record] = log.records
     assert (record.outcome, record.status_code) == ("refused", 401)
     assert record.error == {"code": "token_expired", "type": "invalid_request_error"}
-    assert (record.token, record.metadata, record.ttft_ms, record.bytes_in, record.stream) == (
+    assert (record.token_id, record.metadata, record.ttft_ms, record.bytes_in, record.stream) == (
         None,
         None,
         None,

@@ -46,7 +46,7 @@ def write_record(app: Flask) -> Callable[..., CallRecord]:
         facts: dict[str, Any] = {
             "timestamp": datetime.now(UTC).timestamp(),
             "request_id": "11111111-2222-4333-8444-555555555555",
-            "token": None,
+            "token_id": None,
             "project_id": None,
             "endpoint": "/v1/chat/completions",
             "method": "POST",

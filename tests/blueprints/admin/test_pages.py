@@ -110,7 +110,7 @@ def test_the_latest_request_comes_first_with_the_names_of_its_project_and_token(
             db.session, Actor("t"), project_id=project, lifetime=timedelta(days=1), label="named token"
         )
     write_record(endpoint="/v1/older")
-    write_record(endpoint="/v1/newer", project_id=project, token=token.id)
+    write_record(endpoint="/v1/newer", project_id=project, token_id=token.id)
 
     text = browser.get("/admin/requests").text
 
@@ -366,7 +366,7 @@ def test_nothing_that_anybody_wrote_becomes_markup(app: Flask, browser: Browser,
         )
     record = write_record(
         project_id=project,
-        token=token.id,
+        token_id=token.id,
         endpoint=f"/v1/{payload}",
         method=payload,
         status_code=429,

@@ -28,7 +28,7 @@ def call_record():
         fields = {
             "timestamp": time.time(),
             "request_id": str(uuid.uuid4()),
-            "token": "3f0f8f8e-7a39-4c1b-8f4b-6f9df3f4a7b1",
+            "token_id": "3f0f8f8e-7a39-4c1b-8f4b-6f9df3f4a7b1",
             "project_id": "f3f9d3f5-46a5-4c3e-9c5a-0c7f6f5f2b11",
             "endpoint": "/v1/chat/completions",
             "method": "POST",

@@ -32,7 +32,11 @@ def test_what_was_written_is_what_is_read(call_record):
     written = call_record(timestamp=1700000000.5, metadata=metadata)
     found = parse_line(written.to_line())
 
-    assert (found.token_id, found.status_code, found.outcome) == (written.token, written.status_code, written.outcome)
+    assert (found.token_id, found.status_code, found.outcome) == (
+        written.token_id,
+        written.status_code,
+        written.outcome,
+    )
     assert found.arrived_at == datetime.fromtimestamp(written.timestamp, UTC)
     assert (found.model, found.prompt_tokens, found.cached_tokens) == ("m", 3, 2)
     assert (found.completion_tokens, found.error_code) == (None, None)

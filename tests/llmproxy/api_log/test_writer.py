@@ -438,7 +438,7 @@ from llmproxy.api_log.record import CallRecord
 number = 0
 # The file is looked at every 20 records, however fast they are written.
 clock = lambda: number * module.RECHECK_S / 20
-writer = module.LogWriter(Path(sys.argv[1]), max_file_bytes=50_000, max_total_bytes=2 << 30, monotonic=clock)
+writer = module.LogWriter(Path(sys.argv[1]), max_file_bytes=15_000, max_total_bytes=2 << 30, monotonic=clock)
 for number in range(int(sys.argv[2])):
     record = CallRecord(time.time(), f"{sys.argv[3]}-{number:08d}-" + str(uuid.uuid4()), None, None,
                         "/v1/" + "x" * (number % 7000), "GET", 200, 1.0, None, "complete", False, None, 200, None,

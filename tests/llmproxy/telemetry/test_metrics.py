@@ -23,7 +23,7 @@ def few_names(monkeypatch: pytest.MonkeyPatch) -> None:
 def record(**changes: Any) -> CallRecord:
     """Of a call that went through."""
     facts: dict[str, Any] = {
-        "timestamp": 0.0, "request_id": "r", "token": "t", "project_id": "p", "endpoint": "/v1/chat/completions",
+        "timestamp": 0.0, "request_id": "r", "token_id": "t", "project_id": "p", "endpoint": "/v1/chat/completions",
         "method": "POST", "status_code": 200, "duration_ms": 1.0, "metadata": None, "outcome": "complete",
         "stream": False, "ttft_ms": None, "upstream_status": 200, "upstream_request_id": None, "bytes_in": 0,
         "bytes_out": 0, "usage_source": "absent", "error": None,
