@@ -27,7 +27,7 @@ from llmproxy.api_log.lines import cut
 from llmproxy.api_log.position import Position
 from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.api_log.record import MAX_LINE_BYTES
-from llmproxy.api_log.segment import list_segments
+from llmproxy.api_log.segment import distinct_segments
 from models import DIMENSIONS, SUMS, usage_keys, usage_sums
 
 _CHUNK_BYTES = 256 << 10
@@ -135,13 +135,10 @@ def _requests(calls: Rows) -> int:
 
 def _records(path: Path, position: Position) -> Iterator[list[ReadRecord]]:
     """The records that a position has passed and whose files are there, in portions."""
-    seen: set[str] = set()
-    for segment in list_segments(path):
-        limit = segment.size if segment.id in position.done else position.offset
-        # A copy that another tool made of a segment is the same segment.
-        if segment.id in seen or segment.id not in (*position.done, position.segment):
+    for segment in distinct_segments(path):
+        if segment.id not in (*position.done, position.segment):
             continue
-        seen.add(segment.id)
+        limit = segment.size if segment.id in position.done else position.offset
         with segment.path.open("rb") as file:
             rest = b""
             while limit > 0:

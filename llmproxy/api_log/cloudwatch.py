@@ -41,18 +41,14 @@ class CloudWatchSink:
     Source: API reference of PutLogEvents, Amazon CloudWatch Logs.
     """
 
-    def __init__(
-        self, target: CloudWatchTarget, *, connect_timeout_s: float = 5.0, read_timeout_s: float = 30.0
-    ) -> None:
+    def __init__(self, target: CloudWatchTarget) -> None:
         self._target = target
         self._client: Any = boto3.client(
             "logs",
             region_name=target.region,
             endpoint_url=target.endpoint,
             # The shipper repeats, with longer pauses; botocore's own retries would only hold the batch.
-            config=Config(
-                connect_timeout=connect_timeout_s, read_timeout=read_timeout_s, retries={"total_max_attempts": 1}
-            ),
+            config=Config(connect_timeout=5.0, read_timeout=30.0, retries={"total_max_attempts": 1}),
         )
 
     @property

@@ -18,7 +18,7 @@ import base64
 import gzip
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
@@ -43,27 +43,14 @@ _UNSUPPORTED_MEDIA_TYPE = 415
 
 
 class HttpSink:
-    """
-    One receiver on one kept-alive connection. Not shared between threads.
-
-    Args:
-        compress: Makes a gzip body; may hand the work to a thread. None sends bodies as they are.
-    """
+    """One receiver on one kept-alive connection. Not shared between threads."""
 
     def __init__(
-        self,
-        target: HttpTarget,
-        *,
-        token: str | None = None,
-        connect_timeout_s: float = CONNECT_TIMEOUT_S,
-        read_timeout_s: float = READ_TIMEOUT_S,
-        compress: Callable[[bytes], bytes] | None = lambda body: gzip.compress(body, compresslevel=1, mtime=0),
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        self, target: HttpTarget, *, token: str | None = None, read_timeout_s: float = READ_TIMEOUT_S
     ) -> None:
         self._target = target
-        self._timeout = (connect_timeout_s, read_timeout_s)
-        self._compress = compress
-        self._now = now
+        self._timeout = (CONNECT_TIMEOUT_S, read_timeout_s)
+        self._compresses = True
         self._secrets = _secrets(target, token)
         self._session = _bare_session(_authorization(token, target.credentials))
 
@@ -74,16 +61,15 @@ class HttpSink:
     def deliver(self, records: Sequence[ReadRecord]) -> list[Rejection]:
         body = b"[" + b",".join(record.line for record in records) + b"]"
         status, retry_after, excerpt = self._post(body)
-        if status == _UNSUPPORTED_MEDIA_TYPE and self._compress:
-            compress, self._compress = self._compress, None
+        if status == _UNSUPPORTED_MEDIA_TYPE and self._compresses:
+            self._compresses = False
             status, retry_after, excerpt = self._post(body)
-            if status == _UNSUPPORTED_MEDIA_TYPE:
-                self._compress = compress
+            self._compresses = status == _UNSUPPORTED_MEDIA_TYPE
         if 200 <= status < 300:
             return []
         if status in _ABOUT_CONTENT:
             raise BatchRefused(f"{status} {excerpt}".strip())
-        raise SinkUnavailable(_explain(status), retry_after_s=retry_after_s(retry_after, self._now()))
+        raise SinkUnavailable(_explain(status), retry_after_s=retry_after_s(retry_after, datetime.now(UTC)))
 
     def close(self) -> None:
         self._session.close()
@@ -91,8 +77,8 @@ class HttpSink:
     def _post(self, body: bytes) -> tuple[int, str | None, str]:
         """Status, Retry-After and the start of the answer."""
         headers = {"Idempotency-Key": hashlib.sha256(body).hexdigest()[:32]}
-        if self._compress:
-            body = self._compress(body)
+        if self._compresses:
+            body = gzip.compress(body, compresslevel=1, mtime=0)
             headers["Content-Encoding"] = "gzip"
         try:
             with self._session.post(

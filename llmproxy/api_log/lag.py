@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmproxy.api_log.lines import cut
 from llmproxy.api_log.position import Position
-from llmproxy.api_log.segment import Segment, list_segments
+from llmproxy.api_log.segment import Segment, distinct_segments
 
 _CHUNK_BYTES = 1 << 20
 
@@ -39,22 +39,13 @@ def measure_lag(path: Path, position: Position, *, count_records: bool = False) 
     Args:
         count_records: Counts the unread lines, by reading them; leave it out where a scrape must be quick.
     """
-    owed = [(segment, position.owed_bytes(segment.id, segment.size)) for segment in _distinct(path)]
+    owed = [(segment, position.owed_bytes(segment.id, segment.size)) for segment in distinct_segments(path)]
     behind = [(segment, size) for segment, size in owed if size]
     return Lag(
         bytes=sum(size for _, size in behind),
         records=sum(_count_lines(segment, size) for segment, size in behind) if count_records else None,
         oldest=_first_arrival(*behind[0]) if behind else None,
     )
-
-
-def _distinct(path: Path) -> Iterator[Segment]:
-    """Segments by identity: a copy that logrotate made counts once."""
-    seen: dict[str, Segment] = {}
-    for segment in list_segments(path):
-        if segment.id not in seen or segment.size > seen[segment.id].size:
-            seen[segment.id] = segment
-    yield from seen.values()
 
 
 def _count_lines(segment: Segment, owed: int) -> int:

@@ -56,6 +56,15 @@ def list_segments(active: Path) -> list[Segment]:
     return sorted(found, key=lambda segment: (segment.path == active, segment.closed_ns, segment.path.name))
 
 
+def distinct_segments(active: Path) -> list[Segment]:
+    """The same, where a copy that another tool made of a segment is none of its own; the longer one is complete."""
+    found: dict[str, Segment] = {}
+    for segment in list_segments(active):
+        if segment.id not in found or segment.size > found[segment.id].size:
+            found[segment.id] = segment
+    return list(found.values())
+
+
 def open_segment(active: Path, wanted: str) -> int:
     """
     The segment of that identity, opened for reading; -1 when there is none.

@@ -63,7 +63,6 @@ class Shipper:
     wait: Callable[[float], bool] | None = None
     uniform: Callable[[float, float], float] = random.uniform
     monotonic: Callable[[], float] = time.monotonic
-    wall_clock: Callable[[], float] = time.time
 
     def __post_init__(self) -> None:
         self.shipped = Shipped()
@@ -170,7 +169,7 @@ class Shipper:
         self._note_success(len(part) - len(rejections))
 
     def _set_aside(self, rejections: list[Rejection]) -> None:
-        self.dead_letters.add(rejections, sink=self.sink.name, now_s=self.wall_clock())
+        self.dead_letters.add(rejections, sink=self.sink.name, now_s=time.time())
         self.shipped.dead_lettered += len(rejections)
         logger.warning(
             "%s will not take %d call records: set aside in %s",

@@ -245,6 +245,14 @@ def test_query_finds_records_in_every_segment(query, log, arguments, found):
     assert query(*arguments) == found
 
 
+def test_a_record_without_a_readable_time_is_in_no_span_of_time(query, log):
+    append(log, [record(request_id=stamp, timestamp=stamp) for stamp in ("2026-11-23T11:00:00", "yesterday")])
+    append(log, [record(request_id="good")])
+
+    assert query("--from", "2026-11-23T00:00Z") == ["good"]
+    assert query() == ["good", "yesterday", "2026-11-23T11:00:00"]
+
+
 def test_a_long_stream_is_found_by_its_arrival_though_it_was_written_late(query, log):
     append(
         log,
