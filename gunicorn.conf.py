@@ -22,8 +22,9 @@ process_log.configure()
 settings = boot.settings_or_exit()
 
 if not settings.database_url.startswith("sqlite"):
-    import database.postgres  # what an application loads for PostgreSQL alone
-    import database.claims.postgres  # noqa: F401
+    # What an application loads for PostgreSQL alone.
+    import database.claims.postgres
+    import database.postgres  # noqa: F401
 
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
 workers = settings.web_concurrency
