@@ -6,7 +6,7 @@ library's errors become ours.
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal
+from typing import Any
 
 import requests
 from requests.exceptions import RequestException, Timeout
@@ -15,10 +15,6 @@ from llmproxy.errors import ProxyError, UpstreamTimeout, UpstreamUnreachable
 from llmproxy.transport.adapter import UpstreamAdapter
 from llmproxy.transport.connection import Timeouts, verifying_context
 from llmproxy.transport.request import UpstreamRequest
-from llmproxy.transport.stock.adapter import StockAdapter
-
-Transport = Literal["fast", "stock"]
-ADAPTERS: dict[Transport, type[UpstreamAdapter | StockAdapter]] = {"fast": UpstreamAdapter, "stock": StockAdapter}
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +27,9 @@ class UpstreamSession(requests.Session):
     hooks, times taken) is what a proxy must not do, and costs 12 µs.
     """
 
-    def __init__(self, timeouts: Timeouts, *, transport: Transport = "fast") -> None:
+    def __init__(self, timeouts: Timeouts) -> None:
         super().__init__()
-        self.adapter = ADAPTERS[transport](timeouts, verifying_context())
+        self.adapter = UpstreamAdapter(timeouts, verifying_context())
         self.mount("https://", self.adapter)
         self.mount("http://", self.adapter)
 
@@ -48,11 +44,10 @@ class Upstream:
 
     Args:
         timeouts: For every call.
-        transport: `fast`, our own, or `stock`, requests' own.
     """
 
-    def __init__(self, timeouts: Timeouts, *, transport: Transport = "fast") -> None:
-        self._session = UpstreamSession(timeouts, transport=transport)
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._session = UpstreamSession(timeouts)
 
     def open(self, request: UpstreamRequest) -> requests.Response:
         """

@@ -7,8 +7,8 @@ and keeps order and repetition of response headers. It does what a proxy needs a
 no cookies, no decoding, no proxies. It knows nothing of OpenAI.
 
 `request` is what to send, `connection` one connection, `attempt` the making of one, `pool` the idle ones, `parser`
-llhttp's findings, `answer` what is read, `repeating` the rule for a second try, `adapter` sends one for the other,
-and `stock` does the same through urllib3. Import from the modules; nothing is re-exported here.
+llhttp's findings, `answer` what is read, `adapter` sends one for the other. Import from the modules; nothing is
+re-exported here.
 
 Errors are those of requests: ConnectTimeout, ReadTimeout, ConnectionError.
 """

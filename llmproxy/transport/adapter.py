@@ -14,8 +14,10 @@ from llmproxy.client.request_body import RequestBody
 from llmproxy.transport.answer import EndedBeforeAnswer, UpstreamAnswer, UpstreamResponse
 from llmproxy.transport.connection import Connection, NothingSent, Timeouts
 from llmproxy.transport.pool import MAX_IDLE_FOR_STREAMED_S, MAX_IDLE_S, ConnectionPool
-from llmproxy.transport.repeating import may_send_again
 from llmproxy.transport.request import UpstreamRequest, framed, head_of
+
+# RFC 9110 section 9.2.2: sent twice they have the effect of once.
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 
 class UpstreamAdapter(BaseAdapter):
@@ -104,15 +106,22 @@ class _DeadConnection(Exception):
 
 
 def _may_repeat(request: UpstreamRequest, connection: Connection, error: OSError) -> bool:
+    """
+    Whether a request may be sent once more, whose connection ended before any byte of an answer.
+
+    Only a kept one's end says nothing of the upstream. A POST may only when it cannot have reached that: the kernel
+    knows. The end of the other side (FIN) says what that side had received until then, and if that was nothing of the
+    request, nobody there read it. A reset proves nothing: it may come from an upstream that read the request and then
+    died, and its acknowledgement of what it read is lost.
+    """
     if not connection.was_used or connection.is_aborted:
         return False
+    if isinstance(error, NothingSent):
+        return True
     held = request.body.held  # type: ignore[union-attr]
     if held is None:
-        # Nothing of a streamed body has been read of the client while not even the head could be sent.
-        return isinstance(error, NothingSent)
-    return may_send_again(
-        request.method or "",
-        ended_cleanly=isinstance(error, EndedBeforeAnswer),
-        sent=0 if isinstance(error, NothingSent) else len(head_of(request, len(held))) + len(held),
-        unacknowledged=connection.unacknowledged(),
-    )
+        return False  # some of it has been read of the client, and is gone
+    if request.method in IDEMPOTENT:
+        return True
+    sent = len(head_of(request, len(held))) + len(held)
+    return isinstance(error, EndedBeforeAnswer) and connection.unacknowledged() >= sent

@@ -64,11 +64,13 @@ class UpstreamRequest(PreparedRequest):
 
 
 def head_of(request: UpstreamRequest, length: int | None) -> bytes:
-    """The request line and headers, the framing ones for a body of `length` included; None means chunks."""
+    """The request line and headers, the framing ones for a body of `length` bytes included; None means chunks."""
     lines = [f"{request.method} {request.target} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in request.pairs]
-    if framing := framing_of(request, length):
-        lines.append(f"{framing[0]}: {framing[1]}")
+    if length is None:
+        lines.append("Transfer-Encoding: chunked")
+    elif length or request.method in ("POST", "PUT", "PATCH"):  # elsewhere nobody expects a body
+        lines.append(f"Content-Length: {length}")
     lines.append("\r\n")
     return "\r\n".join(lines).encode("latin-1")
 
@@ -81,12 +83,3 @@ def framed(body: RequestBody) -> Iterable[bytes]:
     for piece in body:
         yield b"%x\r\n%b\r\n" % (len(piece), piece)
     yield b"0\r\n\r\n"
-
-
-def framing_of(request: UpstreamRequest, length: int | None) -> tuple[str, str] | None:
-    """The header that says where a body of `length` ends, None meaning chunks; none where nobody expects a body."""
-    if length is None:
-        return "Transfer-Encoding", "chunked"
-    if length or request.method in ("POST", "PUT", "PATCH"):
-        return "Content-Length", str(length)
-    return None

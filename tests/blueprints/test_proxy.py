@@ -44,7 +44,7 @@ ANSWER = {
 def upstream(monkeypatch: pytest.MonkeyPatch) -> requests_mock.Adapter:
     """Every call to the upstream; one that a test did not foresee fails it."""
     adapter = requests_mock.Adapter()
-    monkeypatch.setitem(upstream_module.ADAPTERS, "fast", lambda *_: adapter)
+    monkeypatch.setattr(upstream_module, "UpstreamAdapter", lambda *_: adapter)
     return adapter
 
 

@@ -13,11 +13,10 @@ SMALL, LARGE = b"x" * 100, b"x" * 200_000
 NAMES = {None: "nothing", SMALL: "small", LARGE: "large"}.get
 
 
-@pytest.fixture(scope="module", params=[(EMBEDDED, "fast"), (DEPLOYED, "fast"), (DEPLOYED, "stock")], ids="-".join)
+@pytest.fixture(scope="module", params=[EMBEDDED, DEPLOYED])
 def proxy(request, running_upstream, tmp_path_factory) -> Iterator[Server]:
-    """The proxy on each of its servers, and with each of its transports."""
-    kind, transport = request.param
-    yield from serve(kind, running_upstream, tmp_path_factory, UPSTREAM_TRANSPORT=transport)
+    """The proxy on each of its servers."""
+    yield from serve(request.param, running_upstream, tmp_path_factory)
 
 
 def warm(proxy, upstream, token) -> None:

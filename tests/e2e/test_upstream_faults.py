@@ -1,6 +1,6 @@
 """
 Upstreams that fail, in every way and at every byte: the client gets the promised status or a visible cut, the record
-says what happened, the connection is not used again, and the next call works. On both servers and both transports.
+says what happened, the connection is not used again, and the next call works. On both servers.
 """
 
 import contextlib
@@ -45,16 +45,13 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
-@pytest.fixture(scope="module", params=[(EMBEDDED, "fast"), (DEPLOYED, "fast"), (DEPLOYED, "stock")], ids="-".join)
+@pytest.fixture(scope="module", params=[EMBEDDED, DEPLOYED])
 def proxy(request, running_upstream, authority, tmp_path_factory) -> Iterator[Server]:
     """Soon tired of waiting for an answer, and never for a connection. No key may be left in anything it writes."""
-    kind, transport = request.param
     trusted = tmp_path_factory.mktemp("trusted") / "ca.pem"
     authority.cert_pem.write_to_path(str(trusted))
     settings = {"FIRST_BYTE_TIMEOUT": "1", "IDLE_TIMEOUT": "1", "CONNECT_TIMEOUT": "60"}
-    yield from serve(
-        kind, running_upstream, tmp_path_factory, UPSTREAM_TRANSPORT=transport, SSL_CERT_FILE=str(trusted), **settings
-    )
+    yield from serve(request.param, running_upstream, tmp_path_factory, SSL_CERT_FILE=str(trusted), **settings)
 
 
 @pytest.fixture

@@ -40,11 +40,10 @@ def done(**usage: int) -> str:
 SESSION = json.dumps({"type": "session.created", "session": {"model": "gpt-realtime-2025"}})
 
 
-@pytest.fixture(scope="module", params=[(EMBEDDED, "fast"), (DEPLOYED, "fast"), (DEPLOYED, "stock")], ids="-".join)
+@pytest.fixture(scope="module", params=[EMBEDDED, DEPLOYED])
 def proxy(request, running_upstream, tmp_path_factory) -> Iterator[Server]:
-    """The proxy on each of its servers, and with each of its transports."""
-    kind, transport = request.param
-    yield from serve(kind, running_upstream, tmp_path_factory, UPSTREAM_TRANSPORT=transport)
+    """The proxy on each of its servers."""
+    yield from serve(request.param, running_upstream, tmp_path_factory)
 
 
 @pytest.fixture
@@ -479,15 +478,14 @@ def test_a_stop_closes_what_is_open_when_balancers_have_looked_away(kind, tmp_pa
 # TLS
 
 
-@pytest.mark.parametrize(("kind", "transport"), [(EMBEDDED, "fast"), (DEPLOYED, "fast"), (DEPLOYED, "stock")])
-def test_an_upstream_over_tls_takes_and_gives_at_once(kind, transport, tmp_path):
+@pytest.mark.parametrize("kind", [EMBEDDED, DEPLOYED])
+def test_an_upstream_over_tls_takes_and_gives_at_once(kind, tmp_path):
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    settings = {"SSL_CERT_FILE": str(tmp_path / "ca.pem"), "UPSTREAM_TRANSPORT": transport}
     with (
         WebSocketUpstream(ssl=context) as upstream,
-        Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, **settings) as server,
+        Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, SSL_CERT_FILE=str(tmp_path / "ca.pem")) as server,
     ):
         token = server.issue_token()
         with connected(server, token) as client:

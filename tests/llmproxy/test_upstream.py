@@ -14,15 +14,15 @@ from llmproxy.errors import ClientGone, ProxyError, UpstreamTimeout, UpstreamUnr
 from llmproxy.headers import Origin
 from llmproxy.transport.connection import Connection, Timeouts
 from llmproxy.transport.request import UpstreamRequest
-from llmproxy.upstream import ADAPTERS, Upstream, translate
+from llmproxy.upstream import Upstream, translate
 from tests.llmproxy.transport.scripted_upstream import Peer, ScriptedUpstream, keeping
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-@pytest.fixture(params=ADAPTERS)
-def upstream(request: pytest.FixtureRequest) -> Iterator[Upstream]:
-    made = Upstream(Timeouts(connect_s=10, first_byte_s=10, idle_s=10), transport=request.param)
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    made = Upstream(Timeouts(connect_s=10, first_byte_s=10, idle_s=10))
     yield made
     made.close()
 

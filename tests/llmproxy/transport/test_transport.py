@@ -33,8 +33,6 @@ from llmproxy.transport.attempt import ConnectionAttempt
 from llmproxy.transport.connection import READ_BYTES, Connection, Timeouts, verifying_context
 from llmproxy.transport.parser import ParsedAnswer
 from llmproxy.transport.request import OnInterim, UpstreamRequest
-from llmproxy.transport.stock.adapter import StockAdapter
-from llmproxy.transport.stock.answer import StockAnswer
 from tests.llmproxy.transport.scripted_upstream import (
     Peer,
     Script,
@@ -53,16 +51,11 @@ def ignore(_: Abortable) -> None:
     pass
 
 
-ADAPTERS = {"fast": UpstreamAdapter, "stock": StockAdapter}
-FAST = pytest.mark.parametrize("client", ["fast"], indirect=True)
-BOTH = pytest.mark.parametrize("kind", ADAPTERS)
-
-
 class Client:
-    """Sends requests through one adapter."""
+    """Sends requests through an adapter."""
 
-    def __init__(self, kind: str, timeouts: Timeouts = PATIENT, context: ssl.SSLContext | None = None) -> None:
-        self.adapter = ADAPTERS[kind](timeouts, context or ssl.create_default_context())
+    def __init__(self, timeouts: Timeouts = PATIENT, context: ssl.SSLContext | None = None) -> None:
+        self.adapter = UpstreamAdapter(timeouts, context or ssl.create_default_context())
 
     def open(
         self,
@@ -107,9 +100,9 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-@pytest.fixture(params=ADAPTERS)
-def client(request: pytest.FixtureRequest) -> Iterator[Client]:
-    made = Client(request.param)
+@pytest.fixture
+def client() -> Iterator[Client]:
+    made = Client()
     yield made
     made.adapter.close()
 
@@ -136,7 +129,6 @@ def received(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
         return told
 
     monkeypatch.setattr(Connection, "receive", telling(Connection.receive))
-    monkeypatch.setattr(socket.SocketIO, "readinto", telling(socket.SocketIO.readinto))
     return semaphore
 
 
@@ -261,7 +253,6 @@ def test_status_and_reason_are_what_was_sent(line: bytes, status: int, reason: s
     assert (response.status_code, response.reason) == (status, reason)
 
 
-@FAST
 def test_a_finished_answer_leaves_nothing_to_the_garbage_collector(client: Client) -> None:
     gc.collect()
     with ScriptedUpstream(answering(OK)) as upstream:
@@ -277,7 +268,6 @@ def test_a_finished_answer_leaves_nothing_to_the_garbage_collector(client: Clien
     assert left == []
 
 
-@FAST
 def test_each_read_of_the_upstream_is_one_piece(client: Client, received: threading.Semaphore) -> None:
     def script(peer: Peer) -> None:
         peer.read_request()
@@ -463,7 +453,6 @@ def test_a_connection_that_was_idle_for_too_long_is_not_used_again(
         client.adapter.close()
 
 
-@FAST
 def test_the_oldest_connection_is_closed_when_too_many_are_idle(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -483,7 +472,6 @@ def test_the_oldest_connection_is_closed_when_too_many_are_idle(
         client.adapter.close()
 
 
-@FAST
 def test_connections_that_nobody_will_use_again_are_closed_while_others_are_used(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -569,7 +557,6 @@ def dying_under_the_second(end: Script) -> Script:
 def unseen_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kept connections look alive, as when their end is still under way while they are taken."""
     monkeypatch.setattr(Connection, "is_readable", lambda self: False)
-    monkeypatch.setattr("urllib3.connectionpool.is_connection_dropped", lambda connection: False)
 
 
 @ENDS
@@ -731,9 +718,8 @@ def test_a_body_that_cannot_be_sent_again_is_not_repeated(client: Client) -> Non
     assert upstream.connections == 1
 
 
-@BOTH
-def test_a_silent_upstream_is_not_asked_twice(kind: str) -> None:
-    client = Client(kind, replace(PATIENT, first_byte_s=SHORT_S))
+def test_a_silent_upstream_is_not_asked_twice() -> None:
+    client = Client(replace(PATIENT, first_byte_s=SHORT_S))
 
     def script(peer: Peer) -> None:
         answering(OK)(peer)
@@ -835,7 +821,6 @@ class PacedStream:
         return b"x" * size
 
 
-@FAST
 def test_an_upload_stops_when_the_upstream_has_answered(client: Client) -> None:
     stream = PacedStream(64 * HELD_BYTES)
     refusal = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"
@@ -906,8 +891,7 @@ def test_an_error_of_the_clients_body_ends_the_upstream_call(error: Exception, c
 # Time limits
 
 
-@BOTH
-def test_no_connection_in_time_is_a_connect_timeout(kind: str) -> None:
+def test_no_connection_in_time_is_a_connect_timeout() -> None:
     """A listener whose backlog is full neither accepts nor refuses."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         port = full.getsockname()[1]
@@ -918,7 +902,7 @@ def test_no_connection_in_time_is_a_connect_timeout(kind: str) -> None:
             sock.connect_ex(("127.0.0.1", port))
             waiting.append(sock)
         try:
-            client = Client(kind, replace(PATIENT, connect_s=SHORT_S))
+            client = Client(replace(PATIENT, connect_s=SHORT_S))
             with pytest.raises(ConnectTimeout):
                 client.open(Origin("http", "127.0.0.1", port, "x", ""))
         finally:
@@ -926,9 +910,8 @@ def test_no_connection_in_time_is_a_connect_timeout(kind: str) -> None:
                 sock.close()
 
 
-@BOTH
-def test_a_handshake_that_never_comes_is_a_connect_timeout(kind: str) -> None:
-    client = Client(kind, replace(PATIENT, connect_s=SHORT_S))
+def test_a_handshake_that_never_comes_is_a_connect_timeout() -> None:
+    client = Client(replace(PATIENT, connect_s=SHORT_S))
     with ScriptedUpstream(silent) as upstream, pytest.raises(ConnectTimeout):
         client.open(replace(upstream.origin, scheme="https"))
 
@@ -948,9 +931,8 @@ def test_a_name_that_cannot_be_looked_up_is_a_connection_error(host: str, client
 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\n"])
-@BOTH
-def test_no_head_in_time_is_a_read_timeout(sent: bytes, kind: str) -> None:
-    client = Client(kind, replace(PATIENT, first_byte_s=SHORT_S))
+def test_no_head_in_time_is_a_read_timeout(sent: bytes) -> None:
+    client = Client(replace(PATIENT, first_byte_s=SHORT_S))
 
     def script(peer: Peer) -> None:
         peer.read_request()
@@ -961,9 +943,8 @@ def test_no_head_in_time_is_a_read_timeout(sent: bytes, kind: str) -> None:
         client.open(upstream.origin)
 
 
-@BOTH
-def test_a_body_that_stalls_is_a_read_timeout(kind: str) -> None:
-    client = Client(kind, replace(PATIENT, idle_s=SHORT_S))
+def test_a_body_that_stalls_is_a_read_timeout() -> None:
+    client = Client(replace(PATIENT, idle_s=SHORT_S))
     with ScriptedUpstream(keeping(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok")) as upstream:
         response = client.open(upstream.origin)
         response.raw.read1()
@@ -972,9 +953,8 @@ def test_a_body_that_stalls_is_a_read_timeout(kind: str) -> None:
         response.raw.close()
 
 
-@BOTH
-def test_an_upload_that_the_upstream_does_not_take_is_a_read_timeout(kind: str) -> None:
-    client = Client(kind, replace(PATIENT, idle_s=SHORT_S))
+def test_an_upload_that_the_upstream_does_not_take_is_a_read_timeout() -> None:
+    client = Client(replace(PATIENT, idle_s=SHORT_S))
     over = threading.Event()
 
     def script(peer: Peer) -> None:
@@ -1077,11 +1057,11 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
-@pytest.fixture(params=ADAPTERS)
-def tls_client(request: pytest.FixtureRequest, authority: trustme.CA) -> Iterator[Client]:
+@pytest.fixture
+def tls_client(authority: trustme.CA) -> Iterator[Client]:
     context = verifying_context()
     authority.configure_trust(context)
-    made = Client(request.param, context=context)
+    made = Client(context=context)
     yield made
     made.adapter.close()
 
@@ -1145,7 +1125,6 @@ def test_an_upload_over_tls_is_not_stopped_by_the_sessions_own_messages(
         assert tls_client.exchange(origin, method="POST", body=body) == b"ok"
 
 
-@pytest.mark.parametrize("tls_client", ["fast"], indirect=True)
 def test_an_upload_over_tls_stops_when_the_upstream_has_answered(tls_client: Client, authority: trustme.CA) -> None:
     stream = PacedStream(64 * HELD_BYTES)
 
@@ -1227,7 +1206,7 @@ def test_the_machines_directory_of_roots_is_trusted_and_not_read_as_a_whole(
     add_root(directory_of_roots, authority)
     context = verifying_context()
     assert context.cert_store_stats()["x509_ca"] == 0
-    client = Client("fast", context=context)
+    client = Client(context=context)
     with ScriptedUpstream(answering(OK), tls=server_context(authority, "localhost")) as upstream:
         assert client.exchange(replace(upstream.origin, host="localhost")) == b"ok"
     client.adapter.close()
@@ -1248,6 +1227,6 @@ def test_an_answer_is_what_requests_expects(client: Client) -> None:
     with ScriptedUpstream(answering(OK)) as upstream:
         response = client.open(upstream.origin)
         assert response.headers["content-length"] == "2"
-        assert isinstance(response.raw, UpstreamAnswer | StockAnswer)
+        assert isinstance(response.raw, UpstreamAnswer)
         assert response.url == f"{upstream.url}/v1/models"
         rest(response)

@@ -12,21 +12,19 @@ from llmproxy.transport.adapter import UpstreamAdapter
 from llmproxy.transport.answer import UpstreamAnswer
 from llmproxy.transport.connection import Timeouts, verifying_context
 from llmproxy.transport.request import UpstreamRequest
-from llmproxy.transport.stock.adapter import StockAdapter
-from llmproxy.upstream import ADAPTERS
 from tests.llmproxy.transport.scripted_upstream import Peer, ScriptedUpstream
 
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX-A: 1\r\n\r\n"
 
 
-@pytest.fixture(params=ADAPTERS)
-def adapter(request) -> Iterator[UpstreamAdapter | StockAdapter]:
-    made = ADAPTERS[request.param](Timeouts(10, 10, 10), verifying_context())
+@pytest.fixture
+def adapter() -> Iterator[UpstreamAdapter]:
+    made = UpstreamAdapter(Timeouts(10, 10, 10), verifying_context())
     yield made
     made.close()
 
 
-def asked(adapter: UpstreamAdapter | StockAdapter, upstream: ScriptedUpstream) -> UpstreamAnswer:
+def asked(adapter: UpstreamAdapter, upstream: ScriptedUpstream) -> UpstreamAnswer:
     """What comes on a request to switch."""
     body = RequestBody(io.BytesIO(), length=0, max_bytes=0)
     body.hold_if_small()
