@@ -1,8 +1,8 @@
 """
 The way through: any method on `/v1/*`, forwarded with the project's key in place of the token.
 
-bearer → admission → headers → upstream → relay → record. A refusal at any of these is answered in OpenAI's
-form, and recorded like everything else.
+bearer → admission → headers → upstream → relay → record. A refusal at any of these is told in OpenAI's form, and
+recorded like everything else.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import orjson
-import requests
 from flask import Blueprint
 from flask.blueprints import BlueprintSetupState
+from gevent import GreenletExit
 from werkzeug.routing import Rule
 
-from llmproxy.admission import Grant, Refused
 from llmproxy.call import Call
-from llmproxy.client.guard import HangupWatch
+from llmproxy.client.guard import CallGuard
 from llmproxy.client.interim import InterimSender
 from llmproxy.client.request_body import RequestBody
 from llmproxy.client.upload_pace import PacedStream
@@ -49,6 +48,7 @@ from llmproxy.observe.usage import observe
 from llmproxy.relay import Relay
 from llmproxy.telemetry import tracing
 from llmproxy.transport.request import UpstreamRequest
+from llmproxy.transport.response import UpstreamResponse
 from services import Services
 
 log = logging.getLogger(__name__)
@@ -60,15 +60,15 @@ MAX_ASKING_BODY_BYTES = 4 * 1024 * 1024
 # More than any body has; Python refuses to read thousands of them.
 MAX_LENGTH_DIGITS = 20
 
-# The answer to TRACE shows the request, which bears the project's key; CONNECT asks for a tunnel.
+# The response to TRACE shows the request, which bears the project's key; CONNECT asks for a tunnel.
 REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 
 bp = Blueprint("proxy", __name__)
 
 Environ = Mapping[str, Any]
-# PEP 3333's start_response, whose answer is a function that writes.
+# PEP 3333's start_response, which returns a function that writes.
 StartResponse = Callable[[str, Headers], Callable[[bytes], object]]
-ForwardCall = Callable[[Services, Call, HangupWatch, Environ], "Answer"]
+ForwardCall = Callable[[Services, Call, Environ], "Response"]
 
 
 @bp.record
@@ -82,25 +82,25 @@ def serves(path: str) -> bool:
     return path.startswith("/v1/") or path.lstrip("/").startswith("v1/")
 
 
-class AnswerBody(Protocol):
+class Body(Protocol):
     """What a server iterates over, and closes whatever happened. Its end is the call's end."""
 
     def __iter__(self) -> Iterator[bytes]: ...
 
     def close(self) -> None:
-        """End the call."""
+        """End the call. Further calls do nothing."""
 
 
 @dataclass(slots=True)
-class Answer:
+class Response:
     """
-    A status line, headers and an iterable, given to the server as they are.
+    A status line, headers and a body, given to the server as they are.
 
     Attributes:
         head_first: Send the head now, though the body's first bytes are still to come.
     """
 
-    body: AnswerBody
+    body: Body
     status: str
     headers: Headers
     head_first: bool = False
@@ -125,149 +125,82 @@ def forward(parts: Services, environ: Environ, start_response: StartResponse) ->
     A WSGI application of its own: nothing that Flask wraps around a request is for calls that are passed on as
     they are, and it costs as much as the claim.
     """
-    return answer(parts, environ, _forward).send(start_response)
+    return respond(parts, environ, _forward).send(start_response)
 
 
-def answer(parts: Services, environ: Environ, forward_call: ForwardCall) -> Answer:
-    """The answer to a call that `forward_call` forwards, or why it does not."""
-    watch = HangupWatch(environ.get("gunicorn.socket"))
-    call = Call(environ["REQUEST_METHOD"], endpoint_of(environ["RAW_URI"]), parts.log, parts.live, watch.cut)
-    call.span = tracing.begin(environ, arrived_at=call.arrived_at)
+def respond(
+    parts: Services, environ: Environ, forward_call: ForwardCall, *, asks_for_session: bool = False
+) -> Response:
+    """The response to a call that `forward_call` forwards, or why it does not."""
+    call = Call(
+        environ["REQUEST_METHOD"],
+        endpoint_of(environ["RAW_URI"]),
+        log=parts.log,
+        live=parts.live,
+        guard=CallGuard(environ.get("gunicorn.socket")),
+        span=tracing.begin(environ),
+        asks_for_session=asks_for_session,
+    )
     try:
-        return forward_call(parts, call, watch, environ)
-    except Refused as refusal:
-        call.token_id, call.project_id = refusal.token_id, refusal.project_id
-        reason: ProxyError = refusal.reason
+        return forward_call(parts, call, environ)
     except ProxyError as exc:
         reason = exc
+    except GreenletExit:
+        # The process ends, and this has outlasted every cut. There is still time for words, and for the record.
+        reason = ProxyDraining()
     except Exception:
-        # A fault of ours must not cost the caller its answer, nor the operator the record.
+        # A fault of ours must not cost the caller its response, nor the operator the record.
         log.exception("forwarding failed")
         reason = ProxyError()
-    watch.stop()
-    return refuse(call, watch.ended_by or reason)
+    call.guard.stop()
+    return _refuse(call, call.guard.ended_by or reason)
 
 
-def _forward(parts: Services, call: Call, watch: HangupWatch, environ: Environ) -> Answer:
-    target = admit_request(parts, call, watch, environ)
-    grant = admit_caller(parts, call, environ.get("HTTP_AUTHORIZATION"))
+def _forward(parts: Services, call: Call, environ: Environ) -> Response:
+    target, body = checked_request(parts, call, environ)
+    grant = parts.admission.admit(environ.get("HTTP_AUTHORIZATION"), datetime.now(UTC))
+    call.admitted(grant)
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
-    headers = request_headers(environ["llmproxy.headers"], host=origin.host_header, api_key=grant.api_key)
-    if call.span:
-        headers = call.span.pass_on(headers)
-    body = cast(RequestBody, call.body)
-    if grant.stream_usage == "ask" and call.endpoint == CHAT:
-        asked = _ask_for_usage(body)
-        if asked:  # what is compressed cannot be taken apart
-            headers = with_header(headers, "Accept-Encoding", "identity")
-    else:
-        body.hold_if_small()
-        asked = False
+    api_key = parts.admission.api_key(grant)
+    headers = call.traced(request_headers(environ["llmproxy.headers"], host=origin.host_header, api_key=api_key))
+    asked = grant.stream_usage == "ask" and call.endpoint == CHAT and _ask_for_usage(body)
+    if asked:  # what is compressed cannot be taken apart
+        headers = with_header(headers, "Accept-Encoding", "identity")
+    body.hold_if_small()
     if body.held is None:
-        watch.start_while_sending()
+        call.guard.watch_sending_client()
     client = None if _is_1_0(environ) else environ.get("gunicorn.socket")
     on_interim = InterimSender(client) if client else None
-    call.asks()
-    request = UpstreamRequest(call.method, origin, target, headers, body, watch.guard, on_interim)
-    response = parts.upstream.open(request)
-    note_answer(call, watch, response)
-    return relayed(call, watch, response, environ, asked=asked)
+    request = UpstreamRequest(call.method, origin, target, headers, body, call.guard.guard, on_interim)
+    return relayed(call, send_up(parts, call, request), environ, asked=asked)
 
 
-def admit_request(parts: Services, call: Call, watch: HangupWatch, environ: Environ) -> str:
-    """The target to forward to, if it may be and this process takes calls. The call has its body then."""
-    _check_head(environ)
-    target = checked_target(environ["RAW_URI"], environ.get("HTTP_HOST"))
-    if parts.refusing.is_set():
-        raise ProxyDraining
-    call.body = RequestBody(
-        PacedStream(environ["wsgi.input"], parts.upload_pace),
-        length=_body_length(environ),
-        max_bytes=parts.settings.max_body_bytes,
-        client_is_gone=watch.has_hung_up,
-        on_end=watch.start,
-    )
-    if parts.settings.log_strict and not parts.log.can_write():
-        raise LogUnavailable
-    return target
+def checked_request(parts: Services, call: Call, environ: Environ) -> tuple[str, RequestBody]:
+    """
+    The target to forward to, and the body, of which nothing has been read.
 
-
-def admit_caller(parts: Services, call: Call, authorization: str | None) -> Grant:
-    """The caller's grant. Raises Refused."""
-    grant = parts.admission.admit(authorization, datetime.now(UTC))
-    call.granted(grant)
-    return grant
-
-
-def note_answer(call: Call, watch: HangupWatch, response: requests.Response) -> None:
-    """Note what the upstream's head tells. Raises UpstreamAuthFailed."""
-    call.answered(response.status_code, response.headers.get("x-request-id"))
-    if response.status_code == HTTPStatus.UNAUTHORIZED:
-        # It speaks of the operator's key; told to the caller it would cost a good token.
-        watch.stop()
-        response.raw.close()
-        log.error("the upstream refused the API key of project %s", call.project_id)
-        raise UpstreamAuthFailed
-
-
-def _check_head(environ: Environ) -> None:
-    """Raise what speaks against forwarding a request whatever its target: MethodRefused or BadRequest."""
-    if environ["REQUEST_METHOD"] in REFUSED_METHODS:
+    Raises:
+        MethodRefused, BadRequest, BodyTooLarge: it may not be forwarded, whoever asks.
+        ProxyDraining, LogUnavailable: this process takes no calls.
+    """
+    if call.method in REFUSED_METHODS:
         raise MethodRefused
     if "HTTP_HOST" not in environ and environ["SERVER_PROTOCOL"] == "HTTP/1.1":
         raise BadRequest("A request of HTTP/1.1 must have a Host header.")  # RFC 9112 section 3.2
-
-
-def _is_1_0(environ: Environ) -> bool:
-    return bool(environ["SERVER_PROTOCOL"] == "HTTP/1.0")
-
-
-def _ask_for_usage(body: RequestBody) -> bool:
-    """Ask for a chat stream's usage where its caller did not; True when the answer is to be taken out again."""
-    body.hold_if_small(MAX_ASKING_BODY_BYTES)
-    changed = ask_for_usage(body.held) if body.held else None
-    if changed is None:
-        return False
-    body.held = changed
-    return True
-
-
-def relayed(
-    call: Call, watch: HangupWatch, response: requests.Response, environ: Environ, *, asked: bool = False
-) -> Answer:
-    """The upstream's answer as the client gets it; `asked` when it holds usage that the client did not ask for."""
-    headers = response.headers
-    observer = observe(
-        call.endpoint,
-        status=response.status_code,
-        content_type=headers.get("content-type"),
-        content_encoding=headers.get("content-encoding"),
+    target = checked_target(environ["RAW_URI"], environ.get("HTTP_HOST"))
+    if parts.refusing.is_set():
+        raise ProxyDraining
+    body = RequestBody(
+        PacedStream(environ["wsgi.input"], parts.upload_pace),
+        length=_body_length(environ),
+        max_bytes=parts.settings.max_body_bytes,
+        client_is_gone=call.guard.client_is_gone,
+        on_end=call.guard.watch_client,
     )
-
-    def end(cut: ProxyError | None) -> None:
-        if cut is not None and _is_1_0(environ):
-            watch.reset_client()
-        call.bytes_out = relay.bytes_out
-        call.end(cut, status=response.status_code, observer=observer)
-
-    hides_usage = asked and observer.is_stream and "content-encoding" not in headers
-    relay = Relay(
-        response,
-        observer=observer,
-        watch=watch,
-        on_first_byte=call.saw_first_byte,
-        on_end=end,
-        body_filter=UsageChunkFilter() if hides_usage else None,
-        trailers=None if hides_usage else environ["llmproxy.trailers"],  # a checksum would not fit
-    )
-    down = response_headers(response.raw.headers.items(), request_id=call.request_id)
-    if hides_usage:
-        down = [pair for pair in down if pair[0].lower() != "content-length"]
-    status = f"{response.status_code} {response.reason or ''}"
-    call.is_stream = observer.is_stream
-    call.answers()
-    # A client of a stream wants the head at once; a small answer had better leave in one packet.
-    return Answer(relay, status, down, head_first=relay.is_waiting)
+    call.reads(body)
+    if parts.settings.log_strict and not parts.log.can_write():
+        raise LogUnavailable
+    return target, body
 
 
 def _body_length(environ: Environ) -> int | None:
@@ -280,29 +213,87 @@ def _body_length(environ: Environ) -> int | None:
     return int(raw)
 
 
+def _is_1_0(environ: Environ) -> bool:
+    return bool(environ["SERVER_PROTOCOL"] == "HTTP/1.0")
+
+
+def _ask_for_usage(body: RequestBody) -> bool:
+    """Ask for a chat stream's usage where its caller did not; True when it is to be taken out again."""
+    body.hold_if_small(MAX_ASKING_BODY_BYTES)
+    changed = ask_for_usage(body.held) if body.held else None
+    if changed is None:
+        return False
+    body.held = changed
+    return True
+
+
+def send_up(parts: Services, call: Call, request: UpstreamRequest) -> UpstreamResponse:
+    """The upstream's response, its body unread. Raises UpstreamAuthFailed, and what `Upstream.open` does."""
+    call.sent_up()
+    response = parts.upstream.open(request)
+    call.head_came(response.status_code, response.headers.get("x-request-id"))
+    if response.status_code == HTTPStatus.UNAUTHORIZED:
+        # It speaks of the operator's key; told to the caller it would cost a good token.
+        call.guard.stop()
+        response.raw.close()
+        log.error("the upstream refused the API key of project %s", call.project_id)
+        raise UpstreamAuthFailed
+    return response
+
+
+def relayed(call: Call, response: UpstreamResponse, environ: Environ, *, asked: bool = False) -> Response:
+    """The upstream's response as the client gets it; `asked` when it holds usage that the client did not ask for."""
+    headers = response.headers
+    observer = observe(
+        call.endpoint,
+        status=response.status_code,
+        content_type=headers.get("content-type"),
+        content_encoding=headers.get("content-encoding"),
+    )
+    hides_usage = asked and observer.is_stream and "content-encoding" not in headers
+    relay = Relay(
+        call,
+        response.raw,
+        observer=observer,
+        on_cut=call.guard.reset_client if _is_1_0(environ) else None,
+        body_filter=UsageChunkFilter() if hides_usage else None,
+        trailers=None if hides_usage else environ["llmproxy.trailers"],  # a checksum would not fit
+    )
+    down = response_headers(response.raw.headers, request_id=call.request_id)
+    if hides_usage:
+        down = [pair for pair in down if pair[0].lower() != "content-length"]
+    status = f"{response.status_code} {response.reason or ''}"
+    call.head_went(response.status_code, observer)
+    # A client of a stream wants the head at once; a small response had better leave in one packet.
+    return Response(relay, status, down, head_first=not response.raw.has_body_bytes())
+
+
 class _Refusal:
-    """The body of a refusal; its end is the call's end."""
+    """The body of a refusal."""
 
     def __init__(self, call: Call, reason: ProxyError, body: bytes) -> None:
-        self._call = call
+        self._call: Call | None = call
         self._reason = reason
         self._pieces = iter((body,) if body else ())
+        self._bytes_out = 0
 
     def __iter__(self) -> _Refusal:
         return self
 
     def __next__(self) -> bytes:
         piece = next(self._pieces)
-        self._call.bytes_out += len(piece)
+        self._bytes_out += len(piece)
         return piece
 
     def close(self) -> None:
-        """Write the record."""
-        self._call.end(self._reason, status=self._reason.status)
+        """End the call. Further calls do nothing."""
+        call, self._call = self._call, None
+        if call is not None:
+            call.end(self._reason, bytes_out=self._bytes_out)
 
 
-def refuse(call: Call, reason: ProxyError) -> Answer:
-    """The answer to a call that gets none from the upstream."""
+def _refuse(call: Call, reason: ProxyError) -> Response:
+    """The response to a call that gets none from the upstream."""
     body = b"" if call.method == "HEAD" else orjson.dumps(reason.body)
     headers = [
         ("content-type", "application/json"),
@@ -311,8 +302,5 @@ def refuse(call: Call, reason: ProxyError) -> Answer:
         ("x-proxy-request-id", call.request_id),
         *reason.extra_headers,
     ]
-    return Answer(_Refusal(call, reason, body), f"{reason.status} {_phrase(reason.status)}", headers)
-
-
-def _phrase(status: int) -> str:
-    return "Client Closed Request" if status == ClientGone.status else HTTPStatus(status).phrase
+    phrase = "Client Closed Request" if reason.status == ClientGone.status else HTTPStatus(reason.status).phrase
+    return Response(_Refusal(call, reason, body), f"{reason.status} {phrase}", headers)

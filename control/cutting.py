@@ -45,7 +45,8 @@ class Cutter:
     def __call__(self) -> None:
         """Look once. Raises SQLAlchemy's errors, and then has cut nothing."""
         cuts_streams = self._at_revocation or self._at_expiry
-        calls = [call for call in self._live if call.is_session or cuts_streams]
+        # What was not admitted yet is nobody's so far, and its claim will tell.
+        calls = [call for call in self._live if call.token_id and (call.is_session or cuts_streams)]
         if not calls:
             return
         tokens, projects = self._states(calls)

@@ -32,7 +32,7 @@ from llmproxy.keyring import KeyRing, SealBroken
 from llmproxy.telemetry import metrics
 
 WINDOW = timedelta(hours=1)
-TOKEN_LENGTH = 36  # a UUID in its usual form
+SECRET_LENGTH = 36  # a UUID in its usual form
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +41,24 @@ class StoreUnavailable(Exception):
     """The database did not answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What the store returns for an admitted request: the token's and its project's row, sealed key included."""
+class Grant(NamedTuple):
+    """
+    Permission to make one call upstream: what the claim found in the token's row and its project's.
+
+    Attributes:
+        sealed_key: The project's upstream key as it is stored; `Admission.api_key` opens it.
+        base_url: Another upstream than the settings name, or None.
+        stream_usage: `ask` or `as-sent`.
+    """
 
     token_id: str
     project_id: str
     sealed_key: str
     base_url: str | None
     stream_usage: str
+
+    def __repr__(self) -> str:
+        return f"Grant(token_id={self.token_id!r}, project_id={self.project_id!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +86,7 @@ class Connections(NamedTuple):
 class TokenStore(Protocol):
     """The two statements that admission needs; both raise StoreUnavailable when the database is down."""
 
-    def claim(self, token_hash: str, now: datetime) -> Claim | None:
+    def claim(self, token_hash: str, now: datetime) -> Grant | None:
         """Count one request if the token may make it now; None when it may not."""
 
     def state(self, token_hash: str) -> TokenState | None:
@@ -87,50 +96,22 @@ class TokenStore(Protocol):
         """What the claims hold open at this moment."""
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Leave to make one call upstream. ``api_key`` never leaves the process but to the upstream."""
-
-    token_id: str
-    project_id: str
-    api_key: str
-    base_url: str | None
-    stream_usage: str
-
-    def __repr__(self) -> str:
-        return f"Grant(token_id={self.token_id!r}, project_id={self.project_id!r})"
-
-
-class Refused(Exception):
-    """
-    A refusal together with whose token it was, for the record.
-
-    ``reason`` is what the caller is told; both ids are None where no token was recognised.
-    """
-
-    def __init__(self, reason: ProxyError, whose: TokenState | Claim | None = None) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
-        self.token_id = whose.token_id if whose else None
-        self.project_id = whose.project_id if whose else None
-
-
-def hash_token(token: str) -> str:
+def hash_token(secret: str) -> str:
     """The only form in which a token is stored: SHA-256 in hex. 122 random bits need no slower hash."""
-    return hashlib.sha256(token.encode()).hexdigest()
+    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def bearer_of(authorization: str | None) -> str:
-    """The token in an Authorization header. Raises MissingBearer."""
-    scheme, _, token = (authorization or "").partition(" ")
-    token = token.strip()
-    if scheme.lower() != "bearer" or not token or " " in token:
+    """The secret in an Authorization header. Raises MissingBearer."""
+    scheme, _, secret = (authorization or "").partition(" ")
+    secret = secret.strip()
+    if scheme.lower() != "bearer" or not secret or " " in secret:
         raise MissingBearer
-    return token
+    return secret
 
 
 class Admission:
-    """Admits requests against a token store, opening upstream keys with a key ring."""
+    """Admits requests against a token store, and opens upstream keys with a key ring."""
 
     def __init__(self, store: TokenStore, keyring: KeyRing) -> None:
         self._store = store
@@ -146,55 +127,69 @@ class Admission:
         Count this request and grant it.
 
         Args:
-            authorization: The header as the client sent it.
+            authorization: The header as the client sent it; None where there is none.
             now: Aware UTC.
 
         Raises:
-            Refused: with the reason for the caller.
+            CallerError: the reason for the caller, which names whose token it was where one was recognised.
+            AuthUnavailable: nobody can tell at the moment.
         """
+        secret = bearer_of(authorization)
+        # What has not the form of a secret is none: spare the database the write lock.
+        if len(secret) != SECRET_LENGTH or not secret.isascii():
+            raise UnknownToken
         try:
-            return self._grant(self._claim(bearer_of(authorization), now))
-        except ProxyError as reason:
-            raise Refused(reason) from None
+            return self._claim(hash_token(secret), now)
         except StoreUnavailable as exc:
             log.error("cannot check tokens: %s", exc)
-            raise Refused(AuthUnavailable()) from exc
+            raise AuthUnavailable from exc
 
-    def _claim(self, token: str, now: datetime) -> Claim:
-        # What has not the form of a token is not one: spare the database the write lock.
-        if len(token) != TOKEN_LENGTH or not token.isascii():
-            raise UnknownToken
-        token_hash = hash_token(token)
+    def _claim(self, token_hash: str, now: datetime) -> Grant:
         # Twice, because a window may end between the refused claim and the look that explains it.
         for _ in range(2):
-            if claim := self._timed_claim(token_hash, now):
-                return claim
+            began = time.perf_counter()
+            try:
+                grant = self._store.claim(token_hash, now)
+            finally:
+                metrics.claimed(time.perf_counter() - began)
+            if grant is not None:
+                return grant
             state = self._store.state(token_hash)
             if reason := explain(state, now):
-                raise Refused(reason, state)
+                raise reason
         raise StoreUnavailable("a claim was refused twice without a reason")
 
-    def _timed_claim(self, token_hash: str, now: datetime) -> Claim | None:
-        began = time.perf_counter()
-        try:
-            return self._store.claim(token_hash, now)
-        finally:
-            metrics.claimed(time.perf_counter() - began)
+    def api_key(self, grant: Grant) -> str:
+        """
+        The upstream's key for a granted call. It never leaves the process but to the upstream.
 
-    def _grant(self, claim: Claim) -> Grant:
+        Raises:
+            AuthUnavailable: nothing on the key ring opens it.
+        """
         try:
-            api_key = self._open(claim.sealed_key, row_id=claim.project_id)
+            return self._open(grant.sealed_key, row_id=grant.project_id)
         except SealBroken as exc:
-            log.error("cannot open the upstream key of project %s: %s", claim.project_id, exc)
-            reason = AuthUnavailable("The proxy cannot open this project's API key. Tell your operator.")
-            raise Refused(reason, claim) from exc
-        return Grant(claim.token_id, claim.project_id, api_key, claim.base_url, claim.stream_usage)
+            log.error("cannot open the upstream key of project %s: %s", grant.project_id, exc)
+            raise AuthUnavailable("The proxy cannot open this project's API key. Tell your operator.") from exc
 
 
 def explain(state: TokenState | None, now: datetime) -> ProxyError | None:
-    """Why a token may not make a request at `now`; None when it may. Revoked comes before expired."""
+    """
+    Why a token may not make a request at `now`, and whose it is; None when it may. Revoked comes before expired.
+
+    Args:
+        state: None when there is no such token.
+        now: Aware UTC.
+    """
     if state is None:
         return UnknownToken()
+    reason = _reason(state, now)
+    if reason is not None:
+        reason.token_id, reason.project_id = state.token_id, state.project_id
+    return reason
+
+
+def _reason(state: TokenState, now: datetime) -> ProxyError | None:
     if not state.is_active:
         return TokenRevoked()
     if state.expires_at <= now:

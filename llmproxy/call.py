@@ -1,26 +1,45 @@
 """
-One proxied call from its arrival to its record: gathers the facts as they become known, and tells the log and
-the metrics exactly once, however the call ended.
+One proxied call from its arrival to its record: a machine that is told of each phase when it begins.
+
+    arrived → admitted → sent up → head came → head went → ended
+
+A call may end in any phase, once, and then has one record. What is told out of turn is a fault of the proxy's own,
+and raises WrongOrder.
 """
 
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Callable
+from enum import IntEnum
+from http import HTTPStatus
 from random import getrandbits
-from typing import Protocol
+from typing import Final, Protocol
 
 from llmproxy.admission import Grant
 from llmproxy.api_log.record import CallRecord
+from llmproxy.client.guard import CallGuard
 from llmproxy.client.request_body import RequestBody
 from llmproxy.errors import ProxyError
+from llmproxy.headers import Headers
 from llmproxy.live_calls import LiveCalls
 from llmproxy.observe.usage import UsageObserver
 from llmproxy.telemetry import metrics
 from llmproxy.telemetry.tracing import CallSpan
 
-STATUS_CLIENT_CLOSED = 499
+
+class Phase(IntEnum):
+    """How far a call has come."""
+
+    ARRIVED = 0
+    ADMITTED = 1
+    SENT_UP = 2
+    HEAD_CAME = 3
+    HEAD_WENT = 4
+    ENDED = 5
+
+
+class WrongOrder(RuntimeError):
+    """A call was told something out of turn."""
 
 
 class RecordWriter(Protocol):
@@ -30,110 +49,200 @@ class RecordWriter(Protocol):
         """Write a record, now or later. Never raises, never waits."""
 
 
+class Cutter(Protocol):
+    """What ends a call from outside; see LiveCall."""
+
+    def cut(self, reason: ProxyError) -> None:
+        """End it. Never waits, and may be called again."""
+
+
 class Call:
     """
-    The facts of one call.
+    One call, which has just arrived. Whoever is outside tells it of phases, and writes none of its attributes.
 
     Args:
         method, endpoint: As requested; the endpoint is the path alone.
         log: Gets the record.
-        live: Has the call from its admission to its end.
-        cut: Ends it from outside; see LiveCall.
+        live: Has the call until its end.
+        guard: Ends it from outside.
+        span: Ended with it; None while tracing is off.
+        asks_for_session: It is to become a WebSocket.
+
+    Attributes:
+        request_id: A UUID of its own.
     """
 
-    is_stream = False
-    is_session = False
+    __slots__ = (
+        "_arrived", "_arrived_at", "_body", "_cutter", "_grant", "_head_came", "_is_session", "_live", "_log",
+        "_observer", "_overhead_s", "_phase", "_sent_up", "_span", "_status", "_ttft_s", "_upstream_request_id",
+        "_upstream_status", "endpoint", "guard", "method", "request_id",
+    )  # fmt: skip
 
     def __init__(
-        self, method: str, endpoint: str, log: RecordWriter, live: LiveCalls, cut: Callable[[ProxyError], None]
+        self,
+        method: str,
+        endpoint: str,
+        *,
+        log: RecordWriter,
+        live: LiveCalls,
+        guard: CallGuard,
+        span: CallSpan | None = None,
+        asks_for_session: bool = False,
     ) -> None:
-        # No secret, so no random bytes from the kernel; forked processes are seeded anew.
-        self.request_id = str(uuid.UUID(int=getrandbits(128), version=4))
-        self.method = method
-        self.endpoint = endpoint
-        self.token_id: str | None = None
-        self.project_id: str | None = None
-        self.body: RequestBody | None = None
-        self.upstream_status: int | None = None
-        self.upstream_request_id: str | None = None
-        self.bytes_in = 0  # beyond the body
-        self.bytes_out = 0
-        self.cut = cut
+        self.request_id: Final = _new_id()
+        self.method: Final = method
+        self.endpoint: Final = endpoint
+        self.guard: Final = guard
         self._log = log
         self._live = live
-        self.arrived_at = time.time()
-        self.span: CallSpan | None = None
+        self._cutter: Cutter = guard
+        self._span = span
+        self._is_session = asks_for_session
+        self._phase = Phase.ARRIVED
+        self._arrived_at = time.time()
         self._arrived = time.perf_counter()
-        self._asked = 0.0
-        self._answered = 0.0
+        self._sent_up = 0.0
+        self._head_came = 0.0
         self._overhead_s: float | None = None
         self._ttft_s: float | None = None
-        self._is_open = True
-        metrics.call_began()
+        self._body: RequestBody | None = None
+        self._grant: Grant | None = None
+        self._upstream_status: int | None = None
+        self._upstream_request_id: str | None = None
+        self._status = 0
+        self._observer: UsageObserver | None = None
+        live.join(self)
 
-    def granted(self, grant: Grant) -> None:
-        """The token was admitted."""
-        self.token_id, self.project_id = grant.token_id, grant.project_id
-        self._live.join(self)
+    @property
+    def token_id(self) -> str | None:
+        """The token's public id; None until the call is admitted."""
+        return self._grant.token_id if self._grant else None
 
-    def asks(self) -> None:
-        """From here on the upstream takes the time."""
-        self._asked = time.perf_counter()
+    @property
+    def project_id(self) -> str | None:
+        """The project's id; None until the call is admitted."""
+        return self._grant.project_id if self._grant else None
 
-    def answered(self, status: int, request_id: str | None) -> None:
-        """The head of the upstream's answer is there."""
-        self._answered = time.perf_counter()
-        self.upstream_status, self.upstream_request_id = status, request_id
+    @property
+    def is_session(self) -> bool:
+        """It is a WebSocket, or may still become the one that was asked for."""
+        return self._is_session
 
-    def answers(self) -> None:
-        """The head of our answer is ready. What follows takes as long as the upstream and the client take."""
-        own_s = self._asked - self._arrived + time.perf_counter() - self._answered
-        self._overhead_s = own_s - (self.body.waited_s if self.body else 0.0)
+    @property
+    def is_stream(self) -> bool:
+        """Its response is a stream of events."""
+        return self._observer is not None and self._observer.is_stream and not self._is_session
 
-    def saw_first_byte(self) -> None:
-        """The first byte of the answer's body arrived."""
-        self._ttft_s = time.perf_counter() - self._arrived
+    def traced(self, headers: Headers) -> Headers:
+        """The headers for the upstream, with this call's span as the parent of what it does, if it has one."""
+        return headers if self._span is None else self._span.pass_on(headers)
 
-    def end(self, cut: ProxyError | None, *, status: int, observer: UsageObserver | None = None) -> None:
+    def cut(self, reason: ProxyError) -> None:
+        """End it from outside; see LiveCall."""
+        self._cutter.cut(reason)
+
+    def reads(self, body: RequestBody) -> None:
+        """Count what is read of its body, and not the time that it waits for that. Before it is admitted."""
+        if self._phase is not Phase.ARRIVED:
+            raise WrongOrder(f"a call that is {self._phase.name} gets no body any more")
+        self._body = body
+
+    def admitted(self, grant: Grant) -> None:
+        """Its token may make it."""
+        self._enter(Phase.ADMITTED)
+        self._grant = grant
+
+    def sent_up(self) -> None:
+        """It is handed to the upstream, which takes the time from here on."""
+        self._enter(Phase.SENT_UP)
+        self._sent_up = time.perf_counter()
+
+    def head_came(self, status: int, request_id: str | None) -> None:
+        """The head of the upstream's response is there, and our time goes on."""
+        self._enter(Phase.HEAD_CAME)
+        self._head_came = time.perf_counter()
+        self._upstream_status, self._upstream_request_id = status, request_id
+
+    def head_went(self, status: int, observer: UsageObserver, *, cutter: Cutter | None = None) -> None:
         """
-        Write the record. Only the first call counts.
+        The head of our response is ready. What follows takes as long as the upstream and the client take.
 
         Args:
-            cut: What ended the call early; None when the upstream's answer went through whole.
-            status: Of the answer that the client got.
-            observer: Of the answer's body; None when there was none.
+            status: What the client is told.
+            observer: Of the upstream's body, finished when the call ends.
+            cutter: Cuts the call from here on, in the guard's place.
         """
-        if not self._is_open:
-            return
-        self._is_open = False
+        self._enter(Phase.HEAD_WENT)
+        own_s = self._sent_up - self._arrived + time.perf_counter() - self._head_came
+        self._overhead_s = own_s - (self._body.waited_s if self._body else 0.0)
+        self._status, self._observer = status, observer
+        self._is_session = self._is_session and status == HTTPStatus.SWITCHING_PROTOCOLS
+        self._cutter = cutter or self.guard
+
+    def first_byte_came(self) -> None:
+        """The first byte of the response's body arrived."""
+        if self._phase is not Phase.HEAD_WENT or self._ttft_s is not None:
+            raise WrongOrder(f"a first byte of a call that is {self._phase.name}")
+        self._ttft_s = time.perf_counter() - self._arrived
+
+    def end(self, cut: ProxyError | None, *, bytes_out: int, bytes_in: int = 0) -> None:
+        """
+        Write the record.
+
+        Args:
+            cut: What ended the call early; None when the upstream's response went through whole.
+            bytes_out: What the client was sent of the response's body.
+            bytes_in: What came from the client beyond its request's body.
+        """
+        has_response = self._phase is Phase.HEAD_WENT
+        if self._phase is Phase.ENDED or not (has_response or cut):
+            raise WrongOrder(f"a call that is {self._phase.name} cannot end so")
+        self._phase = Phase.ENDED
         self._live.leave(self)
         duration_s = time.perf_counter() - self._arrived
+        whose, body, observer = self._grant or cut, self._body, self._observer
         error = {"code": cut.code, "type": cut.type} if cut else None
         # What the proxy itself decided says more than what the upstream told before.
         if observer and observer.error and not (cut and cut.outcome == "refused"):
             error = observer.error
-        metadata = observer.metadata if observer else None
         record = CallRecord(
-            timestamp=self.arrived_at,
+            timestamp=self._arrived_at,
             request_id=self.request_id,
-            token_id=self.token_id,
-            project_id=self.project_id,
+            token_id=whose.token_id if whose else None,
+            project_id=whose.project_id if whose else None,
             endpoint=self.endpoint,
             method=self.method,
-            status_code=STATUS_CLIENT_CLOSED if cut and cut.outcome == "client_closed" else status,
+            status_code=cut.status if cut and (cut.outcome == "client_closed" or not has_response) else self._status,
             duration_ms=round(duration_s * 1000, 3),
-            metadata=metadata,
+            metadata=observer.metadata if observer else None,
             outcome=cut.outcome if cut else "complete",
             stream=observer.is_stream if observer else False,
             ttft_ms=None if self._ttft_s is None else round(self._ttft_s * 1000, 3),
-            upstream_status=self.upstream_status,
-            upstream_request_id=self.upstream_request_id,
-            bytes_in=self.bytes_in + (self.body.bytes_read if self.body else 0),
-            bytes_out=self.bytes_out,
+            upstream_status=self._upstream_status,
+            upstream_request_id=self._upstream_request_id,
+            bytes_in=bytes_in + (body.bytes_read if body else 0),
+            bytes_out=bytes_out,
             usage_source=observer.usage_source if observer else "absent",
             error=error,
         )
         self._log.write(record)
         metrics.call_ended(record, overhead_s=self._overhead_s)
-        if self.span:
-            self.span.end(record, self.body.held if self.body else None)
+        if self._span:
+            self._span.end(record, body.held if body else None)
+
+    def _enter(self, phase: Phase) -> None:
+        if self._phase != phase - 1:
+            raise WrongOrder(f"a call that is {self._phase.name} cannot become {phase.name}")
+        self._phase = phase
+
+
+def _new_id() -> str:
+    """A random UUID (RFC 9562 section 5.4): the module's own takes twice as long to write one down."""
+    # No secret, so no random bytes from the kernel; forked processes are seeded anew.
+    digits = f"{getrandbits(128) & _NO_MARKS | _MARKS:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+# The version and the variant of a UUID, and all other bits.
+_MARKS = 0x4 << 76 | 0x8 << 60
+_NO_MARKS = ~(0xF << 76 | 0xC << 60)

@@ -34,13 +34,20 @@ from typing import Literal
 
 Outcome = Literal["complete", "refused", "client_closed", "upstream_failed", "upstream_timeout"]
 
-# The official SDKs repeat 401, 429 and 5xx answers unless this header tells them not to.
+# The official SDKs repeat 401, 429 and 5xx responses unless this header tells them not to.
 DO_NOT_RETRY = ("x-should-retry", "false")
 
 
 class ProxyError(Exception):
-    """An answer of the proxy's own. Never raised itself."""
+    """
+    A response of the proxy's own. Never raised itself.
 
+    Attributes:
+        token_id, project_id: Whose call it refuses, where admission recognised a token and did not admit it.
+    """
+
+    token_id: str | None = None
+    project_id: str | None = None
     status = 500
     type = "server_error"
     code: str | None = None
@@ -56,7 +63,7 @@ class ProxyError(Exception):
 
     @property
     def body(self) -> dict[str, dict[str, str | None]]:
-        """The answer as OpenAI's clients know it."""
+        """The response's body as OpenAI's clients know it."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 
@@ -131,7 +138,7 @@ class RateLimited(CallerError):
 
 
 class MethodRefused(CallerError):
-    """CONNECT, which asks for a tunnel, or TRACE, whose answer would show the project's key."""
+    """CONNECT, which asks for a tunnel, or TRACE, whose response would show the project's key."""
 
     status = 405
     message = "This method is not forwarded."
@@ -184,7 +191,7 @@ class UpstreamAuthFailed(UpstreamError):
 
 
 class UpstreamUnreachable(UpstreamError):
-    """No connection, or it broke before an answer."""
+    """No connection, or it broke before a response."""
 
     code = "upstream_unreachable"
     message = "The upstream could not be reached, or hung up before it answered. Try again."
@@ -227,7 +234,7 @@ class LogUnavailable(Unavailable):
 
 
 class ClientGone(ProxyError):
-    """The caller hung up. The status is for the record; nobody reads an answer."""
+    """The caller hung up. The status is for the record; nobody reads a response."""
 
     status = 499
     outcome: Outcome = "client_closed"
@@ -235,7 +242,7 @@ class ClientGone(ProxyError):
 
 
 def all_codes() -> frozenset[str]:
-    """Every code that an answer of the proxy's own can have."""
+    """Every code that a response of the proxy's own can have."""
     kinds = [ProxyError]
     for kind in kinds:  # grows while it is walked
         kinds += kind.__subclasses__()

@@ -13,19 +13,23 @@ from llmproxy.errors import ProxyError
 
 
 class LiveCall(Protocol):
-    """
-    A call that was admitted and has not ended.
+    """A call that has arrived and has not ended."""
 
-    Attributes:
-        token_id, project_id: Whose it is.
-        is_stream: Its answer is a stream of events.
-        is_session: A WebSocket, which serves many requests and may stay open for good.
-    """
+    @property
+    def token_id(self) -> str | None:
+        """Whose it is, by the token's public id; None until it is admitted."""
 
-    token_id: str | None
-    project_id: str | None
-    is_stream: bool
-    is_session: bool
+    @property
+    def project_id(self) -> str | None:
+        """The token's project; None until it is admitted."""
+
+    @property
+    def is_stream(self) -> bool:
+        """Its response is a stream of events."""
+
+    @property
+    def is_session(self) -> bool:
+        """A WebSocket, which serves many requests and may stay open for good."""
 
     def cut(self, reason: ProxyError) -> None:
         """End it so that its client sees it; `reason` goes to the record. Never waits, and may be called again."""
@@ -36,7 +40,7 @@ class LiveCalls:
     A set of calls.
 
     Attributes:
-        join, leave: To be called with a call when it is admitted, and when it ends. Leaving twice does nothing.
+        join, leave: To be called with a call when it arrives, and when it ends. Leaving twice does nothing.
     """
 
     def __init__(self) -> None:

@@ -11,13 +11,33 @@ import errno
 from collections.abc import Callable
 from typing import Protocol
 
-from requests import Response
 from requests.exceptions import RequestException
 
-from llmproxy.client.guard import HangupWatch
+from llmproxy.call import Call
 from llmproxy.errors import ClientGone, ProxyError
 from llmproxy.headers import Headers, bare_fields
 from llmproxy.upstream import translate
+
+
+class RawResponse(Protocol):
+    """The raw side of an upstream's response, as far as relaying needs it."""
+
+    @property
+    def trailers(self) -> Headers:
+        """Fields that followed the body; complete once it is drained."""
+
+    @property
+    def is_drained(self) -> bool:
+        """The body has arrived, and nothing of it is left to read."""
+
+    def has_body_bytes(self) -> bool:
+        """True when `read1` would not wait."""
+
+    def read1(self) -> bytes:
+        """What one read brings, as it was sent; b"" at the body's end. Raises requests' RequestException."""
+
+    def close(self) -> None:
+        """Let go of the connection, whatever the state. Further calls do nothing."""
 
 
 class Observer(Protocol):
@@ -41,74 +61,53 @@ class Filter(Protocol):
 
 
 class StreamCut(ConnectionResetError):
-    """The upstream failed within its answer. Servers close the connection on it, without a clean end."""
+    """The upstream failed within its response. Servers close the connection on it, without a clean end."""
 
     def __init__(self) -> None:
-        super().__init__(errno.ECONNRESET, "the upstream's answer broke off")
+        super().__init__(errno.ECONNRESET, "the upstream's response broke off")
 
 
 class Relay:
     """
-    Iterates over a response's body.
+    Iterates over a response's body, and ends its call when it is closed.
 
     Args:
-        response: With its body unread; closed at the end.
+        call: Told of the first byte, and of the end.
+        raw: With its body unread; closed at the end.
         observer: Fed with the upstream's bytes, each piece after it has been written to the client.
-        watch: Of the client; stopped at the end.
-        on_first_byte: Called when the first piece arrives.
-        on_end: Called exactly once, after the last byte left or could not: with None when the answer is
-            complete, else with what cut it.
+        on_cut: Called at an end that is not the body's.
         body_filter: Changes what the client gets.
         trailers: Filled at the body's end with the fields that followed it, as they come down.
-
-    Attributes:
-        bytes_out: What has been handed to the server for the client.
     """
 
     __slots__ = (
-        "_cut",
-        "_drained",
-        "_ended",
-        "_filter",
-        "_observer",
-        "_on_end",
-        "_on_first_byte",
-        "_raw",
-        "_seen",
-        "_trailers",
-        "_watch",
-        "bytes_out",
-    )
+        "_bytes_out", "_call", "_cut", "_drained", "_ended", "_filter", "_has_begun", "_is_closed", "_observer",
+        "_on_cut", "_raw", "_seen", "_trailers",
+    )  # fmt: skip
 
     def __init__(
         self,
-        response: Response,
+        call: Call,
+        raw: RawResponse,
         *,
         observer: Observer,
-        watch: HangupWatch,
-        on_first_byte: Callable[[], None],
-        on_end: Callable[[ProxyError | None], None],
+        on_cut: Callable[[], None] | None = None,
         body_filter: Filter | None = None,
         trailers: Headers | None = None,
     ) -> None:
-        self._raw = response.raw
+        self._call = call
+        self._raw = raw
         self._observer = observer
-        self._watch = watch
-        self._on_first_byte: Callable[[], None] | None = on_first_byte
-        self._on_end: Callable[[ProxyError | None], None] | None = on_end
+        self._on_cut = on_cut
         self._filter = body_filter
         self._trailers = trailers
         self._seen = b""
+        self._has_begun = False
         self._drained = False  # the upstream has nothing more to say
         self._ended = False  # and the server has asked for more, so everything was written
+        self._is_closed = False
         self._cut: ProxyError | None = None
-        self.bytes_out = 0
-
-    @property
-    def is_waiting(self) -> bool:
-        """True when the first piece is known to be still to come."""
-        has_body_bytes: Callable[[], bool] = getattr(self._raw, "has_body_bytes", lambda: True)
-        return not has_body_bytes()
+        self._bytes_out = 0  # what has been handed to the server for the client
 
     def __iter__(self) -> Relay:
         return self
@@ -124,39 +123,42 @@ class Relay:
                 raise StopIteration
             piece = self._read()
             if piece:
-                self.bytes_out += len(piece)
+                self._bytes_out += len(piece)
                 return piece
 
     def _read(self) -> bytes:
         """What to send next; b"" when there is nothing yet, or nothing more and `_drained` says so."""
         try:
-            data: bytes = self._raw.read1(decode_content=False)
+            data = self._raw.read1()
         except RequestException as exc:
-            self._cut = self._watch.ended_by or translate(exc)
+            self._cut = self._call.guard.ended_by or translate(exc)
             raise StreamCut from exc
         self._seen = data
-        if data and self._on_first_byte is not None:
-            self._on_first_byte()
-            self._on_first_byte = None
         if not data:
             self._drained = True
-            if self._trailers is not None and (followed := getattr(self._raw, "trailers", None)):
-                self._trailers.extend(bare_fields(followed))
+            if self._trailers is not None and self._raw.trailers:
+                self._trailers.extend(bare_fields(self._raw.trailers))
             return self._filter.finish() if self._filter else b""
+        if not self._has_begun:
+            self._has_begun = True
+            self._call.first_byte_came()
         return self._filter.feed(data) if self._filter else data
 
     def close(self) -> None:
         """End the call, whatever its state, and say how it went. Further calls do nothing."""
-        on_end, self._on_end = self._on_end, None
-        if on_end is None:
+        if self._is_closed:
             return
-        self._watch.stop()
-        # An answer without a body, such as one to HEAD, may not be iterated over at all.
-        has_no_body = not self.bytes_out and not self._seen and getattr(self._raw, "is_drained", False)
+        self._is_closed = True
+        guard = self._call.guard
+        guard.stop()
+        # A response without a body, such as one to HEAD, may not be iterated over at all.
+        has_no_body = not self._bytes_out and not self._seen and self._raw.is_drained
         self._raw.close()
         if self._seen:  # written in vain, but the upstream told it
             self._observer.feed(self._seen)
         self._observer.finish()
         if self._cut is None and not self._ended and not has_no_body:
-            self._cut = self._watch.ended_by or ClientGone()
-        on_end(self._cut)
+            self._cut = guard.ended_by or ClientGone()
+        if self._cut is not None and self._on_cut is not None:
+            self._on_cut()
+        self._call.end(self._cut, bytes_out=self._bytes_out)

@@ -6,7 +6,7 @@ library's errors become ours.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 import requests
 from requests.exceptions import RequestException, Timeout
@@ -15,6 +15,7 @@ from llmproxy.errors import ProxyError, UpstreamTimeout, UpstreamUnreachable
 from llmproxy.transport.adapter import UpstreamAdapter
 from llmproxy.transport.connection import Timeouts, verifying_context
 from llmproxy.transport.request import UpstreamRequest
+from llmproxy.transport.response import UpstreamResponse
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +34,9 @@ class UpstreamSession(requests.Session):
         self.mount("https://", self.adapter)
         self.mount("http://", self.adapter)
 
-    def send(self, request: requests.PreparedRequest, **_: Any) -> requests.Response:
-        """The answer with its body unread. Raises what the adapter raises."""
-        return self.get_adapter(url=request.url or "").send(request, stream=True)
+    def send(self, request: requests.PreparedRequest, **_: Any) -> UpstreamResponse:
+        """The response with its body unread. Raises what the adapter raises."""
+        return cast(UpstreamResponse, self.get_adapter(url=request.url or "").send(request, stream=True))
 
 
 class Upstream:
@@ -49,13 +50,14 @@ class Upstream:
     def __init__(self, timeouts: Timeouts) -> None:
         self._session = UpstreamSession(timeouts)
 
-    def open(self, request: UpstreamRequest) -> requests.Response:
+    def open(self, request: UpstreamRequest) -> UpstreamResponse:
         """
-        Send a request and return the answer with its body unread.
+        Send a request and return the response with its body unread, to be closed by the caller.
 
         Raises:
             UpstreamUnreachable, UpstreamTimeout: from the upstream or the way to it.
-            ClientGone, BadRequest, BodyTooLarge: from the client's body.
+            ClientGone, BadRequest, BodyTooLarge, BodyTooSlow: from the client's body.
+            ProxyError: whatever `on_connection` raised.
         """
         try:
             return self._session.send(request)

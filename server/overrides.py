@@ -16,7 +16,7 @@ import gevent
 
 from llmproxy import sockets
 from llmproxy.telemetry import shared_values
-from llmproxy.transport import answer
+from llmproxy.transport import response
 from llmproxy.websocket import usage
 from server.boot import CANNOT_BOOT
 
@@ -36,7 +36,7 @@ def require(database_url: str, **of_the_server: Check) -> None:
     checks: dict[str, Check] = {
         "gevent": sockets.lost,
         "prometheus_client": shared_values.lost,
-        "requests": answer.lost,
+        "requests": response.lost,
         "wsproto": usage.lost,
     }
     if not database_url.startswith("sqlite"):

@@ -12,7 +12,7 @@ import gevent
 import psycopg
 
 from database.claims.statements import STATE
-from llmproxy.admission import WINDOW, Claim, Connections, StoreUnavailable, TokenState
+from llmproxy.admission import WINDOW, Connections, Grant, StoreUnavailable, TokenState
 
 # How long a claim waits for a free connection, and then for its answer.
 TIMEOUT_S = 5.0
@@ -57,7 +57,7 @@ class PostgresTokenStore:
         self._busy = 0
         self._limit = pool_size
 
-    def claim(self, token_hash: str, now: datetime) -> Claim | None:
+    def claim(self, token_hash: str, now: datetime) -> Grant | None:
         """Count one request if the token may make it; see CLAIM."""
         values = {
             "token": token_hash,
@@ -66,7 +66,7 @@ class PostgresTokenStore:
             "default_limit": self._default_limit,
         }
         rows = self._execute(CLAIM, values)
-        return Claim(*rows[0]) if rows else None
+        return Grant._make(rows[0]) if rows else None
 
     def state(self, token_hash: str) -> TokenState | None:
         """The token as it stands; see STATE."""

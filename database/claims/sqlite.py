@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 
 from database.claims.statements import CLAIM, STATE
 from database.engine import BUSY_TIMEOUT_S, set_pragmas
-from llmproxy.admission import WINDOW, Claim, Connections, StoreUnavailable, TokenState
+from llmproxy.admission import WINDOW, Connections, Grant, StoreUnavailable, TokenState
 
 
 class SqliteTokenStore:
@@ -27,7 +27,7 @@ class SqliteTokenStore:
         self._default_limit = default_limit
         self._connection: sqlite3.Connection | None = None
 
-    def claim(self, token_hash: str, now: datetime) -> Claim | None:
+    def claim(self, token_hash: str, now: datetime) -> Grant | None:
         """Count one request if the token may make it; see CLAIM."""
         rows = self._execute(
             CLAIM,
@@ -38,7 +38,7 @@ class SqliteTokenStore:
                 "default_limit": self._default_limit,
             },
         )
-        return Claim(*rows[0]) if rows else None
+        return Grant._make(rows[0]) if rows else None
 
     def state(self, token_hash: str) -> TokenState | None:
         """The token as it stands; see STATE."""

@@ -1,7 +1,4 @@
-"""
-Sees a client hang up while nothing is being written to it, and ends the upstream call it was waiting for; ends it
-as well when somebody else says so.
-"""
+"""Ends a call from outside, whoever asks: its client that has hung up, an operator, a stop."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import struct
 from contextlib import suppress
 from typing import Any, Protocol
 
-from gevent import get_hub
+from gevent import get_hub, getcurrent
 
 from llmproxy.errors import ClientGone, ProxyError
 from llmproxy.sockets import READ, RealSocket, poll, real, shut_down
@@ -31,39 +28,92 @@ class Abortable(Protocol):
         """End it. Never waits."""
 
 
-class HangupWatch:
+class CallGuard:
     """
-    Watches a client's socket from the event loop, at the price of one watcher and no greenlet. A hang-up is seen
-    once the call has lasted GRACE_S.
+    Ends what a call waits for: what `guard` was told last, and before that whatever its greenlet waits for.
+
+    To be made in that greenlet. A client's hang-up is seen from the event loop, at the price of one watcher and no
+    greenlet, once the call has lasted GRACE_S.
 
     Args:
-        client: The socket of the client's connection; None where the server does not show it, and then a
-            hang-up is only noticed by writing.
+        client: The socket of the client's connection; None where the server does not show it, and then a hang-up is
+            only noticed by writing.
 
     Attributes:
         ended_by: What ended the call from outside: that the client has hung up, or why it was cut.
     """
 
-    __slots__ = ("_client", "_upstream", "_watcher", "ended_by")
+    __slots__ = ("_client", "_guarded", "_waiter", "_watcher", "ended_by")
 
     def __init__(self, client: socket.socket | None) -> None:
         # Peeking at the real one never switches greenlets.
         self._client = None if client is None else real(client)
         self._watcher: Any = None
-        self._upstream: Abortable | None = None
+        self._waiter: Any = getcurrent()
+        self._guarded: Abortable | None = None
         self.ended_by: ProxyError | None = None
 
     def guard(self, upstream: Abortable) -> None:
         """Abort `upstream` when the call is ended. Raises what ended it when that has happened already."""
         if self.ended_by is not None:
             raise self.ended_by
-        self._upstream = upstream
+        self._guarded = upstream
 
-    def start_while_sending(self) -> None:
+    def stop(self) -> None:
+        """End nothing any more. Must come before the upstream connection goes back to the pool."""
+        self._guarded = self._waiter = None
+        self._stop_watching()
+
+    def cut(self, reason: ProxyError) -> None:
         """
-        Begin to watch a client whose request is still being read; `start` takes over when it has been.
+        End the call: whoever waits for the upstream stops waiting, and whoever waits for something before that raises
+        `reason`. Never waits.
 
-        A hang-up behind bytes that nobody has read yet cannot be peeked at, only asked for.
+        Asked a second time, end the client's connection too: it neither sends its request nor reads its response.
+        """
+        if self.ended_by is None:
+            self._end(reason)
+        elif self._client is not None:
+            shut_down(self._client)
+
+    def _end(self, reason: ProxyError) -> None:
+        self.ended_by = self.ended_by or reason
+        if self._guarded is not None:
+            self._guarded.abort()
+        else:
+            # Later, so that whoever cuts is not switched away from.
+            get_hub().loop.run_callback(self._throw)
+
+    def _throw(self) -> None:
+        # Where the greenlet has gone on meanwhile, it has found `ended_by`, and has stopped this.
+        if self._waiter is not None:
+            self._waiter.throw(self.ended_by)
+
+    def watch_client(self) -> None:
+        """Begin to look for a hang-up; to be called when the client's whole request has been read."""
+        if self._client is not None:
+            self._stop_watching()
+            self._watcher = get_hub().loop.timer(GRACE_S)
+            self._watcher.start(self._watch, self._client)
+
+    def _watch(self, client: RealSocket) -> None:
+        self._watcher.close()
+        self._watcher = get_hub().loop.io(client.fileno(), READ)
+        self._watcher.start(self._look)
+
+    def _look(self) -> None:
+        # Runs in the event loop: nothing here may wait.
+        if self.client_is_gone():
+            self._end(ClientGone())
+        # Either way there is nothing more to see: a client that is not gone has sent its next request.
+        if self._watcher is not None:
+            self._watcher.stop()
+
+    def watch_sending_client(self) -> None:
+        """
+        Look for a hang-up of a client whose request is still being read; `watch_client` takes over when it has been.
+
+        One behind bytes that nobody has read yet cannot be peeked at, only asked for.
         """
         if self._client is not None:
             self._watcher = get_hub().loop.timer(LOOK_EVERY_S, LOOK_EVERY_S)
@@ -76,54 +126,14 @@ class HangupWatch:
             self._end(ClientGone())
             self._watcher.stop()
 
-    def start(self) -> None:
-        """Begin to watch; to be called when the client's whole request has been read."""
-        if self._client is None:
-            return
-        self._stop_watching()
-        self._watcher = get_hub().loop.timer(GRACE_S)
-        self._watcher.start(self._watch, self._client)
-
-    def _watch(self, client: RealSocket) -> None:
-        self._watcher.close()
-        self._watcher = get_hub().loop.io(client.fileno(), READ)
-        self._watcher.start(self._look)
-
-    def stop(self) -> None:
-        """End watching. Must come before the upstream connection goes back to the pool."""
-        self._upstream = None
-        self._stop_watching()
-
     def _stop_watching(self) -> None:
         if self._watcher is not None:
             self._watcher.stop()
             self._watcher.close()
             self._watcher = None
 
-    def cut(self, reason: ProxyError) -> None:
-        """
-        End the call: whoever waits for the upstream stops waiting. Never waits.
-
-        Asked a second time, end the client's connection too: it neither sends its request nor reads its answer.
-        """
-        if self.ended_by is None:
-            self._end(reason)
-        elif self._client is not None:
-            shut_down(self._client)
-
-    def _end(self, reason: ProxyError) -> None:
-        self.ended_by = reason
-        if self._upstream is not None:
-            self._upstream.abort()
-
-    def reset_client(self) -> None:
-        """Have the client's connection end by a reset, for an answer whose clean end would be the connection's."""
-        if self._client is not None:
-            with suppress(OSError):
-                self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-    def has_hung_up(self) -> bool:
-        """Look now."""
+    def client_is_gone(self) -> bool:
+        """Whether the client has hung up, as far as can be seen now. Never waits."""
         if self._client is None:
             return False
         try:
@@ -134,10 +144,8 @@ class HangupWatch:
             return True
         return not peeked
 
-    def _look(self) -> None:
-        # Runs in the event loop: nothing here may wait.
-        if self.has_hung_up():
-            self._end(ClientGone())
-        # Either way there is nothing more to see: a client that is not gone has sent its next request.
-        if self._watcher is not None:
-            self._watcher.stop()
+    def reset_client(self) -> None:
+        """Have the client's connection end by a reset, for a response whose clean end would be the connection's."""
+        if self._client is not None:
+            with suppress(OSError):
+                self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

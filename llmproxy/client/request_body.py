@@ -61,8 +61,8 @@ class RequestBody:
         self.held: bytes | None = None
 
     def hold_if_small(self, most: int = HELD_BYTES) -> None:
-        """Read a body of known length, up to `most` bytes, as a whole."""
-        if self.length is None or self.length > most:
+        """Read a body of known length, up to `most` bytes, as a whole. Raises as iterating over it does."""
+        if self.held is not None or self.length is None or self.length > most:
             return
         began = time.perf_counter()
         held = self._read() if self.length else b""

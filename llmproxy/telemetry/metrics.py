@@ -130,16 +130,9 @@ WORKERS.set(1)
 _refusals = {code: REFUSALS.labels(code) for code in (*all_codes(), NONE)}
 BUILD_INFO.labels(__version__, platform.python_version()).set(1)
 claimed = CLAIM.observe  # with the seconds that a claim took
-calls_under_way = 0
 _lost_so_far = 0
 _projects: set[str] = set()
 _models: set[str] = set()
-
-
-def call_began() -> None:
-    """One more call is under way."""
-    global calls_under_way  # noqa: PLW0603
-    calls_under_way += 1
 
 
 def call_ended(record: CallRecord, *, overhead_s: float | None) -> None:
@@ -147,10 +140,8 @@ def call_ended(record: CallRecord, *, overhead_s: float | None) -> None:
     A call is over.
 
     Args:
-        overhead_s: None where no answer of the upstream began.
+        overhead_s: None where no response of the upstream began.
     """
-    global calls_under_way  # noqa: PLW0603
-    calls_under_way -= 1
     endpoint = endpoint_class(record.endpoint)
     _requests(record.project_id, endpoint, record.status_code, record.outcome).inc()
     if record.outcome not in ("complete", "client_closed"):
@@ -222,7 +213,7 @@ def look_at_log(*, pending: int, lost: int) -> None:
 
 def look_at_calls(live: Iterable[LiveCall]) -> None:
     """Tell what is under way."""
-    IN_FLIGHT.set(calls_under_way)
     calls = list(live)
+    IN_FLIGHT.set(len(calls))
     OPEN_STREAMS.labels("sse").set(sum(call.is_stream for call in calls))
     OPEN_STREAMS.labels("websocket").set(sum(call.is_session for call in calls))

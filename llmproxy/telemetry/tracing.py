@@ -62,21 +62,15 @@ def start(endpoint: str, *, service_name: str, headers: str) -> Callable[[], obj
     return lambda: provider.force_flush(int(FLUSH_S * 1000))
 
 
-def begin(environ: Mapping[str, Any], *, arrived_at: float) -> CallSpan | None:
-    """
-    The span of a call; None while tracing is off.
-
-    Args:
-        environ: Of the request.
-        arrived_at: Epoch seconds.
-    """
-    return None if _tracer is None else CallSpan(_tracer, environ, arrived_at)
+def begin(environ: Mapping[str, Any]) -> CallSpan | None:
+    """The span of a call whose request, of this WSGI environ, has just arrived; None while tracing is off."""
+    return None if _tracer is None else CallSpan(_tracer, environ)
 
 
 class CallSpan:
     """One call's span."""
 
-    def __init__(self, tracer: Tracer, environ: Mapping[str, Any], arrived_at: float) -> None:
+    def __init__(self, tracer: Tracer, environ: Mapping[str, Any]) -> None:
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -87,7 +81,6 @@ class CallSpan:
             environ["REQUEST_METHOD"],
             context=self._propagator.extract(carrier),
             kind=SpanKind.SERVER,
-            start_time=int(arrived_at * 1e9),
         )
 
     def pass_on(self, headers: Headers) -> Headers:

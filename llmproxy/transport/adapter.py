@@ -1,20 +1,18 @@
-"""The adapter: sends a request over a kept connection or a fresh one, and returns the answer's head."""
+"""The adapter: sends a request over a kept connection or a fresh one, and returns the response with its head."""
 
 from __future__ import annotations
 
 import ssl
 from typing import Any
 
-from requests import Response
 from requests.adapters import BaseAdapter
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ReadTimeout
 
-from llmproxy.client.request_body import RequestBody
-from llmproxy.transport.answer import EndedBeforeAnswer, UpstreamAnswer, UpstreamResponse
 from llmproxy.transport.connection import Connection, NothingSent, Timeouts
 from llmproxy.transport.pool import MAX_IDLE_FOR_STREAMED_S, MAX_IDLE_S, ConnectionPool
 from llmproxy.transport.request import UpstreamRequest, framed, head_of
+from llmproxy.transport.response import EndedBeforeResponse, UpstreamResponse, WireResponse
 
 # RFC 9110 section 9.2.2: sent twice they have the effect of once.
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -22,7 +20,7 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 class UpstreamAdapter(BaseAdapter):
     """
-    Sends an UpstreamRequest and returns a `requests.Response` whose ``raw`` is an UpstreamAnswer.
+    requests' adapter for an UpstreamRequest.
 
     Args:
         timeouts: Used instead of what requests passes, which knows no idle time.
@@ -34,10 +32,10 @@ class UpstreamAdapter(BaseAdapter):
         self._timeouts = timeouts
         self._pool = ConnectionPool(timeouts.connect_s, context)
 
-    def send(self, request: UpstreamRequest, **_: Any) -> Response:  # type: ignore[override]
-        """The answer's head, its body unread. Raises what the docstring of `llmproxy.transport` names."""
-        is_held = request.body.held is not None  # type: ignore[union-attr]
-        connection = self._pool.idle(request.origin, MAX_IDLE_S if is_held else MAX_IDLE_FOR_STREAMED_S)
+    def send(self, request: UpstreamRequest, **_: Any) -> UpstreamResponse:  # type: ignore[override]
+        """The response, its body unread. Raises what the docstring of `llmproxy.transport` names."""
+        max_idle_s = MAX_IDLE_FOR_STREAMED_S if request.body.held is None else MAX_IDLE_S
+        connection = self._pool.idle(request.origin, max_idle_s)
         if connection is not None:
             try:
                 return self._exchange(request, connection)
@@ -45,17 +43,15 @@ class UpstreamAdapter(BaseAdapter):
                 pass  # it died idle; a fresh one tells whether the upstream is there
         return self._exchange(request, self._pool.connect(request.origin, request.on_connection))
 
-    def _exchange(self, request: UpstreamRequest, connection: Connection) -> Response:
-        answer = UpstreamAnswer(
-            connection, self._pool, self._timeouts, request.on_interim, may_upgrade=request.may_upgrade
-        )
+    def _exchange(self, request: UpstreamRequest, connection: Connection) -> UpstreamResponse:
+        raw = WireResponse(request, self._pool, self._timeouts)
         try:
             request.on_connection(connection)
-            body_sent = self._send_request(request, connection, answer)
-            answer.receive_head(method=request.method or "", body_sent=body_sent)
+            body_sent = self._send_request(request, connection, raw)
+            raw.receive_head(connection, body_sent=body_sent)
         except TimeoutError as exc:
             connection.close()
-            raise ReadTimeout("the upstream did not answer in time") from exc
+            raise ReadTimeout("the upstream did not respond in time") from exc
         except OSError as exc:
             may_repeat = _may_repeat(request, connection, exc)
             connection.close()
@@ -63,33 +59,32 @@ class UpstreamAdapter(BaseAdapter):
                 raise
             if may_repeat:
                 raise _DeadConnection(str(exc)) from exc
-            raise RequestsConnectionError(f"no answer from {connection.origin.host}: {exc}") from exc
+            raise RequestsConnectionError(f"no response from {connection.origin.host}: {exc}") from exc
         except BaseException:
             connection.close()
             raise
-        return UpstreamResponse(request, answer)
+        return UpstreamResponse(request, raw)
 
-    def _send_request(self, request: UpstreamRequest, connection: Connection, answer: UpstreamAnswer) -> bool:
-        """Send head and body; False when the upstream answered before it had the whole body."""
-        body: RequestBody = request.body  # type: ignore[assignment]
-        idle_s = self._timeouts.idle_s
+    def _send_request(self, request: UpstreamRequest, connection: Connection, raw: WireResponse) -> bool:
+        """Send head and body; False when the upstream responded before it had the whole body."""
+        body, idle_s = request.body, self._timeouts.idle_s
         if body.held is not None:
             connection.send(head_of(request, len(body.held)) + body.held, idle_s)
             return True
         connection.send(head_of(request, body.length), idle_s)
         for piece in framed(body):
-            if answer.has_begun():
+            if raw.has_begun(connection):
                 return False
             try:
                 connection.send(piece, idle_s)
             except TimeoutError:
                 raise
             except OSError:
-                return False  # it may have answered and closed; reading tells
+                return False  # it may have responded and closed; reading tells
         return True
 
     def count_open(self) -> int:
-        """How many connections this process has, by whatever adapter of this kind."""
+        """How many connections this process has, whoever opened them."""
         return Connection.open_now
 
     def count_idle(self) -> int:
@@ -102,12 +97,12 @@ class UpstreamAdapter(BaseAdapter):
 
 
 class _DeadConnection(Exception):
-    """A kept connection died before any byte of an answer, and the request may be sent again."""
+    """A kept connection died before any byte of a response, and the request may be sent again."""
 
 
 def _may_repeat(request: UpstreamRequest, connection: Connection, error: OSError) -> bool:
     """
-    Whether a request may be sent once more, whose connection ended before any byte of an answer.
+    Whether a request may be sent once more, whose connection ended before any byte of a response.
 
     Only a kept one's end says nothing of the upstream. A POST may only when it cannot have reached that: the kernel
     knows. The end of the other side (FIN) says what that side had received until then, and if that was nothing of the
@@ -118,10 +113,10 @@ def _may_repeat(request: UpstreamRequest, connection: Connection, error: OSError
         return False
     if isinstance(error, NothingSent):
         return True
-    held = request.body.held  # type: ignore[union-attr]
+    held = request.body.held
     if held is None:
         return False  # some of it has been read of the client, and is gone
     if request.method in IDEMPOTENT:
         return True
     sent = len(head_of(request, len(held))) + len(held)
-    return isinstance(error, EndedBeforeAnswer) and connection.unacknowledged() >= sent
+    return isinstance(error, EndedBeforeResponse) and connection.unacknowledged() >= sent

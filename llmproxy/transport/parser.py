@@ -1,4 +1,4 @@
-"""What llhttp tells of one answer."""
+"""What llhttp tells of one response."""
 
 from __future__ import annotations
 
@@ -7,30 +7,25 @@ import httptools
 from llmproxy.headers import Headers
 
 
-class Pairs(Headers):
-    """Fields in order, with repetitions; `items` gives them as urllib3's own kind does."""
-
-    def items(self) -> Pairs:
-        """The fields."""
-        return self
-
-
-class ParsedAnswer:
+class ParsedResponse:
     """
-    One answer as far as it has come; its callbacks are named by httptools.
+    One response as far as it has come; its callbacks are named by httptools.
+
+    Args:
+        may_upgrade: A 101 is the response that counts, because it was asked for.
 
     Attributes:
-        interim: Status and headers of each answer before it (1xx) that was not taken yet.
-        status, reason, headers: Of the answer that counts, once `head_done`.
+        interim: Status and headers of each response before it (1xx) that was not taken yet.
+        status, reason, headers: Of the response that counts, once `head_done`; headers in order, with repetitions.
         trailers: What followed its body.
         body: What has come of it and was not taken yet.
-        is_done: The answer is whole.
+        is_done: All of it has come.
         is_excess: More came than belongs to it.
         keeps_alive: The upstream means to go on with this connection.
-        may_upgrade: A 101 is the answer that counts, because it was asked for.
     """
 
     __slots__ = (
+        "_may_upgrade",
         "body",
         "head_done",
         "headers",
@@ -38,26 +33,26 @@ class ParsedAnswer:
         "is_done",
         "is_excess",
         "keeps_alive",
-        "may_upgrade",
         "parser",
         "reason",
         "status",
         "trailers",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_upgrade: bool = False) -> None:
         self.parser = httptools.HttpResponseParser(self)
         self.status = 0
         self.reason = ""
-        self.headers = Pairs()
+        self.headers: Headers = []
         self.interim: list[tuple[int, Headers]] = []
         self.trailers: Headers = []
         self.body: list[bytes] = []
-        self.head_done = self.is_done = self.is_excess = self.keeps_alive = self.may_upgrade = False
+        self._may_upgrade = may_upgrade
+        self.head_done = self.is_done = self.is_excess = self.keeps_alive = False
 
     def on_message_begin(self) -> None:
         if self.is_done:
-            raise ValueError("a second answer to one request")
+            raise ValueError("a second response to one request")
 
     def on_status(self, reason: bytes) -> None:
         self.reason = reason.decode("latin-1")
@@ -68,7 +63,7 @@ class ParsedAnswer:
 
     def on_headers_complete(self) -> None:
         self.status = self.parser.get_status_code()
-        self.head_done = self.status >= 200 or (self.may_upgrade and self.parser.should_upgrade())
+        self.head_done = self.status >= 200 or (self._may_upgrade and self.parser.should_upgrade())
         # llhttp forgets it when the message is over.
         self.keeps_alive = self.parser.should_keep_alive()
 
@@ -80,5 +75,5 @@ class ParsedAnswer:
             self.is_done = True
             return
         self.interim.append((self.status, self.headers))
-        self.headers = Pairs()
+        self.headers = []
         self.reason = ""

@@ -16,19 +16,21 @@ OnInterim = Callable[[int, Headers], None]
 
 class UpstreamRequest(PreparedRequest):
     """
-    A prepared request that keeps what preparing would change.
+    A request as it goes up: requests' own kind, without what its preparing would change.
 
-    Attributes:
+    Args:
         origin: Where to connect.
         target: Path and query, sent as they are behind the origin's prefix.
-        pairs: The headers, in order and with repetitions; `headers` has the last of each name.
-        body: A RequestBody.
+        headers: In order and with repetitions, without those that frame the body.
         on_connection: Called with each connection before it is made and before it is used, so that a caller may
-            abort it.
-        on_interim: Called with status and headers of each answer before the one that counts (100, 102,
-            103), as soon as it came and while the call goes on. Must not raise.
-        may_upgrade: It asks for another protocol, and a 101 is a good answer to it.
+            abort it. What it raises ends the call.
+        on_interim: Called with status and headers of each response before the one that counts (100, 102, 103), as
+            soon as it came and while the call goes on. Must not raise.
+        may_upgrade: It asks for another protocol, and a 101 is a good response to it.
     """
+
+    method: str
+    body: RequestBody  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -42,25 +44,20 @@ class UpstreamRequest(PreparedRequest):
         *,
         may_upgrade: bool = False,
     ) -> None:
-        super().__init__()
         self.method = method
         self.origin = origin
         self.target = origin.prefix + target
         self.url = f"{origin.scheme}://{origin.host_header}{self.target}"
         self.pairs = headers
-        self.body = body  # type: ignore[assignment]
+        self.body = body
         self.on_connection = on_connection
         self.on_interim = on_interim
         self.may_upgrade = may_upgrade
 
     @property
-    def headers(self) -> CaseInsensitiveDict[str]:
-        """What requests' own adapters look at; made when one does."""
+    def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
+        """What requests' own adapters look at, with the last of each name; made when one does."""
         return CaseInsensitiveDict(self.pairs)
-
-    @headers.setter
-    def headers(self, nothing_yet: CaseInsensitiveDict[str]) -> None:
-        """Set to None by the base class, before there are any."""
 
 
 def head_of(request: UpstreamRequest, length: int | None) -> bytes:

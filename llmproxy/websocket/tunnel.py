@@ -11,7 +11,7 @@ import gevent
 
 from llmproxy.call import Call
 from llmproxy.errors import ClientGone, ProxyDraining, ProxyError, UpstreamTimeout, UpstreamUnreachable
-from llmproxy.relay import Observer
+from llmproxy.relay import Observer, StreamCut
 from llmproxy.websocket.frames import FrameScanner, close_frame
 from llmproxy.websocket.side import Side
 
@@ -27,16 +27,13 @@ POLICY_VIOLATION, SERVICE_RESTART = 1008, 1012
 
 class Tunnel:
     """
-    One WebSocket.
+    One WebSocket, as the body of a response that has none: running it is the tunnel.
 
     Args:
-        call: Told of the first byte.
+        call: Told of the first byte, and ended when this is closed.
         client, upstream: The ends; the upstream's is closed at the end, the client's belongs to the server.
         observer: Fed with the upstream's bytes after the client got them.
         stall_s: See this module.
-
-    Attributes:
-        bytes_in, bytes_out: What came from the client, and what was sent to it.
     """
 
     def __init__(self, call: Call, client: Side, upstream: Side, *, observer: Observer, stall_s: float) -> None:
@@ -49,10 +46,19 @@ class Tunnel:
         self._ended_first: ProxyError | None = None
         self._cut_by: ProxyError | None = None
         self._deadline: gevent.Greenlet | None = None
-        self.bytes_in = 0
-        self.bytes_out = 0
+        self._is_closed = False
+        self._bytes_in = 0  # from the client
+        self._bytes_out = 0  # to it
 
-    def run(self) -> None:
+    def __iter__(self) -> Tunnel:
+        return self
+
+    def __next__(self) -> bytes:
+        self._run()
+        # So that the server does not look for a next request among what the client sent.
+        raise StreamCut
+
+    def _run(self) -> None:
         """Copy until it is over, and leave both sides shut."""
         self._client.begin()
         self._upstream.begin()
@@ -64,11 +70,17 @@ class Tunnel:
             uplink.join(LINGER_S)
         finally:
             uplink.kill()
-            self.close()
+            self._end_both()
 
     def close(self) -> None:
-        """End both sides, whatever the state. A tunnel that nobody ran had a client that did not wait for it."""
-        self._note_end(ClientGone())
+        """End the call, whatever its state. Further calls do nothing."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._end_both()
+            self._call.end(self._outcome, bytes_in=self._bytes_in, bytes_out=self._bytes_out)
+
+    def _end_both(self) -> None:
+        self._note_end(ClientGone())  # of a tunnel that nobody ran the client did not wait for it
         if self._deadline is not None:
             self._deadline.kill(block=False)
         self._client.abort()
@@ -85,8 +97,8 @@ class Tunnel:
         self._abort_in(CUT_GRACE_S)
 
     @property
-    def outcome(self) -> ProxyError | None:
-        """What ended it early; None when one of the two said goodbye first."""
+    def _outcome(self) -> ProxyError | None:
+        """What ended it early; None when one of the two sent a close frame first."""
         if self._cut_by is not None:
             return self._cut_by
         return None if self._up.saw_close or self._down.saw_close else self._ended_first
@@ -96,13 +108,13 @@ class Tunnel:
             while not self._may_part() and (data := self._upstream.receive()):
                 last_end = self._down.feed(data)
                 if self._cut_by is not None and last_end:
-                    self._send_down(data[:last_end] + _goodbye(self._cut_by))
+                    self._send_down(data[:last_end] + _last_frame(self._cut_by))
                     return
                 self._send_down(data)
                 self._observer.feed(data)
             self._note_end(UpstreamUnreachable())
             if self._cut_by is not None and self._down.is_between_frames:
-                self._send_down(_goodbye(self._cut_by))
+                self._send_down(_last_frame(self._cut_by))
         except OSError:
             self._note_end(ClientGone())
 
@@ -110,16 +122,16 @@ class Tunnel:
         return self._cut_by is not None and self._down.is_between_frames
 
     def _send_down(self, data: bytes) -> None:
-        if not self.bytes_out:
-            self._call.saw_first_byte()
+        if not self._bytes_out:
+            self._call.first_byte_came()
         self._client.send(data, stall_s=self._stall_s)
-        self.bytes_out += len(data)
+        self._bytes_out += len(data)
         _let_others_run(data)
 
     def _copy_up(self) -> None:
         is_taken = True
         while data := self._client.receive():
-            self.bytes_in += len(data)
+            self._bytes_in += len(data)
             self._up.feed(data)
             # Read to its end even when nobody wants it: closing on unread bytes would reset the connection, and
             # take the last words to the client with it.
@@ -153,7 +165,7 @@ class Tunnel:
         self._upstream.abort()
 
 
-def _goodbye(reason: ProxyError) -> bytes:
+def _last_frame(reason: ProxyError) -> bytes:
     return close_frame(SERVICE_RESTART if isinstance(reason, ProxyDraining) else POLICY_VIOLATION, reason.message)
 
 

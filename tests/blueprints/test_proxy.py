@@ -14,6 +14,7 @@ import requests
 import requests_mock
 from flask import Flask
 from flask.testing import FlaskClient
+from gevent import GreenletExit
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -23,11 +24,11 @@ from app import create_app
 from blueprints import proxy
 from config import Settings
 from llmproxy import upstream as upstream_module
-from llmproxy.call import Call
-from llmproxy.errors import ProxyError
-from llmproxy.telemetry import metrics
+from llmproxy.headers import Headers
+from llmproxy.keyring import SealBroken
 from services import Services
 from tests.blueprints.conftest import UPSTREAM_KEY, UPSTREAM_URL, Operator, close
+from tests.mocked_upstream import MockedUpstream, RawMock
 
 CHAT = "/v1/chat/completions"
 JSON = {"Content-Type": "application/json"}
@@ -41,9 +42,9 @@ ANSWER = {
 
 
 @pytest.fixture(autouse=True)
-def upstream(monkeypatch: pytest.MonkeyPatch) -> requests_mock.Adapter:
+def upstream(monkeypatch: pytest.MonkeyPatch) -> MockedUpstream:
     """Every call to the upstream; one that a test did not foresee fails it."""
-    adapter = requests_mock.Adapter()
+    adapter = MockedUpstream()
     monkeypatch.setattr(upstream_module, "UpstreamAdapter", lambda *_: adapter)
     return adapter
 
@@ -87,7 +88,7 @@ def caller(client: FlaskClient, token: dict[str, Any], settings: Settings) -> Ca
 
 
 def test_a_call_goes_up_with_the_projects_key_and_its_answer_comes_back(
-    caller: Caller, upstream: requests_mock.Adapter, token: dict[str, Any]
+    caller: Caller, upstream: MockedUpstream, token: dict[str, Any]
 ) -> None:
     upstream.register_uri(
         "POST", UPSTREAM_URL + CHAT, json=ANSWER, headers=JSON | {"X-Request-Id": "req_1", "Set-Cookie": "a=b"}
@@ -125,7 +126,7 @@ def test_a_call_goes_up_with_the_projects_key_and_its_answer_comes_back(
 
 
 def test_a_project_with_a_base_url_calls_that(
-    client: FlaskClient, operator: Operator, settings: Settings, upstream: requests_mock.Adapter
+    client: FlaskClient, operator: Operator, settings: Settings, upstream: MockedUpstream
 ) -> None:
     project = operator.create_project(base_url="http://models.test:9/openai/v1/")
     upstream.register_uri("GET", "http://models.test:9/openai/v1/models", json={}, headers=JSON)
@@ -135,7 +136,7 @@ def test_a_project_with_a_base_url_calls_that(
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "get"])
-def test_every_method_is_forwarded(method: str, caller: Caller, upstream: requests_mock.Adapter) -> None:
+def test_every_method_is_forwarded(method: str, caller: Caller, upstream: MockedUpstream) -> None:
     upstream.register_uri(requests_mock.ANY, UPSTREAM_URL + "/v1/x", text="y")
 
     assert caller.call(method, "/v1/x", b"").status_code == 200
@@ -143,7 +144,7 @@ def test_every_method_is_forwarded(method: str, caller: Caller, upstream: reques
 
 
 @pytest.mark.parametrize("status", [200, 201, 299, 301, 400, 403, 404, 429, 500, 503])
-def test_any_status_but_401_passes_as_it_is(status: int, caller: Caller, upstream: requests_mock.Adapter) -> None:
+def test_any_status_but_401_passes_as_it_is(status: int, caller: Caller, upstream: MockedUpstream) -> None:
     upstream.register_uri(
         "POST", UPSTREAM_URL + CHAT, text="text", status_code=status, reason="A Reason", headers={"Location": "/x"}
     )
@@ -155,7 +156,7 @@ def test_any_status_but_401_passes_as_it_is(status: int, caller: Caller, upstrea
 
 
 def test_the_upstreams_401_is_the_operators_trouble(
-    caller: Caller, upstream: requests_mock.Adapter, caplog: pytest.LogCaptureFixture
+    caller: Caller, upstream: MockedUpstream, caplog: pytest.LogCaptureFixture
 ) -> None:
     upstream.register_uri(
         "POST", UPSTREAM_URL + CHAT, status_code=401, text=f"Incorrect API key provided: {UPSTREAM_KEY}"
@@ -180,7 +181,7 @@ def test_the_upstreams_401_is_the_operators_trouble(
     ],
 )
 def test_an_upstream_that_cannot_be_reached_is_told_and_recorded(
-    error: Exception, status: int, code: str, outcome: str, caller: Caller, upstream: requests_mock.Adapter
+    error: Exception, status: int, code: str, outcome: str, caller: Caller, upstream: MockedUpstream
 ) -> None:
     upstream.register_uri("POST", UPSTREAM_URL + CHAT, exc=error)
     response = caller.call()
@@ -220,7 +221,7 @@ def test_a_refusal_has_its_status_its_code_and_its_record(
 
 
 def test_an_expired_or_revoked_token_is_named_in_its_record(
-    caller: Caller, operator: Operator, token: dict[str, Any], upstream: requests_mock.Adapter
+    caller: Caller, operator: Operator, token: dict[str, Any], upstream: MockedUpstream
 ) -> None:
     operator.call("DELETE", f"/tokens/{token['id']}")
 
@@ -244,9 +245,38 @@ def test_a_process_that_takes_no_calls_any_more_says_when_to_come_back(app: Flas
     assert response.headers["retry-after"] == "1"
 
 
+def test_a_call_that_is_told_to_end_while_it_is_still_ours_ends_in_words(
+    app: Flask, caller: Caller, token: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise GreenletExit
+
+    monkeypatch.setattr(type(Services.of(app).admission), "api_key", killed)
+    response = caller.call()
+
+    assert (response.status_code, response.json["error"]["code"]) == (503, "proxy_draining")
+    [record] = caller.records()
+    assert (record["token"], record["status_code"], record["outcome"]) == (token["id"], 503, "refused")
+
+
+def test_a_key_that_cannot_be_opened_refuses_in_the_name_of_its_token(
+    app: Flask, caller: Caller, token: dict[str, Any], upstream: MockedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise SealBroken("damaged")
+
+    monkeypatch.setattr(Services.of(app).admission, "_open", broken)
+    response = caller.call()
+
+    assert (response.status_code, response.json["error"]["code"]) == (503, "auth_unavailable")
+    [record] = caller.records()
+    assert (record["token"], record["project_id"]) == (token["id"], token["project_id"])
+    assert upstream.request_history == []
+
+
 @pytest.mark.sqlite
 def test_a_database_that_is_gone_refuses_nobodys_token(
-    app: Flask, caller: Caller, settings: Settings, upstream: requests_mock.Adapter
+    app: Flask, caller: Caller, settings: Settings, upstream: MockedUpstream
 ) -> None:
     (settings.data_dir / "llm-proxy.db").rename(settings.data_dir / "gone.db")
     response = caller.call()
@@ -256,7 +286,7 @@ def test_a_database_that_is_gone_refuses_nobodys_token(
 
 
 def test_a_strict_log_that_cannot_be_written_refuses_before_forwarding(
-    settings: Settings, token: dict[str, Any], upstream: requests_mock.Adapter
+    settings: Settings, token: dict[str, Any], upstream: MockedUpstream
 ) -> None:
     strict = create_app(replace(settings, log_strict=True))
     try:
@@ -285,7 +315,7 @@ def test_a_fault_of_ours_is_a_500_with_a_record(
 
 
 def test_a_query_and_credentials_in_a_target_are_never_recorded(
-    caller: Caller, settings: Settings, upstream: requests_mock.Adapter
+    caller: Caller, settings: Settings, upstream: MockedUpstream
 ) -> None:
     upstream.register_uri("POST", UPSTREAM_URL + "/v1/x")
     caller.call(target="/v1/x?api_key=planted-secret")
@@ -295,9 +325,7 @@ def test_a_query_and_credentials_in_a_target_are_never_recorded(
     assert "planted-secret" not in (settings.data_dir / "api_logs.jsonl").read_text()
 
 
-def test_an_absolute_target_for_this_host_is_recorded_by_its_path(
-    caller: Caller, upstream: requests_mock.Adapter
-) -> None:
+def test_an_absolute_target_for_this_host_is_recorded_by_its_path(caller: Caller, upstream: MockedUpstream) -> None:
     upstream.register_uri("POST", UPSTREAM_URL + CHAT, json=ANSWER, headers=JSON)
 
     assert caller.call(target=f"http://localhost{CHAT}", HTTP_HOST="localhost").status_code == 200
@@ -313,21 +341,27 @@ def test_what_is_not_below_v1_is_not_found_in_openais_form(path: str, caller: Ca
     assert response.json["error"]["type"] == "invalid_request_error"
 
 
+def environ_of(caller: Caller) -> dict[str, Any]:
+    """Of a call, as a server gives it to the application."""
+    return as_server(
+        {
+            "REQUEST_METHOD": "POST", "RAW_URI": CHAT, "PATH_INFO": CHAT, "SERVER_NAME": "x", "SERVER_PORT": "80",
+            "SERVER_PROTOCOL": "HTTP/1.1", "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(),
+            "HTTP_AUTHORIZATION": f"Bearer {caller.secret}", "HTTP_HOST": "x",
+        }
+    )  # fmt: skip
+
+
 def test_a_server_that_refuses_the_head_still_ends_the_call(
-    app: Flask, caller: Caller, upstream: requests_mock.Adapter
+    app: Flask, caller: Caller, upstream: MockedUpstream
 ) -> None:
     upstream.register_uri("POST", UPSTREAM_URL + CHAT, json=ANSWER)
 
     def start_response(*_: object) -> Callable[[bytes], None]:
         raise ValueError("this header cannot be sent")
 
-    environ = {
-        "REQUEST_METHOD": "POST", "RAW_URI": CHAT, "PATH_INFO": CHAT, "SERVER_NAME": "x", "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": "HTTP/1.1", "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(),
-        "HTTP_AUTHORIZATION": f"Bearer {caller.secret}", "HTTP_HOST": "x",
-    }  # fmt: skip
     with pytest.raises(ValueError, match="this header"):
-        app(as_server(environ), start_response)
+        app(environ_of(caller), start_response)
 
     assert [record["outcome"] for record in caller.records()] == ["client_closed"]
 
@@ -349,14 +383,24 @@ class Stream(io.BytesIO):
         return data
 
 
-class Answer(io.RawIOBase):
-    """An upstream's body that breaks off with an error after some pieces."""
+class Raw:
+    """The raw side of an upstream's response, whose body breaks off with an error after some pieces."""
 
-    def __init__(self, pieces: list[bytes], error: Exception | None) -> None:
+    is_drained = False
+    trailers: Headers = []
+
+    def __init__(self, headers: Headers, pieces: list[bytes], error: Exception | None) -> None:
+        self.headers = headers
         self._pieces = list(pieces)
         self._error = error
 
-    def read1(self, _amount: int = -1, *, decode_content: bool = False) -> bytes:
+    def has_body_bytes(self) -> bool:
+        return bool(self._pieces)
+
+    def close(self) -> None:
+        pass
+
+    def read1(self) -> bytes:
         if self._pieces:
             return self._pieces.pop(0)
         if self._error:
@@ -390,8 +434,7 @@ def test_every_call_leaves_exactly_one_record_whatever_happens(
         response = requests.Response()
         response.status_code = course["status"]
         response.headers["Content-Type"] = course["content_type"]
-        response.raw = Answer(course["pieces"], course["error"])
-        response.raw.headers = response.headers  # type: ignore[attr-defined]
+        response.raw = Raw(list(response.headers.items()), course["pieces"], course["error"])
         return response
 
     session = Services.of(app).upstream._session
@@ -420,14 +463,12 @@ def test_every_call_leaves_exactly_one_record_whatever_happens(
         body.close()
 
     assert len(caller.records()) == before + 1
-    assert metrics.calls_under_way == 0
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_under_way() -> Iterator[None]:
-    metrics.calls_under_way = 0
+def nothing_left_under_way(upstream: MockedUpstream, app: Flask) -> Iterator[None]:
     yield
-    assert metrics.calls_under_way == 0
+    assert list(Services.of(app).live) == []
 
 
 @pytest.fixture(autouse=True)
@@ -441,7 +482,7 @@ def nothing_secret_in_the_log(caplog: pytest.LogCaptureFixture) -> Iterator[None
 
 
 def test_usage_that_a_project_asks_for_is_taken_out_again(
-    client: FlaskClient, operator: Operator, settings: Settings, upstream: requests_mock.Adapter
+    client: FlaskClient, operator: Operator, settings: Settings, upstream: MockedUpstream
 ) -> None:
     usage = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}\n\n'
     first, last = b'data: {"choices":[{"delta":{}}],"usage":null}\n\n', b"data: [DONE]\n\n"
@@ -459,7 +500,7 @@ def test_usage_that_a_project_asks_for_is_taken_out_again(
 
 @pytest.mark.parametrize("data", [b'{"stream":false}', b"{", b""])
 def test_a_body_that_streams_nothing_goes_up_as_it_is(
-    data: bytes, client: FlaskClient, operator: Operator, settings: Settings, upstream: requests_mock.Adapter
+    data: bytes, client: FlaskClient, operator: Operator, settings: Settings, upstream: MockedUpstream
 ) -> None:
     upstream.register_uri("POST", UPSTREAM_URL + CHAT, json=ANSWER, headers=JSON)
     caller = Caller(client, operator.issue_token(operator.create_project(stream_usage="ask")), settings.data_dir)
@@ -469,15 +510,17 @@ def test_a_body_that_streams_nothing_goes_up_as_it_is(
     assert upstream.last_request.headers["Accept-Encoding"] == "br"
 
 
-@pytest.mark.parametrize("head_first", [True, False])
-def test_a_head_whose_body_is_still_to_come_is_sent_at_once(head_first: bool, app: Flask) -> None:
-    call = Call("GET", "/v1/x", Services.of(app).log, Services.of(app).live, lambda reason: None)
-    answer = proxy.Answer(proxy._Refusal(call, ProxyError(), b"x"), "500 X", [], head_first=head_first)
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_head_whose_body_is_still_to_come_is_sent_at_once(
+    is_there: bool, caller: Caller, upstream: MockedUpstream, app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream.register_uri("POST", UPSTREAM_URL + CHAT, json=ANSWER)
+    monkeypatch.setattr(RawMock, "has_body_bytes", lambda self: is_there)
     written: list[bytes] = []
-    body = answer.send(lambda status, headers: written.append)
-    body.close()  # type: ignore[attr-defined]
+    body: Any = app(environ_of(caller), lambda status, headers: written.append)
+    body.close()
 
-    assert written == ([b""] if head_first else [])
+    assert written == ([] if is_there else [b""])
 
 
 # Which paths are forwarded

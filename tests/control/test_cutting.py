@@ -70,8 +70,15 @@ SWITCHED_OFF = update(Project).values(is_active=False)
 CLEANED_UP = delete(Token).where(Token.id == "one")
 
 
+def test_a_call_that_waits_for_its_claim_is_nobodys_and_stays(cut):
+    waiting = RunningCall(None, None, is_session=True)
+    cut(waiting)
+
+    assert waiting.cuts == []
+
+
 @pytest.mark.parametrize(("what", "code"), [(REVOKED, "token_revoked"), (SWITCHED_OFF, "project_inactive")])
-def test_a_call_that_lost_its_leave_is_cut(session, cut, call, what, code):
+def test_a_call_that_lost_its_permission_is_cut(session, cut, call, what, code):
     cut(call)
     assert call.cuts == []
     change(session, what)

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 from control import audit, projects, tokens
 from control.audit import Actor
 from database.claims import open_token_store
-from llmproxy.admission import Admission, Refused
-from llmproxy.errors import ProjectInactive, RateLimited, TokenExpired, TokenRevoked
+from llmproxy.admission import Admission
+from llmproxy.errors import ProjectInactive, ProxyError, RateLimited, TokenExpired, TokenRevoked
 from llmproxy.keyring import KeyRing
 from models import new_id
 
@@ -95,11 +95,12 @@ class TokenLife(RuleBasedStateMachine):
     def _use_once(self, secret: str) -> None:
         expected = self.lives[secret].refusal(self.now, project_is_active=self.project_is_active)
         if expected is None:
-            assert self.admission.admit(f"Bearer {secret}", self.now).api_key == KEY
+            grant = self.admission.admit(f"Bearer {secret}", self.now)
+            assert self.admission.api_key(grant) == KEY
             return
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(ProxyError) as refused:
             self.admission.admit(f"Bearer {secret}", self.now)
-        assert type(refused.value.reason) is expected
+        assert type(refused.value) is expected
 
     @rule(secret=issued)
     def revoke(self, secret: str) -> None:

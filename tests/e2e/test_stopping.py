@@ -2,9 +2,12 @@
 
 import os
 import signal
+import sqlite3
 import uuid
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
+import psycopg
 import pytest
 
 from tests.http_by_hand import Broken, HandClient, call
@@ -211,6 +214,76 @@ def test_workers_without_a_master_go_and_record_what_they_cut(upstream, tmp_path
         wait_for(lambda: is_shut(server.url))
 
     assert cut(server, token) == (200, "proxy_draining")
+
+
+# --- what is not with the upstream yet ---
+
+
+@contextmanager
+def waiting_claims(server: Server) -> Iterator[None]:
+    """Somebody else is in the middle of writing."""
+    if url := server.settings.get("DATABASE_URL"):
+        with psycopg.connect(url) as postgres:
+            postgres.execute("LOCK TABLE tokens IN EXCLUSIVE MODE")
+            yield
+    else:
+        with closing(sqlite3.connect(server.data_dir / "llm-proxy.db", isolation_level=None)) as file:
+            file.execute("BEGIN IMMEDIATE")
+            yield
+            file.execute("ROLLBACK")
+
+
+def wait_for_metric(server: Server, line: str) -> None:
+    wait_for(lambda: f"\n{line}\n" in server.metrics(), otherwise=server.metrics)
+
+
+def test_a_call_whose_claim_waits_is_cut_in_words_and_recorded(server, upstream):
+    token = server.issue_token()
+    with HandClient(server.url) as client, waiting_claims(server):
+        client.send_request("GET", "/v1/models", token.bearer)
+        wait_for_metric(server, "llmproxy_requests_in_flight 1.0")
+        server.terminate()
+        wait_for(lambda: is_refused(server.url))
+        server.terminate()
+        refusal = client.read_answer()
+
+        assert (refusal.status, refusal.json["error"]["code"]) == (503, "proxy_draining")
+    assert server.wait() == 0
+    (record,) = server.records()
+    assert (record["status_code"], record["error"]["code"]) == (503, "proxy_draining")
+    assert (record["request_id"], record["token"]) == (refusal["x-request-id"], None)
+    assert upstream.requests() == []
+
+
+def test_a_websocket_whose_claim_waits_is_refused_when_the_others_are_closed(server, upstream):
+    token = server.issue_token()
+    asks = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"), token.bearer]
+    with HandClient(server.url) as client, waiting_claims(server):
+        client.send_request("GET", "/v1/realtime", *asks, ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="))
+        wait_for_metric(server, "llmproxy_requests_in_flight 1.0")
+        server.terminate()
+        refusal = client.read_answer()
+
+        assert (refusal.status, refusal.json["error"]["code"]) == (503, "proxy_draining")
+    assert server.wait() == 0
+    assert [record["error"]["code"] for record in server.records()] == ["proxy_draining"]
+
+
+def test_a_call_whose_body_is_still_to_come_is_cut_in_words_too(server, upstream):
+    token = server.issue_token()
+    with HandClient(server.url) as client:
+        client.send_request("POST", "/v1/echo", token.bearer, ("Content-Length", "10"))
+        client.send(b"hello")
+        wait_for_metric(server, "llmproxy_claim_seconds_count 1.0")
+        server.terminate()
+        wait_for(lambda: is_refused(server.url))
+        server.terminate()
+        refusal = client.read_answer()
+
+        assert (refusal.status, refusal.json["error"]["code"]) == (503, "proxy_draining")
+        assert server.wait() == 0
+    assert cut(server, token) == (503, "proxy_draining")
+    assert upstream.requests("/v1/echo") == []
 
 
 # --- what is done before the end ---

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from llmproxy.admission import (
     WINDOW,
     Admission,
-    Claim,
     Grant,
-    Refused,
     StoreUnavailable,
     TokenState,
     bearer_of,
@@ -52,11 +50,11 @@ GOOD = TokenState(
 class Store:
     """Gives the answers it was made with, one per call, the last one for ever."""
 
-    def __init__(self, claims: list[Claim | Exception | None], states: list[TokenState | Exception | None]) -> None:
+    def __init__(self, claims: list[Grant | Exception | None], states: list[TokenState | Exception | None]) -> None:
         self._claims, self._states = claims, states
         self.calls: list[tuple[str, str]] = []
 
-    def claim(self, token_hash: str, now: datetime) -> Claim | None:
+    def claim(self, token_hash: str, now: datetime) -> Grant | None:
         self.calls.append(("claim", token_hash))
         return _next(self._claims)
 
@@ -72,13 +70,20 @@ def _next(answers: list):  # type: ignore[type-arg, no-untyped-def]
     return answer
 
 
-def claim(sealed: str | None = None) -> Claim:
-    return Claim("token-id", "project-id", sealed or RING.seal(KEY, row_id="project-id"), None, "as-sent")
+def claim(sealed: str | None = None) -> Grant:
+    return Grant("token-id", "project-id", sealed or RING.seal(KEY, row_id="project-id"), None, "as-sent")
 
 
-def refused(store: Store, authorization: str | None = f"Bearer {SECRET}") -> Refused:
-    with pytest.raises(Refused) as refusal:
+def refused(store: Store, authorization: str | None = f"Bearer {SECRET}") -> ProxyError:
+    with pytest.raises(ProxyError) as refusal:
         Admission(store, RING).admit(authorization, NOW)
+    return refusal.value
+
+
+def not_opened(sealed: str) -> ProxyError:
+    admission = Admission(Store([claim(sealed)], []), RING)
+    with pytest.raises(AuthUnavailable) as refusal:
+        admission.api_key(admission.admit(f"Bearer {SECRET}", NOW))
     return refusal.value
 
 
@@ -101,9 +106,8 @@ def test_a_bearer_is_found_whatever_its_case_and_spaces(authorization: str) -> N
 )  # fmt: skip
 def test_anything_else_is_no_bearer_and_costs_the_database_nothing(authorization: str | None) -> None:
     store = Store([claim()], [None])
-    refusal = refused(store, authorization)
 
-    assert isinstance(refusal.reason, MissingBearer)
+    assert isinstance(refused(store, authorization), MissingBearer)
     assert store.calls == []
 
 
@@ -111,7 +115,7 @@ def test_anything_else_is_no_bearer_and_costs_the_database_nothing(authorization
 def test_what_has_not_the_form_of_a_token_is_unknown_and_costs_the_database_nothing(token: str) -> None:
     store = Store([claim()], [None])
 
-    assert isinstance(refused(store, f"Bearer {token}").reason, UnknownToken)
+    assert isinstance(refused(store, f"Bearer {token}"), UnknownToken)
     assert store.calls == []
 
 
@@ -120,23 +124,24 @@ def test_what_has_not_the_form_of_a_token_is_unknown_and_costs_the_database_noth
 
 def test_an_admitted_request_gets_the_opened_key_by_one_statement() -> None:
     store = Store([claim()], [])
-    grant = Admission(store, RING).admit(f"Bearer {SECRET}", NOW)
+    admission = Admission(store, RING)
+    grant = admission.admit(f"Bearer {SECRET}", NOW)
 
-    assert grant == Grant("token-id", "project-id", KEY, None, "as-sent")
+    assert (grant.token_id, grant.project_id, admission.api_key(grant)) == ("token-id", "project-id", KEY)
     assert store.calls == [("claim", hash_token(SECRET))]
 
 
 def test_a_refused_claim_is_explained_by_the_tokens_state() -> None:
     refusal = refused(Store([None], [replace(GOOD, is_active=False)]))
 
-    assert isinstance(refusal.reason, TokenRevoked)
+    assert isinstance(refusal, TokenRevoked)
     assert (refusal.token_id, refusal.project_id) == ("token-id", "project-id")
 
 
 def test_an_unknown_token_names_nobody() -> None:
     refusal = refused(Store([None], [None]))
 
-    assert isinstance(refusal.reason, UnknownToken)
+    assert isinstance(refusal, UnknownToken)
     assert (refusal.token_id, refusal.project_id) == (None, None)
 
 
@@ -150,7 +155,7 @@ def test_a_window_that_ends_between_claim_and_look_is_claimed_again() -> None:
 def test_two_refusals_without_a_reason_are_nobodys_bad_token() -> None:
     store = Store([None], [GOOD])
 
-    assert isinstance(refused(store).reason, AuthUnavailable)
+    assert isinstance(refused(store), AuthUnavailable)
     assert len(store.calls) == 4
 
 
@@ -162,40 +167,37 @@ def test_two_refusals_without_a_reason_are_nobodys_bad_token() -> None:
 def test_a_store_that_does_not_answer_refuses_with_503(store: Store) -> None:
     refusal = refused(store)
 
-    assert isinstance(refusal.reason, AuthUnavailable)
-    assert refusal.reason.status == 503
+    assert isinstance(refusal, AuthUnavailable)
+    assert refusal.status == 503
 
 
 @pytest.mark.parametrize(
     "sealed", ["garbage", RING.seal(KEY, row_id="other"), KeyRing([b"x" * 32]).seal(KEY, row_id="project-id")]
 )
 def test_a_key_that_cannot_be_opened_is_the_operators_trouble_and_not_a_bad_token(sealed: str) -> None:
-    refusal = refused(Store([claim(sealed)], []))
-
-    assert isinstance(refusal.reason, AuthUnavailable)
-    assert "operator" in refusal.reason.message
-    assert (refusal.token_id, refusal.project_id) == ("token-id", "project-id")
+    assert "operator" in not_opened(sealed).message
 
 
 def test_nothing_of_a_token_or_a_key_is_shown_or_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    shown = [repr(Admission(Store([claim()], []), RING).admit(f"Bearer {SECRET}", NOW))]
-    for store in (
-        Store([None], [None]),
-        Store([None], [replace(GOOD, is_active=False)]),
-        Store([StoreUnavailable("x")], []),
-        Store([claim(KEY)], []),
-        Store([claim(f"{KEY}.planted.AAAA")], []),
-    ):
-        refusal = refused(store)
-        shown += [str(refusal), repr(refusal), str(refusal.reason), str(refusal.reason.body)]
-    shown += [str(refused(Store([None], [None]), f"Basic {SECRET}").reason.body), repr(claim())]
+    refusals = [
+        refused(Store([None], [None])),
+        refused(Store([None], [replace(GOOD, is_active=False)])),
+        refused(Store([StoreUnavailable("x")], [])),
+        refused(Store([None], [None]), f"Basic {SECRET}"),
+        not_opened(KEY),
+        not_opened(f"{KEY}.planted.AAAA"),
+    ]
+    granted = [claim(), Admission(Store([claim()], []), RING).admit(f"Bearer {SECRET}", NOW)]
+    shown = [text for it in [*refusals, *granted] for text in (str(it), repr(it), f"{it}")]
+    shown += [str(refusal.body) for refusal in refusals]
 
     assert caplog.records
     for text in [*shown, caplog.text]:
         assert SECRET not in text
         assert hash_token(SECRET) not in text
         assert "planted" not in text
+        assert not any(grant.sealed_key in text for grant in granted)
 
 
 # Explanations

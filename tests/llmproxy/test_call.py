@@ -1,6 +1,7 @@
 import io
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from prometheus_client import REGISTRY
 
 from llmproxy.admission import Grant
 from llmproxy.api_log.record import CallRecord
-from llmproxy.call import Call
+from llmproxy.call import Call, Phase, WrongOrder
+from llmproxy.client.guard import CallGuard
 from llmproxy.client.request_body import RequestBody
 from llmproxy.errors import (
     AuthUnavailable,
@@ -24,14 +26,11 @@ from llmproxy.errors import (
 )
 from llmproxy.live_calls import LiveCalls
 from llmproxy.observe.usage import UsageObserver, observe
-from llmproxy.telemetry import metrics
 
 CUTS: list[Callable[[], ProxyError | None]] = [
     lambda: None, ClientGone, UpstreamTimeout, UpstreamUnreachable, TokenExpired, AuthUnavailable, ProxyError,
     lambda: RateLimited(limit=1, reset_in_s=1),
 ]  # fmt: skip
-
-
 GRANT = Grant("token-id", "project-id", "sk-planted", None, "as-sent")
 
 
@@ -46,16 +45,23 @@ class Log:
         return True
 
 
-@pytest.fixture(autouse=True)
-def none_left_under_way() -> Iterator[None]:
-    metrics.calls_under_way = 0
-    yield
-    assert metrics.calls_under_way == 0
+def arrived(log: Log, endpoint: str = "/v1/x", *, live: LiveCalls | None = None, **more: Any) -> Call:
+    """A call that has just arrived, and whose client nobody sees."""
+    return Call("POST", endpoint, log=log, live=LiveCalls() if live is None else live, guard=CallGuard(None), **more)
 
 
-def began(log: Log, endpoint: str = "/v1/x", *, live: LiveCalls | None = None) -> Call:
-    """A call that has just arrived, and that nobody cuts."""
-    return Call("POST", endpoint, log, LiveCalls() if live is None else live, lambda reason: None)
+def responding(log: Log, status: int, observer: UsageObserver, endpoint: str = "/v1/x") -> Call:
+    """A call whose response has begun."""
+    call = arrived(log, endpoint)
+    call.admitted(GRANT)
+    call.sent_up()
+    call.head_came(status, "req_1")
+    call.head_went(status, observer)
+    return call
+
+
+def empty_body() -> RequestBody:
+    return RequestBody(io.BytesIO(), length=0, max_bytes=0)
 
 
 def observer(body: bytes = b"", *, status: int = 200) -> UsageObserver:
@@ -72,13 +78,16 @@ def counted(name: str) -> float:
 
 def test_a_call_that_went_through_leaves_its_facts() -> None:
     log = Log()
-    call = began(log, "/v1/chat/completions")
-    call.granted(GRANT)
-    call.body = RequestBody(io.BytesIO(b"abc"), length=3, max_bytes=3)
-    call.body.hold_if_small()
-    call.upstream_status, call.upstream_request_id, call.bytes_out = 201, "req_1", 7
-    call.saw_first_byte()
-    call.end(None, status=201, observer=observer(b'{"model": "m", "usage": {"prompt_tokens": 2}}'))
+    call = arrived(log, "/v1/chat/completions")
+    body = RequestBody(io.BytesIO(b"abc"), length=3, max_bytes=3)
+    call.reads(body)
+    call.admitted(GRANT)
+    body.hold_if_small()
+    call.sent_up()
+    call.head_came(201, "req_1")
+    call.head_went(201, observer(b'{"model": "m", "usage": {"prompt_tokens": 2}}'))
+    call.first_byte_came()
+    call.end(None, bytes_out=7)
 
     [record] = log.records
     assert (record.token_id, record.project_id, record.status_code, record.outcome) == (
@@ -102,7 +111,7 @@ def test_a_call_that_went_through_leaves_its_facts() -> None:
 
 def test_a_call_that_was_refused_before_all_else_leaves_a_record_too() -> None:
     log = Log()
-    began(log, "/v1/models").end(TokenExpired(), status=401)
+    arrived(log, "/v1/models").end(TokenExpired(), bytes_out=90)
 
     [record] = log.records
     assert (record.outcome, record.status_code) == ("refused", 401)
@@ -116,16 +125,33 @@ def test_a_call_that_was_refused_before_all_else_leaves_a_record_too() -> None:
     )
 
 
+def test_a_refusal_says_whose_call_it_was_where_admission_knew() -> None:
+    log, reason = Log(), TokenExpired()
+    reason.token_id, reason.project_id = "an-expired-token", "its-project"
+    arrived(log).end(reason, bytes_out=90)
+
+    assert (log.records[0].token_id, log.records[0].project_id) == ("an-expired-token", "its-project")
+
+
+def test_what_ends_an_admitted_call_does_not_change_whose_it_is() -> None:
+    log = Log()
+    call = arrived(log)
+    call.admitted(GRANT)
+    call.end(AuthUnavailable(), bytes_out=90)
+
+    assert (log.records[0].token_id, log.records[0].project_id) == ("token-id", "project-id")
+
+
 def test_a_client_that_left_is_a_499_whatever_the_answer_was() -> None:
     log = Log()
-    began(log).end(ClientGone(), status=200, observer=observer())
+    responding(log, 200, observer()).end(ClientGone(), bytes_out=0)
 
     assert (log.records[0].status_code, log.records[0].outcome) == (499, "client_closed")
 
 
 def test_an_answer_cut_off_keeps_the_status_that_the_client_saw() -> None:
     log = Log()
-    began(log).end(UpstreamUnreachable(), status=200, observer=observer())
+    responding(log, 200, observer()).end(UpstreamUnreachable(), bytes_out=0)
 
     assert (log.records[0].status_code, log.records[0].outcome) == (200, "upstream_failed")
 
@@ -133,7 +159,7 @@ def test_an_answer_cut_off_keeps_the_status_that_the_client_saw() -> None:
 def test_what_the_upstream_said_of_an_error_goes_before_our_words() -> None:
     log = Log()
     said = observer(b'{"error": {"code": "context_length_exceeded", "type": "invalid_request_error"}}', status=400)
-    began(log).end(None, status=400, observer=said)
+    responding(log, 400, said).end(None, bytes_out=0)
 
     assert log.records[0].error == {"code": "context_length_exceeded", "type": "invalid_request_error"}
 
@@ -141,34 +167,132 @@ def test_what_the_upstream_said_of_an_error_goes_before_our_words() -> None:
 def test_what_the_proxy_decided_goes_before_what_the_upstream_said() -> None:
     log = Log()
     said = observer(b'{"error": {"code": "server_error", "type": "server_error"}}')
-    began(log).end(TokenRevoked(), status=200, observer=said)
+    responding(log, 200, said).end(TokenRevoked(), bytes_out=0)
 
     assert log.records[0].error == {"code": "token_revoked", "type": "invalid_request_error"}
 
 
-def test_a_call_is_live_from_its_admission_to_its_end() -> None:
+def test_a_call_is_live_from_its_arrival_to_its_end() -> None:
     live = LiveCalls()
-    call = began(Log(), live=live)
+    call = arrived(Log(), live=live)
+    assert (list(live), call.token_id) == ([call], None)
+    call.admitted(GRANT)
+    assert (list(live), call.token_id) == ([call], "token-id")
+
+    call.end(ClientGone(), bytes_out=0)
     assert list(live) == []
-    call.granted(GRANT)
-    assert list(live) == [call]
-    call.end(None, status=200)
-    call.end(None, status=200)
-
-    assert list(live) == []
 
 
-def test_only_the_first_end_counts() -> None:
+def test_a_call_that_asks_for_a_websocket_is_one_until_the_upstream_says_otherwise() -> None:
+    switched, refused = (arrived(Log(), asks_for_session=True) for _ in range(2))
+    for call, status in ((switched, 101), (refused, 404)):
+        call.admitted(GRANT)
+        call.sent_up()
+        call.head_came(status, None)
+        assert call.is_session
+        call.head_went(status, observer())
+
+    assert (switched.is_session, refused.is_session) == (True, False)
+
+
+def test_a_stream_is_known_when_its_head_went() -> None:
+    of_events = observe("/v1/x", status=200, content_type="text/event-stream", content_encoding=None)
+
+    assert responding(Log(), 200, of_events).is_stream
+    assert not responding(Log(), 200, observer()).is_stream
+    assert not arrived(Log()).is_stream
+
+
+class Cutter:
+    def __init__(self) -> None:
+        self.reasons: list[ProxyError] = []
+
+    def cut(self, reason: ProxyError) -> None:
+        self.reasons.append(reason)
+
+
+def test_a_cut_goes_to_the_guard_until_another_takes_over() -> None:
+    call, cutter = arrived(Log(), asks_for_session=True), Cutter()
+    call.admitted(GRANT)
+    call.sent_up()
+    call.head_came(101, None)
+    call.head_went(101, observer(), cutter=cutter)
+    call.cut(reason := TokenRevoked())
+    assert (cutter.reasons, call.guard.ended_by) == ([reason], None)
+
+    other = responding(Log(), 200, observer())
+    other.cut(reason)
+    assert other.guard.ended_by is reason
+    other.guard.stop()  # this greenlet goes on
+
+
+# The order of phases
+
+STEPS: dict[str, Callable[[Call], object]] = {
+    "body": lambda call: call.reads(empty_body()),
+    "admitted": lambda call: call.admitted(GRANT),
+    "sent up": lambda call: call.sent_up(),
+    "head came": lambda call: call.head_came(200, None),
+    "head went": lambda call: call.head_went(200, observer()),
+    "first byte": lambda call: call.first_byte_came(),
+    "end": lambda call: call.end(ClientGone(), bytes_out=0),
+    "whole": lambda call: call.end(None, bytes_out=0),
+}
+PHASES = ["admitted", "sent up", "head came", "head went"]
+# By how many of the phases a call has been through: what it may be told next.
+NEXT = [
+    {"body", "admitted", "end"}, {"sent up", "end"}, {"head came", "end"}, {"head went", "end"},
+    {"first byte", "end", "whole"},
+]  # fmt: skip
+
+
+def after(phases: int, log: Log) -> Call:
+    call = arrived(log)
+    for phase in PHASES[:phases]:
+        STEPS[phase](call)
+    return call
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("phases", range(len(PHASES) + 1), ids=["arrived", *PHASES])
+def test_a_call_takes_only_what_comes_next(phases: int, step: str) -> None:
     log = Log()
-    call = began(log)
-    call.end(ClientGone(), status=200)
-    call.end(None, status=200)
+    call = after(phases, log)
+    if step in NEXT[phases]:
+        STEPS[step](call)
+    else:
+        with pytest.raises(WrongOrder, match=Phase(phases).name):
+            STEPS[step](call)
+
+    assert len(log.records) == (step in ("end", "whole") and step in NEXT[phases])
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_call_that_has_ended_takes_nothing(step: str) -> None:
+    log = Log()
+    call = after(4, log)
+    STEPS["end"](call)
+    with pytest.raises(WrongOrder):
+        STEPS[step](call)
 
     assert [record.outcome for record in log.records] == ["client_closed"]
 
 
+def test_a_first_byte_comes_once() -> None:
+    call = after(4, Log())
+    call.first_byte_came()
+
+    with pytest.raises(WrongOrder):
+        call.first_byte_came()
+
+
+def test_nobody_outside_adds_to_what_a_call_knows() -> None:
+    with pytest.raises(AttributeError):
+        arrived(Log()).bytes_out = 7  # type: ignore[attr-defined]
+
+
 @given(
-    st.lists(st.sampled_from(["granted", "body", "first byte", "end", "end with observer"]), max_size=8),
+    st.lists(st.sampled_from(sorted(STEPS)), max_size=12),
     st.sampled_from(CUTS),
     st.binary(max_size=30)
     | st.sampled_from([b'{"usage": {"prompt_tokens": -1}}', b'{"usage": {"prompt_tokens": "x"}}']),
@@ -176,31 +300,39 @@ def test_only_the_first_end_counts() -> None:
 def test_any_course_of_a_call_leaves_one_record(
     course: list[str], cut: Callable[[], ProxyError | None], body: bytes
 ) -> None:
-    log = Log()
-    call = began(log)
-    steps: dict[str, Callable[[], Any]] = {
-        "granted": lambda: call.granted(Grant("t", "p", "k", None, "as-sent")),
-        "body": lambda: setattr(call, "body", RequestBody(io.BytesIO(), length=0, max_bytes=0)),
-        "first byte": call.saw_first_byte,
-        "end": lambda: call.end(cut(), status=200),
-        "end with observer": lambda: call.end(cut(), status=200, observer=observer(body)),
+    """Whatever it is told in whatever order, and however it ends after that."""
+    log, live = Log(), LiveCalls()
+    call = arrived(log, live=live)
+    steps = STEPS | {
+        "head went": lambda call: call.head_went(200, observer(body)),
+        "end": lambda call: call.end(cut(), bytes_out=0),
     }
-    for step in [*course, "end"]:
-        steps[step]()
+    ends = {"end": cut(), "whole": None}
+    told: list[ProxyError | None] = []
+    for step in course:
+        try:
+            steps[step](call)
+        except WrongOrder:
+            continue
+        told += [ends[step]] if step in ends else []
+    if not told:
+        told.append(ClientGone())
+        call.end(told[0], bytes_out=0)
 
     [record] = log.records
     assert record.to_line().endswith(b"\n")
-    reason = cut()
+    [reason] = told
     assert record.outcome == (reason.outcome if reason else "complete")
+    assert list(live) == []
 
 
-def test_a_call_counts_as_under_way_until_it_ends() -> None:
-    call = began(Log())
+def test_every_call_has_an_id_of_its_own_that_is_a_random_uuid() -> None:
+    ids = [arrived(Log()).request_id for _ in range(200)]
 
-    assert metrics.calls_under_way == 1
-    call.end(None, status=200)
-    call.end(None, status=200)
-    assert metrics.calls_under_way == 0
+    assert len(set(ids)) == 200
+    for text in ids:
+        parsed = uuid.UUID(text)
+        assert (str(parsed), parsed.version, parsed.variant) == (text, 4, uuid.RFC_4122)
 
 
 def test_overhead_is_what_neither_the_upstream_nor_the_clients_body_took(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,17 +343,18 @@ def test_overhead_is_what_neither_the_upstream_nor_the_clients_body_took(monkeyp
     def takes(seconds: float) -> None:
         now[0] += seconds
 
-    call = began(Log())
-    call.body = RequestBody(io.BytesIO(b""), length=0, max_bytes=0)
+    call, body = arrived(Log()), empty_body()
+    call.reads(body)
     takes(0.25)  # to admit
-    call.body.waited_s = 8.0
+    call.admitted(GRANT)
+    body.waited_s = 8.0
     takes(8.0)
-    call.asks()
+    call.sent_up()
     takes(32.0)
-    call.answered(200, None)
+    call.head_came(200, None)
     takes(0.5)  # to look at the answer's head
-    call.answers()
+    call.head_went(200, observer())
     takes(64.0)
-    call.end(None, status=200)
+    call.end(None, bytes_out=0)
 
     assert counted("llmproxy_overhead_seconds_sum") - before == pytest.approx(0.75)

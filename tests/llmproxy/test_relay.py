@@ -1,18 +1,19 @@
-"""The relay against a raw answer whose every read a test decides; the answer itself is tested with the transport."""
+"""The relay against a raw response whose every read a test decides; the real one is tested with the transport."""
 
 import pytest
 import requests
-import requests_mock
 from hypothesis import given
 from hypothesis import strategies as st
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ReadTimeout
 
-from llmproxy.client.guard import HangupWatch
+from llmproxy.client.guard import CallGuard
 from llmproxy.errors import ClientGone, ProxyError, TokenRevoked, UpstreamTimeout, UpstreamUnreachable
+from llmproxy.headers import Headers
 from llmproxy.relay import Relay, StreamCut
 from llmproxy.transport.connection import Timeouts
 from llmproxy.upstream import UpstreamSession
+from tests.mocked_upstream import MockedUpstream
 
 ENDS: dict[str, Exception | None] = {
     "whole": None,
@@ -28,14 +29,17 @@ class Raw:
         self._pieces = list(pieces)
         self._end = end
         self._journal = journal
-        self.gone: HangupWatch | None = None
+        self.gone: CallGuard | None = None
+        self.trailers: Headers = []
 
     @property
     def is_drained(self) -> bool:
         return not self._pieces and self._end is None
 
-    def read1(self, *, decode_content: bool) -> bytes:
-        assert decode_content is False
+    def has_body_bytes(self) -> bool:
+        raise AssertionError("nobody who relays asks for this")
+
+    def read1(self) -> bytes:
         if self.gone is not None and self.gone.ended_by:
             raise RequestsConnectionError("aborted")
         if self._pieces:
@@ -60,7 +64,7 @@ class Observer:
         self._journal.append("observer finished")
 
 
-class Watch(HangupWatch):
+class Guard(CallGuard):
     __slots__ = ("journal",)
 
     def __init__(self, journal: list[object]) -> None:
@@ -68,7 +72,24 @@ class Watch(HangupWatch):
         self.journal = journal
 
     def stop(self) -> None:
-        self.journal.append("watch stopped")
+        self.journal.append("guard stopped")
+
+
+class RunningCall:
+    """A call as far as relaying sees it."""
+
+    def __init__(self, journal: list[object]) -> None:
+        self.guard = Guard(journal)
+        self.first_bytes = 0
+        self.bytes_out = 0
+        self._journal = journal
+
+    def first_byte_came(self) -> None:
+        self.first_bytes += 1
+
+    def end(self, cut: ProxyError | None, *, bytes_out: int) -> None:
+        self.bytes_out = bytes_out
+        self._journal.append(cut)
 
 
 class Holding:
@@ -93,21 +114,19 @@ class Scene:
         self.journal: list[object] = []
         self.raw = Raw(pieces, end, self.journal)
         self.observer = Observer(self.journal)
-        self.watch = Watch(self.journal)
-        self.first_bytes = 0
-        response = requests.Response()
-        response.raw = self.raw
+        self.call = RunningCall(self.journal)
+        self.guard = self.call.guard
+        self.cuts = 0
         self.relay = Relay(
-            response,
+            self.call,
+            self.raw,
             observer=self.observer,
-            watch=self.watch,
-            on_first_byte=self._saw_first_byte,
-            on_end=self.journal.append,
+            on_cut=self._note_cut,
             body_filter=Holding() if filtered else None,
         )
 
-    def _saw_first_byte(self) -> None:
-        self.first_bytes += 1
+    def _note_cut(self) -> None:
+        self.cuts += 1
 
     @property
     def ends(self) -> list[ProxyError | None]:
@@ -124,8 +143,8 @@ def test_a_whole_answer_passes_piece_by_piece_and_is_complete() -> None:
     assert list(scene.relay) == [b"one", b"two"]
     assert scene.ends == []  # the last byte may not have left yet
     scene.relay.close()
-    assert scene.journal == ["watch stopped", "raw closed", "observer finished", None]
-    assert (scene.observer.seen, scene.relay.bytes_out, scene.first_bytes) == ([b"one", b"two"], 6, 1)
+    assert scene.journal == ["guard stopped", "raw closed", "observer finished", None]
+    assert (scene.observer.seen, scene.call.bytes_out, scene.call.first_bytes) == ([b"one", b"two"], 6, 1)
 
 
 def test_a_piece_is_observed_only_after_the_client_has_got_it() -> None:
@@ -173,7 +192,7 @@ def test_a_filter_changes_what_the_client_gets_and_not_what_is_observed() -> Non
 
     assert b"".join(scene.relay) == b"abc"
     scene.relay.close()
-    assert (scene.observer.seen, scene.relay.bytes_out) == ([b"a-", b"--", b"bc"], 3)
+    assert (scene.observer.seen, scene.call.bytes_out) == ([b"a-", b"--", b"bc"], 3)
     assert scene.outcome() == "complete"
 
 
@@ -186,12 +205,30 @@ def test_an_upstream_that_fails_cuts_the_stream(end: str, reason: type[ProxyErro
         next(scene.relay)
     scene.relay.close()
     assert isinstance(scene.ends[0], reason)
+    assert scene.cuts == 1
+
+
+def test_what_goes_through_whole_is_no_cut() -> None:
+    scene = Scene([b"one"])
+    list(scene.relay)
+    scene.relay.close()
+
+    assert (scene.ends, scene.cuts) == ([None], 0)
+
+
+def test_fields_that_follow_the_body_come_down_with_it() -> None:
+    scene, trailers = Scene([b"one"]), []
+    relay = Relay(scene.call, scene.raw, observer=scene.observer, trailers=trailers)
+    scene.raw.trailers = [("X-Sum", "1"), ("Content-Length", "9")]
+    list(relay)
+
+    assert trailers == [("X-Sum", "1")]
 
 
 def test_an_abort_after_the_client_left_is_not_the_upstreams_fault() -> None:
     scene = Scene([b"one"], ENDS["broken"])
     next(scene.relay)
-    scene.watch.ended_by = ClientGone()
+    scene.guard.ended_by = ClientGone()
     with pytest.raises(StreamCut):
         next(scene.relay)
     scene.relay.close()
@@ -202,7 +239,7 @@ def test_an_abort_after_the_client_left_is_not_the_upstreams_fault() -> None:
 def test_a_cut_is_neither_the_clients_nor_the_upstreams_fault() -> None:
     scene = Scene([b"one"], ENDS["broken"])
     next(scene.relay)
-    scene.watch.ended_by = TokenRevoked()
+    scene.guard.ended_by = TokenRevoked()
     with pytest.raises(StreamCut):
         next(scene.relay)
     scene.relay.close()
@@ -213,7 +250,7 @@ def test_a_cut_is_neither_the_clients_nor_the_upstreams_fault() -> None:
 def test_a_cut_while_the_client_does_not_read_is_not_the_clients_fault() -> None:
     scene = Scene([b"one"], ENDS["whole"])
     next(scene.relay)
-    scene.watch.ended_by = TokenRevoked()
+    scene.guard.ended_by = TokenRevoked()
     scene.relay.close()  # the server could not write
 
     assert isinstance(scene.ends[0], TokenRevoked)
@@ -233,12 +270,12 @@ def test_every_course_of_events_ends_once_with_the_right_outcome(
     sent: list[bytes], end: str, filtered: bool, actions: list[str], closes: int
 ) -> None:
     scene = Scene(sent, ENDS[end], filtered=filtered)
-    scene.raw.gone = scene.watch
+    scene.raw.gone = scene.guard
     got: list[bytes] = []
     finished: str | None = None
     for action in actions:
         if action == "gone":
-            scene.watch.ended_by = ClientGone()
+            scene.guard.ended_by = ClientGone()
         elif finished is None:
             try:
                 got.append(next(scene.relay))
@@ -246,46 +283,32 @@ def test_every_course_of_events_ends_once_with_the_right_outcome(
                 finished = "complete"
             except StreamCut:
                 by_upstream = {"broken": "upstream_failed", "stalled": "upstream_timeout"}.get(end)
-                finished = "client_closed" if scene.watch.ended_by else by_upstream
+                finished = "client_closed" if scene.guard.ended_by else by_upstream
     for _ in range(closes):
         scene.relay.close()
 
     never_asked = "next" not in actions and not sent and end == "whole"
     assert scene.outcome() == (finished or ("complete" if never_asked else "client_closed"))
-    assert scene.relay.bytes_out == len(b"".join(got))
+    assert scene.call.bytes_out == len(b"".join(got))
     assert b"".join(sent).startswith(b"".join(scene.observer.seen))
     expected = b"".join(sent).replace(b"-", b"") if filtered else b"".join(sent)
     assert expected.startswith(b"".join(got))
     if finished == "complete":
         assert (b"".join(got), scene.observer.seen) == (expected, sent)
-    assert scene.journal[:3] == ["watch stopped", "raw closed", "observer finished"]
+    assert scene.journal[:3] == ["guard stopped", "raw closed", "observer finished"]
     assert len(scene.journal) == 4
-    assert scene.first_bytes == (1 if scene.observer.seen else 0)
+    assert scene.call.first_bytes == (1 if scene.observer.seen else 0)
 
 
-def test_an_answer_of_requests_mock_can_be_relayed() -> None:
+def test_a_response_of_requests_mock_can_be_relayed() -> None:
     session = UpstreamSession(Timeouts(1, 1, 1))
-    with requests_mock.Mocker(session=session) as mock:
-        mock.get("https://upstream.test/v1/models", content=b"mocked", headers={"X-A": "1"})
-        response = session.send(requests.Request("GET", "https://upstream.test/v1/models").prepare(), stream=True)
+    upstream = MockedUpstream()
+    session.mount("https://", upstream)
+    upstream.register_uri("GET", "https://upstream.test/v1/models", content=b"mocked", headers={"X-A": "1"})
+    response = session.send(requests.Request("GET", "https://upstream.test/v1/models").prepare(), stream=True)
     journal: list[object] = []
-    relay = Relay(
-        response,
-        observer=Observer(journal),
-        watch=Watch(journal),
-        on_first_byte=lambda: None,
-        on_end=journal.append,
-    )
+    relay = Relay(RunningCall(journal), response.raw, observer=Observer(journal))
 
     assert b"".join(relay) == b"mocked"
     relay.close()
     assert journal[-1] is None
-
-
-def test_a_first_piece_that_is_known_to_be_still_to_come_is_waited_for() -> None:
-    scene = Scene([b"one"])
-    assert scene.relay.is_waiting is False  # this raw cannot tell
-
-    for there in (True, False):
-        scene.raw.has_body_bytes = lambda there=there: there  # type: ignore[attr-defined]
-        assert scene.relay.is_waiting is not there

@@ -50,7 +50,6 @@ class Seen:
 
 
 def end(**changes: Any) -> None:
-    metrics.call_began()
     metrics.call_ended(record(**changes), overhead_s=None)
 
 
@@ -129,10 +128,11 @@ def test_lost_records_only_grow() -> None:
     assert total(metrics.exposition().decode(), "llmproxy_log_pending_records") == 3
 
 
-def test_open_streams_are_counted_by_kind() -> None:
+def test_calls_under_way_are_counted_and_streams_by_kind() -> None:
     kinds = [(True, False), (True, False), (False, True), (False, False)]
     metrics.look_at_calls([SimpleNamespace(is_stream=stream, is_session=session) for stream, session in kinds])
 
     text = metrics.exposition().decode()
+    assert total(text, "llmproxy_requests_in_flight") == 4
     assert total(text, "llmproxy_open_streams", kind="sse") == 2
     assert total(text, "llmproxy_open_streams", kind="websocket") == 1

@@ -28,11 +28,10 @@ from llmproxy.errors import BodyTooLarge, ClientGone
 from llmproxy.headers import Headers, Origin
 from llmproxy.transport import pool
 from llmproxy.transport.adapter import UpstreamAdapter
-from llmproxy.transport.answer import MAX_HEAD_BYTES, UpstreamAnswer
 from llmproxy.transport.attempt import ConnectionAttempt
 from llmproxy.transport.connection import READ_BYTES, Connection, Timeouts, verifying_context
-from llmproxy.transport.parser import ParsedAnswer
 from llmproxy.transport.request import OnInterim, UpstreamRequest
+from llmproxy.transport.response import MAX_HEAD_BYTES, WireResponse
 from tests.llmproxy.transport.scripted_upstream import (
     Peer,
     Script,
@@ -260,7 +259,7 @@ def test_a_finished_answer_leaves_nothing_to_the_garbage_collector(client: Clien
         try:
             client.exchange(upstream.origin)
             gc.collect()
-            left = [found for found in gc.garbage if isinstance(found, UpstreamAnswer | ParsedAnswer)]
+            left = [found for found in gc.garbage if isinstance(found, WireResponse)]
         finally:
             gc.set_debug(0)
             gc.garbage.clear()
@@ -1227,6 +1226,6 @@ def test_an_answer_is_what_requests_expects(client: Client) -> None:
     with ScriptedUpstream(answering(OK)) as upstream:
         response = client.open(upstream.origin)
         assert response.headers["content-length"] == "2"
-        assert isinstance(response.raw, UpstreamAnswer)
+        assert isinstance(response.raw, WireResponse)
         assert response.url == f"{upstream.url}/v1/models"
         rest(response)

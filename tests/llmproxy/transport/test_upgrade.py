@@ -9,9 +9,9 @@ import pytest
 
 from llmproxy.client.request_body import RequestBody
 from llmproxy.transport.adapter import UpstreamAdapter
-from llmproxy.transport.answer import UpstreamAnswer
 from llmproxy.transport.connection import Timeouts, verifying_context
 from llmproxy.transport.request import UpstreamRequest
+from llmproxy.transport.response import WireResponse
 from tests.llmproxy.transport.scripted_upstream import Peer, ScriptedUpstream
 
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX-A: 1\r\n\r\n"
@@ -24,7 +24,7 @@ def adapter() -> Iterator[UpstreamAdapter]:
     made.close()
 
 
-def asked(adapter: UpstreamAdapter, upstream: ScriptedUpstream) -> UpstreamAnswer:
+def asked(adapter: UpstreamAdapter, upstream: ScriptedUpstream) -> WireResponse:
     """What comes on a request to switch."""
     body = RequestBody(io.BytesIO(), length=0, max_bytes=0)
     body.hold_if_small()
@@ -32,7 +32,7 @@ def asked(adapter: UpstreamAdapter, upstream: ScriptedUpstream) -> UpstreamAnswe
     request = UpstreamRequest(
         "GET", upstream.origin, "/v1/realtime", headers, body, lambda connection: None, may_upgrade=True
     )
-    answer: UpstreamAnswer = adapter.send(request).raw
+    answer: WireResponse = adapter.send(request).raw
     return answer
 
 

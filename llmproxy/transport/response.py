@@ -1,0 +1,233 @@
+"""A response as it is read: its head, then its body as the upstream's reads bring it."""
+
+from __future__ import annotations
+
+import socket
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import httptools
+from requests import Response
+from requests.exceptions import ConnectionError as RequestsConnectionError
+from requests.exceptions import ReadTimeout
+from requests.structures import CaseInsensitiveDict
+
+from llmproxy.headers import Headers
+from llmproxy.transport.connection import Connection, Timeouts
+from llmproxy.transport.parser import ParsedResponse
+from llmproxy.transport.pool import ConnectionPool
+from llmproxy.transport.request import UpstreamRequest
+
+MAX_HEAD_BYTES = 256 * 1024
+
+
+class Fields(CaseInsensitiveDict[str]):
+    """requests' mapping (of 2.34.2), filled in one go: 2 µs instead of 12."""
+
+    def __init__(self, headers: Headers) -> None:
+        self._store = {name.lower(): (name, value) for name, value in headers}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a header in any case; the inherited one takes three calls to find it."""
+        entry = self._store.get(key.lower())
+        return default if entry is None else entry[1]
+
+
+class EndedBeforeResponse(ConnectionError):
+    """The upstream closed its side without a byte of a response."""
+
+    def __init__(self) -> None:
+        super().__init__("the upstream closed the connection before it responded")
+
+
+class WireResponse(ParsedResponse):
+    """
+    The raw side of a response. It has a connection from its head to its `close`.
+
+    Args:
+        request: What it responds to.
+        pool: Gets the connection back.
+        timeouts: For its head, and between two bytes of its body.
+
+    Attributes:
+        fields: The last header of each name, once `receive_head` has returned.
+        is_complete: The whole body has arrived, though maybe not been read from here yet.
+    """
+
+    __slots__ = (
+        "_connection", "_ends_with_connection", "_head_bytes", "_may_reuse", "_pool", "_request", "_timeouts",
+        "fields", "is_complete",
+    )  # fmt: skip
+
+    def __init__(self, request: UpstreamRequest, pool: ConnectionPool, timeouts: Timeouts) -> None:
+        super().__init__(may_upgrade=request.may_upgrade)
+        self._request = request
+        self._pool = pool
+        self._timeouts = timeouts
+        self._connection: Connection | None = None
+        self._head_bytes = 0
+
+    def has_begun(self, connection: Connection) -> bool:
+        """True when the head has arrived, or nothing ever will. Never waits."""
+        data = connection.receive_now()
+        if data:
+            self._take_head(connection, data)
+        return data == b"" or self.head_done
+
+    def receive_head(self, connection: Connection, *, body_sent: bool) -> None:
+        """
+        Wait for the head, for as long as the first byte may take, and keep the connection.
+
+        Args:
+            body_sent: The upstream got the whole request, so the connection may be used again.
+
+        Raises:
+            TimeoutError: it did not come in time.
+            EndedBeforeResponse, OSError: it never will, or is no head.
+        """
+        left_s = self._timeouts.first_byte_s
+        deadline = time.monotonic() + left_s
+        while not self.head_done:
+            if left_s <= 0:  # a head that comes byte by byte, or one hint after the other
+                raise TimeoutError
+            data = connection.receive(left_s)
+            if not data:
+                raise EndedBeforeResponse
+            self._take_head(connection, data)
+            left_s = deadline - time.monotonic()
+        is_head = self._request.method == "HEAD"
+        if is_head:  # llhttp does not know what was asked: no body belongs to this, whatever it says
+            self.is_excess |= bool(self.body)
+            self.body.clear()
+        self.fields = Fields(self.headers)
+        self.is_complete = self.is_done or is_head
+        self._ends_with_connection = "content-length" not in self.fields and "transfer-encoding" not in self.fields
+        self._may_reuse = body_sent
+        self._connection = connection
+
+    def _take_head(self, connection: Connection, data: bytes) -> None:
+        connection.was_used = False  # from here on, a failure is not that of an idle connection
+        self._head_bytes += len(data)
+        self._parse(data)
+        if self.interim:
+            interim, self.interim = self.interim, []
+            if self._request.on_interim is not None:
+                for status, headers in interim:
+                    self._request.on_interim(status, headers)
+        if self._head_bytes > MAX_HEAD_BYTES and not self.head_done:
+            raise RequestsConnectionError("the upstream's headers are too long")
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as exc:
+            if not self.is_done:
+                raise RequestsConnectionError("the upstream switched protocols unasked") from None
+            # What follows the head is of the other protocol; this connection is never one of HTTP again.
+            self.is_excess = True
+            if rest := data[exc.args[0] :]:
+                self.body.append(rest)
+        except httptools.HttpParserError as exc:
+            if self.is_done:  # the response is whole; what follows it is not ours
+                self.is_excess = True
+                return
+            raise RequestsConnectionError(f"the upstream's response is not HTTP ({type(exc).__name__})") from exc
+
+    @property
+    def is_drained(self) -> bool:
+        """True when nothing of the body is left to read."""
+        return self.is_complete and not self.body
+
+    def has_body_bytes(self) -> bool:
+        """True when `read1` would not wait."""
+        return self.is_complete or bool(self.body)
+
+    def read1(self) -> bytes:
+        """
+        What one read of the upstream brought, or b"" at the end of the body.
+
+        Raises:
+            ReadTimeout: nothing came for the idle time.
+            ConnectionError: the body broke off. Both are requests' own.
+        """
+        body = self.body
+        while not body and not self.is_complete:
+            self._receive()
+        data = body[0] if len(body) == 1 else b"".join(body)
+        body.clear()
+        return data
+
+    def _receive(self) -> None:
+        if self._connection is None:
+            raise RequestsConnectionError("the response was closed")
+        try:
+            data = self._connection.receive(self._timeouts.idle_s)
+        except TimeoutError as exc:
+            raise ReadTimeout(f"nothing came from the upstream for {self._timeouts.idle_s} s") from exc
+        except OSError as exc:
+            raise RequestsConnectionError(f"the upstream's response broke off ({exc})") from exc
+        if data:
+            self._parse(data)
+            self.is_complete = self.is_done
+        elif self._ends_with_connection:
+            self.is_complete, self._may_reuse = True, False
+        else:
+            raise RequestsConnectionError("the upstream closed the connection within its response")
+
+    def take_over(self) -> tuple[socket.socket, bytes]:
+        """The connection's socket after a 101, for the new protocol, and what has come of that already."""
+        connection, self._connection = self._connection, None
+        assert connection is not None  # noqa: S101
+        del self.parser  # see close
+        return connection.detach(), b"".join(self.body)
+
+    def close(self) -> None:
+        """
+        Give the connection back to the pool when its exchange ended cleanly, else close it.
+
+        Never done by reading: whoever guards the connection must let go of it first.
+        """
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        # It and its parser know each other: left so, all of it would lie about until the collector comes.
+        del self.parser
+        if self._may_reuse and self.is_drained and not self.is_excess and self.keeps_alive:
+            self._pool.put_back(connection)
+        else:
+            connection.close()
+
+
+class UpstreamResponse(Response):
+    """
+    requests' response (of 2.34.2) around what is read, without a cookie jar: nobody may keep cookies.
+
+    Attributes:
+        raw: The body, and the headers in order and with repetitions; `headers` has the last of each name.
+    """
+
+    raw: WireResponse
+
+    def __init__(self, request: UpstreamRequest, raw: WireResponse) -> None:
+        self._content = False  # type: ignore[assignment] # requests' own way to say: not read
+        self._content_consumed = False
+        self._next = None
+        self.status_code = raw.status
+        self.headers = raw.fields
+        self.raw = raw
+        self.url = request.url or ""
+        self.encoding = None
+        self.history = []
+        self.reason = raw.reason
+        self.request = request
+
+
+def lost() -> str | None:
+    """What an upgrade of requests took away from `Fields` and `UpstreamResponse`; see `server.overrides`."""
+    head: Any = SimpleNamespace(status=200, reason="OK", fields=Fields([("A", "b")]))
+    request: Any = SimpleNamespace(url="")
+    response = UpstreamResponse(request, head)
+    if not vars(Response()).keys() <= vars(response).keys() | {"cookies", "elapsed"}:
+        return "sets more in a response than is set here"
+    return None if dict(response.headers) == {"A": "b"} else "keeps headers elsewhere than in `_store`"
