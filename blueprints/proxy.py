@@ -144,7 +144,8 @@ def respond(
     try:
         return forward_call(parts, call, environ)
     except ProxyError as exc:
-        reason = exc
+        # This frame is in its traceback: left so, all of the call would lie about until the collector comes.
+        reason = exc.with_traceback(None)
     except GreenletExit:
         # The process ends, and this has outlasted every cut. There is still time for words, and for the record.
         reason = ProxyDraining()

@@ -33,6 +33,10 @@ class Fields(CaseInsensitiveDict[str]):
         entry = self._store.get(key.lower())
         return default if entry is None else entry[1]
 
+    def __contains__(self, key: object) -> bool:
+        """True for the name of a header in any case; the inherited one raises and catches an error for others."""
+        return isinstance(key, str) and key.lower() in self._store
+
 
 class EndedBeforeResponse(ConnectionError):
     """The upstream closed its side without a byte of a response."""

@@ -1,5 +1,6 @@
 """The proxy's view without a server: requests-mock in the upstream's place, and one record for every exit."""
 
+import gc
 import io
 import json
 import logging
@@ -24,6 +25,7 @@ from app import create_app
 from blueprints import proxy
 from config import Settings
 from llmproxy import upstream as upstream_module
+from llmproxy.call import Call
 from llmproxy.headers import Headers
 from llmproxy.keyring import SealBroken
 from services import Services
@@ -364,6 +366,34 @@ def test_a_server_that_refuses_the_head_still_ends_the_call(
         app(environ_of(caller), start_response)
 
     assert [record["outcome"] for record in caller.records()] == ["client_closed"]
+
+
+@pytest.mark.parametrize(
+    ("bearer", "answer"),
+    [("good", {"json": ANSWER}), ("good", {"exc": requests.ConnectionError("x")}), ("bad", {"json": ANSWER})],
+    ids=["whole", "upstream fails", "refused"],
+)
+def test_a_call_that_has_ended_leaves_nothing_to_the_garbage_collector(
+    bearer: str, answer: dict[str, Any], app: Flask, caller: Caller, upstream: MockedUpstream
+) -> None:
+    upstream.register_uri("POST", UPSTREAM_URL + CHAT, **answer)
+    environ = environ_of(caller)
+    if bearer == "bad":
+        environ["HTTP_AUTHORIZATION"] = "Bearer 00000000-0000-4000-8000-000000000000"
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        body: Any = app(environ, lambda status, headers: lambda data: None)
+        list(body)
+        body.close()
+        del body
+        gc.collect()
+        left = [found for found in gc.garbage if isinstance(found, Call)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+
+    assert left == []
 
 
 # Whatever happens, one record
