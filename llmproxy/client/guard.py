@@ -30,7 +30,7 @@ class Abortable(Protocol):
 
 class CallGuard:
     """
-    Ends what a call waits for: what `guard` was told last, and before that whatever its greenlet waits for.
+    Ends what a call waits for: what `guard` was told last, or else whatever its greenlet waits for.
 
     To be made in that greenlet. A client's hang-up is seen from the event loop, at the price of one watcher and no
     greenlet, once the call has lasted GRACE_S.
@@ -53,8 +53,12 @@ class CallGuard:
         self._guarded: Abortable | None = None
         self.ended_by: ProxyError | None = None
 
-    def guard(self, upstream: Abortable) -> None:
-        """Abort `upstream` when the call is ended. Raises what ended it when that has happened already."""
+    def guard(self, upstream: Abortable | None) -> None:
+        """
+        Abort `upstream` when the call is ended; with None, throw what ended it into the greenlet again.
+
+        Raises what ended it when that has happened already.
+        """
         if self.ended_by is not None:
             raise self.ended_by
         self._guarded = upstream

@@ -6,8 +6,8 @@ escapes paths anew. This adapter costs an eighth, hands over what each read brou
 and keeps order and repetition of response headers. It does what a proxy needs and nothing else: no redirects,
 no cookies, no decoding, no proxies. It knows nothing of OpenAI.
 
-`request` is what to send, `connection` one connection, `attempt` the making of one, `pool` the idle ones, `parser`
-llhttp's findings, `answer` what is read, `adapter` sends one for the other. Import from the modules; nothing is
+`request` is what to send, `connection` one connection, `pool` the idle ones, `parser` llhttp's findings, `response`
+what is read, `adapter` sends one for the other. Import from the modules; nothing is
 re-exported here.
 
 Errors are those of requests: ConnectTimeout, ReadTimeout, ConnectionError.

@@ -41,7 +41,8 @@ class UpstreamAdapter(BaseAdapter):
                 return self._exchange(request, connection)
             except _DeadConnection:
                 pass  # it died idle; a fresh one tells whether the upstream is there
-        return self._exchange(request, self._pool.connect(request.origin, request.on_connection))
+        request.on_connection(None)
+        return self._exchange(request, self._pool.connect(request.origin))
 
     def _exchange(self, request: UpstreamRequest, connection: Connection) -> UpstreamResponse:
         raw = WireResponse(request, self._pool, self._timeouts)

@@ -5,20 +5,18 @@ from __future__ import annotations
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable
 
+from gevent import Timeout
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ConnectTimeout
 
-from llmproxy.client.guard import Abortable
 from llmproxy.headers import Origin
-from llmproxy.transport.attempt import ConnectionAttempt
 from llmproxy.transport.connection import Connection
 
 # Most servers and load balancers close an idle connection after a minute or more.
 MAX_IDLE_S = 50.0
 # A body that is passed on while it comes can be sent only once, so its connection must not turn out dead. No server
-# is known that closes one so soon after an answer; under load there is always one this young.
+# is known that closes one so soon after a response; under load there is always one this young.
 MAX_IDLE_FOR_STREAMED_S = 2.0
 MAX_IDLE_PER_ORIGIN = 256
 
@@ -45,19 +43,15 @@ class ConnectionPool:
             connection.close()
         return None
 
-    def connect(self, origin: Origin, on_attempt: Callable[[Abortable], None]) -> Connection:
+    def connect(self, origin: Origin) -> Connection:
         """
-        A new connection.
+        A new connection: name look-up, TCP and TLS under one time limit.
 
-        Args:
-            on_attempt: Called with what aborts it while it is being made.
-
-        Raises ConnectTimeout or ConnectionError.
+        Raises ConnectTimeout or ConnectionError, and whatever is thrown into this greenlet meanwhile.
         """
-        attempt = ConnectionAttempt(self._timeout_s)
-        on_attempt(attempt)
         try:
-            with attempt:
+            # However the time is spent. Outside of gevent, only the calls' own time limits hold.
+            with Timeout(self._timeout_s, TimeoutError):
                 return Connection(origin, self._timeout_s, self._context)
         except TimeoutError as exc:
             raise ConnectTimeout(f"no connection to {origin.host}:{origin.port} in {self._timeout_s} s") from exc

@@ -22,8 +22,8 @@ class UpstreamRequest(PreparedRequest):
         origin: Where to connect.
         target: Path and query, sent as they are behind the origin's prefix.
         headers: In order and with repetitions, without those that frame the body.
-        on_connection: Called with each connection before it is made and before it is used, so that a caller may
-            abort it. What it raises ends the call.
+        on_connection: Called with each connection before it is used, so that a caller may abort it; with None before
+            one is made, which a caller ends by throwing into this greenlet. What it raises ends the call.
         on_interim: Called with status and headers of each response before the one that counts (100, 102, 103), as
             soon as it came and while the call goes on. Must not raise.
         may_upgrade: It asks for another protocol, and a 101 is a good response to it.
@@ -39,7 +39,7 @@ class UpstreamRequest(PreparedRequest):
         target: str,
         headers: Headers,
         body: RequestBody,
-        on_connection: Callable[[Abortable], None],
+        on_connection: Callable[[Abortable | None], None],
         on_interim: OnInterim | None = None,
         *,
         may_upgrade: bool = False,

@@ -166,6 +166,16 @@ def test_a_cut_before_the_upstream_is_called_ends_whatever_the_call_waits_for() 
     assert call.ended_by is call.guard.ended_by is reason
 
 
+def test_who_lets_go_of_a_dead_connection_is_thrown_out_of_the_wait_for_the_next() -> None:
+    call, dead = WaitingCall(), Upstream()
+    call.guard.guard(dead)
+    call.guard.guard(None)
+    call.guard.cut(TokenRevoked())
+
+    assert call.is_over()
+    assert (type(call.ended_by), dead.aborts) == (TokenRevoked, 0)
+
+
 def test_a_cut_that_comes_as_the_call_goes_on_does_not_reach_what_it_does_then() -> None:
     call = WaitingCall()
     call.goes_on.set()

@@ -28,7 +28,6 @@ from llmproxy.errors import BodyTooLarge, ClientGone
 from llmproxy.headers import Headers, Origin
 from llmproxy.transport import pool
 from llmproxy.transport.adapter import UpstreamAdapter
-from llmproxy.transport.attempt import ConnectionAttempt
 from llmproxy.transport.connection import READ_BYTES, Connection, Timeouts, verifying_context
 from llmproxy.transport.request import OnInterim, UpstreamRequest
 from llmproxy.transport.response import MAX_HEAD_BYTES, WireResponse
@@ -46,7 +45,7 @@ PATIENT = Timeouts(connect_s=10, first_byte_s=10, idle_s=10)
 SHORT_S = 0.05
 
 
-def ignore(_: Abortable) -> None:
+def ignore(_: Abortable | None) -> None:
     pass
 
 
@@ -64,7 +63,7 @@ class Client:
         target: str = "/v1/models",
         headers: Headers | None = None,
         body: RequestBody | None = None,
-        on_connection: Callable[[Abortable], None] = ignore,
+        on_connection: Callable[[Abortable | None], None] = ignore,
         on_interim: OnInterim | None = None,
     ) -> requests.Response:
         sent = [("Host", origin.host_header), *(headers or [])]
@@ -614,7 +613,7 @@ def test_what_lay_unread_when_the_upstream_died_is_not_sent_twice(client: Client
         assert sent.wait(10)
         peer.close()
 
-    def on_connection(connection: Abortable) -> None:
+    def on_connection(connection: Abortable | None) -> None:
         threading.Timer(SHORT_S, sent.set).start()
 
     with ScriptedUpstream(script) as upstream:
@@ -1037,8 +1036,8 @@ def test_aborting_a_closed_connection_does_nothing(client: Client) -> None:
 
 @pytest.mark.parametrize("made", [False, True], ids=["before it is made", "before it is used"])
 def test_who_refuses_the_connection_ends_the_call_before_anything_is_sent(made: bool, client: Client) -> None:
-    def refuse(connection: Abortable) -> None:
-        if made is not isinstance(connection, ConnectionAttempt):
+    def refuse(connection: Abortable | None) -> None:
+        if made is (connection is not None):
             raise ClientGone
 
     def script(peer: Peer) -> None:
