@@ -11,7 +11,9 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
+from io import BytesIO
 from typing import Any, Protocol
 
 import orjson
@@ -22,7 +24,7 @@ from werkzeug.routing import Rule
 
 from llmproxy.call import Call
 from llmproxy.client.guard import CallGuard
-from llmproxy.client.interim import InterimSender
+from llmproxy.client.interim import send_interim
 from llmproxy.client.request_body import RequestBody
 from llmproxy.client.upload_pace import PacedStream
 from llmproxy.errors import (
@@ -171,7 +173,7 @@ def _forward(parts: Services, call: Call, environ: Environ) -> Response:
     if body.held is None:
         call.guard.watch_sending_client()
     client = None if _is_1_0(environ) else environ.get("gunicorn.socket")
-    on_interim = InterimSender(client) if client else None
+    on_interim = partial(send_interim, client) if client else None
     request = UpstreamRequest(call.method, origin, target, headers, body, call.guard.guard, on_interim)
     return relayed(call, send_up(parts, call, request), environ, asked=asked)
 
@@ -191,8 +193,11 @@ def checked_request(parts: Services, call: Call, environ: Environ) -> tuple[str,
     target = checked_target(environ["RAW_URI"], environ.get("HTTP_HOST"))
     if parts.refusing.is_set():
         raise ProxyDraining
+    stream = environ["wsgi.input"]
+    if not isinstance(stream, BytesIO):  # all of it came with the head
+        stream = PacedStream(stream, parts.upload_pace)
     body = RequestBody(
-        PacedStream(environ["wsgi.input"], parts.upload_pace),
+        stream,
         length=_body_length(environ),
         max_bytes=parts.settings.max_body_bytes,
         client_is_gone=call.guard.client_is_gone,

@@ -18,7 +18,7 @@ from llmproxy.errors import BadRequest
 Headers = list[tuple[str, str]]
 
 # Neither spaces nor controls, which could end the request line, nor a fragment, which has no place in one.
-_is_token = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+").fullmatch
+is_token = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+").fullmatch
 _is_value = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch
 _is_api_target = re.compile(r"/v1/[!\"$-~\x80-\xff]*").fullmatch
 HOP_BY_HOP = frozenset(
@@ -174,7 +174,7 @@ def _listed(connection: str) -> frozenset[str]:
 @lru_cache(maxsize=2048)
 def _goes_up(name: str) -> str | None:
     """_AS_SENT for a header that goes up as it is, None for one that does not, the name of one that is looked at."""
-    if not _is_token(name):
+    if not is_token(name):
         raise BadRequest("A header's name must be a token.")
     plain = _plain(name)
     if plain in _LOOKED_AT and "_" not in name:
@@ -208,7 +208,7 @@ def bare_fields(upstream: Headers) -> Headers:
     return [
         (name, value)
         for name, value in upstream
-        if _comes_down(name) and name.lower() not in _NEVER_BARE and _is_token(name) and _is_value(value)
+        if _comes_down(name) and name.lower() not in _NEVER_BARE and is_token(name) and _is_value(value)
     ]
 
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from llmproxy.errors import BadRequest, UpgradeRequired
-from llmproxy.headers import Headers, response_headers
+from llmproxy.headers import Headers, is_token, response_headers
 
 PATHS = frozenset({"/v1/realtime", "/v1/responses"})
 VERSION = "13"
@@ -24,7 +23,6 @@ KEY_PROTOCOL = "openai-insecure-api-key."
 # As the headers of these names: they would bill somebody else's account.
 _REMOVED_PROTOCOLS = ("openai-organization.", "openai-project.")
 _PROTOCOL = "sec-websocket-protocol"
-_is_token = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+").fullmatch
 
 
 def is_upgrade(environ: Mapping[str, Any], endpoint: str) -> bool:
@@ -79,7 +77,7 @@ def headers_up(headers: Headers, api_key: str, *, has_authorization: bool) -> He
         has_authorization: The client sent that header itself.
     """
     # A key that cannot stand in a subprotocol goes up in the header.
-    protocol = KEY_PROTOCOL + api_key if _is_token(api_key) else None
+    protocol = KEY_PROTOCOL + api_key if is_token(api_key) else None
     up: Headers = []
     for name, value in headers:
         if name.lower().replace("_", "-") == _PROTOCOL:
