@@ -47,7 +47,7 @@ from llmproxy.headers import (
 )
 from llmproxy.observe.asked_usage import UsageChunkFilter, ask_for_usage
 from llmproxy.observe.usage import observe
-from llmproxy.relay import Relay
+from llmproxy.relay import RawResponse, Relay
 from llmproxy.telemetry import tracing
 from llmproxy.transport.request import UpstreamRequest
 from llmproxy.transport.response import UpstreamResponse
@@ -249,6 +249,7 @@ def send_up(parts: Services, call: Call, request: UpstreamRequest) -> UpstreamRe
 
 def relayed(call: Call, response: UpstreamResponse, environ: Environ, *, asked: bool = False) -> Response:
     """The upstream's response as the client gets it; `asked` when it holds usage that the client did not ask for."""
+    raw: RawResponse = response.raw
     headers = response.headers
     observer = observe(
         call.endpoint,
@@ -259,19 +260,19 @@ def relayed(call: Call, response: UpstreamResponse, environ: Environ, *, asked: 
     hides_usage = asked and observer.is_stream and "content-encoding" not in headers
     relay = Relay(
         call,
-        response.raw,
+        raw,
         observer=observer,
         on_cut=call.guard.reset_client if _is_1_0(environ) else None,
         body_filter=UsageChunkFilter() if hides_usage else None,
         trailers=None if hides_usage else environ["llmproxy.trailers"],  # a checksum would not fit
     )
-    down = response_headers(response.raw.headers, request_id=call.request_id)
+    down = response_headers(raw.headers, request_id=call.request_id)
     if hides_usage:
         down = [pair for pair in down if pair[0].lower() != "content-length"]
     status = f"{response.status_code} {response.reason or ''}"
     call.head_went(response.status_code, observer)
     # A client of a stream wants the head at once; a small response had better leave in one packet.
-    return Response(relay, status, down, head_first=not response.raw.has_body_bytes())
+    return Response(relay, status, down, head_first=not raw.has_body_bytes())
 
 
 class _Refusal:

@@ -201,7 +201,7 @@ def response_headers(upstream: Iterable[tuple[str, str]], *, request_id: str) ->
 
 def bare_fields(upstream: Headers) -> Headers:
     """
-    The fields of an interim answer or a trailer section as they come down. No server checks these after us.
+    The fields of an interim response or a trailer section as they come down. No server checks these after us.
 
     What frames a message, routes it or says who may read it has no place there (RFC 9110 section 6.5.1).
     """

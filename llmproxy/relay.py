@@ -20,7 +20,11 @@ from llmproxy.upstream import translate
 
 
 class RawResponse(Protocol):
-    """The raw side of an upstream's response, as far as relaying needs it."""
+    """The raw side of an upstream's response, as far as passing it on needs it."""
+
+    @property
+    def headers(self) -> Headers:
+        """As sent: in order, and with repetitions."""
 
     @property
     def trailers(self) -> Headers:

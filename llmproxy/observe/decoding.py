@@ -22,7 +22,7 @@ from backports import zstd
 PIECE_BYTES = 64 * 1024
 FREE_BYTES = 8 * 1024 * 1024
 MAX_RATIO = 100
-# More than two codings on one body is nobody's honest answer; four are allowed and five are not looked into.
+# More than two codings on one body is no honest body; four are allowed and five are not looked into.
 MAX_CODINGS = 4
 # The ratio is looked at between slices: one chunk of megabytes must not earn its allowance before it is counted.
 _SLICE_BYTES = 16 * 1024

@@ -45,7 +45,7 @@ ENVELOPE = "response"
 
 
 class Facts:
-    """What one call's answer has told so far. `take` each document of it in order: the last usage wins."""
+    """What one call's response has told so far. `take` each document of it in order: the last usage wins."""
 
     __slots__ = ("created", "error", "model", "usage")
 

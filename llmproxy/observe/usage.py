@@ -1,7 +1,7 @@
 """
-The usage observer: reads what an upstream tells about a call out of a copy of its answer.
+The usage observer: reads what an upstream tells about a call out of a copy of its response.
 
-`observe` picks the way by the answer's headers; the relay feeds the bytes as they came, after the client has them,
+`observe` picks the way by the response's headers; the relay feeds the bytes as they came, after the client has them,
 and asks for `metadata`, `usage_source` and `error` when the call is over. An observer holds a bounded amount (64 KiB
 of a JSON body, 1 MiB of one event, single values of anything larger) and never raises: whatever goes wrong in here
 ends the observing, not the call. What was seen until then stays.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import orjson
 
@@ -46,7 +46,14 @@ class _Body(Protocol):
 
 
 class UsageObserver:
-    """Watches one answer. With nothing to look into (sound, files, an unknown coding) a chunk costs a comparison."""
+    """
+    Watches one response. With nothing to look into (sound, files, an unknown coding) a chunk costs a comparison.
+
+    Args:
+        facts: Filled by `body`.
+        body: Gets what `decoder` makes of the bytes; None where there is nothing to look into.
+        is_stream: The response is one of events, or of a WebSocket's messages.
+    """
 
     def __init__(
         self,
@@ -59,7 +66,7 @@ class UsageObserver:
         self._facts = facts
         self._body = body
         self._decoder = decoder
-        self._is_stream = is_stream
+        self.is_stream: Final = is_stream
 
     def feed(self, chunk: bytes) -> None:
         """Takes body bytes as they came from the upstream: maybe compressed, cut anywhere."""
@@ -77,7 +84,7 @@ class UsageObserver:
             self.finish()
 
     def finish(self) -> None:
-        """No more bytes: the answer ended or was cut. A second call does nothing."""
+        """No more bytes: the response ended or was cut. A second call does nothing."""
         body, self._body, self._decoder = self._body, None, None
         if body is not None:
             with suppress(Exception):
@@ -97,14 +104,10 @@ class UsageObserver:
         """Scrubbed code and type of an error the upstream reported, in a body or amid a stream."""
         return self._facts.error
 
-    @property
-    def is_stream(self) -> bool:
-        return self._is_stream
-
 
 def observe(endpoint: str, *, status: int, content_type: str | None, content_encoding: str | None) -> UsageObserver:
     """
-    An observer for one answer.
+    An observer for one response.
 
     Args:
         endpoint: The parsed path, such as "/v1/chat/completions".

@@ -27,7 +27,7 @@ MUCH_BYTES = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds to wait for a connection, for the first byte of an answer, and between two bytes of it."""
+    """Seconds to wait for a connection, for the first byte of a response, and between two bytes of it."""
 
     connect_s: float
     first_byte_s: float

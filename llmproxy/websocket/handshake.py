@@ -99,7 +99,7 @@ def _swapped(value: str, key_protocol: str | None) -> str:
 
 
 def headers_down(upstream: Headers, *, request_id: str) -> Headers:
-    """The upstream's 101 as it comes down: as any answer, and without a key that it should have chosen to speak."""
+    """The upstream's 101 as it comes down: as any response, and without a key that it should have chosen to speak."""
     down = [
         (name, value)
         for name, value in response_headers(upstream, request_id=request_id)

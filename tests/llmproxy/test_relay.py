@@ -30,6 +30,7 @@ class Raw:
         self._end = end
         self._journal = journal
         self.gone: CallGuard | None = None
+        self.headers: Headers = []
         self.trailers: Headers = []
 
     @property
@@ -37,7 +38,7 @@ class Raw:
         return not self._pieces and self._end is None
 
     def has_body_bytes(self) -> bool:
-        raise AssertionError("nobody who relays asks for this")
+        return bool(self._pieces)
 
     def read1(self) -> bytes:
         if self.gone is not None and self.gone.ended_by:
