@@ -194,7 +194,7 @@ def checked_request(parts: Services, call: Call, environ: Environ) -> tuple[str,
     if parts.refusing.is_set():
         raise ProxyDraining
     stream = environ["wsgi.input"]
-    if not isinstance(stream, BytesIO):  # all of it came with the head
+    if not isinstance(stream, BytesIO):  # else all of it came with the head, and nobody waits for it
         stream = PacedStream(stream, parts.upload_pace)
     body = RequestBody(
         stream,

@@ -1,6 +1,6 @@
 """
 What a process does besides answering: keeps its end of the log in order, adds usage up, ships records, cuts calls
-that lost their leave, and deletes what has outlived its retention.
+that lost their permission, and deletes what has outlived its retention.
 
 Every process runs all of it. Where one of a node suffices, a file lock decides which; where one of all nodes does, a
 lease in the database. The others stand by and take over when it ends. Nothing here is on a request's path, and
@@ -74,7 +74,7 @@ class Background:
             self._every(LOG_TICK_S, "keeping the call log", _LogKeeper(parts)),
             self._every(GAUGES_TICK_S, "looking at gauges", parts.tell_gauges),
             self._every(ROLLUP_TICK_S, "adding up usage", lambda: catch_up(rollup)),
-            self._every(CUT_TICK_S, "cutting calls that lost their leave", cutter),
+            self._every(CUT_TICK_S, "cutting calls that lost their permission", cutter),
         ]
         if (url := parts.settings.database_url).startswith("sqlite"):
             self._greenlets.append(self._every(CHECKPOINT_TICK_S, "checkpointing", lambda: _checkpoint(url)))

@@ -1,9 +1,9 @@
 """
 How a process ends, whichever server it runs: asked once it leaves gracefully, asked again it goes at once.
 
-    asked       /readyz answers 503; answers say `Connection: close`, so that kept connections move elsewhere
+    asked       /readyz answers 503; responses say `Connection: close`, so that kept connections move elsewhere
     overlap     new calls are still served, until balancers have looked at /readyz
-    late        the door is closed; who came in before may still ask
+    late        listening has ended; whoever connected before may still ask
     drain       running calls may end, WebSockets are closed; whoever asks anew on a kept connection gets a 503
     cut         what outlasts DRAIN_TIMEOUT is ended and recorded
     finish      usage is added up, records are shipped, positions saved
@@ -34,7 +34,7 @@ FINISH_S = 5.0
 log = logging.getLogger(__name__)
 
 
-class Door(Protocol):
+class Listener(Protocol):
     """One listening socket with the connections that came by it."""
 
     pool: Pool
@@ -47,11 +47,11 @@ class Front(Protocol):
     """What a server does of the end."""
 
     @property
-    def doors(self) -> Sequence[Door]:
-        """Where connections come in."""
+    def listeners(self) -> Sequence[Listener]:
+        """What it listens on."""
 
-    def say_goodbye(self) -> None:
-        """Let every answer from now on say that it is the last one on its connection."""
+    def send_connection_close(self) -> None:
+        """Let every response from now on say `Connection: close`."""
 
     def hang_up_on_the_idle(self) -> None:
         """Close what only waits for a request, now and from now on."""
@@ -85,11 +85,11 @@ class Stopping:
         self._asked.wait()
         drain_s = self._parts.settings.drain_timeout_s
         deadline = time.monotonic() + drain_s
-        front.say_goodbye()
+        front.send_connection_close()
         self._hurried.wait(min(self._overlap_s, drain_s))
-        for door in front.doors:
-            door.close()
-        pools = [door.pool for door in front.doors]
+        for listener in front.listeners:
+            listener.close()
+        pools = [listener.pool for listener in front.listeners]
         self._wait_until_empty(pools, min(LATE_S, drain_s))
         self._parts.refusing.set()
         # A WebSocket would last for ever; whoever comes back now comes to somebody else.
@@ -111,7 +111,7 @@ class Stopping:
         if not any(pools):
             return
         log.warning("cutting the last %d connections", sum(map(len, pools)))
-        # The first time calls end in words, where they have no answer yet; the second time their connections go too.
+        # The first time calls end in words, where they have no response yet; the second, connections go too.
         for _ in range(2):
             self._parts.live.cut_all(ProxyDraining())
             gevent.spawn(_join, pools).join(CUT_S)

@@ -47,7 +47,7 @@ class Response(wsgi.Response):  # type: ignore[misc]
     gunicorn's response.
 
     Attributes:
-        is_last: Set on the class when the worker is to end: every answer closes its connection.
+        is_last: Set on the class when the worker is to end: every response closes its connection.
         trailers: Fields to send after the last chunk; the application fills them in before its body ends.
     """
 
@@ -114,7 +114,7 @@ class Response(wsgi.Response):  # type: ignore[misc]
         self._send(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
 
     def close(self) -> None:
-        """Send what is left: the head of an answer without a body, the end of a chunked one."""
+        """Send what is left: the head of a response without a body, the end of a chunked one."""
         self.send_headers()
         self._send(b"0\r\n%b\r\n" % field_lines(self.trailers) if self.chunked else b"")
 

@@ -37,7 +37,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     Attributes:
         client_timeout_s: A client that neither reads nor sends for so long is cut off.
         stopping: Set before `run`.
-        doors: The servers of the listening sockets.
+        listeners: The servers, one for each listening socket.
         waiting: The connections that wait for a request, with the time since when.
     """
 
@@ -48,10 +48,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.waiting: dict[_Wait, float] = {}
-        self.doors: Sequence[StreamServer] = ()
+        self.listeners: Sequence[StreamServer] = ()
 
     def run(self) -> None:
-        """Serve until the end; the base class's own would look for a stop once a second, and then close the door."""
+        """Serve until the end; the base class's own would look for a stop once a second, and then end listening."""
         # libev's own handlers: Python's would wait for the loop to wake up.
         gevent.signal_handler(signal.SIGTERM, self.stopping.begin)
         gevent.signal_handler(signal.SIGINT, self.stopping.at_once)
@@ -59,18 +59,18 @@ class Worker(GeventWorker):  # type: ignore[misc]
         if not self.alive:  # told to stop while it was starting; what it has accepted until the end is served
             self.alive = True
             self.stopping.begin()
-        self.doors = [self._open(sock) for sock in self.sockets]
+        self.listeners = [self._open(sock) for sock in self.sockets]
         gevent.spawn(self._beat)
         self.stopping.wait(self)
 
     def _open(self, sock: socket.socket) -> StreamServer:
         sock.setblocking(True)
         handle = partial(self.handle, _Listener(sock.getsockname()))
-        door = StreamServer(sock, handle=handle, spawn=Pool(self.worker_connections))
+        server = StreamServer(sock, handle=handle, spawn=Pool(self.worker_connections))
         if self.cfg.workers > 1:
-            door.max_accept = 1
-        door.start()
-        return door
+            server.max_accept = 1
+        server.start()
+        return server
 
     def _beat(self) -> None:
         while True:
@@ -104,7 +104,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             return
         response, environ = _create(req, sock, addr, listener_name, self.cfg)
         try:
-            self._answer(response, environ)
+            self._respond(response, environ)
         except (gevent.GreenletExit, SystemExit):
             pass
         except Exception as exc:
@@ -114,7 +114,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self.log.exception("Error handling request")
             raise StopIteration from None
 
-    def _answer(self, response: Response, environ: Environ) -> None:
+    def _respond(self, response: Response, environ: Environ) -> None:
         if not self.alive:
             response.force_close()
         body = self.wsgi(environ, response.start_response)
@@ -137,8 +137,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         wait: _Wait = gevent.getcurrent().wait
         return wait
 
-    def say_goodbye(self) -> None:
-        """Let every answer from now on be the last one on its connection."""
+    def send_connection_close(self) -> None:
+        """Let every response from now on say `Connection: close`."""
         Response.is_last = True
 
     def hang_up_on_the_idle(self) -> None:

@@ -31,7 +31,7 @@ class Handler(WSGIHandler):  # type: ignore[misc]
     ignored_socket_errors = (*WSGIHandler.ignored_socket_errors, "timed out")
     path: str
     headers: HTTPMessage
-    answer_trailers: Headers
+    response_trailers: Headers
     response_use_chunked: bool
     between_requests: ClassVar[set[socket.socket]] = set()
     response_headers: list[tuple[bytes, bytes]]
@@ -84,7 +84,7 @@ class Handler(WSGIHandler):  # type: ignore[misc]
         environ["RAW_URI"] = target
         environ["gunicorn.socket"] = self.socket
         environ["llmproxy.headers"] = [(name, value.strip(" \t")) for name, value in self.headers.items()]
-        environ["llmproxy.trailers"] = self.answer_trailers = []
+        environ["llmproxy.trailers"] = self.response_trailers = []
         return environ
 
     def process_result(self) -> None:
@@ -94,7 +94,7 @@ class Handler(WSGIHandler):  # type: ignore[misc]
         if not self.headers_sent:
             self.write(b"")
         if self.response_use_chunked:
-            self._sendall(b"0\r\n%b\r\n" % field_lines(self.answer_trailers))
+            self._sendall(b"0\r\n%b\r\n" % field_lines(self.response_trailers))
 
     def log_error(self, msg: str, *args: object) -> None:
         """Nothing: gevent would quote a malformed line, and that may hold a token."""

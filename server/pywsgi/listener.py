@@ -11,7 +11,7 @@ def listener(host: str, port: int) -> socket.socket:
     """
     A listening socket whose connections send at once.
 
-    Without TCP_NODELAY an answer's head and body, two sends, wait 40 ms for the client's delayed ACK.
+    Without TCP_NODELAY a response's head and body, two sends, wait 40 ms for the client's delayed ACK.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.create_server((host, port), family=family, backlog=REQUEST_QUEUE)

@@ -32,12 +32,12 @@ class Server(WSGIServer):  # type: ignore[misc]
     is_leaving = False
 
     @property
-    def doors(self) -> tuple[WSGIServer]:
+    def listeners(self) -> tuple[WSGIServer]:
         """There is one."""
         return (self,)
 
-    def say_goodbye(self) -> None:
-        """Let every answer from now on be the last one on its connection."""
+    def send_connection_close(self) -> None:
+        """Let every response from now on say `Connection: close`."""
         self.is_leaving = True
 
     def hang_up_on_the_idle(self) -> None:

@@ -93,7 +93,7 @@ def test_a_call_that_waits_for_its_first_byte_is_refused_in_words(proxy, upstrea
 
     assert (answer.status, answer.json["error"]["code"]) == (401, "token_revoked")
     assert cut_record(proxy, token) == ("refused", 401, "token_revoked")
-    # Nobody asks again on behalf of somebody who lost their leave.
+    # Nobody asks again on behalf of somebody who lost their permission.
     assert len(upstream.requests("/v1/chat/completions")) == 1
 
 

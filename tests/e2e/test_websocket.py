@@ -331,7 +331,7 @@ def test_an_upstream_that_vanishes_ends_the_clients_connection(proxy, token_for,
     assert (record["outcome"], record["status_code"]) == ("upstream_failed", 101)
 
 
-def test_the_upstreams_goodbye_comes_through(proxy, token_for, opens):
+def test_the_upstreams_close_frame_comes_through(proxy, token_for, opens):
     with WebSocketUpstream(lambda peer: peer.close(4001, "enough")) as upstream:
         token = token_for(upstream)
         with opens(token) as client, pytest.raises(ConnectionClosed) as closed:
@@ -392,7 +392,7 @@ def take_back(proxy: Server, token: Token, how: str) -> None:
         assert proxy.manage("PATCH", f"/tokens/{token.id}", {"expires_at": soon})[0] == 200
 
 
-def test_who_loses_their_leave_is_told_so_by_a_close_frame(proxy, token_for, opens):
+def test_who_loses_their_permission_is_told_so_by_a_close_frame(proxy, token_for, opens):
     with WebSocketUpstream() as upstream, ExitStack() as stack:
         tokens = {how: token_for(upstream) for how in ("token_revoked", "project_inactive", "token_expired")}
         clients = {how: stack.enter_context(opens(token)) for how, token in tokens.items()}
