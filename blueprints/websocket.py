@@ -68,7 +68,7 @@ def _tunnelled(parts: Services, call: Call, environ: Environ, response: Upstream
         observer=observer,
         stall_s=parts.settings.idle_timeout_s,
     )
-    call.head_went(response.status_code, observer, cutter=tunnel)
+    call.head_went(response.status_code, observer, cut=tunnel.cut)
     down = headers_down(response.raw.headers, request_id=call.request_id)
     return Response(tunnel, "101 Switching Protocols", down, head_first=True)
 

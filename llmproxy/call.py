@@ -10,6 +10,7 @@ and raises WrongOrder.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from enum import IntEnum
 from http import HTTPStatus
 from random import getrandbits
@@ -49,13 +50,6 @@ class RecordWriter(Protocol):
         """Write a record, now or later. Never raises, never waits."""
 
 
-class Cutter(Protocol):
-    """What ends a call from outside; see LiveCall."""
-
-    def cut(self, reason: ProxyError) -> None:
-        """End it. Never waits, and may be called again."""
-
-
 class Call:
     """
     One call, which has just arrived. Whoever is outside tells it of phases, and writes none of its attributes.
@@ -73,7 +67,7 @@ class Call:
     """
 
     __slots__ = (
-        "_arrived", "_arrived_at", "_body", "_cutter", "_grant", "_head_came", "_is_session", "_live", "_log",
+        "_arrived", "_arrived_at", "_body", "_cut", "_grant", "_head_came", "_is_session", "_live", "_log",
         "_observer", "_overhead_s", "_phase", "_sent_up", "_span", "_status", "_ttft_s", "_upstream_request_id",
         "_upstream_status", "endpoint", "guard", "method", "request_id",
     )  # fmt: skip
@@ -95,7 +89,7 @@ class Call:
         self.guard: Final = guard
         self._log = log
         self._live = live
-        self._cutter: Cutter = guard
+        self._cut: Callable[[ProxyError], None] = guard.cut
         self._span = span
         self._is_session = asks_for_session
         self._phase = Phase.ARRIVED
@@ -139,7 +133,7 @@ class Call:
 
     def cut(self, reason: ProxyError) -> None:
         """End it from outside; see LiveCall."""
-        self._cutter.cut(reason)
+        self._cut(reason)
 
     def reads(self, body: RequestBody) -> None:
         """Count what is read of its body, and not the time that it waits for that. Before it is admitted."""
@@ -163,21 +157,23 @@ class Call:
         self._head_came = time.perf_counter()
         self._upstream_status, self._upstream_request_id = status, request_id
 
-    def head_went(self, status: int, observer: UsageObserver, *, cutter: Cutter | None = None) -> None:
+    def head_went(
+        self, status: int, observer: UsageObserver, *, cut: Callable[[ProxyError], None] | None = None
+    ) -> None:
         """
         The head of our response is ready. What follows takes as long as the upstream and the client take.
 
         Args:
             status: What the client is told.
             observer: Of the upstream's body, finished when the call ends.
-            cutter: Cuts the call from here on, in the guard's place.
+            cut: Ends the call from outside from here on, in the guard's place.
         """
         self._enter(Phase.HEAD_WENT)
         own_s = self._sent_up - self._arrived + time.perf_counter() - self._head_came
         self._overhead_s = own_s - (self._body.waited_s if self._body else 0.0)
         self._status, self._observer = status, observer
         self._is_session = self._is_session and status == HTTPStatus.SWITCHING_PROTOCOLS
-        self._cutter = cutter or self.guard
+        self._cut = cut or self._cut
 
     def first_byte_came(self) -> None:
         """The first byte of the response's body arrived."""
@@ -199,20 +195,31 @@ class Call:
             raise WrongOrder(f"a call that is {self._phase.name} cannot end so")
         self._phase = Phase.ENDED
         self._live.leave(self)
+        self._cut = self.guard.cut  # a tunnel and its call would know each other, and wait for the collector
+        if cut and (cut.outcome == "client_closed" or not has_response):
+            self._status = cut.status
+        body = self._body
+        record = self._record(cut, bytes_in=bytes_in + (body.bytes_read if body else 0), bytes_out=bytes_out)
+        self._log.write(record)
+        metrics.call_ended(record, overhead_s=self._overhead_s)
+        if self._span:
+            self._span.end(record, body.held if body else None)
+
+    def _record(self, cut: ProxyError | None, *, bytes_in: int, bytes_out: int) -> CallRecord:
         duration_s = time.perf_counter() - self._arrived
-        whose, body, observer = self._grant or cut, self._body, self._observer
+        whose, observer = self._grant or cut, self._observer
         error = {"code": cut.code, "type": cut.type} if cut else None
         # What the proxy itself decided says more than what the upstream told before.
         if observer and observer.error and not (cut and cut.outcome == "refused"):
             error = observer.error
-        record = CallRecord(
+        return CallRecord(
             timestamp=self._arrived_at,
             request_id=self.request_id,
             token_id=whose.token_id if whose else None,
             project_id=whose.project_id if whose else None,
             endpoint=self.endpoint,
             method=self.method,
-            status_code=cut.status if cut and (cut.outcome == "client_closed" or not has_response) else self._status,
+            status_code=self._status,
             duration_ms=round(duration_s * 1000, 3),
             metadata=observer.metadata if observer else None,
             outcome=cut.outcome if cut else "complete",
@@ -220,15 +227,11 @@ class Call:
             ttft_ms=None if self._ttft_s is None else round(self._ttft_s * 1000, 3),
             upstream_status=self._upstream_status,
             upstream_request_id=self._upstream_request_id,
-            bytes_in=bytes_in + (body.bytes_read if body else 0),
+            bytes_in=bytes_in,
             bytes_out=bytes_out,
             usage_source=observer.usage_source if observer else "absent",
             error=error,
         )
-        self._log.write(record)
-        metrics.call_ended(record, overhead_s=self._overhead_s)
-        if self._span:
-            self._span.end(record, body.held if body else None)
 
     def _enter(self, phase: Phase) -> None:
         if self._phase != phase - 1:

@@ -115,8 +115,11 @@ class Connection:
         return bool(self._poll.poll(0))
 
     def unacknowledged(self) -> int:
-        """Bytes sent that the other machine has not confirmed to have."""
-        return unacknowledged(self._sock)
+        """Bytes sent, TLS's own included, that the peer's machine has not confirmed; 0 where nobody can tell."""
+        try:
+            return int(struct.unpack("i", fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
+        except (OSError, ValueError):
+            return 0
 
     def abort(self) -> None:
         """End the exchange from outside: whoever waits in `send` or `receive` gets an OSError. Never waits."""
@@ -140,14 +143,6 @@ class Connection:
     def _stop_waiting(self) -> None:
         if self._readiness is not None:
             self._readiness.close()
-
-
-def unacknowledged(sock: socket.socket) -> int:
-    """Bytes sent, TLS's own included, that the other machine has not confirmed; 0 where the system cannot tell."""
-    try:
-        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
-    except (OSError, ValueError):
-        return 0
 
 
 def verifying_context() -> ssl.SSLContext:

@@ -203,22 +203,14 @@ def test_a_stream_is_known_when_its_head_went() -> None:
     assert not arrived(Log()).is_stream
 
 
-class Cutter:
-    def __init__(self) -> None:
-        self.reasons: list[ProxyError] = []
-
-    def cut(self, reason: ProxyError) -> None:
-        self.reasons.append(reason)
-
-
 def test_a_cut_goes_to_the_guard_until_another_takes_over() -> None:
-    call, cutter = arrived(Log(), asks_for_session=True), Cutter()
+    call, reasons = arrived(Log(), asks_for_session=True), []
     call.admitted(GRANT)
     call.sent_up()
     call.head_came(101, None)
-    call.head_went(101, observer(), cutter=cutter)
+    call.head_went(101, observer(), cut=reasons.append)
     call.cut(reason := TokenRevoked())
-    assert (cutter.reasons, call.guard.ended_by) == ([reason], None)
+    assert (reasons, call.guard.ended_by) == ([reason], None)
 
     other = responding(Log(), 200, observer())
     other.cut(reason)
