@@ -19,8 +19,8 @@ lint: .venv/.dev  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/.dev .venv/envoy  ## what the proxy costs on this machine, beside nginx and Envoy; writes docs/benchmark.md
-	$(BIN)/python -m measure.suite --write
+bench: .venv/.dev .venv/envoy  ## what the proxy costs on this machine, into docs/benchmark.md; AGAINST=<checkout>: more or less than there
+	$(BIN)/python -m measure.suite $(if $(AGAINST),--against $(AGAINST),--write)
 
 prices: .venv/.dev  ## compile the price sheet from genai-prices and prices/overlay.toml
 	$(BIN)/uv run -q --no-project --with genai-prices==0.2.3 python -m measure.price_sheet
