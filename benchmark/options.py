@@ -44,7 +44,7 @@ SECTIONS = {
         _option("--payload", help="JSON to send, or @FILE; a small one of the endpoint's kind without it."),
         _option("--prompts", metavar="FILE", help="JSON on each line, in turn: a text, or fields of the payload."),
         _option("--input-tokens", metavar="N[±N]", help="Makes prompts up of so many tokens, no two the same."),
-        _option("--output-tokens", metavar="N[±N]", help="The most tokens that an answer may have."),
+        _option("--output-tokens", metavar="N[±N]", help="The most tokens that a response may have."),
         _option(
             "--seed",
             type=int,
@@ -75,7 +75,7 @@ SECTIONS = {
             help="Users, each with one request at a time; 10, with --rate 256.",
         ),
         _option(
-            "--rate", type=float, metavar="N", help="Requests per second, kept whether or not the answers keep up."
+            "--rate", type=float, metavar="N", help="Requests per second, kept whether or not the responses keep up."
         ),
         _option(
             "--arrivals",

@@ -10,7 +10,7 @@ from benchmark.refused import Refused, check_positive
 
 REQUESTS = 100
 CONCURRENCY = 10
-# With a rate, users wait for their turns; there must be enough of them to keep it while answers are slow.
+# With a rate, users wait for their turns; there must be enough of them to keep it while responses are slow.
 CONCURRENCY_AT_A_RATE = 256
 SPARE_FILES = 64
 
@@ -25,7 +25,7 @@ class Plan:
     How much load: so many requests or so many seconds, by so many users, at their pace or at a rate.
 
     Attributes:
-        rate: Requests per second; None lets each user send as soon as its answer has come.
+        rate: Requests per second; None lets each user send as soon as its response has come.
         arrivals: With a rate: one every 1/rate seconds, or as strangers send who know nothing of each other.
         seed: Of strangers' arrivals.
     """

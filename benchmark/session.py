@@ -82,7 +82,7 @@ class Session:
 
     @property
     def failed_urls(self) -> list[str]:
-        """The servers that gave no answer to any request, on any level."""
+        """The servers that gave no response to any request, on any level."""
         every = zip(self.targets, zip(*(level.runs for level in self.levels), strict=True), strict=True)
         samples = ((target.base_url, [s for run in runs for s in run.samples]) for target, runs in every)
         return [url for url, found in samples if found and all(sample.cause is not None for sample in found)]

@@ -3,7 +3,7 @@ What the admin pages cost: fills a proxy with records and tokens, and times ever
 
     python -m measure.admin_pages --records 1000000 --tokens 10000
 
-Each page is asked for in this process, without a network; the slowest of several answers is told besides the
+Each page is asked for in this process, without a network; the slowest of several responses is told besides the
 median. The seeded data directory can be kept and used again with --data-dir.
 """
 
@@ -69,10 +69,10 @@ def _times(client: FlaskClient, path: str, repeat: int) -> tuple[list[float], in
     times, size = [], 0
     for _ in range(repeat):
         started = time.perf_counter()
-        answer = client.get(path, headers=HEADERS)
+        response = client.get(path, headers=HEADERS)
         times.append((time.perf_counter() - started) * 1000)
-        assert answer.status_code == 200, (path, answer.status)
-        size = len(answer.data)
+        assert response.status_code == 200, (path, response.status)
+        size = len(response.data)
     return times, size
 
 

@@ -15,8 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
-import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,34 +31,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--database", default="")
     options = parser.parse_args()
+    # Here, for it loads what a worker may only load when it has been patched.
+    from measure.issued_tokens import issue_tokens
+
     print(f"{options.workers} workers with {options.parallel} calls at a time each")
     print(f"{'':24}{'claims/s':>10}{'CPU µs':>9}{'median ms':>11}{'p99 ms':>9}")
     with tempfile.TemporaryDirectory() as directory:
         for name, url in (("SQLite", f"sqlite:///{directory}/claims.db"), ("PostgreSQL", options.database)):
             if url:
-                tokens = _prepare(url, Path(directory))
+                tokens = issue_tokens(url, Path(directory), TOKENS)
                 _measure(f"{name}, one token", options, url, tokens[:1])
                 _measure(f"{name}, {TOKENS:,} tokens", options, url, tokens)
-
-
-def _prepare(url: str, directory: Path) -> list[str]:
-    """A migrated database with a project and its tokens; their hashes."""
-    from database.engine import background_transaction, open_engine
-    from database.schema import migrate_to_head
-    from models import Project, Token
-
-    engine = open_engine(url)
-    migrate_to_head(engine, directory)
-    now, project_id = datetime.now(UTC), str(uuid.uuid4())
-    hashes = [uuid.uuid4().hex * 2 for _ in range(TOKENS)]
-    project = {"id": project_id, "name": project_id, "openai_api_key": "sealed", "key_hint": "", "created_at": now}
-    times = {"created_at": now, "expires_at": now + timedelta(hours=1)}
-    tokens = [{"token": name, "project_id": project_id, **times} for name in hashes]
-    with background_transaction(engine) as connection:
-        connection.execute(Project.__table__.insert(), project)
-        connection.execute(Token.__table__.insert(), tokens)
-    engine.dispose()
-    return hashes
 
 
 def _measure(name: str, options: argparse.Namespace, url: str, tokens: list[str]) -> None:

@@ -16,21 +16,13 @@ import random
 import statistics
 import tempfile
 import time
-import uuid
-from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from flask import Flask
-
-import config
-from app import create_app
 from database.claims import open_token_store
 from database.engine import checkpoint
-from database.schema import migrate_to_head
-from llmproxy.admission import TokenStore, hash_token, utc_now
-from models import Project, Token, db
-from services import Services
+from llmproxy.admission import TokenStore, utc_now
+from measure.issued_tokens import issue_tokens
 
 FEW = 10
 CLAIMS = 4000
@@ -59,30 +51,9 @@ class _Side(NamedTuple):
 
 
 def _filled(data_dir: Path, tokens: int) -> _Side:
-    settings = config.load({"DATA_DIR": str(data_dir)}, embedded=True)
-    app = create_app(settings)
-    migrate_to_head(Services.of(app).engine, data_dir)
-    hashes = _issue(app, tokens)
-    store = open_token_store(settings.database_url, default_limit=1_000_000_000)
-    return _Side(settings.database_url, store, hashes)
-
-
-def _issue(app: Flask, tokens: int) -> list[str]:
-    now, project_id = utc_now(), str(uuid.uuid4())
-    hashes = [hash_token(str(uuid.uuid4())) for _ in range(tokens)]
-    with app.app_context():
-        project = {"id": project_id, "name": "claims", "openai_api_key": "sealed", "key_hint": "aled"}
-        db.session.execute(Project.__table__.insert(), [project | {"created_at": now}])
-        rows = [
-            {
-                "id": str(uuid.uuid4()), "token": token_hash, "project_id": project_id,
-                "created_at": now, "expires_at": now + timedelta(days=1),
-            }
-            for token_hash in hashes
-        ]  # fmt: skip
-        db.session.execute(Token.__table__.insert(), rows)
-        db.session.commit()
-    return hashes
+    url = f"sqlite:///{data_dir}/claims.db"
+    hashes = issue_tokens(url, data_dir, tokens)
+    return _Side(url, open_token_store(url, default_limit=1_000_000_000), hashes)
 
 
 def _claim_us(side: _Side) -> float:

@@ -1,5 +1,5 @@
 """
-What observing an answer costs, in CPU microseconds: `python -m measure.observer_cost`.
+What observing a response costs, in CPU microseconds: `python -m measure.observer_cost`.
 
 Medians over rounds of this thread's CPU time. Compare rows and ratios; absolute numbers belong to the machine.
 """
@@ -36,7 +36,7 @@ _USAGE = {
 
 def chat_body(size: int) -> bytes:
     """A chat completion of about `size` bytes."""
-    answer = ('The quick brown fox "jumps" over the lazy dog.\n' * (size // 40))[: size - 680]
+    text = ('The quick brown fox "jumps" over the lazy dog.\n' * (size // 40))[: size - 680]
     return json.dumps(
         {
             "id": "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT",
@@ -46,7 +46,7 @@ def chat_body(size: int) -> bytes:
             "choices": [
                 {
                     "index": 0,
-                    "message": {"role": "assistant", "content": answer, "refusal": None, "annotations": []},
+                    "message": {"role": "assistant", "content": text, "refusal": None, "annotations": []},
                     "logprobs": None,
                     "finish_reason": "stop",
                 }
@@ -98,7 +98,7 @@ def responses_events(count: int) -> list[bytes]:
 
 
 def image_body(size: int) -> bytes:
-    """An image answer with `size` bytes of base64 in it."""
+    """An image response with `size` bytes of base64 in it."""
     image = base64.b64encode(os.urandom(size * 3 // 4)).decode()
     usage = {"input_tokens": 50, "output_tokens": 4160, "total_tokens": 4210}
     return json.dumps({"created": 1713833628, "data": [{"b64_json": image}], "usage": usage}).encode()
@@ -148,7 +148,7 @@ def report(label: str, reads: list[bytes], *, per: int, unit: str, repeats: int,
 
 
 def main() -> None:
-    """Prints one row per kind of answer."""
+    """Prints one row per kind of response."""
     sse, plain = "text/event-stream; charset=utf-8", "application/json"
     small = chat_body(2048)
     report("JSON of 2 KB", [small], per=1, unit="record", repeats=500, content_type=plain)

@@ -3,7 +3,7 @@ Mixed traffic for as long as you like, and whether the worker grows, or keeps wh
 
     python -m measure.soak [--minutes 60] [--clients 8]
 
-Chat answers, streams, clients that hang up within a stream, refusals and uploads go through one worker, to the
+Chat responses, streams, clients that hang up within a stream, refusals and uploads go through one worker, to the
 stand-in for OpenAI. After a warm-up and at the end the load rests and the worker is looked at: memory, descriptors,
 threads. Ends with 1 when it grew, kept something, or left a call without its record.
 """
@@ -23,7 +23,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from measure.suite.stage import CHAT, Server, proxy
+from measure.suite.sample import CHAT
+from measure.suite.server import Server
+from measure.suite.stage import proxy
 from mock_openai.mock import MockOpenAI
 
 WARM_UP_SHARE = 0.3

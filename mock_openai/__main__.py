@@ -9,25 +9,25 @@ other's event loop. How many requests it answers in a second on this machine is 
 `python -m mock_openai --self-test`.
 
 Every surface answers in OpenAI's documented shape (`shapes`), the same bytes for the same request. A request
-bends its answer with these headers, which a transparent proxy passes on:
+bends its response with these headers, which a transparent proxy passes on:
 
 what is answered
     x-mock-status: 429          this status; an error of OpenAI's from 400 up; 204 and 304 have no body
     x-mock-retry-after-ms: 50   with any error; a 429 has 2000 without being asked
     x-mock-redirect: URL        302 (or x-mock-status) with this Location
     x-mock-events: N            N content events, or words (5)
-    x-mock-ending: incomplete   or failed: how a model's answer ends
+    x-mock-ending: incomplete   or failed: how a model's response ends
     x-mock-size: BYTES          JSON padded to (where it is smaller), or a binary body of, exactly this size
-    x-mock-header: name: value  one more answer header; may be repeated
+    x-mock-header: name: value  one more response header; may be repeated
     x-mock-once: NAME           the controls hold for the first request with this name only
 how it travels
     x-mock-framing: chunked     or length, or close; streams are chunked and the rest has a length otherwise
     x-mock-encoding: gzip       or deflate, br, zstd
     x-mock-event-split: BYTES   every event is sent in pieces of this size
-    x-mock-informational: 103   a 1xx answer first; several with commas
+    x-mock-informational: 103   a 1xx response first; several with commas
     x-mock-trailer: 1           a trailer after the last chunk
     x-mock-stamp: 1             events begin with a comment `: sent_ns=<20 digits> event=<number> of=<count>` (of
-                                time.monotonic_ns, one clock for the whole machine); every answer has x-mock-sent-ns
+                                time.monotonic_ns, one clock for the whole machine); every response has x-mock-sent-ns
     x-mock-ping: 1              a comment `: ping` of its own before every event and the pause before it
 when
     x-mock-delay-ms, x-mock-gap-ms   before the first byte; between two events
@@ -39,7 +39,7 @@ what goes wrong
     x-mock-hang-after: K        falls silent after K events (0: after the head)
     x-mock-cut-after: K         ends the connection after K events, or (1) in the middle of a JSON body
     x-mock-cut-with: reset      by RST instead of FIN (always so where FIN would be a clean end)
-    x-mock-drop: 1              ends the connection instead of an answer
+    x-mock-drop: 1              ends the connection instead of a response
     x-mock-close-idle: 1        answers as if it kept the connection, then closes it
 
 Under `/__mock__/`: GET requests, connections, wait; POST gate/NAME, reset. The methods of `MockOpenAI` call them.

@@ -14,7 +14,7 @@ import httptools
 from mock_openai.request import Ledger, Request
 
 READ_BYTES = 64 * 1024
-# A client may send its next request early; what it sends while an answer waits is kept up to here.
+# A client may send its next request early; what it sends while a response waits is kept up to here.
 PENDING_BYTES = 1024 * 1024
 DRAIN_S = 5.0
 
@@ -148,7 +148,7 @@ class Connection:
         self.sock.close()
 
     def _drain(self) -> None:
-        # Closing with unread bytes resets the connection, and the client could lose an early answer to that.
+        # Closing with unread bytes resets the connection, and the client could lose an early response to that.
         self.sock.shutdown(socket.SHUT_WR)
         self.sock.settimeout(DRAIN_S)
         while self.sock.recv(READ_BYTES):

@@ -1,7 +1,7 @@
 """
-One answer on its way out: heads, framing, compression, and everything that can go wrong on purpose.
+One response on its way out: heads, framing, compression, and everything that can go wrong on purpose.
 
-A plain JSON answer leaves in one write; everything else goes piece by piece, an event of a stream or a part of a
+A plain JSON response leaves in one write; everything else goes piece by piece, an event of a stream or a part of a
 body, so that a test can act between two of them.
 """
 
@@ -26,7 +26,7 @@ from mock_openai.state import State
 SHORT_PAUSE_S = 0.1
 REASONS = {int(status): status.phrase for status in http.HTTPStatus}
 
-# What OpenAI's edge sends with every answer. The date stands still so that two equal calls get equal heads.
+# What OpenAI's edge sends with every response. The date stands still so that two equal calls get equal heads.
 _COMMON = (
     b"Date: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
     b"Server: cloudflare\r\n"
@@ -50,7 +50,7 @@ _COMMON = (
 
 
 class ClientGone(Exception):
-    """The client hung up while the answer waited."""
+    """The client hung up while the response waited."""
 
 
 class _Cut(Exception):
@@ -58,7 +58,7 @@ class _Cut(Exception):
 
 
 def plain_answer(status: int, payload: Any, *, close: bool = False) -> bytes:
-    """A JSON answer with nothing of OpenAI's around it."""
+    """A JSON response with nothing of OpenAI's around it."""
     body = orjson.dumps(payload)
     head = f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: {JSON_TYPE}\r\nContent-Length: {len(body)}\r\n"
     return (head + ("Connection: close\r\n" if close else "") + "\r\n").encode() + body
@@ -133,7 +133,7 @@ _PING = b": ping\n\n"
 
 
 class Exchange:
-    """One request's answer on its way out. `run` says whether the connection may carry another."""
+    """One request's response on its way out. `run` says whether the connection may carry another."""
 
     def __init__(self, state: State, connection: Connection, request: Request) -> None:
         self._state = state
@@ -152,7 +152,7 @@ class Exchange:
         return controls
 
     def run(self) -> bool:
-        """Sends the answer. Raises ClientGone or OSError when nobody is there to take it."""
+        """Sends the response. Raises ClientGone or OSError when nobody is there to take it."""
         try:
             if self._controls:
                 self._before_answer()
@@ -224,7 +224,7 @@ class Exchange:
     # --- sending ---
 
     def _head(self, reply: Reply, framing_headers: str) -> bytes:
-        self._state.answers += 1
+        self._state.responses += 1
         status = reply.status
         connection = "keep-alive" if self._keep_alive else "close"
         type_ = f"Content-Type: {reply.content_type}\r\n" if reply.events is not None else ""
@@ -233,7 +233,7 @@ class Exchange:
             (
                 f"HTTP/1.1 {status} {REASONS.get(status, 'Unknown')}\r\n"
                 f"{type_}{framing_headers}Connection: {connection}\r\n"
-                f"x-request-id: req_{self._state.run_id}{self._state.answers:016x}\r\n".encode(),
+                f"x-request-id: req_{self._state.run_id}{self._state.responses:016x}\r\n".encode(),
                 _COMMON,
                 f"{extra}\r\n".encode("latin-1"),
             )

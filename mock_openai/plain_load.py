@@ -1,7 +1,7 @@
 """
 The cheapest load that Python can make: one request, ever again, over kept connections, from one loop.
 
-For measuring servers that are faster than a load generator with features; `runner` is that.
+For measuring servers that are faster than a load generator with features; `llm-benchmark` is that.
 """
 
 from __future__ import annotations
@@ -9,54 +9,80 @@ from __future__ import annotations
 import selectors
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
-from typing import cast
+from types import TracebackType
+from typing import Self
+
+PATIENCE_S = 20
 
 
-def times(port: int, request: bytes, requests: int, concurrency: int) -> Iterator[float]:
+class PlainLoad:
     """
-    How long each of `requests` took, over `concurrency` kept connections.
+    `concurrency` connections to a port of this machine, kept for the length of a `with` block.
 
     One loop over all connections and no threads: on few processors a costly load disturbs what it measures.
     """
-    with selectors.DefaultSelector() as selector, ExitStack() as open_sockets:
+
+    def __init__(self, port: int, request: bytes, concurrency: int) -> None:
+        self._request = request
+        self._selector = selectors.DefaultSelector()
+        self._sockets: list[socket.socket] = []
         for _ in range(concurrency):
-            sock = open_sockets.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            sock = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.sendall(request)
-            selector.register(sock, selectors.EVENT_READ, _Exchange(time.perf_counter()))
-        sent, answered = concurrency, 0
-        while answered < requests:
-            ready = selector.select(timeout=20)
+            self._sockets.append(sock)
+            self._selector.register(sock, selectors.EVENT_READ, _Exchange(sock))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._selector.close()
+        for sock in self._sockets:
+            sock.close()
+
+    def times_s(self, requests: int) -> list[float]:
+        """
+        How long each of `requests` took; there are at least as many as connections.
+
+        Raises RuntimeError when a response is no 200 of known length, ConnectionError when the server hangs up.
+        """
+        times: list[float] = []
+        for key in self._selector.get_map().values():
+            key.data.send(self._request)
+        sent = len(self._sockets)
+        while len(times) < requests:
+            ready = self._selector.select(PATIENCE_S)
             if not ready:
-                raise RuntimeError("no answer came")
+                raise RuntimeError("no response came")
             for key, _ in ready:
-                sock, exchange = cast(socket.socket, key.fileobj), key.data
-                if not exchange.is_complete_with(sock.recv(65536)):
-                    continue
-                yield time.perf_counter() - exchange.started
-                answered += 1
-                if sent < requests:
-                    exchange.restart()
-                    sock.sendall(request)
-                    sent += 1
+                exchange: _Exchange = key.data
+                if exchange.is_complete():
+                    times.append(time.perf_counter() - exchange.started)
+                    if sent < requests:
+                        exchange.send(self._request)
+                        sent += 1
+        return times
 
 
 class _Exchange:
-    """One request on a connection, and as much of its answer as has come."""
+    """One request on a connection, and as much of its response as has come."""
 
-    def __init__(self, started: float) -> None:
-        self.started = started
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.started = 0.0
         self._data = b""
         self._size: int | None = None
 
-    def restart(self) -> None:
-        """Begin the next one."""
-        self.__init__(time.perf_counter())  # type: ignore[misc]
+    def send(self, request: bytes) -> None:
+        self.started = time.perf_counter()
+        self._data, self._size = b"", None
+        self._sock.sendall(request)
 
-    def is_complete_with(self, piece: bytes) -> bool:
-        """True when `piece` ends the answer. Raises when it is not a 200 of known length."""
+    def is_complete(self) -> bool:
+        """Take what has come; True when it ends the response."""
+        piece = self._sock.recv(65536)
         if not piece:
             raise ConnectionError("the server hung up")
         self._data += piece

@@ -1,7 +1,7 @@
 """
-Which answer a request gets: OpenAI's shape for its route, its error for a status, or what the controls ask for.
+Which response a request gets: OpenAI's shape for its route, its error for a status, or what the controls ask for.
 
-The controls are the request's `x-mock-*` headers, listed in `mock_openai`. How an answer travels is the business of
+The controls are the request's `x-mock-*` headers, listed in `mock_openai`. How a response travels is the business of
 `mock_exchange`.
 """
 
@@ -29,7 +29,7 @@ CONTROLS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer before framing. `events` is a stream's events or a body's parts; None where there is no body."""
+    """A response before framing. `events` is a stream's events or a body's parts; None where there is no body."""
 
     status: int
     content_type: str
@@ -40,7 +40,7 @@ class Reply:
 
 
 def reply_to(request: Request, controls: dict[str, str], api_key: str | None) -> Reply:
-    """Chooses the answer as OpenAI would, unless the controls ask for another."""
+    """Chooses the response as OpenAI would, unless the controls ask for another."""
     if unknown := controls.keys() - CONTROLS:
         # A misspelt control that does nothing would make a test that cannot fail.
         return _json(400, shapes.error(f"no such control: {', '.join(sorted(unknown))}"))

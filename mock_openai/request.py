@@ -141,7 +141,7 @@ class Request:
         return None
 
     def take_body(self, data: bytes) -> None:
-        """Counts, hashes and, where it is needed for the answer, keeps a piece of the body."""
+        """Counts, hashes and, where it is needed for the response, keeps a piece of the body."""
         self.body_bytes += len(data)
         self.sha256.update(data)
         if self.kept is not None:

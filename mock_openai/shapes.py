@@ -1,8 +1,8 @@
 """
 The bodies that OpenAI documents, built from a request and nothing else.
 
-Pure: no sockets, no clock, no randomness. Equal requests get equal answers (ids come from a digest of the
-request, `created` is a constant), so that a proxied answer can be compared with a direct one byte by byte.
+Pure: no sockets, no clock, no randomness. Equal requests get equal responses (ids come from a digest of the
+request, `created` is a constant), so that a proxied response can be compared with a direct one byte by byte.
 
 Each route is a function `Ask -> dict | list[bytes] | Binary`: a JSON object, the events of a stream, or bytes
 of a given size and type. Source: OpenAI's API reference, and the response models of the official Python package.
@@ -67,7 +67,7 @@ class Ask:
 
     @property
     def words(self) -> list[str]:
-        """The text of the answer, one piece per content event."""
+        """The text of the response, one piece per content event."""
         return list(itertools.islice(itertools.cycle(_WORDS), self.count))
 
     @property
@@ -96,7 +96,7 @@ class BadAsk(ValueError):
 
 
 def binary_pieces(size: int) -> Iterator[bytes]:
-    """The bytes of a binary answer in pieces of at most 64 KiB; the same for every request."""
+    """The bytes of a binary response in pieces of at most 64 KiB; the same for every request."""
     for start in range(0, size, PIECE_BYTES):
         yield _BLOCK[: size - start]
 

@@ -7,8 +7,8 @@ import os
 import time
 from pathlib import Path
 
-from mock_openai import plain_load
 from mock_openai.mock import MockOpenAI
+from mock_openai.plain_load import PlainLoad
 
 REQUESTS, WARMUP, CONCURRENCY = 30_000, 2_000, 32
 BODY = json.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}).encode()
@@ -20,11 +20,10 @@ REQUEST = (
 
 def tell(requests: int = REQUESTS) -> None:
     """Loads a mock of its own from this process and prints what came of it."""
-    with MockOpenAI() as mock:
-        port = int(mock.url.rpartition(":")[2])
-        list(plain_load.times(port, REQUEST, WARMUP, CONCURRENCY))
+    with MockOpenAI() as mock, PlainLoad(int(mock.url.rpartition(":")[2]), REQUEST, CONCURRENCY) as load:
+        load.times_s(WARMUP)
         cpu_s, start = _cpu_s(mock.pid), time.perf_counter()
-        count = len(list(plain_load.times(port, REQUEST, requests, CONCURRENCY)))
+        count = len(load.times_s(requests))
         took_s, cpu_s = time.perf_counter() - start, _cpu_s(mock.pid) - cpu_s
     print(f"{count / took_s:,.0f} requests/s answered, the load on the same machine")
     print(f"{cpu_s / count * 1e6:.0f} µs of CPU each: {count / cpu_s:,.0f} requests/s for each core it gets")

@@ -44,5 +44,5 @@ class State:
         self.ledger = Ledger()
         self.gates: defaultdict[str, Gate] = defaultdict(Gate)
         self.used_once: set[str] = set()
-        self.answers = 0
+        self.responses = 0
         self.run_id = secrets.token_hex(8)

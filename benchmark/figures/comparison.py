@@ -97,7 +97,7 @@ def comparison(first: Sequence[Run], second: Sequence[Run]) -> dict[str, Any]:
     """
     First minus second and first by second, each with the interval that holds 95 %; of tokens where both have any.
 
-    None where one of them has no answer.
+    None where one of them has no response.
     """
     found: dict[str, Any] = dict.fromkeys(TIMES["latency_ms"])
     for time, statistics in TIMES.items():

@@ -3,7 +3,7 @@ The figures of a run, from its own samples: the keys and units of `results.json`
 
 Percentiles are those of the requests that succeeded, interpolated between the two nearest samples. A failed request
 counts in `requests`, `errors`, `error_rate` and `throughput_rps`; its time is left out, because a refusal is fast and
-a timeout slow, and neither says how long an answer takes. What cannot be known is null.
+a timeout slow, and neither says how long a response takes. What cannot be known is null.
 """
 
 from __future__ import annotations

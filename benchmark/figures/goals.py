@@ -28,7 +28,7 @@ class Goals:
         return self.ttft_ms is not None or self.tpot_ms is not None
 
     def kept_by(self, sample: Sample) -> bool:
-        """Whether it is an answer within the limits. One of a single token has no time per token, and keeps any."""
+        """Whether it is a response within the limits. One of a single token has no time per token, and keeps any."""
         return (
             sample.cause is None
             and (self.ttft_ms is None or (sample.ttft_ms is not None and sample.ttft_ms <= self.ttft_ms))
@@ -37,5 +37,5 @@ class Goals:
 
 
 def tells_output(sample: Sample) -> bool:
-    """Whether it is known how many tokens the answer has."""
+    """Whether it is known how many tokens the response has."""
     return sample.tokens is not None and sample.tokens.output is not None

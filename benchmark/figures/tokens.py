@@ -36,7 +36,7 @@ def goodput_figures(run: Run, goals: Goals) -> Figures:
     """
     The share of all requests that kept the limits, and how many did in a second.
 
-    Null where a limit is on a time per token and no answer told its tokens.
+    Null where a limit is on a time per token and no response told its tokens.
     """
     if not goals.has_limits:
         return {}

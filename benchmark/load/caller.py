@@ -74,7 +74,7 @@ class Caller(FastHttpUser):
         sample.ended_ns = time.monotonic_ns()
         sample.size = len(body)
         sample.tokens = tokens_in(body) if sample.is_success else None
-        sample.fail(causes.of_body(body) if sample.is_success else causes.of_answer(sample.status, body))
+        sample.fail(causes.of_body(body) if sample.is_success else causes.of_response(sample.status, body))
 
     def _read_events(self, response: Any, sample: Sample) -> None:
         times = sample.stream = StreamTimes()

@@ -15,14 +15,14 @@ LONGEST_MESSAGE = 200
 Cause = tuple[str, str]
 
 
-def of_answer(status: int, body: bytes) -> Cause:
-    """The cause, such as `429 rate_limit_exceeded`, and the answer's own message, for a status that is no success."""
+def of_response(status: int, body: bytes) -> Cause:
+    """The cause, such as `429 rate_limit_exceeded`, and its own message, for a response that is no success."""
     code, message = _code_and_message(_object(body).get("error"))
     return (f"{status} {code}" if code else str(status)), message
 
 
 def of_body(body: bytes) -> Cause | None:
-    """Why an answer of 2xx is none: its body is an error. None of any other body."""
+    """Why a response of 2xx is none: its body is an error. None of any other body."""
     failed = _failure_in("", _object(body)) if b'"error"' in body else None
     return failed and (f"error in the body: {failed[0] or 'no code'}", failed[1])
 
@@ -74,7 +74,7 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def of_exception(error: BaseException, *, answered: bool) -> str:
-    """What happened on the wire. `answered` says whether the head of an answer had come."""
+    """What happened on the wire. `answered` says whether the head of a response had come."""
     # Locust's client wraps what it would have retried, were it not a POST.
     error = getattr(error, "original", None) or error
     match error:
@@ -83,7 +83,7 @@ def of_exception(error: BaseException, *, answered: bool) -> str:
         case ConnectionRefusedError():
             return "connection refused"
         case ConnectionResetError() | BrokenPipeError():
-            return "answer cut short" if answered else "connection reset"
+            return "response cut short" if answered else "connection reset"
         case socket.gaierror():
             return "host name not found"
         case ssl.SSLCertVerificationError():
@@ -93,7 +93,7 @@ def of_exception(error: BaseException, *, answered: bool) -> str:
         case OSError():
             return error.strerror or str(error)
     if answered:
-        return "answer cut short"
+        return "response cut short"
     # The parser's errors: nothing came, not a whole head, or something that is no HTTP.
     is_closed = any(word in str(error) for word in ("closed", "EOF", "Incomplete"))
-    return "connection closed without an answer" if is_closed else "the answer is no HTTP"
+    return "connection closed without a response" if is_closed else "the response is no HTTP"

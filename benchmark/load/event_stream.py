@@ -106,7 +106,7 @@ class StreamTimes:
 
     @property
     def unfinished(self) -> bytes:
-        """What came behind the last event: all of it where the answer is no stream."""
+        """What came behind the last event: all of it where the response is no stream."""
         return self._rest
 
     @property

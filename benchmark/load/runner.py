@@ -14,7 +14,7 @@ from locust.exception import StopUser
 from benchmark.call import Call
 from benchmark.load.caller import Caller
 from benchmark.load.connections import Connections
-from benchmark.load.first_answer import refusal
+from benchmark.load.first_response import refusal
 from benchmark.load.samples import Run, Sample
 from benchmark.load.schedule import Schedule
 from benchmark.load.strain import strain
@@ -30,7 +30,7 @@ class Load:
     """
     The load on one target. Its connections stay open from one run to the next.
 
-    The first answer of all decides whether to go on: a probe would be one request more than was asked for.
+    The first response of all decides whether to go on: a probe would be one request more than was asked for.
     """
 
     def __init__(self, target: Target, call: Call, concurrency: int) -> None:
@@ -45,10 +45,10 @@ class Load:
 
     def run(self, plan: Plan, shown: list[Sample] | None = None) -> Run:
         """
-        Sends what the plan asks for, without its warm-up, and waits for the last answer.
+        Sends what the plan asks for, without its warm-up, and waits for the last response.
 
         `shown` gets every sample as it ends, for whoever looks at it meanwhile. Raises Refused when the first
-        answer says that there is no use in going on.
+        response says that there is no use in going on.
         """
         samples: list[Sample] = []
         schedule, ready = Schedule(plan), Event()

@@ -19,8 +19,8 @@ class Sample:
     """
     One request that ended, well or not.
 
-    `due_ns` is when it was meant to leave: with a rate, the time the rate asked for, so that a slow answer cannot
-    hide what it kept waiting; otherwise the time it left, `sent_ns`. `cause` is None for a complete answer of 2xx.
+    `due_ns` is when it was meant to leave: with a rate, the time the rate asked for, so that a slow response cannot
+    hide what it kept waiting; otherwise the time it left, `sent_ns`. `cause` is None for a complete response of 2xx.
     """
 
     due_ns: int
@@ -51,7 +51,7 @@ class Sample:
 
     @property
     def first_byte_ms(self) -> float | None:
-        """From when it was due to the end of the answer's head, None where none came."""
+        """From when it was due to the end of the response's head, None where none came."""
         return None if self.first_byte_ns is None else (self.first_byte_ns - self.due_ns) / 1e6
 
     @property
@@ -79,7 +79,7 @@ class Run:
     """
     What a run brought.
 
-    It lasts until its last answer, or until it was `interrupted`, when `unfinished` requests were on their way.
+    It lasts until its last response, or until it was `interrupted`, when `unfinished` requests were on their way.
     `opened` are the connections that it needed and that were not there yet.
     """
 

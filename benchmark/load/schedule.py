@@ -22,7 +22,7 @@ class Schedule:
     Turns for so many requests, or for so many seconds.
 
     Without a rate a turn is given as soon as a user asks (closed loop). With a rate turns come as the plan says,
-    whether or not the answers keep up (open loop). `taken` counts the turns.
+    whether or not the responses keep up (open loop). `taken` counts the turns.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -37,12 +37,12 @@ class Schedule:
         self._began_ns = time.monotonic_ns()
 
     def end_ns(self, last_answer_ns: int) -> int:
-        """When the run was over: with its last answer, and not before the time that was asked for."""
+        """When the run was over: with its last response, and not before the time that was asked for."""
         return max(last_answer_ns, self._began_ns + (self._duration_ns or 0))
 
     def take(self) -> int | None:
         """When the next request is due, once it nearly is; None when there are no more."""
-        # Answers that are there go first. With sleep(0), which looks at no socket, one user could starve the others.
+        # Responses that are there go first. With sleep(0), which looks at no socket, one user could starve others.
         gevent.idle()
         due_ns = self._next_due_ns()
         if due_ns is None:

@@ -1,4 +1,4 @@
-"""How many tokens the server says it took and made: the `usage` of an answer, or of the last events of a stream."""
+"""How many tokens the server says it took and made: the `usage` of a response, or of the last events of a stream."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONGEST_USAGE = 8192
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """None where the server tells no such count. `reasoning` are those of `output` that no answer shows."""
+    """None where the server tells no such count. `reasoning` are those of `output` that no response shows."""
 
     input: int | None
     output: int | None

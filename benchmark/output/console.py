@@ -149,7 +149,7 @@ def _goodput(side: Figures) -> str:
 def _difference(console: Console, other: Figures) -> None:
     compared = {name: found for name, found in other["difference"].items() if found is not None}
     if not compared:
-        console.print("nothing to compare: one of them has no answers", style="yellow")
+        console.print("nothing to compare: one of them has no responses", style="yellow")
         return
     title = "the first minus the second, and divided by it"
     console.print(Text(title if "saved" in other else f"{title} (95 % interval)", style="bold"))

@@ -27,7 +27,7 @@ class Panel:
 
 
 def sweep_panels(levels: Sequence[Figures]) -> Iterator[Panel]:
-    """What more load costs; nothing of levels that have no answer, or no token."""
+    """What more load costs; nothing of levels that have no response, or no token."""
     of = "the rate" if "rate_rps" in levels[0] else "how many users sent them"
     text = f"The line is the median, the dashed one the 99th percentile; each point is named by {of}."
     told = (
@@ -53,7 +53,7 @@ def level_panels(session: Session) -> Iterator[Panel]:
     """What the last level's requests were like, one by one."""
     good = [[sample for sample in run.samples if sample.cause is None] for run in session.levels[-1].runs]
     if any(good):
-        yield _cdf("How long answers took", "The share of answers that took at most so long.", good, _latency)
+        yield _cdf("How long responses took", "The share of responses that took at most so long.", good, _latency)
     yield from _over_time(session)
     told = (
         ("First token", "From the request to the first event that carries output.", _known("ttft_ms")),
@@ -113,7 +113,7 @@ def _over_time(session: Session) -> Iterator[Panel]:
         for sample in run.samples
     ]
     if any(point.latency is not None for point in points):
-        text = "Every answer where it came, the line is the median; a red stroke at the top is a request that failed."
+        text = "Every response where it came; the line is the median, a red stroke at the top a request that failed."
         yield _panel("Over time", text, [course.timeline(points, kind) for kind in WIDTHS])
     if points:
         text = "Requests that ended per second; failed ones are red."

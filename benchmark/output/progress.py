@@ -18,7 +18,7 @@ from benchmark.load.samples import Sample
 from benchmark.output.spoken import spoken_ms
 
 REDRAWS_PER_S = 8
-# The live percentiles are those of the latest answers.
+# The live percentiles are those of the latest responses.
 LATEST = 1000
 
 

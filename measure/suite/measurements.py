@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+import secrets
 import socket
 import statistics
 import subprocess
@@ -14,66 +14,78 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from measure.suite.json_load import JsonRound, json_round, requests_per_s
-from measure.suite.stage import ROOT, Server, bare_flask, call, json_upstream, paced_upstream, proxy
+from measure.suite.json_load import JsonRound, json_round, json_turns, requests_per_s
+from measure.suite.lockstep import Lockstep
+from measure.suite.peers import peers
+from measure.suite.server import ROOT, Server, call, one_kept_free
+from measure.suite.stage import bare_flask, proxy, proxy_that_answers
 from measure.suite.stream_load import StreamRound, open_stream, stream_round
+from measure.suite.turn import Turn, cost_us
+from measure.suite.upstreams import json_upstream, paced_upstream
+from measure.suite.waiting import NOTHING, longest_waits_ms
 
 Figures = dict[str, float]
 PER_S = 50.0
+COUNTS = (100, 400)
+# What a figure's name begins with that tells how long a shape kept another client waiting.
+WAIT_MS = "wait_ms "
 _PAGE = re.compile(r"^(.{58}) +([\d.]+) +[\d.]+ +\d+", re.MULTILINE)
 
 
-def json_calls(work: Path, *, rounds: int, requests: int) -> Figures:
-    """CPU of a call beside the bare view, one worker, which has a processor to itself where there are two."""
-    processors = sorted(os.sched_getaffinity(0))
-    with ExitStack() as up:
+def json_calls(work: Path, *, seconds: float) -> Figures:
+    """CPU of a call, one worker each, which has a processor to itself where there are two."""
+    with one_kept_free() as processor, ExitStack() as up:
         upstream = up.enter_context(json_upstream(work))
-        sides = [
-            up.enter_context(bare_flask(work)),
-            up.enter_context(proxy(upstream, work / "one")),
-            up.enter_context(proxy(upstream, work / "embedded", workers=0)),
-        ]
-        os.sched_setaffinity(0, processors[1:] or processors)
-        for side in sides:
-            side.run_on({processors[0]})
-            json_round(side, requests=500, concurrency=32)
-        turns = [[json_round(side, requests=requests, concurrency=32) for side in sides] for _ in range(rounds)]
-        os.sched_setaffinity(0, processors)
-    bare, proxied, embedded = zip(*turns, strict=True)
+        pair = {
+            "bare": up.enter_context(bare_flask(work)),
+            "proxy": up.enter_context(proxy(upstream, work / "one")),
+        }
+        others = {
+            "embedded": up.enter_context(proxy(upstream, work / "embedded", workers=0)),
+            **_peers(up, upstream, work),
+        }
+        for side in (pair | others).values():
+            side.run_on(processor)
+        bare, proxied = json_turns(list(pair.values()), seconds)
+        rest = json_turns(list(others.values()), seconds)
+    costs = dict(zip(pair | others, map(cost_us, (bare, proxied, *rest)), strict=True))
+    ratios = [cost_us(ours) / cost_us(base) for ours, base in zip(_parts(proxied), _parts(bare), strict=True)]
     return {
-        "bare_cpu_us": _median(turn.cpu_us for turn in bare),
-        "json_cpu_us": _median(turn.cpu_us for turn in proxied),
-        "json_cpu_ratio": _median(ours.cpu_us / base.cpu_us for ours, base in zip(proxied, bare, strict=True)),
-        "json_cpu_ratio_lowest": min(ours.cpu_us / base.cpu_us for ours, base in zip(proxied, bare, strict=True)),
-        "json_cpu_ratio_highest": max(ours.cpu_us / base.cpu_us for ours, base in zip(proxied, bare, strict=True)),
-        "embedded_cpu_us": _median(turn.cpu_us for turn in embedded),
+        **{f"{name}_json_us": cost for name, cost in costs.items()},
+        "json_beside_bare": costs["proxy"] / costs["bare"],
+        "json_beside_bare_lowest": min(ratios),
+        "json_beside_bare_highest": max(ratios),
     }
+
+
+def _parts(turns: list[Turn]) -> list[list[Turn]]:
+    """Five of the same length."""
+    length = len(turns) // 5 or 1
+    return [turns[begin : begin + length] for begin in range(0, 5 * length, length)][: len(turns)]
 
 
 def throughput(work: Path, *, rounds: int, duration_s: int) -> Figures:
     """Requests per second with load and upstream on the same processors, and what those two do alone."""
     with ExitStack() as up:
         upstream = up.enter_context(json_upstream(work))
-        sides = [
-            up.enter_context(bare_flask(work)),
-            *(up.enter_context(proxy(upstream, work / f"throughput{count}", workers=count)) for count in (1, 2)),
-        ]
+        sides = {
+            "bare": up.enter_context(bare_flask(work)),
+            "proxy": up.enter_context(proxy(upstream, work / "one")),
+            "two_workers": up.enter_context(proxy(upstream, work / "two", workers=2)),
+            **_peers(up, upstream, work),
+        }
         alone = requests_per_s(upstream, work, duration_s=2)
-        for side in sides:
+        for side in sides.values():
             requests_per_s(side, work, duration_s=1)
-        turns = [[requests_per_s(side, work, duration_s=duration_s) for side in sides] for _ in range(rounds)]
-    bare, one, two = zip(*turns, strict=True)
-    return {
-        "upstream_alone_per_s": alone,
-        "bare_per_s": _median(bare),
-        "workers_1_per_s": _median(one),
-        "workers_2_per_s": _median(two),
-        "workers_2_beside_bare": _median(ours / base for ours, base in zip(two, bare, strict=True)),
-    }
+        turns = [
+            {name: requests_per_s(side, work, duration_s=duration_s) for name, side in sides.items()}
+            for _ in range(rounds)
+        ]
+    return {"alone_per_s": alone, **{f"{name}_per_s": _median(turn[name] for turn in turns) for name in sides}}
 
 
 def first_byte(work: Path, *, requests: int) -> Figures:
-    """What one client waits longer for an answer than without the proxy, the rounds in turn."""
+    """What one client waits longer for a response than without the proxy, the rounds in turn."""
     with json_upstream(work) as upstream, proxy(upstream, work / "first") as proxied:
         json_round(proxied, requests=200, concurrency=1)
         turns = [
@@ -91,21 +103,64 @@ def _added(turn: list[JsonRound], share: float) -> float:
     return proxied.percentile(share) - direct.percentile(share)
 
 
-def streams(work: Path, *, counts: tuple[int, ...], duration_s: float) -> Figures:
-    """Many streams of events through two workers, and straight from the upstream."""
+def events(work: Path, *, seconds: float) -> Figures:
+    """CPU of a streamed event beside the peers, one worker each, in the clear and with TLS to the upstream."""
     found: Figures = {}
-    with paced_upstream() as upstream, proxy(upstream, work / "streams", workers=2) as proxied:
-        stream_round(proxied, streams=20, per_s=PER_S, duration_s=1)
-        for count in counts:
-            direct, through = (
-                stream_round(side, streams=count, per_s=PER_S, duration_s=duration_s) for side in (upstream, proxied)
-            )
-            found |= _stream_figures(count, direct, through)
+    for prefix, certificate_in in (("", None), ("tls_", work)):
+        with one_kept_free() as processor, ExitStack() as up:
+            lockstep = up.enter_context(Lockstep(certificate_in))
+            sides = {
+                "proxy": up.enter_context(proxy(lockstep.server, work / f"{prefix}proxy")),
+                **_peers(up, lockstep.server, work, prefix),
+            }
+            for side in sides.values():
+                side.run_on(processor)
+            for count in COUNTS:
+                turns = lockstep.cost(
+                    list(sides.values()), streams=count, per_s=PER_S, seconds=seconds, is_paced=True
+                )
+                costs = dict(zip(sides, map(cost_us, turns), strict=True))
+                found |= _event_figures(f"{prefix}event_{count}", costs)
     return found
 
 
-def _stream_figures(count: int, direct: StreamRound, through: StreamRound) -> Figures:
-    name = f"streams_{count}"
+def _event_figures(name: str, costs: dict[str, float]) -> Figures:
+    return {
+        **{f"{side}_{name}_us": cost for side, cost in costs.items()},
+        **{f"{name}_beside_{side}": costs["proxy"] / cost for side, cost in costs.items() if side != "proxy"},
+    }
+
+
+def delays(work: Path, *, duration_s: float, rounds: int) -> Figures:
+    """What 100 streams wait longer for an event than without a proxy, one worker each; and the memory with them."""
+    with ExitStack() as up:
+        upstream = up.enter_context(paced_upstream())
+        sides = {"proxy": up.enter_context(proxy(upstream, work / "proxy")), **_peers(up, upstream, work)}
+        direct, *through = (
+            [stream_round(side, streams=COUNTS[0], per_s=PER_S, duration_s=duration_s) for _ in range(rounds)]
+            for side in (upstream, *sides.values())
+        )
+        memory = {f"{name}_memory_mb": side.memory_mb() for name, side in sides.items()}
+    return memory | {
+        f"{name}_added_p{round(share * 100)}_ms": _median(
+            ours.percentile(share) - base.percentile(share) for ours, base in zip(taken, direct, strict=True)
+        )
+        for name, taken in zip(sides, through, strict=True)
+        for share in (0.5, 0.99)
+    }
+
+
+def many_streams(work: Path, *, count: int, duration_s: float) -> Figures:
+    """As many streams as two processors carry, through two workers and straight from the upstream."""
+    with paced_upstream() as upstream, proxy(upstream, work / "streams", workers=2) as proxied:
+        stream_round(proxied, streams=20, per_s=PER_S, duration_s=1)
+        direct, through = (
+            stream_round(side, streams=count, per_s=PER_S, duration_s=duration_s) for side in (upstream, proxied)
+        )
+    return _stream_figures(f"streams_{count}", direct, through)
+
+
+def _stream_figures(name: str, direct: StreamRound, through: StreamRound) -> Figures:
     return {
         f"{name}_cpu_us": through.cpu_us,
         f"{name}_lost": through.lost,
@@ -117,15 +172,15 @@ def _stream_figures(count: int, direct: StreamRound, through: StreamRound) -> Fi
     }
 
 
-def event_beside_bare(found: Figures) -> Figures:
-    """What carries over to other machines of the CPU of an event; nothing where one of the two was not measured."""
-    if not found.keys() >= {"streams_400_cpu_us", "bare_cpu_us"}:
-        return {}
-    return {"event_beside_bare": found["streams_400_cpu_us"] / found["bare_cpu_us"]}
+def waits(work: Path, *, seconds: float, rounds: int) -> Figures:
+    """The longest that any shape of request or response keeps another client's /healthz waiting."""
+    by_shape = longest_waits_ms(work, seconds=seconds, rounds=rounds)
+    longest = max(wait for shape, wait in by_shape.items() if shape != NOTHING)
+    return {"longest_wait_ms": longest, **{WAIT_MS + shape: wait for shape, wait in by_shape.items()}}
 
 
 def memory(work: Path, *, streams: int, idle: int) -> Figures:
-    """Resident memory of a worker at rest, with open streams that say something now and then, with idle clients."""
+    """A worker's memory at rest, with so many open streams that say something now and then, and with idle clients."""
     with paced_upstream() as upstream:
         # Migrations are loaded by the first start alone.
         with proxy(upstream, work / "memory"):
@@ -133,12 +188,13 @@ def memory(work: Path, *, streams: int, idle: int) -> Figures:
         with proxy(upstream, work / "memory") as proxied:
             _call_each_worker(proxied)
             found, whole_of_one = {"memory_rest_mb": proxied.memory_mb()}, proxied.whole_mb()
-            found["memory_streams_mb"] = _memory_with_streams(proxied, streams)
         with proxy(upstream, work / "memory", workers=2) as proxied:
             _call_each_worker(proxied)
             found["memory_rest_share_mb"] = proxied.share_mb()
             found["memory_two_workers_mb"] = proxied.whole_mb()
             found["memory_another_worker_mb"] = proxied.whole_mb() - whole_of_one
+            # However the system deals them out: the average of two workers with twice as many.
+            found["memory_streams_share_mb"] = _share_with_streams(proxied, 2 * streams)
         with proxy(upstream, work / "memory") as proxied:
             found["idle_clients"], found["memory_idle_mb"] = _memory_with_idle(proxied, idle)
     return found
@@ -147,16 +203,16 @@ def memory(work: Path, *, streams: int, idle: int) -> Figures:
 def _call_each_worker(proxied: Server) -> None:
     """So often that each has certainly had some."""
     for _ in range(20 * len(proxied.pids)):
-        call(proxied.port, "GET", "/v1/models", proxied.bearer)
+        call(proxied, "GET", "/v1/models")
 
 
-def _memory_with_streams(proxied: Server, count: int) -> float:
+def _share_with_streams(proxied: Server, count: int) -> float:
     with ExitStack() as held:
         readers = [held.enter_context(open_stream(proxied, events=3, per_s=0.1)) for _ in range(count)]
         for reader in readers:
             reader.sock.settimeout(30)
             reader.read()
-        return proxied.memory_mb()
+        return proxied.share_mb()
 
 
 def _memory_with_idle(proxied: Server, count: int) -> tuple[float, float]:
@@ -171,20 +227,21 @@ def _memory_with_idle(proxied: Server, count: int) -> tuple[float, float]:
         return answered, proxied.memory_mb()
 
 
-def starting(work: Path) -> Figures:
-    """From the command to the first answer, with a database that is there already; gunicorn with two workers."""
-    times = []
-    upstream = Server(9)
-    for _ in range(4):
+def starting(work: Path, *, times: int) -> Figures:
+    """From the command to the first response, with a database that is there already; gunicorn with two workers."""
+    upstream, secret = Server(9), secrets.token_urlsafe(24)
+    took = []
+    for _ in range(times + 1):
         started = time.perf_counter()
-        with proxy(upstream, work / "start", workers=2):
-            times.append(time.perf_counter() - started)
-    return {"start_s": _median(times[1:])}
+        with proxy_that_answers(upstream, work / "start", secret, workers=2):
+            took.append(time.perf_counter() - started)
+    return {"start_s": _median(took[1:])}
 
 
-def growth() -> Figures:
-    """A claim with 100,000 tokens instead of ten."""
-    told = subprocess.run([sys.executable, "-m", "measure.claim_growth"], cwd=ROOT, capture_output=True, check=True)
+def growth(*, tokens: int) -> Figures:
+    """A claim with so many tokens instead of ten."""
+    command = [sys.executable, "-m", "measure.claim_growth", "--tokens", str(tokens)]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
     claim = json.loads(told.stdout)
     return {
         "claim_us": claim["us"][0],
@@ -194,16 +251,16 @@ def growth() -> Figures:
 
 
 def dashboard(*, records: int) -> Figures:
-    """The overview's time over a log of many records: the slower of the median of its three spans."""
+    """The slowest admin page over a log of many records, by its median."""
     command = [sys.executable, "-m", "measure.admin_pages", "--records", str(records), "--repeat", "5"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
     # A line is a page, its median and its slowest time in milliseconds, and its size.
     pages = {name.strip(): float(median) for name, median in _PAGE.findall(told)}
-    return {
-        "dashboard_ms": max(took for name, took in pages.items() if name.startswith("overview")),
-        "slowest_page_ms": max(pages.values()),
-        "dashboard_records": records,
-    }
+    return {"slowest_page_ms": max(pages.values()), "dashboard_records": records}
+
+
+def _peers(up: ExitStack, upstream: Server, work: Path, prefix: str = "") -> dict[str, Server]:
+    return {name: up.enter_context(peer(upstream, work / f"{prefix}{name}")) for name, peer in peers().items()}
 
 
 def _median(values: Iterable[float]) -> float:

@@ -4,7 +4,8 @@ An upstream for one purpose: many streams of server-sent events at a pace, each 
     python -m measure.suite.paced_upstream PORT
 
 A request's query says what it wants: ``events`` in all, ``per_s`` of them. One loop over all connections, and the
-streams take turns, so that it costs a tenth of what it measures. It answers /healthz too, and nothing else.
+streams take turns, so that it costs a tenth of what it measures. Whatever asks for no events gets the sample's
+response.
 """
 
 from __future__ import annotations
@@ -17,24 +18,21 @@ import sys
 import time
 from urllib.parse import parse_qs, urlsplit
 
+from measure.suite.sample import CHUNK, RESPONSE
+
 HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nx-request-id: req_0123456789abcdef\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n"
 )
-CHUNK = {
-    "id": "chatcmpl-2c8329de90c19c39ed5127b7",
-    "object": "chat.completion.chunk",
-    "created": 1767225600,
-    "model": "gpt-4o-2024-08-06",
-    "choices": [{"index": 0, "delta": {"content": " Hello"}, "finish_reason": None}],
-}
+JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(RESPONSE)
+JSON += RESPONSE.encode()
 EVENT = b'data: {"sent_ns":%d,' + json.dumps(CHUNK).encode()[1:] + b"\n\n"
 # Sends of less than this lie together: the loop wakes up a thousand times a second at most.
 TICK_S = 0.001
 
 
 class Stream:
-    """One answer under way."""
+    """One response under way."""
 
     def __init__(self, sock: socket.socket, events: int, per_s: float) -> None:
         self.sock = sock
@@ -108,7 +106,7 @@ class PacedUpstream:
     def _answer(self, sock: socket.socket, target: str) -> None:
         asked = parse_qs(urlsplit(target).query)
         if "events" not in asked:
-            sock.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            sock.send(JSON)
             return
         sock.send(HEAD)
         heapq.heappush(self._streams, Stream(sock, int(asked["events"][0]), float(asked["per_s"][0])))

@@ -9,7 +9,8 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from measure.suite.stage import BODY, CHAT, Server
+from measure.suite.sample import request
+from measure.suite.server import Server
 
 _SENT = re.compile(rb'"sent_ns":(\d+),')
 _LONGEST_MARK = 40
@@ -63,11 +64,7 @@ def open_stream(server: Server, *, events: int, per_s: float) -> StreamReader:
     """A stream that has been asked for."""
     sock = socket.create_connection(("127.0.0.1", server.port), timeout=30)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.sendall(
-        b"POST %b?events=%d&per_s=%f HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %b\r\n"
-        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-        % (CHAT.encode(), events, per_s, server.bearer.encode(), len(BODY), BODY)
-    )
+    sock.sendall(request(server.bearer, query=f"?events={events}&per_s={per_s}"))
     return StreamReader(sock, events)
 
 

@@ -183,7 +183,7 @@ def test_a_host_that_is_not_there_is_refused(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("warmup", ["--warmup=0", "--warmup=10"])
-def test_a_token_that_is_not_taken_is_refused_by_the_first_answer(
+def test_a_token_that_is_not_taken_is_refused_by_the_first_response(
     run: Run, mock: MockOpenAI, tmp_path: Path, warmup: str
 ) -> None:
     done = run("--concurrency=2", warmup, LLM_BENCHMARK_TOKEN="no-key", output="results.json")
@@ -267,7 +267,7 @@ def test_other_methods_than_post_are_measured(run: Run, mock: MockOpenAI) -> Non
 def test_what_fails_is_never_sent_again_by_whichever_method(run: Run, mock: MockOpenAI) -> None:
     done = run("--endpoint=/v1/models", "--method=GET", "--requests=3", "--concurrency=1", "--header=x-mock-drop: 1")
 
-    assert done.status == 2 and "connection closed without an answer" in done.stderr
+    assert done.status == 2 and "connection closed without a response" in done.stderr
     assert len(mock.requests()) == 1
 
 
@@ -297,7 +297,7 @@ def test_prompts_are_made_up_and_both_servers_get_the_same(run: Run, mock: MockO
     [
         (["x-mock-status: 429"], "429 rate_limit_exceeded"),
         (["x-mock-status: 503"], "503"),
-        (["x-mock-cut-after: 1"], "answer cut short"),
+        (["x-mock-cut-after: 1"], "response cut short"),
     ],
 )
 def test_failures_are_grouped_by_their_cause(run: Run, controls: list[str], cause: str) -> None:
@@ -408,7 +408,7 @@ def test_a_200_whose_body_is_an_error_is_a_failed_request(run: Run) -> None:
 def test_a_cut_stream_counts_as_failed(run: Run) -> None:
     done = run("--stream", "--requests=4", "--concurrency=2", "--header=x-mock-cut-after: 3")
 
-    assert done.figures["errors_by_cause"] == [{"cause": "answer cut short", "count": 4, "message": None}]
+    assert done.figures["errors_by_cause"] == [{"cause": "response cut short", "count": 4, "message": None}]
 
 
 def test_a_rate_is_kept_and_what_waits_behind_a_slow_answer_is_not_left_out(run: Run) -> None:
@@ -554,7 +554,7 @@ def test_the_report_is_one_file_that_asks_for_nothing_else(run: Run, tmp_path: P
     assert done.status == 0
     assert not re.search(r"(?:src|href)=|url\(|@import", page)
     assert re.findall(r"<h2>(.*?)</h2>", page) == [
-        "How long answers took", "Over time", "Throughput", "First token", "Per output token", "First event",
+        "How long responses took", "Over time", "Throughput", "First token", "Per output token", "First event",
         "Between two events", "On the way", "To measure it again",
     ]  # fmt: skip
     assert "--stream" in page and "&#34;Hello&#34;" in page and done.figures["setup"]["machine"]["processor"] in page

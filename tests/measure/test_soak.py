@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from measure.soak import State, Traffic, problems, soak
-from measure.suite.stage import Server
+from measure.suite.server import Server
 
 CLIENTS = 4
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# A tail this many times longer than the fastest answer is only readable on a logarithmic axis.
+# A tail this many times longer than the fastest response is only readable on a logarithmic axis.
 LOG_FROM = 12
 
 

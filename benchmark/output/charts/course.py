@@ -1,4 +1,4 @@
-"""What happened when: every answer on a time line, and how many there were in a second."""
+"""What happened when: every response on a time line, and how many there were in a second."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmark.output.charts.chart import LEFT, TOP, Chart, spoken_seconds, spok
 from benchmark.output.spoken import spoken_count
 
 MOST_DOTS = 1500
-# Bars and medians of fewer requests than these would show single answers and not a course.
+# Bars and medians of fewer requests than these would show single responses and not a course.
 MOST_BINS, FEWEST_BINS, REQUESTS_PER_BIN = 50, 10, 6
 
 
@@ -28,21 +28,21 @@ class Point:
 
 
 def timeline(points: Sequence[Point], kind: str) -> Chart:
-    """Each answer when it came and how long it took, and the median as a line. At least one point is an answer."""
+    """Each response when it came and how long it took, and the median as a line. At least one point is a response."""
     chart = Chart(kind, height=300)
     points = sorted(points, key=lambda point: point.second)
-    answers = [point for point in points if point.latency is not None]
+    responses = [point for point in points if point.latency is not None]
     x = Axis(0, _end(points), LEFT, chart.right)
-    y = latency_axis(sorted(p.latency for p in answers if p.latency is not None), chart.bottom, TOP)
+    y = latency_axis(sorted(p.latency for p in responses if p.latency is not None), chart.bottom, TOP)
     chart.axis = y
     chart.add_x_ticks(x, wide=10, narrow=4, told=spoken_seconds)
     chart.add_y_ticks(y, 5, spoken_tick_ms)
-    for point in _thin(answers):
+    for point in _thin(responses):
         assert point.latency is not None
         chart.dots.append((x.at(point.second), y.at(point.latency), point.side))
     chart.failed = [(x.at(point.second), TOP) for point in _thin([p for p in points if p.latency is None])]
-    for side in sorted({point.side for point in answers}):
-        bins = _binned([p for p in answers if p.side == side], x.high, _bin_count(points))
+    for side in sorted({point.side for point in responses}):
+        bins = _binned([p for p in responses if p.side == side], x.high, _bin_count(points))
         chart.add_line(_medians(bins, x, y), side, "median")
     return chart
 

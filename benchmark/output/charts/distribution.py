@@ -1,4 +1,4 @@
-"""Which share of the answers came within so long."""
+"""Which share of the responses came within so long."""
 
 from __future__ import annotations
 

@@ -32,12 +32,12 @@ def test_an_answer_of_200_whose_body_is_an_error_failed(body, cause):
         (TimeoutError("timed out"), True, "timeout"),
         (ConnectionRefusedError(), False, "connection refused"),
         (ConnectionResetError(), False, "connection reset"),
-        (ConnectionResetError(), True, "answer cut short"),
+        (ConnectionResetError(), True, "response cut short"),
         (OSError(113, "No route to host"), False, "No route to host"),
         (ssl.SSLError(1, "WRONG_VERSION_NUMBER"), False, "TLS: "),
-        (Exception("Incomplete response."), True, "answer cut short"),
-        (Exception("connection closed."), False, "connection closed without an answer"),
-        (Exception("Expected HTTP/, RTSP/ or ICE/"), False, "the answer is no HTTP"),
+        (Exception("Incomplete response."), True, "response cut short"),
+        (Exception("connection closed."), False, "connection closed without a response"),
+        (Exception("Expected HTTP/, RTSP/ or ICE/"), False, "the response is no HTTP"),
     ],
 )
 def test_what_happened_on_the_wire_has_a_name(error, answered, cause):
@@ -58,4 +58,4 @@ def test_what_happened_on_the_wire_has_a_name(error, answered, cause):
     ],
 )
 def test_a_status_is_named_with_the_code_of_its_error(body, cause):
-    assert causes.of_answer(429, body)[0] == cause
+    assert causes.of_response(429, body)[0] == cause

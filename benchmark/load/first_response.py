@@ -1,4 +1,4 @@
-"""What the first answer of a run says about going on: a server that is not there, or does not take the token."""
+"""What the first response of a run says about going on: a server that is not there, or does not take the token."""
 
 from __future__ import annotations
 
