@@ -14,7 +14,7 @@ from database.engine import open_engine
 from mock_openai.mock import MockOpenAI
 from tests import databases
 from tests.postgres import PostgresServer, end_shared_postgres, shared_postgres
-from tests.raw_upstream import RawUpstream
+from tests.recorder import RecordingUpstream
 from tests.servers import DEPLOYED, EMBEDDED, Server, Token, wait_for
 
 
@@ -119,10 +119,17 @@ def token(proxy: Server) -> Token:
     return proxy.issue_token()
 
 
-@pytest.fixture
-def raw_upstream() -> Iterator[RawUpstream]:
-    with RawUpstream() as upstream:
+@pytest.fixture(scope="session")
+def running_recorder() -> Iterator[RecordingUpstream]:
+    with RecordingUpstream() as upstream:
         yield upstream
+
+
+@pytest.fixture
+def recorder(running_recorder: RecordingUpstream) -> RecordingUpstream:
+    """An upstream that answers with the bytes it is given, and has seen no request yet."""
+    running_recorder.forget()
+    return running_recorder
 
 
 @pytest.fixture

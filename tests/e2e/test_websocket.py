@@ -166,10 +166,10 @@ def test_what_the_client_says_with_its_handshake_is_kept(proxy, token_for):
         assert client._reader.read(len(echoed)) == echoed
 
 
-def test_what_the_upstream_says_with_its_yes_is_kept(proxy, raw_upstream):
+def test_what_the_upstream_says_with_its_yes_is_kept(proxy, recorder):
     head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    raw_upstream.answers(head + b"Server: a\r\nDate: b\r\n\r\n" + frame("hi", mask=False))
-    token = proxy.issue_token(proxy.create_project(base_url=raw_upstream.url))
+    recorder.answers(head + b"Server: a\r\nDate: b\r\n\r\n" + frame("hi", mask=False), closes=True)
+    token = proxy.issue_token(proxy.create_project(base_url=recorder.url))
     with HandClient(proxy.url) as client:
         by_hand(client, token)
         answer = client.read_head()
@@ -250,11 +250,11 @@ def test_a_project_that_is_switched_off_and_an_upstream_that_is_not_there(proxy,
 
 
 @pytest.mark.parametrize("status", [400, 403, 426, 200])
-def test_an_upstream_that_refuses_is_passed_on(proxy, raw_upstream, status):
+def test_an_upstream_that_refuses_is_passed_on(proxy, recorder, status):
     body = b'{"error": {"code": "invalid_model", "type": "invalid_request_error"}}'
     head = f"HTTP/1.1 {status} No\r\nContent-Type: application/json\r\nX-Request-Id: req_1\r\n"
-    raw_upstream.answers(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-    token = proxy.issue_token(proxy.create_project(base_url=raw_upstream.url))
+    recorder.answers(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    token = proxy.issue_token(proxy.create_project(base_url=recorder.url))
     answer = refused(proxy, *HANDSHAKE, token.bearer)
 
     assert (answer.status, answer.reason, answer.body, answer["x-request-id"]) == (status, "No", body, "req_1")
@@ -262,9 +262,9 @@ def test_an_upstream_that_refuses_is_passed_on(proxy, raw_upstream, status):
     assert (record["outcome"], record["status_code"], record["stream"]) == ("complete", status, False)
 
 
-def test_an_upstream_that_refuses_our_key_does_not_cost_the_caller_its_token(proxy, raw_upstream):
-    raw_upstream.answers(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n")
-    token = proxy.issue_token(proxy.create_project(base_url=raw_upstream.url))
+def test_an_upstream_that_refuses_our_key_does_not_cost_the_caller_its_token(proxy, recorder):
+    recorder.answers(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n")
+    token = proxy.issue_token(proxy.create_project(base_url=recorder.url))
     answer = refused(proxy, *HANDSHAKE, token.bearer)
 
     assert (answer.status, answer.json["error"]["code"]) == (502, "upstream_auth_failed")
@@ -486,7 +486,7 @@ def test_an_upstream_over_tls_takes_and_gives_at_once(kind, transport, tmp_path)
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     settings = {"SSL_CERT_FILE": str(tmp_path / "ca.pem"), "UPSTREAM_TRANSPORT": transport}
     with (
-        WebSocketUpstream(ssl=context) as upstream,
+        WebSocketUpstream(tls=context) as upstream,
         Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, **settings) as server,
     ):
         token = server.issue_token()

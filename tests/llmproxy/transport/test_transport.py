@@ -35,7 +35,7 @@ from llmproxy.transport.parser import ParsedAnswer
 from llmproxy.transport.request import OnInterim, UpstreamRequest
 from llmproxy.transport.stock.adapter import StockAdapter
 from llmproxy.transport.stock.answer import StockAnswer
-from tests.llmproxy.transport.scripted_upstream import (
+from tests.upstream import (
     Peer,
     Script,
     ScriptedUpstream,
