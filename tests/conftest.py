@@ -87,6 +87,19 @@ def upstream(running_upstream: MockOpenAI) -> MockOpenAI:
     return running_upstream
 
 
+@pytest.fixture
+def mock(upstream: MockOpenAI) -> MockOpenAI:
+    """The same, where it is what is tested or measured."""
+    return upstream
+
+
+@pytest.fixture
+def lonely_mock() -> Iterator[MockOpenAI]:
+    """A mock of its own, for tests that count connections: proxies of other tests keep theirs to the shared one."""
+    with MockOpenAI() as mock:
+        yield mock
+
+
 def serve(kind: str, upstream: MockOpenAI, paths: pytest.TempPathFactory, **settings: str) -> Iterator[Server]:
     """A server in front of `upstream`. When it ends, it must have left everything in order."""
     with Server(kind, paths.mktemp(kind) / "data", UPSTREAM_URL=upstream.url, **settings) as server:
