@@ -1,23 +1,12 @@
 """A kept connection that died costs one more try where that does no harm; nothing else is ever repeated."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from mock_openai.mock import MockOpenAI
-from tests.conftest import serve
 from tests.http_by_hand import call
-from tests.servers import DEPLOYED, EMBEDDED, Server
 
 SMALL, LARGE = b"x" * 100, b"x" * 200_000
 NAMES = {None: "nothing", SMALL: "small", LARGE: "large"}.get
-
-
-@pytest.fixture(scope="module", params=[(EMBEDDED, "fast"), (DEPLOYED, "fast"), (DEPLOYED, "stock")], ids="-".join)
-def proxy(request, running_upstream, tmp_path_factory) -> Iterator[Server]:
-    """The proxy on each of its servers, and with each of its transports."""
-    kind, transport = request.param
-    yield from serve(kind, running_upstream, tmp_path_factory, UPSTREAM_TRANSPORT=transport)
 
 
 def warm(proxy, upstream, token) -> None:

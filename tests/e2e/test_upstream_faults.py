@@ -1,6 +1,6 @@
 """
 Upstreams that fail, in every way and at every byte: the client gets the promised status or a visible cut, the record
-says what happened, the connection is not used again, and the next call works. On both servers and both transports.
+says what happened, the connection is not used again, and the next call works.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import trustme
 
 from tests.conftest import serve
 from tests.http_by_hand import Answer, Broken, HandClient, call
-from tests.servers import DEPLOYED, EMBEDDED, UPSTREAM_KEY, Server, Token
+from tests.servers import DEPLOYED, UPSTREAM_KEY, Server, Token
 from tests.upstream import (
     Peer,
     Script,
@@ -44,21 +44,13 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
-@pytest.fixture(scope="module", params=[(EMBEDDED, "fast"), (DEPLOYED, "fast"), (DEPLOYED, "stock")], ids="-".join)
-def proxy(request, running_upstream, authority, tmp_path_factory) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def proxy(running_upstream, authority, tmp_path_factory) -> Iterator[Server]:
     """Soon tired of waiting for an answer, and never for a connection. No key may be left in anything it writes."""
-    kind, transport = request.param
     trusted = tmp_path_factory.mktemp("trusted") / "ca.pem"
     authority.cert_pem.write_to_path(str(trusted))
     settings = {"FIRST_BYTE_TIMEOUT": "1", "IDLE_TIMEOUT": "1", "CONNECT_TIMEOUT": "60"}
-    yield from serve(
-        kind, running_upstream, tmp_path_factory, UPSTREAM_TRANSPORT=transport, SSL_CERT_FILE=str(trusted), **settings
-    )
-
-
-@pytest.fixture
-def token_for(proxy) -> Callable[[str], Token]:
-    return lambda url: proxy.issue_token(proxy.create_project(base_url=url))
+    yield from serve(DEPLOYED, running_upstream, tmp_path_factory, SSL_CERT_FILE=str(trusted), **settings)
 
 
 def record_of(proxy: Server, answer: Answer) -> dict:

@@ -1,4 +1,4 @@
-"""Fixtures of the conformance suite: the proxy in front of the recording upstream, on both servers."""
+"""Fixtures of the conformance suite: the proxy in front of the recording upstream."""
 
 import pytest
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.http_by_hand import call
-from tests.servers import Server
+from tests.servers import DEPLOYED, Server
 
 TARGETS = [
     "/v1/echo/a%2Fb//c;x=%7e?q=%20&a=b&&=",
@@ -40,7 +40,7 @@ def test_a_base_url_may_hold_v1_and_a_prefix(proxy, upstream, token_for, suffix,
 
 
 def test_upstream_url_may_end_in_v1(upstream, tmp_path):
-    with Server("embedded", tmp_path / "data", UPSTREAM_URL=upstream.url + "/v1") as server:
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url + "/v1") as server:
         assert call(server.url, "GET", "/v1/models", server.issue_token().bearer).status == 200
 
     assert upstream.last_request()["target"] == "/v1/models"
