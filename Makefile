@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_ARGS ?=
+COVERAGE = COVERAGE_SOURCE=$(CURDIR) COVERAGE_FILE=$(CURDIR)/test-output/coverage/data
 NODE_SDK := tests/node/node_modules/.package-lock.json
 
-.PHONY: run test node-sdk lint bench prices image-test compose-test lock clean
+.PHONY: run test node-sdk lint bench prices coverage image-test compose-test lock clean
 
 run: .venv/.runtime  ## serve on http://127.0.0.1:8080, making what is missing in data/
 	@exec $(BIN)/python wsgi.py
@@ -30,6 +31,11 @@ image-test:  ## build the image, run it, and run its tests: as root, with podman
 
 compose-test:  ## start compose.yaml and try all of it: as root, with what image-test needs and Debian's docker-compose
 	$(PYTHON) deploy/try_compose.py
+
+coverage: .venv/.dev $(if $(shell command -v npm),$(NODE_SDK))  ## what the tests reach, lines and branches, the servers' processes included; slow
+	@rm -rf test-output/coverage && mkdir -p test-output/coverage
+	-COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(COVERAGE) $(BIN)/python -m tests.side_by_side -p tests.coverage_of_children $(PYTEST_ARGS)
+	@$(COVERAGE) $(BIN)/coverage combine -q && $(COVERAGE) $(BIN)/coverage report
 
 lock: .venv/.dev  ## compile the pinned requirements from the .in files
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-strip-extras --python-version 3.11 requirements.in -o requirements.txt

@@ -310,8 +310,10 @@ def _is_watched(site: Site) -> None:
     """Prometheus asks both proxies and knows the alerts; the dashboard's queries are ones that it understands."""
     ask = _prometheus(site)
     expected = {f"{name}:8080" for name in PROXIES}
-    wait(lambda: _scraped(ask) == expected, for_what="a scrape of both proxies")
-    hold(True, "is scraped by Prometheus, both proxies of it")
+    # One that may be from before the calls, and two: a rate needs a difference.
+    seen: dict[str, set[str]] = {proxy: set() for proxy in expected}
+    wait(lambda: _scrapes(ask, seen) >= 3, timeout_s=120, for_what="a third scrape of both proxies")
+    hold(set(seen) == expected, f"is scraped by Prometheus, both proxies of it: {seen}")
     [group] = ask("rules")["groups"]
     alerts = re.findall(r"- alert: (\w+)", (ROOT / "deploy/prometheus/alerts.yml").read_text())
     hold([rule["name"] for rule in group["rules"]] == alerts, f"has its {len(alerts)} alerts loaded")
@@ -341,9 +343,12 @@ def _prometheus(site: Site) -> Callable[[str], Any]:
     return ask
 
 
-def _scraped(ask: Callable[[str], Any]) -> set[str]:
-    targets = ask("targets")["activeTargets"]
-    return {target["labels"]["instance"] for target in targets if target["health"] == "up"}
+def _scrapes(ask: Callable[[str], Any], seen: dict[str, set[str]]) -> int:
+    """Add the times of the last scrapes to those that were seen; how many there are of the target with the fewest."""
+    for target in ask("targets")["activeTargets"]:
+        if target["health"] == "up":
+            seen.setdefault(target["labels"]["instance"], set()).add(target["lastScrape"])
+    return min(map(len, seen.values()))
 
 
 def _query(expression: str) -> str:

@@ -14,7 +14,7 @@ from database.engine import open_engine
 from mock_openai.mock import MockOpenAI
 from tests import databases
 from tests.postgres import PostgresServer, end_shared_postgres, shared_postgres
-from tests.raw_upstream import RawUpstream
+from tests.recorder import RecordingUpstream
 from tests.servers import DEPLOYED, EMBEDDED, Server, Token, wait_for
 
 
@@ -31,10 +31,24 @@ def pytest_unconfigure() -> None:
     end_shared_postgres()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test on the servers that its mark names, and on the deployed one where it has none."""
+    if "server_kind" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("servers")
+        metafunc.parametrize("server_kind", mark.args if mark else [DEPLOYED], indirect=True, scope="session")
+
+
+def is_of_sqlite(item: pytest.Item) -> bool:
+    """Whether it is about SQLite, or on the first run's server, which has that alone."""
+    callspec = getattr(item, "callspec", None)
+    is_embedded = callspec is not None and callspec.params.get("server_kind") == EMBEDDED
+    return is_embedded or item.get_closest_marker("sqlite") is not None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is about SQLite from a run on PostgreSQL."""
+    """Leave out what is of SQLite from a run on PostgreSQL."""
     if config.getoption("--database") == databases.POSTGRESQL:
-        left_out = [item for item in items if item.get_closest_marker("sqlite")]
+        left_out = [item for item in items if is_of_sqlite(item)]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
 
@@ -87,6 +101,19 @@ def upstream(running_upstream: MockOpenAI) -> MockOpenAI:
     return running_upstream
 
 
+@pytest.fixture
+def mock(upstream: MockOpenAI) -> MockOpenAI:
+    """The same, where it is what is tested or measured."""
+    return upstream
+
+
+@pytest.fixture
+def lonely_mock() -> Iterator[MockOpenAI]:
+    """A mock of its own, for tests that count connections: proxies of other tests keep theirs to the shared one."""
+    with MockOpenAI() as mock:
+        yield mock
+
+
 def serve(kind: str, upstream: MockOpenAI, paths: pytest.TempPathFactory, **settings: str) -> Iterator[Server]:
     """A server in front of `upstream`. When it ends, it must have left everything in order."""
     with Server(kind, paths.mktemp(kind) / "data", UPSTREAM_URL=upstream.url, **settings) as server:
@@ -99,18 +126,24 @@ def serve(kind: str, upstream: MockOpenAI, paths: pytest.TempPathFactory, **sett
     assert server.wait() == 0
 
 
-@pytest.fixture(scope="session", params=[EMBEDDED, DEPLOYED])
-def proxy(request, running_upstream, tmp_path_factory) -> Iterator[Server]:
-    """The proxy in front of `upstream`, on each of its servers in turn."""
-    yield from serve(request.param, running_upstream, tmp_path_factory)
+@pytest.fixture(scope="session")
+def server_kind(request) -> str:
+    """DEPLOYED, and EMBEDDED for a test that is marked with `servers(DEPLOYED, EMBEDDED)`."""
+    return request.param
 
 
-@pytest.fixture(scope="session", params=[EMBEDDED, DEPLOYED])
-def impatient_proxy(request, running_upstream, tmp_path_factory) -> Iterator[Server]:
+@pytest.fixture(scope="session")
+def proxy(server_kind, running_upstream, tmp_path_factory) -> Iterator[Server]:
+    """The proxy in front of `upstream`."""
+    yield from serve(server_kind, running_upstream, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def impatient_proxy(server_kind, running_upstream, tmp_path_factory) -> Iterator[Server]:
     """The same with short timeouts and a small limit for bodies."""
     settings = dict.fromkeys(["CONNECT_TIMEOUT", "FIRST_BYTE_TIMEOUT", "IDLE_TIMEOUT"], "1")
     settings["MAX_BODY_BYTES"] = "1000000"
-    yield from serve(request.param, running_upstream, tmp_path_factory, **settings)
+    yield from serve(server_kind, running_upstream, tmp_path_factory, **settings)
 
 
 @pytest.fixture
@@ -119,10 +152,17 @@ def token(proxy: Server) -> Token:
     return proxy.issue_token()
 
 
-@pytest.fixture
-def raw_upstream() -> Iterator[RawUpstream]:
-    with RawUpstream() as upstream:
+@pytest.fixture(scope="session")
+def running_recorder() -> Iterator[RecordingUpstream]:
+    with RecordingUpstream() as upstream:
         yield upstream
+
+
+@pytest.fixture
+def recorder(running_recorder: RecordingUpstream) -> RecordingUpstream:
+    """An upstream that answers with the bytes it is given, and has seen no request yet."""
+    running_recorder.forget()
+    return running_recorder
 
 
 @pytest.fixture

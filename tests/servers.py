@@ -21,6 +21,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
+import pytest
+
 from tests.databases import database_of, execute
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +31,8 @@ COMMANDS = {
     EMBEDDED: [sys.executable, str(ROOT / "wsgi.py")],
     DEPLOYED: [str(Path(sys.executable).with_name("gunicorn")), "-c", "gunicorn.conf.py", "wsgi:app"],
 }
+# What of the HTTP between a client and the proxy is each server's own is tried on both.
+on_both_servers = pytest.mark.servers(DEPLOYED, EMBEDDED)
 START_S = 30.0
 STOP_S = 15.0
 LISTENS = re.compile(r"(?:serves|Listening at:) (http://[^/\s]+:\d+)")

@@ -15,24 +15,50 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 SOURCE = Path(__file__).resolve().parent.parent
 OUTPUT = (SOURCE if os.access(SOURCE, os.W_OK) else Path(tempfile.gettempdir())) / "test-output"
 AT_ONCE = len(os.sched_getaffinity(0)) + 1
-SERVERS = ["tests/e2e", "tests/deploy", "tests/transparency"]
-BENCHMARK = "tests/benchmark"
-REST = [f"--ignore={path}" for path in (*SERVERS, BENCHMARK)]
-# What is about PostgreSQL runs once, with the others; what knows no database is not repeated.
-POSTGRESQL = ["--database", "postgresql", "-m", "not postgres", "--ignore=tests/llmproxy"]
+
+
+def e2e(*names: str) -> list[str]:
+    """End-to-end tests by what they are about."""
+    return [f"tests/e2e/test_{name}.py" for name in names]
+
+
+def without(paths: Iterable[str]) -> list[str]:
+    """Pytest's options to leave these out."""
+    return [f"--ignore={path}" for path in paths]
+
+
+LIVES = [*e2e("starting", "stopping", "rolling_restart", "upgrades", "commands"), "tests/deploy"]
+FAULTS = e2e("clock", "database_faults", "hangups", "hostile_requests", "outages", "postgres", "upstream_faults")
+CALLS = ["tests/e2e", "tests/transparency"]
+ALONE = ["tests/benchmark", "tests/browser"]
+# What is about PostgreSQL runs once, with the others. What knows no database is not repeated on it, nor what is about
+# the wire or the server: it meets the database in the claim alone, which all the others make, too.
+POSTGRESQL = ["--database", "postgresql", "-m", "not postgres"]
+ONCE = e2e(
+    "fuzzing", "hangups", "hostile_requests", "memory", "openai_realtime", "openai_sdk", "retrying",
+    "rolling_restart", "stream_usage", "tracing", "upgrades", "upstream_faults", "websocket",
+)  # fmt: skip
+NO_DATABASE = ["tests/llmproxy", "tests/measure", "tests/mock_openai"]
+# The longest come first, so that the shortest are left to fill up with.
 RUNS = {
-    "servers on SQLite": SERVERS,
-    "servers on PostgreSQL": [*POSTGRESQL, *SERVERS],
-    "the rest on SQLite": REST,
-    "the rest on PostgreSQL": [*POSTGRESQL, *REST],
-    "the benchmark": [BENCHMARK],
-}
+    "servers that come and go on SQLite": LIVES,
+    "servers on PostgreSQL": [*POSTGRESQL, "tests/e2e", *without(ONCE)],
+    "the rest on SQLite": without([*CALLS, "tests/deploy", *ALONE]),
+    "servers' faults on SQLite": FAULTS,
+    "servers' calls on SQLite": [*CALLS, *without([*LIVES, *FAULTS])],
+    "the browser on SQLite": ["tests/browser"],
+    "the benchmark": ["tests/benchmark"],
+    "the rest on PostgreSQL": [
+        *POSTGRESQL, *without([*CALLS, "tests/deploy", *ALONE, *NO_DATABASE]), "--ignore-glob=tests/test_*.py",
+    ],
+}  # fmt: skip
 SQLITE_ALONE = "--sqlite"
 TELL_EVERY_S = 60
 NO_TESTS = 5  # pytest's exit code, as where a `-k` finds something in other runs alone

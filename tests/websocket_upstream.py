@@ -1,13 +1,15 @@
-"""An upstream that speaks WebSocket: the `websockets` library's own server, in a thread."""
+"""An upstream that speaks WebSocket, by the `websockets` library's own server."""
 
 import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from ssl import SSLContext
+from typing import Any
 
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
+
+from tests.upstream import Peer, ScriptedUpstream
 
 
 def echo(peer: ServerConnection) -> None:
@@ -16,51 +18,48 @@ def echo(peer: ServerConnection) -> None:
         peer.send(message)
 
 
-class WebSocketUpstream:
+class WebSocketUpstream(ScriptedUpstream):
     """
-    Runs `script` for each connection, for the length of a `with` block.
+    Runs `talk` on each connection that it opened.
 
     Args:
-        script: What to do with a peer; echoes without one.
-        options: For the library's server: subprotocols, compression, ssl.
+        talk: What to do with a peer; echoes without one.
+        tls: Wraps every connection.
+        options: For the library's server: subprotocols, compression.
 
     Attributes:
         handshakes: The headers of each connection that was opened.
-        ends: How each ended, by the library's word: the exception that the script saw, or None.
+        ends: How each ended, by the library's word: the exception that `talk` saw, or None.
     """
 
-    def __init__(self, script: Callable[[ServerConnection], None] = echo, **options: Any) -> None:
+    def __init__(
+        self, talk: Callable[[ServerConnection], None] = echo, *, tls: SSLContext | None = None, **options: Any
+    ) -> None:
+        super().__init__(every=self._serve, tls=tls)
         self.handshakes: list[Headers] = []
         self.paths: list[str] = []
         self.ends: list[ConnectionClosed | None] = []
         self.ended = threading.Semaphore(0)
-        self._script = script
-        self._server = serve(self._serve, "127.0.0.1", 0, **{"compression": None, "ping_interval": None} | options)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self.url = f"{'https' if options.get('ssl') else 'http'}://127.0.0.1:{self._server.socket.getsockname()[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join(10)
+        self._talk = talk
+        self._library = serve(
+            self._opened, sock=self._listener, **{"compression": None, "ping_interval": None} | options
+        )
 
     def wait_for_end(self) -> ConnectionClosed | None:
         """How the next connection ended, once it has."""
         assert self.ended.acquire(timeout=10), "the upstream's connection is still open"
         return self.ends.pop(0)
 
-    def _serve(self, peer: ServerConnection) -> None:
+    def _serve(self, peer: Peer) -> None:
+        self._library.handler(peer.socket, None)
+
+    def _opened(self, peer: ServerConnection) -> None:
         assert peer.request is not None
         self.handshakes.append(peer.request.headers)
         self.paths.append(peer.request.path)
         end: ConnectionClosed | None = None
         try:
-            self._script(peer)
+            self._talk(peer)
         except ConnectionClosed as exc:
             end = exc
         self.ends.append(end)

@@ -14,7 +14,7 @@ from mock_openai.mock import MockOpenAI
 from models import db
 from services import Services
 from tests.browser.chromium import launch
-from tests.servers import EMBEDDED, Server, environment
+from tests.servers import DEPLOYED, Server, environment
 
 
 # Not for the whole session: while Playwright runs, no other test could start an event loop of its own.
@@ -35,14 +35,14 @@ def used_proxy(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> I
     Services.of(app).log.close()
     with app.app_context():
         db.engine.dispose()
-    with Server(EMBEDDED, data_dir) as server:
+    with Server(DEPLOYED, data_dir) as server:
         yield server
 
 
 @pytest.fixture
 def fresh_proxy(chromium: Browser, running_upstream: MockOpenAI, tmp_path: Path) -> Iterator[Server]:
     """A proxy that nobody has used yet, in front of the mock upstream."""
-    with Server(EMBEDDED, tmp_path / "data", UPSTREAM_URL=running_upstream.url) as server:
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=running_upstream.url) as server:
         yield server
         assert "Traceback" not in server.output()
 

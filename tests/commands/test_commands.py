@@ -283,6 +283,7 @@ def test_a_command_beside_a_deployed_server_takes_its_settings_from_the_environm
     assert done.stdout.startswith("rollup: at the start")
 
 
+@pytest.mark.sqlite
 def test_a_command_beside_an_embedded_server_uses_the_secrets_that_it_keeps(tmp_path):
     data_dir = tmp_path / "data"
     unset = dict.fromkeys(("MANAGEMENT_TOKEN", "ADMIN_USER", "ADMIN_PASSWORD", "ENCRYPTION_KEY"))

@@ -13,7 +13,7 @@ import yaml
 
 from tests.deploy.compose import ROOT
 from tests.postgres import programs
-from tests.servers import EMBEDDED, Server, Token, fetch
+from tests.servers import DEPLOYED, Server, Token, fetch
 
 PAGE = (ROOT / "docs/operations.md").read_text()
 EXECUTED = dict(
@@ -58,7 +58,7 @@ def test_every_marked_command_is_executed_here() -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_a_backup_of_sqlite_comes_back_and_what_was_revoked_since_can_be_revoked_again(upstream, tmp_path) -> None:
     data = tmp_path / "data"
-    with Server(EMBEDDED, data, UPSTREAM_URL=upstream.url) as server:
+    with Server(DEPLOYED, data, UPSTREAM_URL=upstream.url) as server:
         kept, revoked = server.issue_token(), server.issue_token()
         type_in("backup of SQLite", server)
         since = datetime.now(UTC).isoformat()
@@ -68,7 +68,7 @@ def test_a_backup_of_sqlite_comes_back_and_what_was_revoked_since_can_be_revoked
         server.wait_for_records(1)
     type_in("restore of SQLite", server)
 
-    with Server(EMBEDDED, data, UPSTREAM_URL=upstream.url) as server:
+    with Server(DEPLOYED, data, UPSTREAM_URL=upstream.url) as server:
         # What the page warns of.
         assert [status_of(server, token) for token in (kept, revoked, forgotten)] == [200, 200, 401]
         type_in("revoking again", server, SINCE=since)
@@ -80,7 +80,7 @@ def test_a_backup_of_sqlite_comes_back_and_what_was_revoked_since_can_be_revoked
 @pytest.mark.postgres
 def test_a_backup_of_postgresql_comes_back(upstream, postgres_server, tmp_path) -> None:
     database = postgres_server.new_database()
-    with Server(EMBEDDED, tmp_path / "data", UPSTREAM_URL=upstream.url, DATABASE_URL=database) as server:
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url, DATABASE_URL=database) as server:
         kept = server.issue_token()
         type_in("backup of PostgreSQL", server)
         server.manage("DELETE", "/tokens", {"id": kept.id})
@@ -88,7 +88,7 @@ def test_a_backup_of_postgresql_comes_back(upstream, postgres_server, tmp_path) 
         connection.execute("DROP TABLE tokens")
     type_in("restore of PostgreSQL", server)
 
-    with Server(EMBEDDED, tmp_path / "data", UPSTREAM_URL=upstream.url, DATABASE_URL=database) as server:
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url, DATABASE_URL=database) as server:
         assert status_of(server, kept) == 200
 
 

@@ -11,7 +11,7 @@ from websockets.sync.client import connect
 
 from tests.conftest import serve
 from tests.http_by_hand import Answer, Broken, HandClient
-from tests.servers import DEPLOYED, EMBEDDED, Server, Token, wait_for
+from tests.servers import DEPLOYED, Server, Token, wait_for
 from tests.websocket_upstream import WebSocketUpstream
 
 CHAT = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}]}'
@@ -153,11 +153,11 @@ def client_is_refused(proxy: Server, token: Token) -> bool:
         return client.call("GET", "/v1/models", token.bearer).status == 401
 
 
-@pytest.fixture(scope="module", params=[EMBEDDED, DEPLOYED])
-def opposite(request, running_upstream, tmp_path_factory) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def opposite(running_upstream, tmp_path_factory) -> Iterator[Server]:
     """Cuts what others let go on, and lets go on what others cut."""
     settings = {"CUT_STREAMS": "off", "CUT_STREAMS_AT_EXPIRY": "on"}
-    yield from serve(request.param, running_upstream, tmp_path_factory, **settings)
+    yield from serve(DEPLOYED, running_upstream, tmp_path_factory, **settings)
 
 
 def test_both_can_be_set_the_other_way_round(opposite, upstream):

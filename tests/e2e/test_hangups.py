@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.http_by_hand import HandClient
-from tests.servers import DEPLOYED, EMBEDDED, Server, wait_for
+from tests.servers import Server, on_both_servers, wait_for
 
 CHAT = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}]}'
 STREAM = CHAT[:-1] + b', "stream": true}'
@@ -22,6 +22,7 @@ def assert_client_closed(proxy, token) -> dict:
     return record
 
 
+@on_both_servers
 @ENDINGS
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_while_it_sends_its_body(proxy, upstream, token, framing, reset):
@@ -48,6 +49,7 @@ def test_while_it_sends_a_body_that_would_be_held(proxy, upstream, token, reset)
     assert upstream.requests() == []
 
 
+@on_both_servers
 @ENDINGS
 @pytest.mark.parametrize("warm", [False, True], ids=["first call", "kept connection"])
 def test_while_it_waits_for_the_first_byte(proxy, upstream, token, reset, warm):
@@ -65,6 +67,7 @@ def test_while_it_waits_for_the_first_byte(proxy, upstream, token, reset, warm):
     assert len(upstream.requests("/v1/chat/completions")) == 1
 
 
+@on_both_servers
 @ENDINGS
 @pytest.mark.parametrize("framing", ["chunked", "length", "close"])
 def test_while_the_upstream_is_silent_within_its_stream(proxy, upstream, token, framing, reset):
@@ -149,6 +152,7 @@ def test_while_its_upload_waits_for_an_upstream_that_does_not_read(proxy, upstre
     assert not upstream.wait_for("client_gone")["body_complete"]
 
 
+@on_both_servers
 @pytest.mark.parametrize("framing", ["chunked", "length", "close"])
 def test_a_client_that_stops_reading_is_cut_off_after_the_idle_time(impatient_proxy, upstream, framing):
     token = impatient_proxy.issue_token()
@@ -171,10 +175,10 @@ def test_one_that_closes_its_sending_side_counts_as_one_that_left(proxy, upstrea
         assert_client_closed(proxy, token)
 
 
-@pytest.fixture(params=[EMBEDDED, DEPLOYED])
-def patient_proxy(request, tmp_path) -> Iterator[Server]:
+@pytest.fixture
+def patient_proxy(server_kind, tmp_path) -> Iterator[Server]:
     """A proxy that would wait for a connection much longer than any test."""
-    with Server(request.param, tmp_path / "data", CONNECT_TIMEOUT="100") as server:
+    with Server(server_kind, tmp_path / "data", CONNECT_TIMEOUT="100") as server:
         yield server
 
 

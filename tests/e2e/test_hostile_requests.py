@@ -11,8 +11,9 @@ import pytest
 
 from tests.conftest import serve
 from tests.http_by_hand import Broken, HandClient, call
-from tests.servers import DEPLOYED, EMBEDDED, ROOT, Server, environment
+from tests.servers import DEPLOYED, ROOT, Server, environment, on_both_servers
 
+pytestmark = on_both_servers
 BAD_TARGETS = [
     "/v1/../admin/projects",
     "/v1/..",
@@ -217,7 +218,7 @@ LENIENTLY_READ = {
 }
 
 
-@pytest.mark.parametrize("proxy", [DEPLOYED], indirect=True)
+@pytest.mark.servers(DEPLOYED)
 @pytest.mark.parametrize("request_", LENIENTLY_READ)
 def test_the_deployed_server_reads_nothing_leniently(proxy, upstream, token, request_):
     data = LENIENTLY_READ[request_]
@@ -327,14 +328,14 @@ def test_a_body_that_trickles_in_ends_with_408(hasty_proxy, upstream, framing):
     assert [request for request in upstream.requests() if request["body_complete"]] == []
 
 
-@pytest.fixture(scope="module", params=[EMBEDDED, DEPLOYED])
-def hasty_proxy(request, running_upstream, tmp_path_factory):
+@pytest.fixture(scope="module")
+def hasty_proxy(server_kind, running_upstream, tmp_path_factory):
     """A proxy that lets a body lag behind 100 KB/s by a second."""
     settings = {"MIN_BODY_RATE": "100000", "IDLE_TIMEOUT": "1"}
-    yield from serve(request.param, running_upstream, tmp_path_factory, **settings)
+    yield from serve(server_kind, running_upstream, tmp_path_factory, **settings)
 
 
-@pytest.mark.parametrize("proxy", [DEPLOYED], indirect=True)
+@pytest.mark.servers(DEPLOYED)
 def test_five_thousand_idle_connections_keep_nobody_out(proxy, upstream, token):
     address = urlsplit(proxy.url)
     with contextlib.ExitStack() as idle:
@@ -356,11 +357,11 @@ EMBEDDED_WITH_A_SHORT_DEADLINE = """
 """
 
 
-@pytest.fixture(scope="module", params=[EMBEDDED, DEPLOYED])
-def hurried(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def hurried(server_kind, tmp_path_factory):
     """The address of a server that gives a head a fraction of the usual time."""
     data_dir = tmp_path_factory.mktemp("hurried") / "data"
-    if request.param == DEPLOYED:
+    if server_kind == DEPLOYED:
         with Server(DEPLOYED, data_dir, arguments=("--keep-alive", "1")) as server:
             yield server.url
             assert "Traceback" not in server.output()
@@ -383,7 +384,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(hurried, sent):
         assert client.has_ended()
 
 
-@pytest.mark.parametrize("hurried", [DEPLOYED], indirect=True)  # the other one gives a body IDLE_TIMEOUT
+@pytest.mark.servers(DEPLOYED)  # the other one gives a body IDLE_TIMEOUT
 @pytest.mark.parametrize(
     "rest", [b"Content-Length: 100\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", b"\r\n"]
 )

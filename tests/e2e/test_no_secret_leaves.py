@@ -2,19 +2,17 @@
 
 import json
 
-import pytest
-
 from mock_openai.mock import MockOpenAI
 from tests.receiver import Receiver, receiver  # noqa: F401
-from tests.servers import DEPLOYED, EMBEDDED, UPSTREAM_KEY, Server, fetch, wait_for
+from tests.servers import UPSTREAM_KEY, Server, fetch, on_both_servers, wait_for
 
 CHAT = "/v1/chat/completions"
 
 
-@pytest.mark.parametrize("kind", [EMBEDDED, DEPLOYED])
-def test_no_sink_holds_a_key_or_a_token(kind, tmp_path, upstream: MockOpenAI, receiver: Receiver):  # noqa: F811
+@on_both_servers
+def test_no_sink_holds_a_key_or_a_token(server_kind, tmp_path, upstream: MockOpenAI, receiver: Receiver):  # noqa: F811
     settings = {"UPSTREAM_URL": upstream.url, "LOGGING_URL": receiver.url, "LOGGING_TOKEN": "planted-logging-token"}
-    with Server(kind, tmp_path / "data", **settings) as server:
+    with Server(server_kind, tmp_path / "data", **settings) as server:
         server.secrets.add("planted-logging-token")
         token = server.issue_token()
         bearer = dict([token.bearer])

@@ -10,19 +10,14 @@ import openai
 import pytest
 
 from tests.http_by_hand import call
-from tests.servers import DEPLOYED, EMBEDDED, Server, fetch, wait_for
+from tests.servers import DEPLOYED, Server, fetch, wait_for
 
 UNKNOWN = ("Authorization", "Bearer 00000000-0000-4000-8000-000000000000")
 
 
-@pytest.fixture(params=[EMBEDDED, DEPLOYED])
-def kind(request) -> str:
-    return request.param
-
-
 @pytest.fixture
-def server(kind, upstream, tmp_path) -> Iterator[Server]:
-    with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
+def server(upstream, tmp_path) -> Iterator[Server]:
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
         yield server
 
 
@@ -74,7 +69,7 @@ def test_a_locked_database_is_a_503_that_asks_to_come_back(server, upstream):
 
 @pytest.mark.sqlite
 def test_a_change_that_a_locked_database_cannot_take_is_a_503_and_not_made(tmp_path):
-    with Server(EMBEDDED, tmp_path / "data") as server:
+    with Server(DEPLOYED, tmp_path / "data") as server:
         with write_lock(server), ThreadPoolExecutor() as pool:
             change = pool.submit(server.manage, "POST", "/projects", {"name": "late", "openai_api_key": "sk-late"})
             # Whoever needs no database is served while the change waits for it.
@@ -87,10 +82,7 @@ def test_a_change_that_a_locked_database_cannot_take_is_a_503_and_not_made(tmp_p
 
 
 @pytest.mark.sqlite
-@pytest.mark.parametrize(
-    ("kind", "put_there"),
-    [(EMBEDDED, "a directory"), (EMBEDDED, "garbage"), (EMBEDDED, "nothing"), (DEPLOYED, "nothing")],
-)
+@pytest.mark.parametrize("put_there", ["a directory", "garbage", "nothing"])
 def test_a_lost_database_is_a_503_and_never_a_401(server, upstream, put_there):
     for path in server.data_dir.glob("llm-proxy.db*"):
         path.unlink()
@@ -107,12 +99,11 @@ def test_a_lost_database_is_a_503_and_never_a_401(server, upstream, put_there):
     assert fetch(server.url, "GET", "/healthz")[0] == 200
 
 
-@pytest.mark.parametrize("kind", [EMBEDDED])
-def test_a_key_sealed_under_a_lost_encryption_key_is_the_operators_matter(kind, upstream, tmp_path):
-    with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
+def test_a_key_sealed_under_a_lost_encryption_key_is_the_operators_matter(upstream, tmp_path):
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
         token = server.issue_token()
     other = "b3RoZXItZW5jcnlwdGlvbi1rZXktb2YtdGhlLXRlc3Q="
-    with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, ENCRYPTION_KEY=other) as server:
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url, ENCRYPTION_KEY=other) as server:
         answer = call(server.url, "GET", "/v1/models", token.bearer)
 
     assert (answer.status, answer.json["error"]["code"]) == (503, "auth_unavailable")
@@ -141,8 +132,8 @@ def pending(server: Server) -> float:
     return float(next(line.removeprefix(name) for line in server.metrics().splitlines() if line.startswith(name)))
 
 
-def test_log_strict_forwards_nothing_that_it_cannot_record(kind, upstream, tmp_path):
-    with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, LOG_STRICT="on") as server:
+def test_log_strict_forwards_nothing_that_it_cannot_record(upstream, tmp_path):
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url, LOG_STRICT="on") as server:
         token = server.issue_token()
         assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
         log = server.data_dir / "api_logs.jsonl"
@@ -166,9 +157,8 @@ def refused(server, token):
 # --- who may look ---
 
 
-@pytest.mark.parametrize("kind", [EMBEDDED])
-def test_metrics_may_be_kept_behind_a_token(kind, tmp_path):
-    with Server(kind, tmp_path / "data", METRICS_TOKEN="metrics-token-of-the-tests") as server:
+def test_metrics_may_be_kept_behind_a_token(tmp_path):
+    with Server(DEPLOYED, tmp_path / "data", METRICS_TOKEN="metrics-token-of-the-tests") as server:
         for sent in (None, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer "}):
             status, headers, _ = fetch(server.url, "GET", "/metrics", sent)
             assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")

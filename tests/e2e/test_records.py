@@ -13,8 +13,9 @@ from llmproxy.api_log.file_lock import FileLock
 from tests.e2e.test_commands import flask
 from tests.exposition import total
 from tests.http_by_hand import HandClient, call
-from tests.servers import DEPLOYED, Server, wait_for
+from tests.servers import DEPLOYED, Server, on_both_servers, wait_for
 
+pytestmark = on_both_servers
 CHAT = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "planted prompt"}]}'
 STREAM = CHAT[:-1] + b', "stream": true}'
 STREAM_WITH_USAGE = STREAM[:-1] + b', "stream_options": {"include_usage": true}}'

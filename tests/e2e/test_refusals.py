@@ -7,8 +7,9 @@ import openai
 import pytest
 
 from tests.http_by_hand import call
-from tests.servers import Server, Token
+from tests.servers import Server, Token, on_both_servers
 
+pytestmark = on_both_servers
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}]}
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.databases import database_of
 from tests.http_by_hand import HandClient, call
-from tests.servers import DEPLOYED, Server, Token, fetch, wait_for
+from tests.servers import DEPLOYED, START_S, Server, Token, fetch, wait_for
 
 CLIENTS = 8
 STREAM = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}], "stream": true}'
@@ -243,7 +243,7 @@ def test_nodes_restarted_one_after_another_behind_a_balancer_lose_no_call(upstre
                 node.start()
                 before = len(node.records())
                 # The next one goes when the balancer has found this one again.
-                wait_for(lambda node=node, before=before: len(node.records()) > before + 20, timeout_s=20)
+                wait_for(lambda node=node, before=before: len(node.records()) > before + 20, timeout_s=2 * START_S)
         assert traffic.seen == {"whole": traffic.seen.total()}
 
     assert recorded(*nodes) == {"complete": traffic.seen.total()}

@@ -13,10 +13,18 @@ from pathlib import Path
 import pytest
 
 from tests.http_by_hand import call
-from tests.servers import DEPLOYED, EMBEDDED, START_S, UPSTREAM_KEY, Server, environment, fetch
+from tests.servers import (
+    DEPLOYED,
+    EMBEDDED,
+    START_S,
+    UPSTREAM_KEY,
+    Server,
+    environment,
+    fetch,
+    on_both_servers,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
-KINDS = pytest.mark.parametrize("kind", [EMBEDDED, DEPLOYED])
 NO_SECRETS = dict.fromkeys(["MANAGEMENT_TOKEN", "ADMIN_USER", "ADMIN_PASSWORD", "ENCRYPTION_KEY"])
 MADE = ["management_token", "admin_password", "encryption_key"]
 
@@ -36,6 +44,7 @@ def fails_to_start(kind, data_dir, **settings) -> str:
 # --- the first start ---
 
 
+@pytest.mark.sqlite
 def test_the_first_start_makes_its_secrets_and_shows_them_once(tmp_path):
     data_dir = tmp_path / "data"
     with Server(EMBEDDED, data_dir, empty=True, **NO_SECRETS) as server:
@@ -74,6 +83,7 @@ def test_the_images_start_makes_its_encryption_key_says_so_once_and_keeps_it(ups
     assert "llm-proxy.db was made with one" in fails_to_start(DEPLOYED, tmp_path / "data", **image)
 
 
+@pytest.mark.sqlite
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 @pytest.mark.parametrize("settings", [NO_SECRETS, {}], ids=["made secrets", "set secrets"])
 @pytest.mark.parametrize("place", ["data", "data of mine (1)"])
@@ -114,6 +124,7 @@ def test_the_first_start_needs_no_environment_and_a_relative_data_dir_is_fine(tm
         assert (tmp_path / "data" / "llm-proxy.db").exists()
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 def test_the_first_start_stays_on_loopback_and_names_the_other_one(tmp_path, host):
     said = fails_to_start(EMBEDDED, tmp_path / "data", HOST=host)
@@ -121,9 +132,9 @@ def test_the_first_start_stays_on_loopback_and_names_the_other_one(tmp_path, hos
     assert f"HOST={host}" in said and "gunicorn -c gunicorn.conf.py wsgi:app" in said
 
 
-@KINDS
-def test_both_servers_listen_on_ipv6(kind, tmp_path):
-    with Server(kind, tmp_path / "data", HOST="::1") as server:
+@on_both_servers
+def test_both_servers_listen_on_ipv6(server_kind, tmp_path):
+    with Server(server_kind, tmp_path / "data", HOST="::1") as server:
         assert server.url.startswith("http://[::1]:")
         assert fetch(server.url, "GET", "/healthz")[0] == 200
 
@@ -138,10 +149,10 @@ def test_a_deployed_start_without_secrets_names_them_all_at_once(tmp_path):
     assert not (tmp_path / "data" / "management_token").exists()
 
 
-@KINDS
-def test_a_start_warns_of_what_is_easily_guessed_or_overheard(kind, tmp_path):
+@on_both_servers
+def test_a_start_warns_of_what_is_easily_guessed_or_overheard(server_kind, tmp_path):
     settings = {"ADMIN_PASSWORD": "admin", "MANAGEMENT_TOKEN": "secret", "UPSTREAM_URL": "http://models.internal"}
-    with Server(kind, tmp_path / "data", **settings) as server:
+    with Server(server_kind, tmp_path / "data", **settings) as server:
         said = server.output()
 
     assert "ADMIN_PASSWORD is easy to guess" in said and "MANAGEMENT_TOKEN is easy to guess" in said
@@ -149,10 +160,10 @@ def test_a_start_warns_of_what_is_easily_guessed_or_overheard(kind, tmp_path):
     assert not re.search(r"\bsecret\b", said)
 
 
-@KINDS
-def test_a_name_that_is_nearly_a_settings_is_warned_about_once_and_its_value_not_shown(kind, tmp_path):
+@on_both_servers
+def test_a_name_that_is_nearly_a_settings_is_warned_about_once_and_its_value_not_shown(server_kind, tmp_path):
     settings = {"RATE_LIMIT_PER_HOURS": "planted-value", "LOGGING_TOKEN_FIL": "planted-value", "WEB_CONCURRENCY": "2"}
-    with Server(kind, tmp_path / "data", **settings) as server:
+    with Server(server_kind, tmp_path / "data", **settings) as server:
         assert server.manage("GET", "/projects")[0] == 200
         said = server.output()
 
@@ -161,11 +172,11 @@ def test_a_name_that_is_nearly_a_settings_is_warned_about_once_and_its_value_not
     assert said.count(" is no setting") == 2 and "planted" not in said
 
 
-@KINDS
-def test_secrets_may_come_from_files(kind, tmp_path):
+@on_both_servers
+def test_secrets_may_come_from_files(server_kind, tmp_path):
     (tmp_path / "token").write_text("management-token-from-a-file\n")
     settings = {"MANAGEMENT_TOKEN": None, "MANAGEMENT_TOKEN_FILE": str(tmp_path / "token")}
-    with Server(kind, tmp_path / "data", **settings) as server:
+    with Server(server_kind, tmp_path / "data", **settings) as server:
         bearer = {"Authorization": "Bearer management-token-from-a-file"}
         assert fetch(server.url, "GET", "/manage/projects", bearer)[0] == 200
 
@@ -193,55 +204,55 @@ WRONG = {
 }
 
 
-@KINDS
-def test_a_start_with_wrong_settings_names_every_one_of_them(kind, tmp_path):
+@on_both_servers
+def test_a_start_with_wrong_settings_names_every_one_of_them(server_kind, tmp_path):
     (tmp_path / "file").write_text("")
-    said = fails_to_start(kind, tmp_path / "data", **WRONG | {"DATA_DIR": str(tmp_path / "file" / "data")})
+    said = fails_to_start(server_kind, tmp_path / "data", **WRONG | {"DATA_DIR": str(tmp_path / "file" / "data")})
 
     assert [name for name in [*WRONG, "DATA_DIR"] if f"- {name}: " not in said] == []
     assert said.count("wrong settings") == 1
 
 
-@KINDS
-def test_settings_that_do_not_go_together_stop_the_start(kind, tmp_path):
+@on_both_servers
+def test_settings_that_do_not_go_together_stop_the_start(server_kind, tmp_path):
     sizes = {"LOG_MAX_FILE_BYTES": "8192", "LOG_MAX_TOTAL_BYTES": "16383"}
-    said = fails_to_start(kind, tmp_path / "data", **sizes, ADMIN_USER="a" * 201)
+    said = fails_to_start(server_kind, tmp_path / "data", **sizes, ADMIN_USER="a" * 201)
 
     assert "LOG_MAX_TOTAL_BYTES: must be at least twice LOG_MAX_FILE_BYTES, which is 8192" in said
     assert "ADMIN_USER: must have at most 200 characters" in said
 
 
-@KINDS
-def test_cloudwatch_without_its_library_stops_the_start_and_says_how_to_install_it(kind, tmp_path):
+@on_both_servers
+def test_cloudwatch_without_its_library_stops_the_start_and_says_how_to_install_it(server_kind, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['boto3'] = None")
     url = "cloudwatch://group/stream?region=eu-west-1"
-    said = fails_to_start(kind, tmp_path / "data", LOGGING_URL=url, PYTHONPATH=str(tmp_path))
+    said = fails_to_start(server_kind, tmp_path / "data", LOGGING_URL=url, PYTHONPATH=str(tmp_path))
 
     assert "LOGGING_URL: needs boto3: pip install -r requirements-cloudwatch.txt" in said
 
 
-@KINDS
-def test_a_data_directory_that_is_a_file_stops_the_start(kind, tmp_path):
+@on_both_servers
+def test_a_data_directory_that_is_a_file_stops_the_start(server_kind, tmp_path):
     (tmp_path / "file").write_text("")
-    said = fails_to_start(kind, tmp_path / "data", DATA_DIR=str(tmp_path / "file"))
+    said = fails_to_start(server_kind, tmp_path / "data", DATA_DIR=str(tmp_path / "file"))
 
     assert "DATA_DIR: cannot write to" in said and str(tmp_path / "file") in said
 
 
 @pytest.mark.sqlite
-@KINDS
-def test_a_database_that_cannot_be_opened_stops_the_start_with_a_clear_message(kind, tmp_path):
+@on_both_servers
+def test_a_database_that_cannot_be_opened_stops_the_start_with_a_clear_message(server_kind, tmp_path):
     (tmp_path / "data" / "llm-proxy.db").mkdir(parents=True)
-    said = fails_to_start(kind, tmp_path / "data")
+    said = fails_to_start(server_kind, tmp_path / "data")
 
     assert "database" in said
 
 
-@KINDS
-def test_a_port_that_is_taken_stops_the_start(kind, tmp_path):
+@on_both_servers
+def test_a_port_that_is_taken_stops_the_start(server_kind, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        said = fails_to_start(kind, tmp_path / "data", PORT=port)
+        said = fails_to_start(server_kind, tmp_path / "data", PORT=port)
 
     assert port in said and re.search("in use", said)
 
@@ -249,6 +260,7 @@ def test_a_port_that_is_taken_stops_the_start(kind, tmp_path):
 # --- several of them ---
 
 
+@pytest.mark.sqlite
 def test_both_servers_share_one_database(upstream, tmp_path):
     with Server(EMBEDDED, tmp_path / "data", UPSTREAM_URL=upstream.url) as first:
         token = first.issue_token(rate_limit=2)
@@ -319,10 +331,10 @@ def test_gunicorns_access_log_is_there_for_who_asks_for_it(tmp_path):
     assert '"GET /healthz HTTP/1.1" 200' in server.output()
 
 
-@KINDS
-def test_tokens_outlive_a_restart(kind, upstream, tmp_path):
-    with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
+@on_both_servers
+def test_tokens_outlive_a_restart(server_kind, upstream, tmp_path):
+    with Server(server_kind, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
         token = server.issue_token()
 
-    with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
+    with Server(server_kind, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
         assert call(server.url, "GET", "/v1/models", token.bearer).status == 200

@@ -12,15 +12,16 @@ import pytest
 
 from tests.http_by_hand import Broken, HandClient, call
 from tests.receiver import receiver  # noqa: F401
-from tests.servers import DEPLOYED, EMBEDDED, ROOT, Server, Token, fetch, wait_for
+from tests.servers import DEPLOYED, ROOT, Server, Token, fetch, on_both_servers, wait_for
 
+pytestmark = on_both_servers
 STREAM = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}], "stream": true}'
 JSON = ("Content-Type", "application/json")
 
 
-@pytest.fixture(params=[EMBEDDED, DEPLOYED])
-def server(request, upstream, tmp_path) -> Iterator[Server]:
-    with Server(request.param, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
+@pytest.fixture
+def server(server_kind, upstream, tmp_path) -> Iterator[Server]:
+    with Server(server_kind, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
         yield server
 
 
@@ -87,8 +88,8 @@ def test_a_client_that_keeps_its_connection_does_not_hold_the_stop_up(server, up
         assert server.wait(5) == 0
 
 
-def test_a_stream_that_outlasts_the_time_to_drain_is_cut_and_recorded(upstream, tmp_path, gate, kind):
-    with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_TIMEOUT="1") as server:
+def test_a_stream_that_outlasts_the_time_to_drain_is_cut_and_recorded(upstream, tmp_path, gate, server_kind):
+    with Server(server_kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_TIMEOUT="1") as server:
         token = server.issue_token()
         with HandClient(server.url) as client:
             answer = begin_stream(client, token, gate)
@@ -101,8 +102,8 @@ def test_a_stream_that_outlasts_the_time_to_drain_is_cut_and_recorded(upstream, 
     assert cut(server, token) == (200, "proxy_draining")
 
 
-def test_what_outlasts_the_time_to_drain_though_it_says_nothing_is_cut_too(upstream, tmp_path, kind):
-    with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_TIMEOUT="1") as server:
+def test_what_outlasts_the_time_to_drain_though_it_says_nothing_is_cut_too(upstream, tmp_path, server_kind):
+    with Server(server_kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_TIMEOUT="1") as server:
         token = server.issue_token()
         with HandClient(server.url) as client:
             client.send_request("GET", "/v1/models", token.bearer, ("x-mock-hold", "1"))
@@ -118,8 +119,8 @@ def test_what_outlasts_the_time_to_drain_though_it_says_nothing_is_cut_too(upstr
 # --- the overlap ---
 
 
-def test_new_calls_are_served_until_balancers_have_looked(upstream, tmp_path, kind):
-    with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_OVERLAP="2") as server:
+def test_new_calls_are_served_until_balancers_have_looked(upstream, tmp_path, server_kind):
+    with Server(server_kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_OVERLAP="2") as server:
         token = server.issue_token()
         with HandClient(server.url) as kept:
             assert kept.call("GET", "/v1/models", token.bearer).all("connection") != ["close"]
@@ -172,8 +173,8 @@ def is_shut(url: str) -> bool:
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_at_once_with_everything_recorded(upstream, tmp_path, gate, kind, second):
-    with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_OVERLAP="60") as server:
+def test_a_second_signal_ends_at_once_with_everything_recorded(upstream, tmp_path, gate, server_kind, second):
+    with Server(server_kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_OVERLAP="60") as server:
         token = server.issue_token()
         with HandClient(server.url) as client:
             answer = begin_stream(client, token, gate)
@@ -307,10 +308,9 @@ def post_fork(arbiter, worker):
         assert fetch(server.url, "GET", "/healthz")[0] == 200
 
 
-@pytest.mark.parametrize(("kind", "workers"), [(EMBEDDED, "1"), (DEPLOYED, "2")])
-def test_usage_is_added_up_and_records_are_shipped_before_the_end(upstream, receiver, tmp_path, kind, workers):  # noqa: F811
-    settings = {"UPSTREAM_URL": upstream.url, "LOGGING_URL": receiver.url, "WEB_CONCURRENCY": workers}
-    with Server(kind, tmp_path / "data", **settings) as server:
+def test_usage_is_added_up_and_records_are_shipped_before_the_end(upstream, receiver, tmp_path, server_kind):  # noqa: F811
+    settings = {"UPSTREAM_URL": upstream.url, "LOGGING_URL": receiver.url, "WEB_CONCURRENCY": "2"}
+    with Server(server_kind, tmp_path / "data", **settings) as server:
         token = server.issue_token()
         for _ in range(40):
             assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
@@ -320,11 +320,6 @@ def test_usage_is_added_up_and_records_are_shipped_before_the_end(upstream, rece
     assert len({record["request_id"] for record in receiver.records}) == 40
     query = "SELECT SUM(requests) AS sum FROM usage_sums JOIN usage_keys k ON k.id = key_id WHERE k.view = 1"
     assert server.rows(f"{query} AND token_id = '{token.id}'") == [{"sum": 40}]
-
-
-@pytest.fixture(params=[EMBEDDED, DEPLOYED])
-def kind(request) -> str:
-    return request.param
 
 
 def test_readyz_tells_that_it_is_about_to_stop_while_healthz_still_answers(server, upstream, gate):

@@ -10,8 +10,9 @@ import trustme
 
 from mock_openai.mock import MockOpenAI
 from tests.http_by_hand import Broken, HandClient, call
-from tests.servers import Server, wait_for
+from tests.servers import Server, on_both_servers, wait_for
 
+pytestmark = on_both_servers
 STREAM = json.dumps(
     {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 ).encode()

@@ -10,7 +10,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from tests.http_by_hand import HandClient, call
 from tests.post_server import PostHandler, PostServer
-from tests.servers import DEPLOYED, EMBEDDED, Server, Token, wait_for
+from tests.servers import DEPLOYED, Server, Token, wait_for
 
 CHAT = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "planted prompt"}]}'
 STREAM = CHAT[:-1] + b', "stream": true, "stream_options": {"include_usage": true}}'
@@ -61,8 +61,8 @@ def collector() -> Iterator[Collector]:
     made.close()
 
 
-@pytest.fixture(scope="module", params=[EMBEDDED, DEPLOYED])
-def traced(request, running_upstream, collector, tmp_path_factory) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def traced(running_upstream, collector, tmp_path_factory) -> Iterator[Server]:
     key_file = tmp_path_factory.mktemp("collector") / "headers"
     key_file.write_text("x-collector-key=planted-collector-key\n")
     settings = {
@@ -71,8 +71,8 @@ def traced(request, running_upstream, collector, tmp_path_factory) -> Iterator[S
         "OTEL_SERVICE_NAME": "proxy of the tests",
         "OTEL_BSP_SCHEDULE_DELAY": "50",
     }
-    data_dir = tmp_path_factory.mktemp(request.param) / "data"
-    with Server(request.param, data_dir, UPSTREAM_URL=running_upstream.url, **settings) as server:
+    data_dir = tmp_path_factory.mktemp("traced") / "data"
+    with Server(DEPLOYED, data_dir, UPSTREAM_URL=running_upstream.url, **settings) as server:
         server.secrets |= {"planted-collector-key", "planted prompt"}
         yield server
         assert server.leaks() == []
@@ -172,10 +172,9 @@ def test_a_client_that_leaves_ends_its_span(traced, collector, upstream, token):
     assert attributes(span)["error.type"] == "client_closed"
 
 
-@pytest.mark.parametrize("kind", [EMBEDDED, DEPLOYED])
-def test_spans_that_are_left_are_sent_at_the_end(kind, upstream, collector, tmp_path):
+def test_spans_that_are_left_are_sent_at_the_end(upstream, collector, tmp_path):
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "60000"}
-    with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, **settings) as server:
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url, **settings) as server:
         answer = call(server.url, "GET", "/v1/models", server.issue_token().bearer)
         server.terminate()
         assert server.wait() == 0
@@ -183,23 +182,21 @@ def test_spans_that_are_left_are_sent_at_the_end(kind, upstream, collector, tmp_
     assert collector.span_of(answer["x-proxy-request-id"])
 
 
-@pytest.mark.parametrize("kind", [EMBEDDED, DEPLOYED])
-def test_a_collector_that_is_not_there_costs_nobody_a_call(kind, upstream, tmp_path):
+def test_a_collector_that_is_not_there_costs_nobody_a_call(upstream, tmp_path):
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "10"}
-    with Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, **settings) as server:
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url, **settings) as server:
         token = server.issue_token()
         assert [call(server.url, "GET", "/v1/models", token.bearer).status for _ in range(5)] == [200] * 5
         server.terminate()
         assert server.wait() == 0
 
 
-@pytest.mark.parametrize("kind", [EMBEDDED, DEPLOYED])
-def test_an_endpoint_without_the_extra_stops_the_start_and_says_what_to_install(kind, collector, tmp_path):
+def test_an_endpoint_without_the_extra_stops_the_start_and_says_what_to_install(collector, tmp_path):
     # As it is where the extra was not installed: the name leads nowhere.
     (tmp_path / "without" / "opentelemetry").mkdir(parents=True)
     (tmp_path / "without" / "opentelemetry" / "__init__.py").write_text("")
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "PYTHONPATH": str(tmp_path / "without")}
-    server = Server(kind, tmp_path / "data", **settings)
+    server = Server(DEPLOYED, tmp_path / "data", **settings)
     server.start()
 
     assert server.wait() != 0

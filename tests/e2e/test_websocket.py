@@ -16,9 +16,8 @@ from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection
 
-from tests.conftest import serve
 from tests.http_by_hand import Answer, HandClient
-from tests.servers import DEPLOYED, EMBEDDED, UPSTREAM_KEY, Server, Token, fetch, wait_for
+from tests.servers import DEPLOYED, UPSTREAM_KEY, Server, Token, fetch, on_both_servers, wait_for
 from tests.websocket_upstream import WebSocketUpstream
 
 WAIT_S = 10.0
@@ -38,12 +37,6 @@ def done(**usage: int) -> str:
 
 
 SESSION = json.dumps({"type": "session.created", "session": {"model": "gpt-realtime-2025"}})
-
-
-@pytest.fixture(scope="module", params=[EMBEDDED, DEPLOYED])
-def proxy(request, running_upstream, tmp_path_factory) -> Iterator[Server]:
-    """The proxy on each of its servers."""
-    yield from serve(request.param, running_upstream, tmp_path_factory)
 
 
 @pytest.fixture
@@ -88,6 +81,7 @@ def record_of(proxy: Server, token: Token) -> dict[str, Any]:
 # Opening
 
 
+@on_both_servers
 @pytest.mark.parametrize("path", ["/v1/realtime?model=a%2Fb&x", "/v1/responses"])
 def test_messages_pass_both_ways(proxy, token_for, opens, path):
     with WebSocketUpstream() as upstream:
@@ -165,10 +159,10 @@ def test_what_the_client_says_with_its_handshake_is_kept(proxy, token_for):
         assert client._reader.read(len(echoed)) == echoed
 
 
-def test_what_the_upstream_says_with_its_yes_is_kept(proxy, raw_upstream):
+def test_what_the_upstream_says_with_its_yes_is_kept(proxy, recorder):
     head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    raw_upstream.answers(head + b"Server: a\r\nDate: b\r\n\r\n" + frame("hi", mask=False))
-    token = proxy.issue_token(proxy.create_project(base_url=raw_upstream.url))
+    recorder.answers(head + b"Server: a\r\nDate: b\r\n\r\n" + frame("hi", mask=False), closes=True)
+    token = proxy.issue_token(proxy.create_project(base_url=recorder.url))
     with HandClient(proxy.url) as client:
         by_hand(client, token)
         answer = client.read_head()
@@ -187,6 +181,7 @@ def refused(server: Server, *headers: tuple[str, str], path: str = PATH) -> Answ
         return client.call("GET", path, *headers)
 
 
+@on_both_servers
 def test_refusals_come_in_openais_form(proxy, token_for, opens):
     with WebSocketUpstream() as upstream:
         token = token_for(upstream)
@@ -249,11 +244,11 @@ def test_a_project_that_is_switched_off_and_an_upstream_that_is_not_there(proxy,
 
 
 @pytest.mark.parametrize("status", [400, 403, 426, 200])
-def test_an_upstream_that_refuses_is_passed_on(proxy, raw_upstream, status):
+def test_an_upstream_that_refuses_is_passed_on(proxy, recorder, status):
     body = b'{"error": {"code": "invalid_model", "type": "invalid_request_error"}}'
     head = f"HTTP/1.1 {status} No\r\nContent-Type: application/json\r\nX-Request-Id: req_1\r\n"
-    raw_upstream.answers(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-    token = proxy.issue_token(proxy.create_project(base_url=raw_upstream.url))
+    recorder.answers(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    token = proxy.issue_token(proxy.create_project(base_url=recorder.url))
     answer = refused(proxy, *HANDSHAKE, token.bearer)
 
     assert (answer.status, answer.reason, answer.body, answer["x-request-id"]) == (status, "No", body, "req_1")
@@ -261,9 +256,9 @@ def test_an_upstream_that_refuses_is_passed_on(proxy, raw_upstream, status):
     assert (record["outcome"], record["status_code"], record["stream"]) == ("complete", status, False)
 
 
-def test_an_upstream_that_refuses_our_key_does_not_cost_the_caller_its_token(proxy, raw_upstream):
-    raw_upstream.answers(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n")
-    token = proxy.issue_token(proxy.create_project(base_url=raw_upstream.url))
+def test_an_upstream_that_refuses_our_key_does_not_cost_the_caller_its_token(proxy, recorder):
+    recorder.answers(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n")
+    token = proxy.issue_token(proxy.create_project(base_url=recorder.url))
     answer = refused(proxy, *HANDSHAKE, token.bearer)
 
     assert (answer.status, answer.json["error"]["code"]) == (502, "upstream_auth_failed")
@@ -281,6 +276,7 @@ def test_an_upgrade_that_nobody_offers_is_an_ordinary_call(proxy, upstream, toke
 # The end
 
 
+@on_both_servers
 def test_a_client_that_vanishes_ends_the_upstream_connection(proxy, token_for):
     with WebSocketUpstream() as upstream:
         token = token_for(upstream)
@@ -392,6 +388,7 @@ def take_back(proxy: Server, token: Token, how: str) -> None:
         assert proxy.manage("PATCH", f"/tokens/{token.id}", {"expires_at": soon})[0] == 200
 
 
+@on_both_servers
 def test_who_loses_their_permission_is_told_so_by_a_close_frame(proxy, token_for, opens):
     with WebSocketUpstream() as upstream, ExitStack() as stack:
         tokens = {how: token_for(upstream) for how in ("token_revoked", "project_inactive", "token_expired")}
@@ -451,11 +448,11 @@ def test_a_client_that_does_not_read_does_not_hold_the_cut_up(proxy, token_for):
         assert record_of(proxy, token)["error"]["code"] == "token_revoked"
 
 
-@pytest.mark.parametrize("kind", [EMBEDDED, DEPLOYED])
-def test_a_stop_closes_what_is_open_when_balancers_have_looked_away(kind, tmp_path):
+@on_both_servers
+def test_a_stop_closes_what_is_open_when_balancers_have_looked_away(server_kind, tmp_path):
     with (
         WebSocketUpstream() as upstream,
-        Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_OVERLAP="2") as server,
+        Server(server_kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_OVERLAP="2") as server,
     ):
         token = server.issue_token()
         with connected(server, token) as before:
@@ -478,14 +475,13 @@ def test_a_stop_closes_what_is_open_when_balancers_have_looked_away(kind, tmp_pa
 # TLS
 
 
-@pytest.mark.parametrize("kind", [EMBEDDED, DEPLOYED])
-def test_an_upstream_over_tls_takes_and_gives_at_once(kind, tmp_path):
+def test_an_upstream_over_tls_takes_and_gives_at_once(tmp_path):
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.cert_pem.write_to_path(trusted := tmp_path / "ca.pem")
     with (
-        WebSocketUpstream(ssl=context) as upstream,
-        Server(kind, tmp_path / "data", UPSTREAM_URL=upstream.url, SSL_CERT_FILE=str(tmp_path / "ca.pem")) as server,
+        WebSocketUpstream(tls=context) as upstream,
+        Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url, SSL_CERT_FILE=str(trusted)) as server,
     ):
         token = server.issue_token()
         with connected(server, token) as client:

@@ -15,7 +15,7 @@ from llmproxy.headers import Origin
 from llmproxy.transport.connection import Connection, Timeouts
 from llmproxy.transport.request import UpstreamRequest
 from llmproxy.upstream import Upstream, translate
-from tests.llmproxy.transport.scripted_upstream import Peer, ScriptedUpstream, keeping
+from tests.upstream import Peer, ScriptedUpstream, keeping
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 

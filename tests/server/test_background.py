@@ -15,14 +15,15 @@ from llmproxy.api_log.reader import LogReader, ReaderBusy
 from llmproxy.api_log.retention import Dropped
 from server import background
 from tests.receiver import Receiver, receiver  # noqa: F401
-from tests.servers import DEPLOYED, EMBEDDED, Server, fetch, wait_for
+from tests.servers import DEPLOYED, Server, fetch, on_both_servers, wait_for
+
+pytestmark = on_both_servers
 
 
-@pytest.fixture(params=[(EMBEDDED, "1"), (DEPLOYED, "2")], ids=["embedded", "two workers"])
-def server(request, tmp_path, receiver: Receiver):  # noqa: F811
-    kind, workers = request.param
-    settings = {"WEB_CONCURRENCY": workers, "LOGGING_URL": receiver.url, "LOGGING_TOKEN": "planted-logging-token"}
-    with Server(kind, tmp_path / "data", **settings) as running:
+@pytest.fixture
+def server(server_kind, tmp_path, receiver: Receiver):  # noqa: F811
+    settings = {"WEB_CONCURRENCY": "2", "LOGGING_URL": receiver.url, "LOGGING_TOKEN": "planted-logging-token"}
+    with Server(server_kind, tmp_path / "data", **settings) as running:
         yield running
         assert "Traceback" not in running.output()
         assert "planted" not in running.output() + running.metrics()

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.http_by_hand import Answer, HandClient
+from tests.recorder import Pairs, Received, RecordingUpstream
 from tests.servers import UPSTREAM_KEY
 from tests.transparency.page import header_rules, removes
-from tests.transparency.recorder import Pairs, Received, RecordingUpstream
 
 REQUEST_RULES = header_rules("Headers of a request")
 ANSWER_RULES = header_rules("Headers of an answer")

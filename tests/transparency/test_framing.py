@@ -25,17 +25,17 @@ def test_an_answer_of_the_proxy_itself_has_one_date(proxy):
     assert (len(answer.all("date")), len(answer.all("server"))) in ((1, 0), (1, 1))
 
 
-def test_an_answer_without_a_content_type_stays_without(proxy, raw_upstream, token_for):
-    raw_upstream.answers(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-    answer = call(proxy.url, "GET", "/v1/x", token_for(raw_upstream.url).bearer)
+def test_an_answer_without_a_content_type_stays_without(proxy, recorder, token_for):
+    recorder.answers(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    answer = call(proxy.url, "GET", "/v1/x", token_for(recorder.url).bearer)
 
     assert answer.all("content-type") == [] and answer.body == b"ok"
 
 
 @pytest.mark.parametrize("phrase", [b"OK", b"Very Well", b"I'm a teapot, (sort of) [really]!", b""])
-def test_the_reason_phrase_comes_down_as_sent(proxy, raw_upstream, token_for, phrase):
-    raw_upstream.answers(b"HTTP/1.1 200 " + phrase + b"\r\nContent-Length: 2\r\n\r\nok")
-    answer = call(proxy.url, "GET", "/v1/x", token_for(raw_upstream.url).bearer)
+def test_the_reason_phrase_comes_down_as_sent(proxy, recorder, token_for, phrase):
+    recorder.answers(b"HTTP/1.1 200 " + phrase + b"\r\nContent-Length: 2\r\n\r\nok")
+    answer = call(proxy.url, "GET", "/v1/x", token_for(recorder.url).bearer)
 
     assert (answer.status, answer.body) == (200, b"ok")
     assert answer.reason == phrase.decode()
@@ -51,9 +51,9 @@ def test_the_reason_phrase_comes_down_as_sent(proxy, raw_upstream, token_for, ph
     ],
     ids=["latin reason", "control character", "space in a name", "odd status"],
 )
-def test_an_answer_that_is_hardly_http_still_leaves_an_answer_and_a_record(proxy, raw_upstream, token_for, head):
-    raw_upstream.answers(head + b"\r\nContent-Length: 2\r\n\r\nok")
-    token = token_for(raw_upstream.url)
+def test_an_answer_that_is_hardly_http_still_leaves_an_answer_and_a_record(proxy, recorder, token_for, head):
+    recorder.answers(head + b"\r\nContent-Length: 2\r\n\r\nok")
+    token = token_for(recorder.url)
     answer = call(proxy.url, "GET", "/v1/x", token.bearer)
 
     assert (answer.status, answer.body) == (999 if b"999" in head else 200, b"ok") or answer.status == 502
@@ -128,17 +128,17 @@ def test_an_answer_that_has_no_body_keeps_the_connection(proxy, token, status):
         assert client.call("GET", "/v1/models", token.bearer).status == 200
 
 
-def test_a_304_may_tell_the_length_of_what_it_stands_for(proxy, raw_upstream, token_for):
-    raw_upstream.answers(b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\nContent-Length: 123\r\n\r\n')
-    answer = call(proxy.url, "GET", "/v1/x", token_for(raw_upstream.url).bearer)
+def test_a_304_may_tell_the_length_of_what_it_stands_for(proxy, recorder, token_for):
+    recorder.answers(b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\nContent-Length: 123\r\n\r\n')
+    answer = call(proxy.url, "GET", "/v1/x", token_for(recorder.url).bearer)
 
     assert (answer.status, answer["etag"]) == (304, '"a"')
 
 
-def test_a_204_with_a_length_of_zero_passes(proxy, raw_upstream, token_for):
-    raw_upstream.answers(b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n")
+def test_a_204_with_a_length_of_zero_passes(proxy, recorder, token_for):
+    recorder.answers(b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n")
 
-    assert call(proxy.url, "GET", "/v1/x", token_for(raw_upstream.url).bearer).status == 204
+    assert call(proxy.url, "GET", "/v1/x", token_for(recorder.url).bearer).status == 204
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])

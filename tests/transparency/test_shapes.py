@@ -8,9 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from tests.http_by_hand import Answer, Broken, HandClient
+from tests.servers import on_both_servers
 from tests.transparency.exchange import Exchange, Sent, Twice, answer
 from tests.transparency.page import rows
 
+pytestmark = on_both_servers
 MIB = 1024 * 1024
 HUGE = 64 * MIB
 JSON = ("Content-Type", "application/json")

@@ -431,36 +431,41 @@ def test_threads_share_a_writer_through_rotations(log_path, call_record, open_wr
 
 
 WORKER = """
-import sys, time, uuid
+import itertools, os, sys, time, uuid
 from pathlib import Path
 from llmproxy.api_log import writer as module
 from llmproxy.api_log.record import CallRecord
+from llmproxy.api_log.segment import list_segments
+path, name, end = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 number = 0
 # The file is looked at every 20 records, however fast they are written.
 clock = lambda: number * module.RECHECK_S / 20
-writer = module.LogWriter(Path(sys.argv[1]), max_file_bytes=15_000, max_total_bytes=2 << 30, monotonic=clock)
-for number in range(int(sys.argv[2])):
-    record = CallRecord(time.time(), f"{sys.argv[3]}-{number:08d}-" + str(uuid.uuid4()), None, None,
+writer = module.LogWriter(path, max_file_bytes=15_000, max_total_bytes=2 << 30, monotonic=clock)
+for number in itertools.count():
+    # While one that rotates is not let run, the others write on to a file that nobody else may rotate.
+    if number >= 400 and len(list_segments(path)) > 3:
+        break
+    record = CallRecord(time.time(), f"{name}-{number:08d}-" + str(uuid.uuid4()), None, None,
                         "/v1/" + "x" * (number % 7000), "GET", 200, 1.0, None, "complete", False, None, 200, None,
                         0, 0, "absent", None)
     assert writer.write(record) is True
-    if sys.argv[4] == "die" and number == int(sys.argv[2]) // 2:
-        import os; os.kill(os.getpid(), 9)
+    if end == "die" and number == 200:
+        os.kill(os.getpid(), 9)
 writer.close()
+print(number)
 """
 
 
 def run_worker(log_path, name, end="live"):
-    return subprocess.Popen([sys.executable, "-c", WORKER, str(log_path), "400", name, end])
+    return subprocess.Popen([sys.executable, "-c", WORKER, str(log_path), name, end], stdout=subprocess.PIPE)
 
 
 def test_processes_that_write_rotate_and_die_together_lose_and_mix_nothing(log_path):
     workers = [run_worker(log_path, f"w{number}", "die" if number == 3 else "live") for number in range(4)]
-    for worker in workers:
-        worker.wait()
+    written = [int(worker.communicate()[0] or 201) for worker in workers]
 
     lines = [line for item in list_segments(log_path) for line in item.path.read_bytes().split(b"\n") if line]
     ids = {json.loads(line)["request_id"].rsplit("-", 5)[0] for line in lines}
-    expected = {f"w{worker}-{number:08d}" for worker in range(3) for number in range(400)}
-    assert ids == expected | {f"w3-{number:08d}" for number in range(201)} and len(lines) == len(ids)
+    assert ids == {f"w{worker}-{number:08d}" for worker in range(4) for number in range(written[worker])}
+    assert len(lines) == len(ids) and [worker.returncode for worker in workers] == [0, 0, 0, -9]
     assert len(list_segments(log_path)) > 3

@@ -16,7 +16,7 @@ from llmproxy.errors import ClientGone, ProxyError, TokenRevoked
 from llmproxy.headers import Origin
 from llmproxy.transport import connection as connecting
 from llmproxy.transport.connection import Connection
-from tests.llmproxy.transport.scripted_upstream import ScriptedUpstream
+from tests.upstream import ScriptedUpstream
 
 Pair = tuple[socket.socket, socket.socket]
 

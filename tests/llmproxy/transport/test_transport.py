@@ -31,7 +31,7 @@ from llmproxy.transport.adapter import UpstreamAdapter
 from llmproxy.transport.connection import READ_BYTES, Connection, Timeouts, verifying_context
 from llmproxy.transport.request import OnInterim, UpstreamRequest
 from llmproxy.transport.response import MAX_HEAD_BYTES, WireResponse
-from tests.llmproxy.transport.scripted_upstream import (
+from tests.upstream import (
     Peer,
     Script,
     ScriptedUpstream,

@@ -12,7 +12,7 @@ from llmproxy.transport.adapter import UpstreamAdapter
 from llmproxy.transport.connection import Timeouts, verifying_context
 from llmproxy.transport.request import UpstreamRequest
 from llmproxy.transport.response import WireResponse
-from tests.llmproxy.transport.scripted_upstream import Peer, ScriptedUpstream
+from tests.upstream import Peer, ScriptedUpstream
 
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX-A: 1\r\n\r\n"
 

@@ -1,15 +1,17 @@
 """
-An upstream whose every byte a test decides: a real TCP server that runs one script per connection.
+The tests' upstream whose every byte a test decides: a real TCP server that runs a script on each connection.
 
 A script is a function of a Peer. It runs in a thread of its own; what it raises fails the test at the end of
-the `with` block, and so does a script that never ran.
+the `with` block, and so does a script that never ran. What an upstream of OpenAI's does is `mock_openai`'s.
 """
 
+import itertools
 import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -21,18 +23,22 @@ WAIT_S = 10.0
 
 
 class Peer:
-    """The upstream's end of one connection."""
+    """
+    The upstream's end of one connection.
+
+    Attributes:
+        socket: For what no method does.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        sock.settimeout(WAIT_S)
+        self.socket = sock
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def read_head(self) -> bytes:
         """A request's head, with the empty line that ends it."""
         head = b""
         while not head.endswith(b"\r\n\r\n"):
-            byte = self._sock.recv(1)
+            byte = self.socket.recv(1)
             assert byte, f"the connection ended within a head: {head!r}"
             head += byte
         return head
@@ -41,7 +47,7 @@ class Peer:
         """So many bytes."""
         data = b""
         while len(data) < size:
-            piece = self._sock.recv(size - len(data))
+            piece = self.socket.recv(size - len(data))
             assert piece, "the connection ended early"
             data += piece
         return data
@@ -58,31 +64,31 @@ class Peer:
     def read_to_end(self) -> bytes:
         """Everything until the other side closes."""
         data = b""
-        while piece := self._sock.recv(65536):
+        while piece := self.socket.recv(65536):
             data += piece
         return data
 
     def is_closed_by_other_side(self) -> bool:
         """Waits until the other side has closed its end."""
         try:
-            return self._sock.recv(1) == b""
+            return self.socket.recv(1) == b""
         except ConnectionResetError:
             return True
 
     def send(self, data: bytes) -> None:
-        self._sock.sendall(data)
+        self.socket.sendall(data)
 
     def reset(self) -> None:
         """Close with an RST."""
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._sock.close()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
 
     def finish_sending(self) -> None:
         """Close this direction, and go on reading."""
-        self._sock.shutdown(socket.SHUT_WR)
+        self.socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        self._sock.close()
+        self.socket.close()
 
 
 Script = Callable[[Peer], None]
@@ -93,27 +99,37 @@ class ScriptedUpstream:
     Listens for the length of a `with` block, running one of `scripts` for each connection in their order.
 
     Args:
+        every: Instead of them, one script for as many connections as come; those still open at the end are cut.
         tls: Wraps every connection.
         family: AF_INET6 for [::1].
+
+    Attributes:
+        connections: How many came.
     """
 
     def __init__(
-        self, *scripts: Script, tls: ssl.SSLContext | None = None, family: socket.AddressFamily = socket.AF_INET
+        self,
+        *scripts: Script,
+        every: Script | None = None,
+        tls: ssl.SSLContext | None = None,
+        family: socket.AddressFamily = socket.AF_INET,
     ) -> None:
-        self._scripts = list(scripts)
+        self._scripts: Iterable[Script] = itertools.repeat(every) if every else scripts
+        self._timeout_s = None if every else WAIT_S
+        self._is_cut = False
         self._tls = tls
         self._errors: list[BaseException] = []
         self.connections = 0
         host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
         self._listener = socket.create_server((host, 0), family=family)
-        self._listener.settimeout(WAIT_S)
+        self._listener.settimeout(self._timeout_s)
         port = self._listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         scheme = "https" if tls else "http"
         self.origin = Origin(scheme, host, port, f"{shown}:{port}", "")
         self.url = f"{scheme}://{self.origin.host_header}"
         self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._workers: list[threading.Thread] = []
+        self._open: dict[threading.Thread, socket.socket] = {}
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -122,6 +138,8 @@ class ScriptedUpstream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._timeout_s is None:
+            self._cut()
         if error is not None:
             self._listener.close()
             return
@@ -130,31 +148,49 @@ class ScriptedUpstream:
     def finish(self) -> None:
         """Wait until every script has run, and raise what one of them raised."""
         self._thread.join(WAIT_S)
-        for worker in self._workers:
+        for worker in list(self._open):
             worker.join(WAIT_S)
         self._listener.close()
         if self._errors:
             raise self._errors[0]
 
+    def _cut(self) -> None:
+        """End what waits for a connection or for its other side."""
+        self._is_cut = True
+        for sock in [self._listener, *self._open.values()]:
+            # Closing a socket does not wake who waits for it; shutting it down does.
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
     def _accept(self) -> None:
         try:
             for script in self._scripts:
                 sock, _ = self._listener.accept()
+                sock.settimeout(self._timeout_s)
                 self.connections += 1
                 worker = threading.Thread(target=self._run, args=(script, sock), daemon=True)
-                self._workers.append(worker)
+                self._open[worker] = sock
                 worker.start()
         except OSError as exc:
-            self._errors.append(exc)
+            self._failed(exc)
 
     def _run(self, script: Script, sock: socket.socket) -> None:
         try:
             with sock:
                 wrapped = self._tls.wrap_socket(sock, server_side=True) if self._tls else sock
                 with wrapped:
-                    script(Peer(wrapped))
+                    self._open[threading.current_thread()] = wrapped
+                    if not self._is_cut:
+                        script(Peer(wrapped))
         except BaseException as exc:
-            self._errors.append(exc)
+            self._failed(exc)
+        finally:
+            del self._open[threading.current_thread()]
+
+    def _failed(self, error: BaseException) -> None:
+        # What is cut off fails, and should.
+        if not self._is_cut:
+            self._errors.append(error)
 
 
 def answering(*answers: bytes) -> Script:

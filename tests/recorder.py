@@ -1,12 +1,13 @@
 """An upstream that keeps what it is sent byte for byte, and answers with exactly the bytes it is given."""
 
 import queue
-import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
+
+from tests.upstream import Peer, ScriptedUpstream
 
 WAIT_S = 20.0
 Pairs = list[tuple[str, str]]
@@ -28,31 +29,14 @@ class Received:
         return [value for key, value in self.headers if key.lower() == name.lower()]
 
 
-class RecordingUpstream:
-    """
-    Serves connections for the length of a `with` block, each for as long as its client wants.
-
-    Attributes:
-        url: Its address.
-    """
+class RecordingUpstream(ScriptedUpstream):
+    """Takes any number of connections, each for as long as its client wants."""
 
     def __init__(self) -> None:
+        super().__init__(every=self._serve)
         self._answer: tuple[Piece, ...] = ()
         self._closes = False
         self._received: queue.Queue[Received] = queue.Queue()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.url = f"http://{self.host}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
 
     def answers(self, *pieces: Piece, closes: bool = False) -> None:
         """What every request gets from now on; at an event it waits for that. `closes` ends the connection then."""
@@ -71,29 +55,18 @@ class RecordingUpstream:
         """Whether a request is there that was not taken yet."""
         return not self._received.empty()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            with connection, connection.makefile("rb") as reader:
-                while request := _read(reader):
-                    self._received.put(request)
-                    for piece in self._answer:
-                        if isinstance(piece, bytes):
-                            connection.sendall(piece)
-                        elif not piece.wait(WAIT_S):
-                            return
-                    if self._closes:
+    def _serve(self, peer: Peer) -> None:
+        # A client may leave; what came is kept.
+        with suppress(OSError), peer.socket.makefile("rb") as reader:
+            while request := _read(reader):
+                self._received.put(request)
+                for piece in self._answer:
+                    if isinstance(piece, bytes):
+                        peer.send(piece)
+                    elif not piece.wait(WAIT_S):
                         return
-        except OSError:
-            return  # the client left; what came is kept
+                if self._closes:
+                    return
 
 
 def _read(reader: BinaryIO) -> Received | None:
