@@ -5,8 +5,8 @@ from __future__ import annotations
 from flask import Blueprint, Response, current_app, jsonify
 
 from accounting import ledger
+from blueprints import sign_in
 from blueprints.errors import error_response
-from blueprints.wire import has_bearer
 from database.engine import is_reachable
 from llmproxy.admission import utc_now
 from llmproxy.telemetry import metrics
@@ -34,10 +34,9 @@ def readyz() -> Response:
 @bp.get("/metrics")
 def exposition() -> Response:
     """Metrics in Prometheus' text format; behind METRICS_TOKEN when that is set."""
-    expected = Services.of(current_app).settings.metrics_token
-    if expected and not has_bearer(expected):
+    if Services.of(current_app).settings.metrics_token and sign_in.verified(sign_in.metrics) is None:
         response = error_response(401, "Send METRICS_TOKEN in the header `Authorization: Bearer <token>`.")
-        response.headers["WWW-Authenticate"] = "Bearer"
+        response.headers["WWW-Authenticate"] = sign_in.metrics.authenticate_header()
         return response
     Services.of(current_app).tell_gauges()
     ledger.publish_metrics(Services.of(current_app).settings, utc_now())

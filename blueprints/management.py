@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, current_app, jsonify, request
 
-from blueprints import schemas
+from blueprints import schemas, sign_in
 from blueprints.errors import error_response
-from blueprints.wire import MAX_BODY_BYTES, has_bearer, issued_json, project_json, read_body, read_query, token_json
+from blueprints.wire import MAX_BODY_BYTES, issued_json, project_json, read_body, read_query, token_json
 from control import listing, projects, tokens
 from control.audit import Actor
 from llmproxy.admission import utc_now
@@ -19,9 +19,9 @@ bp = Blueprint("management", __name__, url_prefix="/manage")
 @bp.before_request
 def only_operators() -> Response | None:
     """Refuse whoever does not hold the management token."""
-    if not has_bearer(Services.of(current_app).settings.management_token):
+    if sign_in.verified(sign_in.management) is None:
         response = error_response(401, "Send the management token in the header `Authorization: Bearer <token>`.")
-        response.headers["WWW-Authenticate"] = 'Bearer realm="management"'
+        response.headers["WWW-Authenticate"] = sign_in.management.authenticate_header()
         return response
     # Of a chunked body Werkzeug reads so much and drops the rest in silence: one byte more tells.
     request.max_content_length = MAX_BODY_BYTES + 1

@@ -5,7 +5,6 @@ every shape that is answered is made here.
 
 from __future__ import annotations
 
-import hmac
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -21,13 +20,6 @@ from models import AuditEntry, Project, Token
 from services import Services
 
 MAX_BODY_BYTES = 64 * 1024
-
-
-def has_bearer(secret: str) -> bool:
-    """Whether the request carries this secret as its bearer token; nobody has an empty one."""
-    scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
-    is_right = hmac.compare_digest(sent.strip().encode(), secret.encode())
-    return bool(secret) and scheme.lower() == "bearer" and is_right
 
 
 def read_body(schema: Schema) -> dict[str, Any]:

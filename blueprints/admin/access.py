@@ -8,15 +8,15 @@ newcomers for a while, and not the operator at work. The mark opens nothing; sto
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import secrets
+from typing import cast
 
-from flask import current_app, g, request, session
+from flask import current_app, request, session
 
+from blueprints import sign_in
 from blueprints.admin.throttle import SignInThrottle
 from control.audit import Actor
-from services import Services
 
 REALM = 'Basic realm="llm-proxy admin", charset="UTF-8"'
 THROTTLE = "llmproxy.admin_throttle"
@@ -38,30 +38,19 @@ class NotSignedIn(Exception):
 
 
 def require_operator() -> None:
-    """Let operators pass, and keep who it is as `g.operator`. Raises NotSignedIn, TooManyFailures."""
+    """Let operators pass. Raises NotSignedIn, TooManyFailures."""
     throttle: SignInThrottle = current_app.extensions[THROTTLE]
     caller = _caller()
     if wait_s := throttle.wait_s(caller):
         raise TooManyFailures(wait_s)
-    if not _knows_the_password():
+    if sign_in.verified(sign_in.admin) is None:
         # A browser's first request carries no password; that is no guess.
         if "Authorization" in request.headers:
             throttle.failed(caller)
         raise NotSignedIn
     throttle.succeeded(caller)
-    g.operator = Services.of(current_app).settings.admin_user
     if _MARK not in session and "text/html" in request.headers.get("Accept", ""):
         session[_MARK] = secrets.token_hex(16)
-
-
-def _knows_the_password() -> bool:
-    settings, sent = Services.of(current_app).settings, request.authorization
-    if sent is None or sent.type != "basic" or not settings.admin_password:
-        return False
-    # Both are always compared, so that the time does not tell which one was wrong.
-    is_user = hmac.compare_digest((sent.username or "").encode(), settings.admin_user.encode())
-    is_password = hmac.compare_digest((sent.password or "").encode(), settings.admin_password.encode())
-    return is_user & is_password
 
 
 def _caller() -> str:
@@ -80,4 +69,4 @@ def _caller() -> str:
 
 def actor() -> Actor:
     """Who the audit trail names for a change made here."""
-    return Actor(g.operator, request.remote_addr)
+    return Actor(cast(str, sign_in.admin.current_user()), request.remote_addr)

@@ -7,9 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Response, g, request, url_for
+from flask import Blueprint, Response, request, url_for
 from flask.blueprints import BlueprintSetupState
 
+from blueprints import sign_in
 from blueprints.admin import access, display, forgery
 from blueprints.admin.throttle import SignInThrottle
 
@@ -73,7 +74,7 @@ def _protect(response: Response) -> Response:
 
 @bp.context_processor
 def _for_every_page() -> dict[str, Any]:
-    return {"csrf_token": forgery.token, "asset": asset, "operator": g.get("operator")}
+    return {"csrf_token": forgery.token, "asset": asset, "operator": sign_in.admin.current_user()}
 
 
 def asset(name: str) -> str:

@@ -85,7 +85,7 @@ def test_metrics_are_shown_to_nobody_else(sent: str, guarded: FlaskClient) -> No
     response = guarded.get("/metrics", environ_overrides={"HTTP_AUTHORIZATION": sent})
 
     assert response.status_code == 401
-    assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert response.headers["WWW-Authenticate"] == 'Bearer realm="metrics"'
     assert "llmproxy_" not in response.text
 
 

@@ -1,0 +1,67 @@
+"""Who sends a request, as Flask-HTTPAuth verified it: for the admin pages, `/manage` and `/metrics`."""
+
+from __future__ import annotations
+
+import hmac
+from typing import cast
+
+from flask import current_app, request
+from flask_httpauth import HTTPAuth, HTTPBasicAuth, HTTPTokenAuth
+from werkzeug.datastructures import Authorization
+
+from services import Services
+
+
+class _BearerAuth(HTTPTokenAuth):  # type: ignore[misc]
+    def get_auth(self) -> Authorization | None:
+        """What was sent. Werkzeug takes a token with an equals sign inside for parameters, and has no token then."""
+        auth: Authorization | None = super().get_auth()
+        if auth is None or auth.token is not None:
+            return auth
+        return Authorization(auth.type, token=request.headers["Authorization"].partition(" ")[2].strip())
+
+
+admin = HTTPBasicAuth()
+management = _BearerAuth(realm="management")
+metrics = _BearerAuth(realm="metrics")
+
+
+@admin.verify_password  # type: ignore[untyped-decorator]
+def _is_admin(user: str, password: str) -> str | None:
+    settings = Services.of(current_app).settings
+    # Both are always compared, so that the time does not tell which one was wrong.
+    is_user = _is_same(user, settings.admin_user)
+    is_password = _is_same(password, settings.admin_password)
+    return user if is_user & is_password else None
+
+
+@management.verify_token  # type: ignore[untyped-decorator]
+def _is_management(token: str) -> str | None:
+    return "management" if _is_same(token, Services.of(current_app).settings.management_token) else None
+
+
+@metrics.verify_token  # type: ignore[untyped-decorator]
+def _is_scraper(token: str) -> str | None:
+    return "metrics" if _is_same(token, Services.of(current_app).settings.metrics_token) else None
+
+
+def _is_same(sent: str, secret: str) -> bool:
+    """Whether `sent` is that secret, by a comparison of constant time; nobody has an empty one."""
+    return hmac.compare_digest(sent.encode(), secret.encode()) and bool(secret)
+
+
+def verified(auth: HTTPAuth) -> str | None:
+    """
+    Whom this request's credentials prove its sender to be; None with wrong ones, and without any.
+
+    That `login_required` let it pass proves nothing: by design it asks no OPTIONS for credentials. What it
+    verified is `current_user()`; an OPTIONS is verified here, by the same callbacks.
+    """
+    if request.method == "OPTIONS":
+        return auth.authenticate(auth.get_auth(), None) or None
+    auth.login_required(optional=True)(_pass)()
+    return cast(str | None, auth.current_user()) or None
+
+
+def _pass() -> None:
+    """What `login_required` wraps: whether it passed is asked for afterwards."""
