@@ -205,7 +205,8 @@ class Settings:
     database_prepare: bool = setting("DATABASE_PREPARE", True, switch,
         "`false` behind a PgBouncer in transaction mode that does not follow prepared statements.")
     upstream_url: str = setting("UPSTREAM_URL", "https://api.openai.com", checked_upstream_url,
-        "Where calls go, with or without a trailing `/v1`; a project's `base_url` goes first.")
+        "Where calls go, as an SDK's base URL: its path stands in the place of `/v1`, which is meant where there is"
+        " none. A project's `base_url` goes first.")
     management_token: str = setting("MANAGEMENT_TOKEN", "", header_text,
         "Opens `/manage/*`. Required under gunicorn.",
         shown="made by `make run`", secret=True, guards=True, required=True)

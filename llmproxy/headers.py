@@ -55,22 +55,22 @@ _NEVER_BARE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an upstream is: scheme, host and port to connect to, the Host header, a path before ``/v1``."""
+    """Where an upstream is: scheme, host and port to connect to, the Host header, the path in place of ``/v1``."""
 
     scheme: str
     host: str
     port: int
     host_header: str
-    prefix: str
+    base_path: str
 
 
 @lru_cache(maxsize=1024)
 def origin_of(base_url: str) -> Origin:
-    """The origin of a checked base URL, given with or without a trailing ``/v1``."""
+    """The origin of a checked base URL, which means ``/v1`` where it names no path."""
     url = urlsplit(base_url)
-    prefix = url.path.rstrip("/").removesuffix("/v1")
+    base_path = url.path.rstrip("/") or "/v1"
     port = url.port or (443 if url.scheme == "https" else 80)
-    return Origin(url.scheme, url.hostname or "", port, url.netloc, prefix)
+    return Origin(url.scheme, url.hostname or "", port, url.netloc, base_path)
 
 
 def checked_target(raw_target: str, host: str | None) -> str:

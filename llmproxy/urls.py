@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from urllib.parse import SplitResult, urlsplit
+
+# What the URL of a whole call ends in, as documentation shows it.
+_endpoint_in = re.compile(
+    r"/(?:(?:chat/)?completions|responses|embeddings|moderations|realtime"
+    r"|images/(?:generations|edits|variations)|audio/(?:speech|transcriptions|translations))/*$",
+    re.IGNORECASE,
+).search
 
 
 def is_loopback(host: str) -> bool:
@@ -29,7 +37,7 @@ def web_url(raw: str) -> SplitResult:
 
 
 def checked_upstream_url(raw: str) -> str:
-    """`raw`, when it can be an upstream's base URL: scheme, host, port and path alone. Otherwise ValueError."""
+    """`raw`, if it can be an upstream's base URL: scheme, host, port, path before an endpoint. Or ValueError."""
     url = web_url(raw)
     if "@" in url.netloc or url.query or url.fragment:
         raise ValueError("must be scheme, host, port and path alone")
@@ -38,4 +46,6 @@ def checked_upstream_url(raw: str) -> str:
     segments = url.path.lower().replace("%2e", ".").split("/")
     if "." in segments or ".." in segments:
         raise ValueError("must not hold dot segments")
+    if endpoint := _endpoint_in(url.path):
+        raise ValueError(f"must end before {endpoint[0]}, as an SDK's base URL does: calls bring that themselves")
     return raw

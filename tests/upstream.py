@@ -126,7 +126,7 @@ class ScriptedUpstream:
         port = self._listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         scheme = "https" if tls else "http"
-        self.origin = Origin(scheme, host, port, f"{shown}:{port}", "")
+        self.origin = Origin(scheme, host, port, f"{shown}:{port}", "/v1")
         self.url = f"{scheme}://{self.origin.host_header}"
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._open: dict[threading.Thread, socket.socket] = {}

@@ -20,7 +20,7 @@ class UpstreamRequest(PreparedRequest):
 
     Args:
         origin: Where to connect.
-        target: Path and query, sent as they are behind the origin's prefix.
+        target: Path and query, below ``/v1/``: sent as they are, with the origin's path in its place.
         headers: In order and with repetitions, without those that frame the body.
         on_connection: Called with each connection before it is used, so that a caller may abort it; with None before
             one is made, which a caller ends by throwing into this greenlet. What it raises ends the call.
@@ -46,7 +46,7 @@ class UpstreamRequest(PreparedRequest):
     ) -> None:
         self.method = method
         self.origin = origin
-        self.target = origin.prefix + target
+        self.target = origin.base_path + target.removeprefix("/v1")
         self.url = f"{origin.scheme}://{origin.host_header}{self.target}"
         self.pairs = headers
         self.body = body

@@ -5,6 +5,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -21,6 +22,7 @@ from database.claims import open_token_store
 from database.engine import background_transaction, is_reachable, open_engine, write_transaction
 from database.schema import migrate_to_head
 from llmproxy.admission import StoreUnavailable, hash_token
+from llmproxy.headers import origin_of
 from models import AuditEntry, Project, Token, db
 from tests.databases import database_of
 from tests.servers import wait_for
@@ -263,6 +265,36 @@ def test_the_migrations_lead_back_to_nothing_and_here_again(database):
     schema.upgrade(database)
 
     assert set(inspect(database).get_table_names()) == {"alembic_version", *db.metadata.tables}
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        None, "https://h", "https://h/", "https://h:1/v1", "https://h/v1/", "https://h/openai", "https://h/openai//",
+        "https://h/openai/v1/", "https://h/v1beta", "https://h/v1/v1", "https://h//v1", "https://h/av1", "HTTPS://H//",
+    ],
+)  # fmt: skip
+def test_calls_go_where_they_went_once_base_urls_stand_for_themselves(tmp_path, base_url):
+    engine = open_engine(database_of(tmp_path, empty=True))
+    schema.upgrade(engine, "0003")
+    with engine.begin() as connection:
+        row = {"id": PROJECT, "name": "p", "openai_api_key": "sealed", "key_hint": "hint", "base_url": base_url}
+        row |= {"is_active": True, "stream_usage": "as-sent", "created_at": NOW}
+        connection.execute(Project.__table__.insert().values(row))
+
+    schema.upgrade(engine, "0004")
+    with engine.connect() as connection:
+        found = connection.scalar(text("SELECT base_url FROM projects"))
+    engine.dispose()
+
+    assert (found is None) == (base_url is None)
+    if found is not None:
+        assert origin_of(found).base_path == path_in_0003(base_url) == path_in_0003(found)
+
+
+def path_in_0003(base_url: str) -> str:
+    """Where code of before revision 0004 sends what came to /v1."""
+    return urlsplit(base_url).path.rstrip("/").removesuffix("/v1") + "/v1"
 
 
 def test_several_processes_that_start_at_once_migrate_once(tmp_path):

@@ -155,6 +155,7 @@ BAD_PROJECTS = [
     *[("base_url", {"base_url": value}) for value in (
         "", "x", "ftp://a", "http://", "https://a/?b=c", "https://u:p@a", "https://a/#f", "https://a/../b",
         "https://a/%2e%2e/b", "https://a b", "https://ü.example", "https://a:99999", "https://a/\nb", 1, [],
+        "https://a/v1/chat/completions",
     )],
     ("surprise", {"surprise": 1}),
     ("id", {"id": NOBODY}),

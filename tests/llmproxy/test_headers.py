@@ -317,18 +317,18 @@ def test_what_is_refused_is_refused_with_a_bad_request_and_nothing_else(target: 
 @pytest.mark.parametrize(
     ("base_url", "origin"),
     [
-        ("https://api.openai.com", ("https", "api.openai.com", 443, "api.openai.com", "")),
-        ("https://api.openai.com/v1", ("https", "api.openai.com", 443, "api.openai.com", "")),
-        ("https://api.openai.com/v1/", ("https", "api.openai.com", 443, "api.openai.com", "")),
-        ("http://models:8000/", ("http", "models", 8000, "models:8000", "")),
-        ("http://models", ("http", "models", 80, "models", "")),
-        ("https://h/openai/v1", ("https", "h", 443, "h", "/openai")),
-        ("https://h/openai/", ("https", "h", 443, "h", "/openai")),
-        ("http://[::1]:9000/v1", ("http", "::1", 9000, "[::1]:9000", "")),
-        ("https://H.example:443", ("https", "h.example", 443, "H.example:443", "")),
+        ("https://api.openai.com", ("https", "api.openai.com", 443, "api.openai.com", "/v1")),
+        ("https://api.openai.com/v1", ("https", "api.openai.com", 443, "api.openai.com", "/v1")),
+        ("https://api.openai.com/v1/", ("https", "api.openai.com", 443, "api.openai.com", "/v1")),
+        ("http://models:8000/", ("http", "models", 8000, "models:8000", "/v1")),
+        ("http://models", ("http", "models", 80, "models", "/v1")),
+        ("https://h/openai/v1", ("https", "h", 443, "h", "/openai/v1")),
+        ("https://h/v1beta/openai/", ("https", "h", 443, "h", "/v1beta/openai")),
+        ("http://[::1]:9000/v1", ("http", "::1", 9000, "[::1]:9000", "/v1")),
+        ("https://H.example:443", ("https", "h.example", 443, "H.example:443", "/v1")),
     ],
 )
 def test_a_base_url_is_taken_apart(base_url: str, origin: tuple[Any, ...]) -> None:
     found = origin_of(base_url)
 
-    assert (found.scheme, found.host, found.port, found.host_header, found.prefix) == origin
+    assert (found.scheme, found.host, found.port, found.host_header, found.base_path) == origin

@@ -80,7 +80,7 @@ def test_a_prefix_of_the_base_url_stands_before_the_target(upstream: Upstream) -
         peer.send(OK)
 
     with ScriptedUpstream(script) as server:
-        origin = Origin("http", "127.0.0.1", server.origin.port, "x", "/openai")
+        origin = Origin("http", "127.0.0.1", server.origin.port, "x", "/openai/v1")
         exchange(upstream, origin)
 
     assert asked[0].startswith(b"GET /openai/v1/models HTTP/1.1\r\n")

@@ -10,7 +10,8 @@ from llmproxy.urls import checked_upstream_url
     [
         "https://api.openai.com", "https://api.openai.com/v1", "https://api.openai.com/v1/", "http://h:8000",
         "http://[::1]:8000", "https://h/a/b/v1", "HTTPS://H", "http://127.0.0.1:1", "https://h_x.internal",
-        "https://h/a%20b", "https://h/..a/b..",
+        "https://h/a%20b", "https://h/..a/b..", "https://h/v1beta/openai/", "https://h/api/paas/v4", "https://h/models",
+        "https://completions/v1", "https://h/chat", "https://h/chat/completions/v1", "https://h/responses-eu",
     ],
 )  # fmt: skip
 def test_a_base_url_may_be(url: str) -> None:
@@ -30,6 +31,15 @@ def test_a_base_url_may_be(url: str) -> None:
 def test_a_base_url_may_not_be(url: str) -> None:
     with pytest.raises(ValueError, match=r"^(is not|must) "):
         checked_upstream_url(url)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["/chat/completions", "/completions", "/responses", "/embeddings/", "/Chat/Completions", "/images/generations"],
+)
+def test_a_whole_endpoint_is_refused_with_the_part_to_leave_out(endpoint: str) -> None:
+    with pytest.raises(ValueError, match=f"^must end before {endpoint}, "):
+        checked_upstream_url(f"https://h/v1{endpoint}")
 
 
 @given(st.text() | st.text().map("https://".__add__))

@@ -257,7 +257,7 @@ def test_a_hang_up_after_the_guarded_connection_was_closed_does_no_harm(
     monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *error: errors.append(error))
     listener = socket.create_server(("127.0.0.1", 0))
     with listener:
-        origin = Origin("http", *listener.getsockname(), "x", "")
+        origin = Origin("http", *listener.getsockname(), "x", "/v1")
         connection = Connection(origin, 10, ssl.create_default_context())
         guard.guard(connection)
         guard.watch_client()

@@ -902,7 +902,7 @@ def test_no_connection_in_time_is_a_connect_timeout() -> None:
         try:
             client = Client(replace(PATIENT, connect_s=SHORT_S))
             with pytest.raises(ConnectTimeout):
-                client.open(Origin("http", "127.0.0.1", port, "x", ""))
+                client.open(Origin("http", "127.0.0.1", port, "x", "/v1"))
         finally:
             for sock in waiting:
                 sock.close()
@@ -919,13 +919,13 @@ def test_a_refused_connection_is_a_connection_error(client: Client) -> None:
         port = listener.getsockname()[1]
 
     with pytest.raises(RequestsConnectionError):
-        client.open(Origin("http", "127.0.0.1", port, "x", ""))
+        client.open(Origin("http", "127.0.0.1", port, "x", "/v1"))
 
 
 @pytest.mark.parametrize("host", ["", "a..b", "\x00", "x" * 70 + ".invalid"])
 def test_a_name_that_cannot_be_looked_up_is_a_connection_error(host: str, client: Client) -> None:
     with pytest.raises(RequestsConnectionError):
-        client.open(Origin("http", host, 1, "x", ""))
+        client.open(Origin("http", host, 1, "x", "/v1"))
 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\n"])
