@@ -104,7 +104,7 @@ def test_a_checkout_runs_its_own_code_by_its_own_python(tmp_path: Path) -> None:
 
 
 def test_make_bench_passes_the_other_checkout_on() -> None:
-    command = ["make", "-n", "-o", ".venv/.dev", "-o", ".venv/envoy", "bench"]
+    command = ["make", "-n", "--no-print-directory", "-o", ".venv/.dev", "-o", ".venv/envoy", "bench"]
     against_other, alone = (
         subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         for more in (["AGAINST=../other"], [])
