@@ -46,6 +46,11 @@ class Services:
         """The parts of `app`."""
         return cast(Services, app.extensions[EXTENSION])
 
+    def close(self) -> None:
+        """End this process's part: what its log still holds in memory is written, or told as lost."""
+        self.log.close()
+        self.tell_gauges()
+
     def tell_gauges(self) -> None:
         """Tell the metrics what is under way in this process, and what it holds open: once a second, at a scrape."""
         metrics.WORKERS.set(not self.draining.is_set())

@@ -102,7 +102,7 @@ class Background:
 
     def finish(self, timeout_s: float) -> None:
         """Add up, ship and save what there is by now, as far as the time suffices; the rest is done after a start."""
-        self._parts.log.flush_pending()
+        self._parts.log.write_out()
         self._ending.set()
         if self._shipper:
             self._shipper.stop()

@@ -6,7 +6,8 @@ How a process ends, whichever server it runs: asked once it leaves gracefully, a
     late        listening has ended; whoever connected before may still ask
     drain       running calls may end, WebSockets are closed; whoever asks anew on a kept connection gets a 503
     cut         what outlasts DRAIN_TIMEOUT is ended and recorded
-    finish      usage is added up, records are shipped, positions saved
+    finish      records that waited are written, usage is added up, records are shipped, positions saved
+    close       what could not be written is counted as lost, and told
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ class Stopping:
         self._wait_until_empty(pools, deadline - time.monotonic())
         self._cut(pools)
         self._work.finish(FINISH_AT_ONCE_S if self._hurried.is_set() else FINISH_S)
+        self._parts.close()
 
     def _wait_until_empty(self, pools: list[Pool], timeout_s: float) -> None:
         """Return when every connection has ended, the time is over, or there is none."""

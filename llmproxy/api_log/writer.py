@@ -117,19 +117,27 @@ class LogWriter:
             self._drain(FLUSH_LINES)
             return len(self._pending)
 
-    def close(self) -> None:
-        """
-        Writes whatever still can be written and closes the file; what cannot be written is lost and counted.
-
-        A request that outlives this is recorded all the same: its write opens the file again.
-        """
+    def write_out(self) -> None:
+        """Writes all that waits, as far as that goes: for the end of a process, when nobody is held up by it."""
         with self._lock:
             self._check_at = -1.0
             self._recheck()
             self._drain(len(self._pending))
+
+    def close(self) -> None:
+        """
+        Writes whatever still can be written and closes the file; what cannot be written is lost, counted and told.
+
+        A request that outlives this is recorded all the same: its write opens the file again.
+        """
+        with self._lock:
+            self.write_out()
             self._lost += len(self._pending)
             if self._pending:
-                logger.error("%d call records could not be written before the end", len(self._pending))
+                logger.error(
+                    "%d call records could not be written before the end; %d are lost since the start",
+                    len(self._pending), self._lost,
+                )  # fmt: skip
             self._pending.clear()
             self._pending_bytes = 0
             self._is_plain = self._is_open = False

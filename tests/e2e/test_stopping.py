@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 import psycopg
 import pytest
 
+from tests.exposition import total
 from tests.http_by_hand import Broken, HandClient, call
 from tests.receiver import receiver  # noqa: F401
 from tests.servers import DEPLOYED, ROOT, Server, Token, fetch, on_both_servers, wait_for
@@ -339,3 +340,47 @@ def test_readyz_tells_that_it_is_about_to_stop_while_healthz_still_answers(serve
             assert (told.status, told.json["error"]["code"]) == (503, "proxy_draining")
         except Broken:
             pass
+
+
+# --- what waits for room in the log ---
+
+
+@contextmanager
+def unwritable_log(server: Server) -> Iterator[None]:
+    """For as long as this lasts, no record can be written: where the log was, there is a directory."""
+    log = server.data_dir / "api_logs.jsonl"
+    log.unlink(missing_ok=True)
+    log.mkdir()
+    yield
+    log.rmdir()
+
+
+def wait_for_waiting_records(server: Server, token: Token, count: int) -> None:
+    with HandClient(server.url) as client:
+        # Some may still go to the file that was: a writer looks ten times a second which one it is.
+        while total(server.metrics(), "llmproxy_log_pending_records") < count:
+            for _ in range(min(count, 200)):
+                assert client.call("GET", "/v1/models", token.bearer).status == 200
+
+
+def test_thousands_of_records_that_waited_in_memory_are_written_at_a_stop(server):
+    token = server.issue_token(rate_limit=100_000)
+    with unwritable_log(server):
+        wait_for_waiting_records(server, token, 1700)  # more than three ticks of the background write
+        waiting = total(server.metrics(), "llmproxy_log_pending_records")
+    server.terminate()
+
+    assert server.wait() == 0
+    assert len(server.records(token)) == waiting
+    assert "could not be written" not in server.output()
+
+
+def test_a_stop_says_how_many_records_it_loses(server):
+    token = server.issue_token()
+    with unwritable_log(server):
+        wait_for_waiting_records(server, token, 3)
+        waiting = total(server.metrics(), "llmproxy_log_pending_records")
+        server.terminate()
+
+        assert server.wait() == 0
+    assert f"{waiting:.0f} call records could not be written before the end" in server.output()
