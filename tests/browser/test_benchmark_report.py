@@ -93,7 +93,7 @@ def test_no_label_of_a_chart_stands_on_another_or_is_cut(chromium: Browser, repo
 
 def test_the_pointer_reads_both_curves(chromium: Browser, report: Callable[[str], str]):
     page = opened(chromium, report("compared"), width=1280, scheme="light")
-    card = page.locator("section", has_text="How long answers took").first
+    card = page.locator("section", has_text="How long responses took").first
     card.locator("svg:visible").hover()
 
     assert " against " in card.locator(".readout").inner_text() and page.faults == []
