@@ -199,3 +199,9 @@ leases = db.Table(
     Column("holder", String(36), nullable=False),
     Column("until", UtcDateTime, nullable=False),
 )
+# The oldest revision whose code may go on with this database, in the row with id 1; see `database.schema`.
+schema_floor = db.Table(
+    "schema_floor",
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("oldest", String(8), nullable=False),
+)

@@ -23,7 +23,7 @@ from sqlalchemy.engine import make_url
 from database import schema
 from database.engine import open_engine
 from llmproxy.keyring import KeyRing, SealBroken
-from models import Project, db, leases
+from models import Project, db, leases, schema_floor
 
 CHUNK_ROWS = 1000
 
@@ -61,10 +61,11 @@ def copy(source_url: str, target_url: str, data_dir: Path, keyring: KeyRing) -> 
     with _opened(source_url) as source:
         _require_this_version(source)
         with _opened(target_url) as target:
-            schema.migrate_to_head(target, data_dir)
+            _migrate(target, data_dir)
             with _snapshot(source) as reading, _all_or_nothing(target) as writing:
                 _require_empty(writing)
                 tables = [_copy_table(reading, writing, table) for table in _tables()]
+                schema.raise_floor(writing, schema.floor(reading) or schema.HEAD)
                 return Copied(tables, _open_keys(writing, keyring))
 
 
@@ -94,7 +95,7 @@ def _all_or_nothing(target: Engine) -> Iterator[Connection]:
 
 def _tables() -> list[Table]:
     """Those that hold data, referenced ones first."""
-    return [table for table in db.metadata.sorted_tables if table is not leases]
+    return [table for table in db.metadata.sorted_tables if table not in (leases, schema_floor)]
 
 
 def _require_this_version(source: Engine) -> None:
@@ -102,6 +103,13 @@ def _require_this_version(source: Engine) -> None:
     if found != schema.HEAD:
         was = f"of schema {found}" if found else "empty"
         raise CopyRefused(f"the source is {was}, not {schema.HEAD}: start this version of the proxy on it once")
+
+
+def _migrate(target: Engine, data_dir: Path) -> None:
+    try:
+        schema.migrate_to_head(target, data_dir)
+    except schema.SchemaTooNew as exc:
+        raise CopyRefused(f"the target cannot be used: {exc}") from exc
 
 
 def _require_empty(target: Connection) -> None:

@@ -9,7 +9,7 @@ from flask import Flask
 
 import config
 from database.errors import DriverError, NoAnswer
-from database.schema import migrate_to_head
+from database.schema import SchemaTooNew, migrate_to_head
 from services import Services
 
 # The exit code by which a worker tells gunicorn not to start it again and again.
@@ -38,7 +38,8 @@ def warn(settings: config.Settings, log: logging.Logger = log) -> None:
 
 def migrated(app: Flask, *, others_serve: bool) -> Flask:
     """
-    `app`, with its database at the newest schema. A database that cannot be used ends the process.
+    `app`, with its database at the newest schema, or at a newer one that this code may go on with. A database that
+    cannot be used ends the process.
 
     Args:
         others_serve: This process takes the place of one that found the database in order. It starts without an
@@ -52,5 +53,8 @@ def migrated(app: Flask, *, others_serve: bool) -> Flask:
             log.warning("starting without the database, which does not answer: %s", type(exc.orig).__name__)
             return app
         print(f"the database that DATABASE_URL names cannot be used: {exc.orig}", file=sys.stderr)
+        sys.exit(CANNOT_BOOT)
+    except SchemaTooNew as exc:
+        print(exc, file=sys.stderr)
         sys.exit(CANNOT_BOOT)
     return app

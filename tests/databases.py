@@ -6,6 +6,7 @@ A data directory has one database: whoever starts over the same directory again 
 copy of one that was migrated once, for migrating takes longer than most tests.
 """
 
+import re
 import sqlite3
 import tempfile
 from contextlib import closing
@@ -18,7 +19,7 @@ from psycopg.rows import dict_row
 
 from database import schema
 from database.engine import open_engine
-from models import db
+from models import db, schema_floor
 from tests.postgres import PostgresServer, shared_postgres
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
@@ -99,15 +100,24 @@ def _emptied(url: str) -> bool:
     """Empty a database on PostgreSQL. False where its schema is not the newest, or somebody holds on to it."""
     end_the_others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     end_the_others += "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    deletes = [f"DELETE FROM {table.name}" for table in reversed(db.metadata.sorted_tables)]
+    full = [table.name for table in reversed(db.metadata.sorted_tables) if table is not schema_floor]
+    deletes = [f"DELETE FROM {name}" for name in full]
     from_1_again = "SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S'"
     try:
         with psycopg.connect(url, options="-c lock_timeout=2s") as connection:
-            version = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            found = connection.execute("SELECT version_num, oldest FROM alembic_version, schema_floor").fetchone()
             connection.execute("; ".join([end_the_others, *deletes, from_1_again]))
     except psycopg.Error:
         return False
-    return version == (schema.HEAD,)
+    return found == (schema.HEAD, declared_floor())
+
+
+def declared_floor(migration: Path | None = None) -> str:
+    """The oldest revision whose code may go on after a migration, by default the newest."""
+    newest = next((schema.MIGRATIONS / "versions").glob(f"{schema.HEAD}*.py"))
+    found = re.search(r'^oldest = "(.+)"$', (migration or newest).read_text(), re.MULTILINE)
+    assert found
+    return found[1]
 
 
 _chosen: Kind = Sqlite()

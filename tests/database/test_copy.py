@@ -11,12 +11,13 @@ from accounting.rollup import Rollup, UsageSums
 from control import projects, tokens
 from control.audit import Actor
 from database import copy as database_copy
+from database import schema
 from database.copy import CopyRefused, copy
-from database.engine import open_engine
+from database.engine import background_transaction, open_engine
 from llmproxy.keyring import KeyRing
 from models import AuditEntry, Token
 from tests.accounting.test_rollup import catch_up, mixed_records
-from tests.databases import POSTGRESQL, SQLITE
+from tests.databases import POSTGRESQL, SQLITE, execute
 from tests.records import append
 
 KEYRING = KeyRing([b"k" * 32])
@@ -70,6 +71,24 @@ def test_everything_arrives(full, database_url, target_url, tmp_path):
     assert {table.name: table.rows for table in done.tables} == {name: len(rows) for name, rows in left.items()}
     assert {"projects", "tokens", "audit", "usage_keys", "usage_sums", "reader_positions"} == set(left)
     assert all(left.values()) and done.keys_opened == 3
+
+
+def test_the_copy_lets_no_older_code_go_on_than_the_original(full, database_url, target_url, tmp_path):
+    with background_transaction(full) as connection:
+        schema.raise_floor(connection, schema.HEAD)
+
+    copy(database_url, target_url, tmp_path, KEYRING)
+
+    assert execute(target_url, "SELECT oldest FROM schema_floor") == [{"oldest": schema.HEAD}]
+
+
+def test_a_target_that_a_newer_version_has_made_its_own_is_refused(full, database_url, target_url, tmp_path):
+    in_target(target_url, lambda engine: schema.migrate_to_head(engine, tmp_path))
+    execute(target_url, "UPDATE alembic_version SET version_num = '9999'")
+    execute(target_url, "UPDATE schema_floor SET oldest = '9999'")
+
+    with pytest.raises(CopyRefused, match=r"the target cannot be used: .* upgrade this node"):
+        copy(database_url, target_url, tmp_path, KEYRING)
 
 
 def test_the_copy_is_worked_with_as_the_original_was(full, session, database_url, target_url, tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.databases import database_of, execute
 from tests.http_by_hand import call
 from tests.servers import (
     DEPLOYED,
@@ -29,9 +30,9 @@ NO_SECRETS = dict.fromkeys(["MANAGEMENT_TOKEN", "ADMIN_USER", "ADMIN_PASSWORD", 
 MADE = ["management_token", "admin_password", "encryption_key"]
 
 
-def fails_to_start(kind, data_dir, **settings) -> str:
+def fails_to_start(kind, data_dir, *, empty=True, **settings) -> str:
     """What a start that must fail says."""
-    server = Server(kind, data_dir, empty=True, **settings)
+    server = Server(kind, data_dir, empty=empty, **settings)
     server.start()
     try:
         assert server.wait(START_S) not in (0, None)
@@ -338,3 +339,44 @@ def test_tokens_outlive_a_restart(server_kind, upstream, tmp_path):
 
     with Server(server_kind, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
         assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
+
+
+# --- beside a newer version ---
+
+
+NEWER = "UPDATE alembic_version SET version_num = '9999'"
+
+
+@on_both_servers
+def test_a_schema_of_a_newer_version_is_gone_on_with_where_that_allows_it(server_kind, upstream, tmp_path):
+    data_dir = tmp_path / "data"
+    execute(database_of(data_dir), NEWER)
+
+    with Server(server_kind, data_dir, UPSTREAM_URL=upstream.url) as server:
+        token = server.issue_token()
+        assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
+
+
+def test_a_worker_that_is_killed_is_replaced_beside_a_newer_version(upstream, tmp_path):
+    data_dir = tmp_path / "data"
+    with Server(DEPLOYED, data_dir, UPSTREAM_URL=upstream.url, WEB_CONCURRENCY="1") as server:
+        token = server.issue_token()
+        execute(database_of(data_dir), NEWER)
+
+        server.kill_a_worker()
+
+        assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
+
+
+@on_both_servers
+def test_a_schema_that_this_version_would_get_wrong_is_refused_in_one_line(server_kind, tmp_path):
+    data_dir = tmp_path / "data"
+    url = database_of(data_dir)
+    execute(url, NEWER)
+    execute(url, "UPDATE schema_floor SET oldest = '9999'")
+
+    said = fails_to_start(server_kind, data_dir, empty=False)
+
+    assert re.search(
+        r"^the database is of schema 9999, .*: upgrade this node to .* 9999 or later$", said, re.MULTILINE
+    )

@@ -20,6 +20,7 @@ from llmproxy.api_log.record import CallRecord
 from models import db
 from services import Services
 from tests.blueprints.admin.site import KEY, Browser, Script
+from tests.databases import execute
 
 Write = Callable[..., CallRecord]
 
@@ -264,6 +265,17 @@ def test_health_shows_the_parts(app: Flask, browser: Browser, write_record: Writ
         and schema.HEAD in text
         and "free" in text
     )
+
+
+def test_health_tells_a_schema_that_a_newer_version_made_from_one_that_is_out_of_date(app: Flask, browser: Browser):
+    database_url = Services.of(app).settings.database_url
+    execute(database_url, "UPDATE alembic_version SET version_num = '9999'")
+    newer = browser.get("/admin/health").text
+    execute(database_url, "UPDATE alembic_version SET version_num = '0001'")
+    older = browser.get("/admin/health").text
+
+    assert "Migration 9999, by a newer version" in newer and "Out of date" not in newer
+    assert "Out of date" in older
 
 
 def test_health_shows_a_database_that_does_not_answer(browser: Browser, monkeypatch: pytest.MonkeyPatch):
