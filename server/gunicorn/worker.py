@@ -6,13 +6,14 @@ gevent's patch.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import socket
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import gevent
 from gevent.pool import Pool
@@ -83,6 +84,18 @@ class Worker(GeventWorker):  # type: ignore[misc]
         for wait, since in list(self.waiting.items()):
             if since < late:
                 shut_down(wait.client, socket.SHUT_RD)
+
+    def handle_abort(self, *_: object) -> NoReturn:
+        """
+        End this process, which the master has not heard of for too long, and say where it stood.
+
+        gunicorn's own raises SystemExit in whatever runs at that moment. In a connection's greenlet that ends the one
+        connection, and leaves a worker that takes connections and closes them unanswered, for ever.
+        """
+        try:
+            faulthandler.dump_traceback(all_threads=False)
+        finally:
+            os._exit(1)
 
     def notify(self) -> None:
         """Tell the master that this worker lives. Without a master, nobody would ever end it: it goes."""
