@@ -38,6 +38,7 @@ from llmproxy.errors import (
 )
 from llmproxy.headers import (
     Headers,
+    bearer_in_key_header,
     checked_target,
     endpoint_of,
     origin_of,
@@ -161,7 +162,8 @@ def respond(
 
 def _forward(parts: Services, call: Call, environ: Environ) -> Response:
     target, body = checked_request(parts, call, environ)
-    grant = parts.admission.admit(environ.get("HTTP_AUTHORIZATION"), datetime.now(UTC))
+    authorization = environ.get("HTTP_AUTHORIZATION") or bearer_in_key_header(environ)
+    grant = parts.admission.admit(authorization, datetime.now(UTC))
     call.admitted(grant)
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
     api_key = parts.admission.api_key(grant)

@@ -13,10 +13,10 @@ from http import HTTPStatus
 
 from blueprints.proxy import Environ, Response, StartResponse, checked_request, relayed, respond, send_up
 from llmproxy.call import Call
-from llmproxy.headers import endpoint_of, origin_of, request_headers
+from llmproxy.headers import bearer_in_key_header, endpoint_of, origin_of, request_headers
 from llmproxy.transport.request import UpstreamRequest
 from llmproxy.transport.response import UpstreamResponse
-from llmproxy.websocket.handshake import authorization_of, check_handshake, headers_down, headers_up, is_upgrade
+from llmproxy.websocket.handshake import bearer_in_subprotocol, check_handshake, headers_down, headers_up, is_upgrade
 from llmproxy.websocket.side import Side
 from llmproxy.websocket.tunnel import Tunnel
 from llmproxy.websocket.usage import observe_session
@@ -36,14 +36,15 @@ def forward(parts: Services, environ: Environ, start_response: StartResponse) ->
 def _open(parts: Services, call: Call, environ: Environ) -> Response:
     check_handshake(environ)
     target, body = checked_request(parts, call, environ)
-    grant = parts.admission.admit(authorization_of(environ), datetime.now(UTC))
+    authorization = environ.get("HTTP_AUTHORIZATION") or bearer_in_key_header(environ)
+    grant = parts.admission.admit(authorization or bearer_in_subprotocol(environ), datetime.now(UTC))
     call.admitted(grant)
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
     api_key = parts.admission.api_key(grant)
     headers = headers_up(
         request_headers(environ["llmproxy.headers"], host=origin.host_header, api_key=api_key),
         api_key,
-        has_authorization="HTTP_AUTHORIZATION" in environ,
+        has_authorization=authorization is not None,
     )
     body.hold_if_small()
     request = UpstreamRequest(

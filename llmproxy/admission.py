@@ -33,6 +33,7 @@ from llmproxy.telemetry import metrics
 
 WINDOW = timedelta(hours=1)
 SECRET_LENGTH = 36  # a UUID in its usual form
+KEY_PREFIX = "sk-"  # of OpenAI's own keys; some clients take nothing else for one
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,15 @@ def bearer_of(authorization: str | None) -> str:
     return secret
 
 
+def _without_prefix(secret: str) -> str:
+    """The secret behind the prefix. Raises UnknownToken for what is none."""
+    bare = secret.removeprefix(KEY_PREFIX)
+    # What has not the form of a secret is none: spare the database the write lock.
+    if len(bare) != SECRET_LENGTH or not bare.isascii():
+        raise UnknownToken
+    return bare
+
+
 class Admission:
     """Admits requests against a token store, and opens upstream keys with a key ring."""
 
@@ -127,7 +137,7 @@ class Admission:
         Count this request and grant it.
 
         Args:
-            authorization: The header as the client sent it; None where there is none.
+            authorization: The header as the client sent it, or what stands for it; None where there is none.
             now: Aware UTC.
 
         Raises:
@@ -135,9 +145,8 @@ class Admission:
             AuthUnavailable: nobody can tell at the moment.
         """
         secret = bearer_of(authorization)
-        # What has not the form of a secret is none: spare the database the write lock.
         if len(secret) != SECRET_LENGTH or not secret.isascii():
-            raise UnknownToken
+            secret = _without_prefix(secret)
         try:
             return self._claim(hash_token(secret), now)
         except StoreUnavailable as exc:

@@ -8,9 +8,10 @@ form of request headers, upper-cased and joined by commas, is not used.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from llmproxy.errors import BadRequest
@@ -26,6 +27,7 @@ HOP_BY_HOP = frozenset(
 )
 # `openai-organization` and `-project` would bill somebody else's account; `expect` was answered here.
 REMOVED_FROM_REQUEST = HOP_BY_HOP | {
+    "api-key",  # and x-api-key: where the token may stand
     "content-length",
     "cookie",
     "expect",
@@ -34,6 +36,7 @@ REMOVED_FROM_REQUEST = HOP_BY_HOP | {
     "openai-project",
     "path-info",  # with underscores: where gunicorn and others would look for the path
     "script-name",
+    "x-api-key",
     "x-real-ip",
 }
 _SET_HERE = frozenset({"authorization", "host"})
@@ -111,6 +114,12 @@ def _from_absolute_form(raw_target: str, host: str | None) -> str:
 def _has_dot_segment(path: str) -> bool:
     decoded = unquote_to_bytes(path.encode("latin-1")).replace(b"\\", b"/")
     return any(segment in (b".", b"..") for segment in decoded.split(b"/"))
+
+
+def bearer_in_key_header(environ: Mapping[str, Any]) -> str | None:
+    """The Authorization that `api-key` or `x-api-key` stands for, of callers that can send no other; None without."""
+    secret = environ.get("HTTP_API_KEY") or environ.get("HTTP_X_API_KEY")
+    return f"Bearer {secret}" if secret else None
 
 
 def request_headers(received: Headers, *, host: str, api_key: str) -> Headers:

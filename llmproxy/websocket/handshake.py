@@ -58,10 +58,8 @@ def _is_nonce(value: str) -> bool:
         return False
 
 
-def authorization_of(environ: Mapping[str, Any]) -> str | None:
-    """The Authorization header, or the one that the subprotocol stands for."""
-    if "HTTP_AUTHORIZATION" in environ:
-        return str(environ["HTTP_AUTHORIZATION"])
+def bearer_in_subprotocol(environ: Mapping[str, Any]) -> str | None:
+    """The Authorization that the subprotocol stands for; None without one."""
     for protocol in environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", "").split(","):
         if protocol.strip().startswith(KEY_PROTOCOL):
             return f"Bearer {protocol.strip().removeprefix(KEY_PROTOCOL)}"
@@ -74,7 +72,7 @@ def headers_up(headers: Headers, api_key: str, *, has_authorization: bool) -> He
 
     Args:
         headers: As for any call: the key in Authorization, hop-by-hop headers removed.
-        has_authorization: The client sent that header itself.
+        has_authorization: The client sent its token in a header, and not as the subprotocol.
     """
     # A key that cannot stand in a subprotocol goes up in the header.
     protocol = KEY_PROTOCOL + api_key if is_token(api_key) else None

@@ -134,6 +134,18 @@ def test_the_subprotocol_becomes_the_key_and_is_never_seen_again(proxy, token_fo
     assert token.secret not in proxy.output()
 
 
+@pytest.mark.parametrize("name", ["api-key", "x-api-key"])
+def test_the_header_of_a_key_becomes_the_authorization(proxy, token_for, opens, name):
+    with WebSocketUpstream() as upstream:
+        token = token_for(upstream)
+        with opens(None, additional_headers={name: token.secret}):
+            pass
+    (sent,) = upstream.handshakes
+
+    assert sent.get_all("Authorization") == [f"Bearer {UPSTREAM_KEY}"]
+    assert name not in sent
+
+
 def test_an_upstream_that_echoes_the_key_does_not_give_it_away(proxy, token_for):
     key = f"openai-insecure-api-key.{UPSTREAM_KEY}"
     with WebSocketUpstream(select_subprotocol=lambda peer, offered: key) as upstream, HandClient(proxy.url) as client:

@@ -111,7 +111,10 @@ def test_anything_else_is_no_bearer_and_costs_the_database_nothing(authorization
     assert store.calls == []
 
 
-@pytest.mark.parametrize("token", ["x", SECRET[:-1], SECRET + "0", "sk-" + "x" * 48, "\xe9" * 36])
+@pytest.mark.parametrize(
+    "token", ["x", SECRET[:-1], SECRET + "0", "sk-" + "x" * 48, "sk-", "\xe9" * 36,
+             f"sk-{SECRET[:-1]}", f"sk-sk-{SECRET}", f"SK-{SECRET}", f"{SECRET}sk-", "sk-" + "\xe9" * 36],
+)  # fmt: skip
 def test_what_has_not_the_form_of_a_token_is_unknown_and_costs_the_database_nothing(token: str) -> None:
     store = Store([claim()], [None])
 
@@ -120,6 +123,15 @@ def test_what_has_not_the_form_of_a_token_is_unknown_and_costs_the_database_noth
 
 
 # The claim
+
+
+@pytest.mark.parametrize("secret", [SECRET, "sk-" + SECRET[3:]])
+def test_a_token_behind_sk_is_the_same_token(secret: str) -> None:
+    bare, prefixed = Store([claim()], []), Store([claim()], [])
+    Admission(bare, RING).admit(f"Bearer {secret}", NOW)
+    Admission(prefixed, RING).admit(f"Bearer sk-{secret}", NOW)
+
+    assert bare.calls == prefixed.calls
 
 
 def test_an_admitted_request_gets_the_opened_key_by_one_statement() -> None:
