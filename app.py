@@ -17,6 +17,7 @@ from database.claims import open_token_store
 from database.engine import Engine, engine_options, set_up
 from llmproxy.admission import Admission
 from llmproxy.api_log.writer import LogWriter
+from llmproxy.client.address import ClientAddress
 from llmproxy.client.upload_pace import UploadPace
 from llmproxy.keyring import KeyRing
 from llmproxy.transport.connection import Timeouts
@@ -113,4 +114,5 @@ def _services(settings: Settings, engine: Engine) -> Services:
             max_file_bytes=settings.log_max_file_bytes,
             max_total_bytes=settings.log_max_total_bytes,
         ),
+        client_address=ClientAddress(settings.trusted_proxies),
     )

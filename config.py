@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from llmproxy.api_log.logging_url import CloudWatchTarget, parse_logging_url
+from llmproxy.client.address import Network, networks_of
 from llmproxy.keyring import KEY_BYTES, keys_of
 from llmproxy.urls import checked_upstream_url, is_loopback, web_url
 
@@ -198,6 +199,8 @@ class Settings:
         "Port to listen on; 0 picks a free one.")
     data_dir: Path = setting("DATA_DIR", Path("data"), Path,
         "Holds the database, the call log, positions of its readers, made secrets.")
+    trusted_proxies: tuple[Network, ...] = setting("TRUSTED_PROXIES", (), networks_of,
+        "Addresses or networks of your own proxies, with commas: their `X-Forwarded-For` and `-Proto` count.")
     database_url: str = setting("DATABASE_URL", "", checked_database_url,
         "`sqlite:///…` or `postgresql://…`.", shown="SQLite in `DATA_DIR`", secret=True)
     database_pool_size: int = setting("DATABASE_POOL_SIZE", 10, between(4, 1000),
@@ -246,6 +249,8 @@ class Settings:
         shown="one per usable core")
     log_strict: bool = setting("LOG_STRICT", False, switch,
         "With `true`, a call whose record could not be written is refused with 503.")
+    log_client_address: bool = setting("LOG_CLIENT_ADDRESS", True, switch,
+        "With `off`, records leave out the address that a call came from.")
     log_max_file_bytes: int = setting("LOG_MAX_FILE_BYTES", 64 * MIB, between(4096, MOST),
         "The call log is rotated at this size.")
     log_max_total_bytes: int = setting("LOG_MAX_TOTAL_BYTES", 10 * 1024 * MIB, between(8192, MOST),

@@ -48,6 +48,9 @@ accesslog = None
 control_socket_disable = True
 # By default a client on this machine may say where the application is mounted, and so move its routes.
 forwarder_headers = ""
+if settings.trusted_proxies:
+    # Whose X-Forwarded-For counts, that one's X-Forwarded-Proto does too.
+    forwarded_allow_ips = ",".join(map(str, settings.trusted_proxies))
 # It would pass by the worker's response class, and gevent's is a loop of reads and writes anyway.
 sendfile = False
 

@@ -12,6 +12,7 @@ from config import Settings
 from database.engine import Engine, connections
 from llmproxy.admission import Admission, Connections
 from llmproxy.api_log.writer import LogWriter
+from llmproxy.client.address import ClientAddress
 from llmproxy.client.upload_pace import UploadPace
 from llmproxy.keyring import KeyRing
 from llmproxy.live_calls import LiveCalls
@@ -37,6 +38,7 @@ class Services:
     upstream: Upstream
     upload_pace: UploadPace
     log: LogWriter
+    client_address: ClientAddress = field(default_factory=ClientAddress)
     draining: Event = field(default_factory=Event)
     live: LiveCalls = field(default_factory=LiveCalls)
     refusing: Event = field(default_factory=Event)

@@ -30,7 +30,7 @@ def only_operators() -> Response | None:
 
 def actor() -> Actor:
     """Who the audit trail names for a change made here."""
-    return Actor("management", request.remote_addr)
+    return Actor("management", Services.of(current_app).client_address(request.environ))
 
 
 @bp.post("/projects")

@@ -143,6 +143,7 @@ def respond(
         guard=CallGuard(environ.get("gunicorn.socket")),
         span=tracing.begin(environ),
         asks_for_session=asks_for_session,
+        client_address=parts.client_address(environ) if parts.settings.log_client_address else None,
     )
     try:
         return forward_call(parts, call, environ)

@@ -61,15 +61,16 @@ class Call:
         guard: Ends it from outside.
         span: Ended with it; None while tracing is off.
         asks_for_session: It is to become a WebSocket.
+        client_address: Where it came from, if the record is to tell.
 
     Attributes:
         request_id: A UUID of its own.
     """
 
     __slots__ = (
-        "_arrived", "_arrived_at", "_body", "_cut", "_grant", "_head_came", "_is_session", "_live", "_log",
-        "_observer", "_overhead_s", "_phase", "_sent_up", "_span", "_status", "_ttft_s", "_upstream_request_id",
-        "_upstream_status", "endpoint", "guard", "method", "request_id",
+        "_arrived", "_arrived_at", "_body", "_client_address", "_cut", "_grant", "_head_came", "_is_session", "_live",
+        "_log", "_observer", "_overhead_s", "_phase", "_sent_up", "_span", "_status", "_ttft_s",
+        "_upstream_request_id", "_upstream_status", "endpoint", "guard", "method", "request_id",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +83,7 @@ class Call:
         guard: CallGuard,
         span: CallSpan | None = None,
         asks_for_session: bool = False,
+        client_address: str | None = None,
     ) -> None:
         self.request_id: Final = _new_id()
         self.method: Final = method
@@ -92,6 +94,7 @@ class Call:
         self._cut: Callable[[ProxyError], None] = guard.cut
         self._span = span
         self._is_session = asks_for_session
+        self._client_address = client_address
         self._phase = Phase.ARRIVED
         self._arrived_at = time.time()
         self._arrived = time.perf_counter()
@@ -231,6 +234,7 @@ class Call:
             bytes_out=bytes_out,
             usage_source=observer.usage_source if observer else "absent",
             error=error,
+            client_address=self._client_address,
         )
 
     def _enter(self, phase: Phase) -> None:

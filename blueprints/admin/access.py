@@ -17,6 +17,7 @@ from flask import current_app, request, session
 from blueprints import sign_in
 from blueprints.admin.throttle import SignInThrottle
 from control.audit import Actor
+from services import Services
 
 REALM = 'Basic realm="llm-proxy admin", charset="UTF-8"'
 THROTTLE = "llmproxy.admin_throttle"
@@ -59,7 +60,7 @@ def _caller() -> str:
     if isinstance(mark, str):
         return f"browser {mark}"
     try:
-        address = ipaddress.ip_address(request.remote_addr or "")
+        address = ipaddress.ip_address(Services.of(current_app).client_address(request.environ) or "")
     except ValueError:
         return "unknown"
     if address.version == 6:
@@ -69,4 +70,4 @@ def _caller() -> str:
 
 def actor() -> Actor:
     """Who the audit trail names for a change made here."""
-    return Actor(cast(str, sign_in.admin.current_user()), request.remote_addr)
+    return Actor(cast(str, sign_in.admin.current_user()), Services.of(current_app).client_address(request.environ))

@@ -58,6 +58,7 @@ class ReadRecord:
     ttft_ms: float | None = _field(_NUMBER, "ttft_ms")
     bytes_in: int | None = _field(_WHOLE, "bytes_in")
     bytes_out: int | None = _field(_WHOLE, "bytes_out")
+    client_address: str | None = _field(_TEXT, "client_address")
     error_code: str | None = _field(_TEXT, "error", "code")
     error_type: str | None = _field(_TEXT, "error", "type")
     usage_source: str | None = _field(_TEXT, "usage_source")

@@ -4,7 +4,8 @@ One proxied request as one line of JSON. Pure: nothing here opens a file.
 The line is UTF-8 JSON without raw newlines, ended by `\\n`, its keys always in this order:
 
     timestamp, request_id, token, project_id, endpoint, method, status_code, duration_ms, metadata,
-    outcome, stream, ttft_ms, upstream_status, upstream_request_id, bytes_in, bytes_out, usage_source, error
+    outcome, stream, ttft_ms, upstream_status, upstream_request_id, bytes_in, bytes_out, usage_source, error,
+    client_address
 
 The order is part of the format: a reader finds the start of a record inside a damaged line by its first key.
 """
@@ -41,6 +42,7 @@ class CallRecord:
         metadata: Usage, model, created as the upstream told them. None where it told nothing.
         ttft_ms: Milliseconds to the first body byte. None when none came.
         error: {"code", "type"} of an error body. None when there was none.
+        client_address: Where the call came from. None where that is not to be kept, and not in the line.
     """
 
     timestamp: float
@@ -61,6 +63,7 @@ class CallRecord:
     bytes_out: int
     usage_source: Literal["reported", "absent"]
     error: dict[str, str | None] | None
+    client_address: str | None = None
 
     def to_line(self) -> bytes:
         """The record's line. Never raises for what a client or an upstream can send."""
@@ -73,7 +76,7 @@ class CallRecord:
         return line if len(line) <= MAX_LINE_BYTES else self._short_line(fields)
 
     def _fields(self) -> dict[str, Any]:
-        return {
+        fields = {
             "timestamp": _timestamp(self.timestamp),
             "request_id": self.request_id,
             "token": self.token_id,
@@ -93,6 +96,9 @@ class CallRecord:
             "usage_source": self.usage_source,
             "error": self.error,
         }
+        if self.client_address is not None:
+            fields["client_address"] = self.client_address
+        return fields
 
     def _short_line(self, fields: dict[str, Any]) -> bytes:
         """The line of a record over MAX_LINE_BYTES: long strings cut, metadata left out."""

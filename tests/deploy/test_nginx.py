@@ -59,6 +59,7 @@ def free_port() -> int:
 @contextmanager
 def two_nodes(upstream: MockOpenAI, directory: Path) -> Iterator[Pair]:
     shared = {"UPSTREAM_URL": upstream.url, "DATABASE_URL": database_of(directory), "DRAIN_OVERLAP": "1"}
+    shared["TRUSTED_PROXIES"] = "127.0.0.1"
     make_secrets(directory / "secrets")
     with Server(DEPLOYED, directory / "one", **shared) as one, Server(DEPLOYED, directory / "two", **shared) as two:
         port = free_port()
@@ -159,6 +160,19 @@ def test_a_websocket_passes(pair: Pair) -> None:
         with connect(url, additional_headers=header, ssl=context, proxy=None) as client:
             client.send("hello")
             assert client.recv(timeout=10) == "hello"
+
+
+def test_nobody_outside_says_where_a_call_comes_from(pair: Pair) -> None:
+    token = pair.nodes[0].issue_token()
+    forged = [
+        ("X-Forwarded-For", "198.51.100.1"),
+        ("X_Forwarded_For", "198.51.100.2"),
+        ("Forwarded", "for=198.51.100.3"),
+    ]
+
+    assert pair.call("GET", "/v1/models", token, *forged).status == 200
+    records = wait_for(lambda: [record for node in pair.nodes for record in node.records(token)])
+    assert [record["client_address"] for record in records] == ["127.0.0.1"]
 
 
 def test_the_metrics_stay_inside(pair: Pair) -> None:

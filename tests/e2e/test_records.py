@@ -23,7 +23,7 @@ JSON = ("Content-Type", "application/json")
 FIELDS = [
     "timestamp", "request_id", "token", "project_id", "endpoint", "method", "status_code", "duration_ms", "metadata",
     "outcome", "stream", "ttft_ms", "upstream_status", "upstream_request_id", "bytes_in", "bytes_out",
-    "usage_source", "error",
+    "usage_source", "error", "client_address",
 ]  # fmt: skip
 
 
