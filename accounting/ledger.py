@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import get_args
 
@@ -19,8 +21,11 @@ from sqlalchemy import Engine
 from accounting.rollup import READER, Rollup, UsageSums, node_id
 from config import Settings
 from llmproxy.admission import utc_now
+from llmproxy.api_log import line_file
+from llmproxy.api_log.dead_letters import MAX_BYTES as MAX_DEAD_LETTER_BYTES
 from llmproxy.api_log.dead_letters import DeadLetters
 from llmproxy.api_log.lag import Lag, measure_lag
+from llmproxy.api_log.line_file import Tally
 from llmproxy.api_log.logging_url import parse_logging_url
 from llmproxy.api_log.open_sink import open_sink
 from llmproxy.api_log.position import registered_positions
@@ -31,11 +36,14 @@ from llmproxy.api_log.shipper import Shipper
 from llmproxy.telemetry import metrics
 
 SHIPPER = "shipper"
+DEAD_LETTERS_NAME = "dead_letters.jsonl"
+DROPPED_NAME = "dropped.jsonl"
 
 
 def dead_letters(settings: Settings, *, fsync: Callable[[int], None] = os.fsync) -> DeadLetters:
-    """Where records go that the receiver will never take."""
-    return DeadLetters(settings.data_dir / "dead_letters.jsonl", fsync=fsync)
+    """Where records go that the receiver will never take: at most a tenth of what the call log may take."""
+    most = min(MAX_DEAD_LETTER_BYTES, settings.log_max_total_bytes // 10)
+    return DeadLetters(settings.data_dir / DEAD_LETTERS_NAME, max_bytes=most, fsync=fsync)
 
 
 def open_shipper(settings: Settings, *, fsync: Callable[[int], None] = os.fsync) -> Shipper:
@@ -54,20 +62,43 @@ def open_rollup(settings: Settings, engine: Engine, *, fsync: Callable[[int], No
 def note_dropped(settings: Settings, dropped: Dropped) -> None:
     """Keep for ever that records were deleted unread."""
     line = {"at": utc_now(), "bytes": dropped.bytes, "records": dropped.records}
-    fd = os.open(_dropped_path(settings), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    try:
-        os.write(fd, orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z))
-    finally:
-        os.close(fd)
+    data = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z)
+    line_file.append(settings.data_dir / DROPPED_NAME, data)
 
 
 def dropped_so_far(settings: Settings) -> Dropped:
-    """What was deleted unread, all in all."""
-    try:
-        lines = [orjson.loads(line) for line in _dropped_path(settings).read_bytes().splitlines() if line]
-    except FileNotFoundError:
-        lines = []
-    return Dropped(sum(line["bytes"] for line in lines), sum(line["records"] for line in lines))
+    """What was deleted unread, all in all. A line that cannot be read says nothing."""
+    return _tally_of_dropped(settings.data_dir).total()
+
+
+def count_dead_letters(settings: Settings) -> int:
+    """How many records were set aside, and are still there."""
+    return _counted_dead_letters(settings.data_dir).count()
+
+
+# Kept as long as the process: what was counted once is not read again at the next scrape.
+
+
+@lru_cache(maxsize=8)
+def _tally_of_dropped(data_dir: Path) -> Tally[Dropped]:
+    return Tally(data_dir / DROPPED_NAME, _measure_dropped, Dropped())
+
+
+@lru_cache(maxsize=8)
+def _counted_dead_letters(data_dir: Path) -> DeadLetters:
+    return DeadLetters(data_dir / DEAD_LETTERS_NAME)
+
+
+def _measure_dropped(lines: bytes) -> Dropped:
+    return sum(map(_dropped_of, lines.splitlines()), Dropped())
+
+
+def _dropped_of(line: bytes) -> Dropped:
+    with suppress(orjson.JSONDecodeError):
+        match orjson.loads(line):
+            case {"bytes": int(size), "records": int(records)}:
+                return Dropped(size, records)
+    return Dropped()
 
 
 def disk_bytes(settings: Settings) -> int:
@@ -87,7 +118,7 @@ def publish_metrics(settings: Settings, now: datetime) -> None:
         metrics.LOG_LAG_BYTES.labels(name).set(lag.bytes)
         metrics.LOG_LAG_SECONDS.labels(name).set(lag.age_s(now) or 0.0)
     metrics.LOG_DISK_BYTES.set(disk_bytes(settings))
-    metrics.LOG_DEAD_LETTERS.set(dead_letters(settings).count())
+    metrics.LOG_DEAD_LETTERS.set(count_dead_letters(settings))
     metrics.LOG_DROPPED.set(dropped_so_far(settings).records)
 
 
@@ -95,7 +126,3 @@ def _damage_counter(reader: str) -> Callable[[Damage, int], None]:
     # Every kind is there from now on, as 0: Prometheus sees a growth only of what it has seen before.
     counters = {kind: metrics.LOG_DAMAGE.labels(reader, kind) for kind in get_args(Damage)}
     return lambda kind, count: counters[kind].inc(count)
-
-
-def _dropped_path(settings: Settings) -> Path:
-    return settings.data_dir / "dropped.jsonl"

@@ -73,7 +73,7 @@ def status() -> None:
         oldest = "" if age is None else f", the oldest {timedelta(seconds=round(age))} ago"
         click.echo(f"{name}: at {place}, behind by {lag.records} records, {lag.bytes} bytes{oldest}")
     dropped = ledger.dropped_so_far(settings)
-    click.echo(f"dead letters: {ledger.dead_letters(settings).count()}")
+    click.echo(f"dead letters: {ledger.count_dead_letters(settings)}")
     click.echo(f"deleted unread: about {dropped.records} records, {dropped.bytes} bytes")
     click.echo(f"on disk: {ledger.disk_bytes(settings)} bytes")
 

@@ -2,9 +2,11 @@
 Records that a receiver will never take, set aside with the reason instead of holding up the rest or being dropped.
 
 One line of JSON each in `dead_letters.jsonl`: {"set_aside_at", "sink", "reason", "record"}. It is on the disk
-before the shipper's position passes the record. Nothing deletes the file; it is the operator's to read and clear.
+before the shipper's position passes the record. The file is the operator's to read and clear. At half of its bound it
+becomes `dead_letters.1.jsonl`, in the place of the one before, which is lost then: a warning says so.
 """
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -12,42 +14,53 @@ from pathlib import Path
 
 import orjson
 
+from llmproxy.api_log.line_file import Tally, append
 from llmproxy.api_log.sink import Rejection
 from llmproxy.times import iso_utc
 
-_CHUNK_BYTES = 1 << 20
+logger = logging.getLogger(__name__)
+
+# Some hundred thousand of them: who has not looked by then learns nothing from more.
+MAX_BYTES = 64 << 20
 
 
 class DeadLetters:
-    """The file at `path`. `fsync` can be handed to a thread by a process that must not stand still."""
+    """
+    The file at `path`, and the older one.
 
-    def __init__(self, path: Path, *, fsync: Callable[[int], None] = os.fsync) -> None:
+    Args:
+        max_bytes: The bound of both files together.
+        fsync: Can be handed to a thread by a process that must not stand still.
+    """
+
+    def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES, fsync: Callable[[int], None] = os.fsync) -> None:
         self.path = path
+        self.older_path = path.with_suffix(f".1{path.suffix}")
+        self._max_bytes = max_bytes
         self._fsync = fsync
+        self._tallies = [Tally(each, _count_lines, 0) for each in (self.path, self.older_path)]
 
     def add(self, rejections: Sequence[Rejection], *, sink: str, now_s: float) -> None:
         """Keeps the records with why and when. OSError when the disk does not take them."""
-        data = b"".join(_line(rejection, sink, now_s) for rejection in rejections)
-        fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        try:
-            size = os.fstat(fd).st_size
-            if size and os.pread(fd, 1, size - 1) != b"\n":
-                # A full disk cut the last one short; it was added again, or will be now.
-                data = b"\n" + data
-            if os.write(fd, data) != len(data):
-                raise OSError(28, "no space for the dead letters")
-            self._fsync(fd)
-        finally:
-            os.close(fd)
+        lines = b"".join(_line(rejection, sink, now_s) for rejection in rejections)
+        self._make_room(len(lines))
+        append(self.path, lines, fsync=self._fsync)
 
     def count(self) -> int:
-        """How many were set aside and not cleared away."""
-        try:
-            file = self.path.open("rb")
-        except FileNotFoundError:
-            return 0
-        with file:
-            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_CHUNK_BYTES), b""))
+        """How many were set aside, and neither cleared away nor lost to the bound."""
+        return sum(tally.total() for tally in self._tallies)
+
+    def _make_room(self, size: int) -> None:
+        if not self.path.exists() or self.path.stat().st_size + size <= self._max_bytes // 2:
+            return
+        if self.older_path.exists():
+            lost = self.older_path.stat().st_size
+            logger.warning("%s had grown too large: %d bytes of older dead letters are deleted", self.path.name, lost)
+        os.replace(self.path, self.older_path)
+
+
+def _count_lines(piece: bytes) -> int:
+    return piece.count(b"\n")
 
 
 def _line(rejection: Rejection, sink: str, now_s: float) -> bytes:
