@@ -66,6 +66,11 @@ MAX_LENGTH_DIGITS = 20
 # The response to TRACE shows the request, which bears the project's key; CONNECT asks for a tunnel.
 REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 
+# What proxies in front tell of the way a request came.
+FROM_A_PROXY = ("HTTP_VIA", "HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP")
+# nginx gathers a response until its buffers are full, unless it is told not to; events are for at once.
+UNBUFFERED = ("X-Accel-Buffering", "no")
+
 bp = Blueprint("proxy", __name__)
 
 Environ = Mapping[str, Any]
@@ -272,6 +277,8 @@ def relayed(call: Call, response: UpstreamResponse, environ: Environ, *, asked: 
     down = response_headers(raw.headers, request_id=call.request_id)
     if hides_usage:
         down = [pair for pair in down if pair[0].lower() != "content-length"]
+    if observer.is_stream and "x-accel-buffering" not in headers and any(name in environ for name in FROM_A_PROXY):
+        down.append(UNBUFFERED)
     status = f"{response.status_code} {response.reason or ''}"
     call.head_went(response.status_code, observer)
     # A client of a stream wants the head at once; a small response had better leave in one packet.

@@ -1,10 +1,8 @@
 """The nginx of compose.yaml for real: its own file, with TLS, in front of two proxies that share a database."""
 
 import shutil
-import signal
 import socket
 import ssl
-import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,14 +17,14 @@ from tests.databases import database_of
 from tests.deploy.compose import ROOT, make_secrets
 from tests.e2e.test_streaming import ask
 from tests.http_by_hand import Answer, HandClient
+from tests.nginx import Nginx, free_port, needs_nginx
 from tests.servers import DEPLOYED, Server, Token, wait_for
 from tests.websocket_upstream import WebSocketUpstream
 
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 CONFIGURATION = ROOT / "deploy/nginx/llm-proxy.conf"
 
 pytestmark = [
-    pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian: apt-get install nginx-light)"),
+    needs_nginx,
     pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed"),
 ]
 
@@ -51,11 +49,6 @@ class Pair(NamedTuple):
             return client.call(method, path, token.bearer, *headers, body=body)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
-
-
 @contextmanager
 def two_nodes(upstream: MockOpenAI, directory: Path) -> Iterator[Pair]:
     shared = {"UPSTREAM_URL": upstream.url, "DATABASE_URL": database_of(directory), "DRAIN_OVERLAP": "1"}
@@ -63,7 +56,7 @@ def two_nodes(upstream: MockOpenAI, directory: Path) -> Iterator[Pair]:
     make_secrets(directory / "secrets")
     with Server(DEPLOYED, directory / "one", **shared) as one, Server(DEPLOYED, directory / "two", **shared) as two:
         port = free_port()
-        with nginx(directory, port, one.url, two.url):
+        with deployed_nginx(directory, port, one.url, two.url):
             yield Pair((one, two), port, directory / "secrets/tls_certificate")
 
 
@@ -73,47 +66,15 @@ def pair(running_upstream, tmp_path_factory) -> Iterator[Pair]:
         yield pair
 
 
-class nginx:
+def deployed_nginx(directory: Path, port: int, *urls: str) -> Nginx:
     """nginx with the file as it is in the repository, but for ports and paths."""
-
-    def __init__(self, directory: Path, port: int, *urls: str) -> None:
-        text = CONFIGURATION.read_text().replace("listen 443", f"listen 127.0.0.1:{port}")
-        text = text.replace("/run/secrets", str(directory / "secrets"))
-        for number, url in enumerate(urls, 1):
-            text = text.replace(f"proxy-{number}:8080", url.removeprefix("http://"))
-        # Nobody is that far away here.
-        text = text.replace("proxy_connect_timeout 5s", "proxy_connect_timeout 1s")
-        own = "\n".join(f"{kind}_temp_path {directory}/{kind};" for kind in _TEMPORARY)
-        main = f"daemon off; pid {directory}/nginx.pid; worker_processes 1; error_log {directory}/errors;"
-        (directory / "nginx.conf").write_text(f"{main}\nevents {{}}\nhttp {{\naccess_log off;\n{own}\n{text}\n}}\n")
-        self._command = [
-            str(NGINX),
-            "-p",
-            str(directory),
-            "-e",
-            f"{directory}/errors",
-            "-c",
-            f"{directory}/nginx.conf",
-        ]
-        self._port = port
-
-    def __enter__(self) -> None:
-        checked = subprocess.run([*self._command, "-t"], capture_output=True, text=True, check=False)
-        assert checked.returncode == 0, checked.stderr
-        assert "warn" not in checked.stderr
-        self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
-        wait_for(self._listens)
-
-    def _listens(self) -> bool:
-        with socket.socket() as sock:
-            return sock.connect_ex(("127.0.0.1", self._port)) == 0
-
-    def __exit__(self, *_: object) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait(10)
-
-
-_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    text = CONFIGURATION.read_text().replace("listen 443", f"listen 127.0.0.1:{port}")
+    text = text.replace("/run/secrets", str(directory / "secrets"))
+    for number, url in enumerate(urls, 1):
+        text = text.replace(f"proxy-{number}:8080", url.removeprefix("http://"))
+    # Nobody is that far away here.
+    text = text.replace("proxy_connect_timeout 5s", "proxy_connect_timeout 1s")
+    return Nginx(directory, port, text)
 
 
 def test_events_leave_nginx_as_they_arrive(pair: Pair, upstream) -> None:
@@ -128,6 +89,20 @@ def test_events_leave_nginx_as_they_arrive(pair: Pair, upstream) -> None:
 
     assert (answer.status, answer.is_whole) == (200, True)
     assert received >= upstream.wait_for("answered")["pieces_sent"] > 3
+
+
+def test_events_leave_an_nginx_of_defaults_as_they_arrive(proxy, upstream, token, tmp_path: Path) -> None:
+    port, gate = free_port(), str(uuid.uuid4())
+    place = f"location / {{ proxy_pass {proxy.url}; proxy_set_header X-Forwarded-For $remote_addr; }}"
+    server = f"server {{ listen 127.0.0.1:{port}; {place} }}"
+    with Nginx(tmp_path, port, server), HandClient(f"http://127.0.0.1:{port}") as client:
+        ask(client, token, f"gate: {gate}", "events: 3")
+        answer = client.read_head()
+        while client.read_chunk(answer):  # held back, it would not come before the next
+            upstream.release(gate)
+
+    assert (answer.status, answer.is_whole) == (200, True)
+    assert upstream.wait_for("answered")["pieces_sent"] > 3
 
 
 def test_the_target_and_odd_headers_pass_as_they_were_sent(pair: Pair, upstream) -> None:
@@ -198,7 +173,7 @@ def test_a_node_whose_address_does_not_answer_is_passed_by(upstream, tmp_path: P
     port, shared = free_port(), {"UPSTREAM_URL": upstream.url, "DATABASE_URL": database_of(tmp_path)}
     with Server(DEPLOYED, tmp_path / "data", **shared) as node, silent_address() as silent:
         pair = Pair((node, node), port, tmp_path / "secrets/tls_certificate")
-        with nginx(tmp_path, port, silent, node.url):
+        with deployed_nginx(tmp_path, port, silent, node.url):
             token = node.issue_token()
             kind, body = ("Content-Type", "application/json"), b'{"model": "gpt-4o-mini", "messages": []}'
             statuses = [pair.call("POST", "/v1/chat/completions", token, kind, body=body).status for _ in range(3)]

@@ -100,6 +100,28 @@ def test_where_the_upstream_names_no_date_the_proxys_server_does(twice: Twice) -
     assert len(twice.proxied(Sent("GET", "/v1/models")).down.all("date")) == 1
 
 
+@pytest.mark.parametrize("came_by", ["Via", "X-Forwarded-For", "Forwarded", "X-Real-IP"])
+def test_events_that_go_back_through_a_proxy_are_not_to_be_gathered_up_there(twice: Twice, came_by: str) -> None:
+    twice.recorder.answers(answer("Content-Type: text/event-stream; charset=utf-8"))
+
+    assert twice.proxied(Sent("GET", "/v1/models", [(came_by, "1")])).down.all("x-accel-buffering") == ["no"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "lines", "expected"),
+    [
+        ([], ["Content-Type: text/event-stream"], []),
+        ([("Via", "1")], ["Content-Type: application/json"], []),
+        ([("Via", "1")], ["Content-Type: text/event-stream", "x-accel-buffering: yes"], ["yes"]),
+    ],
+    ids=["no proxy", "no events", "the upstream's own"],
+)
+def test_nothing_else_is_said_of_gathering_up(twice: Twice, sent, lines, expected) -> None:
+    twice.recorder.answers(answer(*lines))
+
+    assert twice.proxied(Sent("GET", "/v1/models", sent)).down.all("x-accel-buffering") == expected
+
+
 @pytest.mark.parametrize(
     ("rules", "exact", "prefixes"),
     [
