@@ -16,6 +16,7 @@ from functools import partial
 import app  # noqa: F401  what it loads is loaded before the fork, and so once in memory for all workers
 from server import boot, process_log
 from server.gunicorn import hooks, master
+from server.gunicorn.request import MAX_FIELDS, MAX_LINE_BYTES
 from server.gunicorn.worker import Worker
 
 process_log.configure()
@@ -36,10 +37,8 @@ worker_connections = 16_384
 http_parser = "python"
 # Both the time an idle connection is kept and the deadline for a whole request head.
 keepalive = 15
-# A longer request line is answered with 414, more or longer headers with 431.
-limit_request_line = 8190
-limit_request_fields = 100
-limit_request_field_size = 8190
+limit_request_line = limit_request_field_size = MAX_LINE_BYTES
+limit_request_fields = MAX_FIELDS
 # Only the worker's heartbeat: streams may last as long as they like.
 timeout = 60
 graceful_timeout = master.graceful_timeout_s(settings)

@@ -16,7 +16,6 @@ from http import HTTPStatus
 from io import BytesIO
 from typing import Any, Protocol
 
-import orjson
 from flask import Blueprint
 from flask.blueprints import BlueprintSetupState
 from gevent import GreenletExit
@@ -29,7 +28,6 @@ from llmproxy.client.request_body import RequestBody
 from llmproxy.client.upload_pace import PacedStream
 from llmproxy.errors import (
     BadRequest,
-    ClientGone,
     LogUnavailable,
     MethodRefused,
     ProxyDraining,
@@ -311,13 +309,5 @@ class _Refusal:
 
 def _refuse(call: Call, reason: ProxyError) -> Response:
     """The response to a call that gets none from the upstream."""
-    body = b"" if call.method == "HEAD" else orjson.dumps(reason.body)
-    headers = [
-        ("content-type", "application/json"),
-        ("content-length", str(len(body))),
-        ("x-request-id", call.request_id),
-        ("x-proxy-request-id", call.request_id),
-        *reason.extra_headers,
-    ]
-    phrase = "Client Closed Request" if reason.status == ClientGone.status else HTTPStatus(reason.status).phrase
-    return Response(_Refusal(call, reason, body), f"{reason.status} {phrase}", headers)
+    status, headers, body = reason.response(call.request_id)
+    return Response(_Refusal(call, reason, b"" if call.method == "HEAD" else body), status, headers)

@@ -6,7 +6,6 @@ handshake → admission → upstream → tunnel → record. An upstream that ref
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -76,15 +75,5 @@ def _tunnelled(parts: Services, call: Call, environ: Environ, response: Upstream
 
 def _early_bytes(environ: Environ) -> bytes:
     """What the server has read beyond the handshake: a client may speak before it is answered."""
-    source = environ["wsgi.input"]
-    if unreader := getattr(getattr(source, "reader", None), "unreader", None):  # gunicorn's
-        return bytes(unreader.take_buffered())
-    if not isinstance(source, io.BufferedReader):
-        return b""
-    # gevent's, where there is an Upgrade header. A look into its buffer reads when that is empty; it must not wait.
-    client = environ["gunicorn.socket"]
-    timeout_s = client.gettimeout()
-    client.settimeout(0)
-    early = source.read1(len(source.peek()))
-    client.settimeout(timeout_s)
-    return early
+    # The parser has it, where there is an Upgrade header.
+    return bytes(environ["wsgi.input"].reader.unreader.take_buffered())

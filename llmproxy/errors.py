@@ -12,8 +12,12 @@ What can go wrong, as one tree. Each class says whose fault it is, its status, i
     │   ├── MethodRefused            405
     │   ├── BodyTooSlow              408  request_timeout
     │   ├── BodyTooLarge             413  request_too_large
+    │   ├── RequestLineTooLong       414  request_line_too_long
+    │   ├── ExpectationFailed        417  expectation_failed
     │   ├── UpgradeRequired          426  a WebSocket of another version
-    │   └── BadRequest               400  unroutable, or a body that cannot be read
+    │   ├── HeadersTooLarge          431  headers_too_large
+    │   ├── UnknownTransferCoding    501  unknown_transfer_coding
+    │   └── BadRequest               400  no HTTP, unroutable, or a body that cannot be read
     ├── UpstreamError                the upstream, or the way to it
     │   ├── UpstreamAuthFailed       502  upstream_auth_failed
     │   ├── UpstreamUnreachable      502  upstream_unreachable
@@ -30,7 +34,10 @@ A message tells the caller what to do. It never holds a token, a key or a text f
 from __future__ import annotations
 
 import math
+from http import HTTPStatus
 from typing import Literal
+
+import orjson
 
 Outcome = Literal["complete", "refused", "client_closed", "upstream_failed", "upstream_timeout"]
 
@@ -65,6 +72,19 @@ class ProxyError(Exception):
     def body(self) -> dict[str, dict[str, str | None]]:
         """The response's body as OpenAI's clients know it."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def response(self, request_id: str) -> tuple[str, list[tuple[str, str]], bytes]:
+        """The status line behind the version, the headers and the body; `request_id` is the call's."""
+        phrase = "Client Closed Request" if self.status == ClientGone.status else HTTPStatus(self.status).phrase
+        body = orjson.dumps(self.body)
+        headers = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(body))),
+            ("x-request-id", request_id),
+            ("x-proxy-request-id", request_id),
+            *self.extra_headers,
+        ]
+        return f"{self.status} {phrase}", headers, body
 
 
 class CallerError(ProxyError):
@@ -161,8 +181,37 @@ class BodyTooLarge(CallerError):
         super().__init__(f"The request body is over the limit of {limit} bytes.")
 
 
+class RequestLineTooLong(CallerError):
+    """The request line is longer than the server reads."""
+
+    status, code = 414, "request_line_too_long"
+    message = "The request line is too long. Send a shorter path or query."
+
+
+class ExpectationFailed(CallerError):
+    """An `Expect` of something but `100-continue` (RFC 9110 section 10.1.1)."""
+
+    status, code = 417, "expectation_failed"
+    message = "Of `Expect`, only `100-continue` is known."
+
+
+class HeadersTooLarge(CallerError):
+    """More or longer headers than the server reads."""
+
+    status, code = 431, "headers_too_large"
+    message = "There are too many headers, or one of them is too long."
+
+
+class UnknownTransferCoding(CallerError):
+    """A body in a transfer coding that nobody knows (RFC 9112 section 6.1)."""
+
+    status, code = 501, "unknown_transfer_coding"
+    message = "Of `Transfer-Encoding`, only `chunked` is known."
+    extra_headers = (DO_NOT_RETRY,)
+
+
 class BadRequest(CallerError):
-    """A target that leads out of `/v1/`, or a body that does not keep to its framing."""
+    """A head that is no HTTP, a target that leads out of `/v1/`, or a body that does not keep to its framing."""
 
     message = "The request cannot be forwarded."
 

@@ -173,6 +173,11 @@ def _plain(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
+def lists_close(connection: str) -> bool:
+    """Whether a Connection header, alone or among others, asks for the connection's end (RFC 9112 section 9.6)."""
+    return "close" in [part.strip(" \t") for part in connection.lower().split(",")]
+
+
 def _listed(connection: str) -> frozenset[str]:
     """The headers that a Connection header names, as hop-by-hop as itself."""
     if connection.lower() in ("keep-alive", "close"):

@@ -152,6 +152,16 @@ class HandClient:
             answer.chunks.append(piece)
         return piece
 
+    def read_to_end(self) -> bytes:
+        """All that still comes, whatever it is, until the connection ends in whatever way."""
+        data = b""
+        try:
+            while piece := self._reader.read1(65536):
+                data += piece
+        except ConnectionError:
+            pass
+        return data
+
     def _wire_chunk(self, answer: Answer) -> bytes:
         size = int(self._line(answer).partition(";")[0], 16)
         if size == 0:

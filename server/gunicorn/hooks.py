@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import re
 import resource
 import shutil
 from functools import partial
@@ -24,20 +23,12 @@ log = logging.getLogger("gunicorn.error")
 
 def on_starting(settings: Settings, _arbiter: Any) -> None:
     """Say what an operator should know before the first request."""
-    log.addFilter(_without_quotes)
     # A call holds two descriptors, and many systems start with a thousand.
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     boot.warn(settings, log)
     for path in settings.made_secrets:
         log.warning("made %s, which opens the upstream keys: keep a copy apart from the database", path)
-
-
-def _without_quotes(record: logging.LogRecord) -> bool:
-    """gunicorn quotes a malformed line of a request, and that may hold a token."""
-    if isinstance(record.msg, str) and record.msg.startswith("Invalid request from"):
-        record.msg = re.split("['\"]", record.msg)[0].rstrip(": ")
-    return True
 
 
 def when_ready(arbiter: Any) -> None:
@@ -60,7 +51,7 @@ def post_fork(_arbiter: Any, _worker: Worker) -> None:
 
 def post_worker_init(worker: Worker) -> None:
     """Start this worker's background work, and let it know how to end."""
-    parts = Services.of(worker.wsgi)
+    parts = worker.parts = Services.of(worker.wsgi)
     overrides.require(parts.settings.database_url, gunicorn=partial(self_test.lost, worker))
     # What the start has built stays: the collector need not walk over it again and again.
     gc.collect()

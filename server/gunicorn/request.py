@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from gunicorn.config import Config
-from gunicorn.http import message
+from gunicorn.http import errors, message
 from gunicorn.http.body import Body, LengthReader
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import Unreader
@@ -24,11 +24,14 @@ from gunicorn.http.wsgi import base_environ
 from gunicorn.util import unquote_to_wsgi_str
 
 from llmproxy.client.request_body import ByteStream
-from llmproxy.headers import Headers
+from llmproxy.headers import Headers, lists_close
 
 Environ = dict[str, Any]
 Address = tuple[Any, ...]  # as sockets tell it
 
+# Longer request lines are answered with 414, longer or more headers with 431.
+MAX_LINE_BYTES = 8190
+MAX_FIELDS = 100
 MAX_LENGTH_DIGITS = 18
 _FIELD = rb"[-!#$%&'*+.^`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+"  # no underscore
 # The target without a fragment, nor a second slash that would begin a host.
@@ -49,6 +52,26 @@ class Request(message.Request):  # type: ignore[misc]
     """
 
     received: Headers = []
+    _line_is_read = False
+
+    def __init__(self, cfg: Config, unreader: Unreader, peer_addr: Address | str, number: int) -> None:
+        try:
+            super().__init__(cfg, unreader, peer_addr, number)
+        except errors.ParseException as exc:
+            # For the record. Where the request line itself is at fault, anything may stand in its place.
+            exc.request = (self.method, self.uri) if self._line_is_read else ("", "")
+            raise
+
+    def parse_request_line(self, line_bytes: bytes) -> None:
+        """gunicorn's method, target and version."""
+        super().parse_request_line(line_bytes)
+        self._line_is_read = True
+
+    def should_close(self) -> bool:
+        """Whether the client wants no further request; gunicorn's overlooks a `close` that is not alone."""
+        return super().should_close() or any(
+            name == "CONNECTION" and lists_close(value) for name, value in self.headers
+        )
 
     def parse_headers(self, data: bytes, from_trailer: bool = False) -> Headers:
         """gunicorn's headers."""
@@ -94,7 +117,7 @@ class OrdinaryRequest(message.HeaderPolicy):  # type: ignore[misc]
     def should_close(self) -> bool:
         """Whether the client wants no further request on its connection."""
         connection = self.fields.get("HTTP_CONNECTION")
-        return connection is not None and connection.lower() == "close"
+        return connection is not None and lists_close(connection)
 
     def learn_scheme(self) -> bool:
         """Take over what a trusted front server says of it. False when it says two things."""
@@ -190,7 +213,10 @@ class Parser(RequestParser):  # type: ignore[misc]
     def finish_body(self, deadline: float | None = None, max_bytes: int | None = None) -> bool:
         """Discard what was not read of the last body; one that had arrived with its head is no longer in the way."""
         body = getattr(self.mesg, "body", None)
-        return isinstance(body, io.BytesIO) or bool(super().finish_body(deadline, max_bytes))
+        try:
+            return isinstance(body, io.BytesIO) or bool(super().finish_body(deadline, max_bytes))
+        except errors.ParseException:
+            return False  # the request has had its response, and where the next one begins nobody knows
 
 
 def _pairs(lines: str) -> Headers:

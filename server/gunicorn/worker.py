@@ -10,6 +10,7 @@ import faulthandler
 import os
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -27,8 +28,11 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from llmproxy.sockets import shut_down
 from server.drain import Stopping
+from server.gunicorn.exchange import create, respond
+from server.gunicorn.refusal import tell
 from server.gunicorn.request import Address, Environ, OrdinaryRequest, Parser, Request
 from server.gunicorn.response import Response
+from services import Services
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
@@ -37,12 +41,14 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     Attributes:
         client_timeout_s: A client that neither reads nor sends for so long is cut off.
+        parts: Of its application, set when that has been loaded.
         stopping: Set before `run`.
         listeners: The servers, one for each listening socket.
         waiting: The connections that wait for a request, with the time since when.
     """
 
     client_timeout_s = 300.0
+    parts: Services
     stopping: Stopping
     alive: bool
 
@@ -115,7 +121,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         if self.log.access_log_enabled:
             super().handle_request(listener_name, req, sock, addr)
             return
-        response, environ = _create(req, sock, addr, listener_name, self.cfg)
+        response, environ = create(req, sock, addr, listener_name, self.cfg)
         try:
             self._respond(response, environ)
         except (gevent.GreenletExit, SystemExit):
@@ -130,16 +136,15 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def _respond(self, response: Response, environ: Environ) -> None:
         if not self.alive:
             response.force_close()
-        body = self.wsgi(environ, response.start_response)
-        try:
-            for piece in body:
-                response.write(piece)
-            response.close()
-        finally:
-            if hasattr(body, "close"):
-                body.close()
-        if response.should_close():
+        if not respond(self.wsgi, response, environ):
             raise StopIteration
+
+    def handle_error(self, req: object, client: socket.socket, addr: Address, exc: BaseException) -> None:
+        """Tell the client what went wrong outside of the application; gunicorn's own does so in HTML."""
+        if isinstance(exc, Exception) and not isinstance(exc, ssl.SSLError):
+            tell(self.parts, client, exc, self.log)
+        else:
+            super().handle_error(req, client, addr, exc)
 
     def _try_h2c_upgrade(self, *_: object) -> bool:
         """False: this worker's parser knows no HTTP/2."""
@@ -198,24 +203,11 @@ def _get_parser(cfg: Config, source: socket.socket, source_addr: Address, **_: o
     return Parser(cfg, source, source_addr)
 
 
-def _create(
-    req: Request | OrdinaryRequest, sock: socket.socket, client: Address, server: Address, cfg: Config
-) -> tuple[Response, Environ]:
-    if isinstance(req, OrdinaryRequest):
-        response, environ = Response(req, sock, cfg), req.environ(sock, client, server)
-    else:
-        response, environ = _gunicorns_create(req, sock, client, server, cfg, response_class=Response)
-        environ["llmproxy.headers"] = req.received
-    environ["llmproxy.trailers"] = response.trailers = []
-    return response, environ
-
-
 def lost() -> str | None:
     """What an upgrade of gunicorn took away from the way with an access log; see `server.overrides`."""
-    is_ours = base_async.wsgi.create is _create and "create" in AsyncWorker.handle_request.__code__.co_names
+    is_ours = base_async.wsgi.create is create and "create" in AsyncWorker.handle_request.__code__.co_names
     return None if is_ours else "logs accesses past `server.gunicorn.worker`"
 
 
-_gunicorns_create = gunicorn_wsgi.create
-gunicorn_wsgi.create = _create
+gunicorn_wsgi.create = create
 gunicorn_http.get_parser = _get_parser

@@ -27,8 +27,15 @@ MAX_CONNECTIONS = 4096
 
 
 class Server(WSGIServer):  # type: ignore[misc]
-    """gevent's server as `server.drain.Front` wants it."""
+    """
+    gevent's server as `server.drain.Front` wants it.
 
+    Attributes:
+        parts: Of the application.
+        is_leaving: Every response closes its connection.
+    """
+
+    parts: Services
     is_leaving = False
 
     @property
@@ -65,7 +72,9 @@ def serve(app: Flask) -> None:
         sys.exit(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}")
     Handler.client_timeout_s = settings.idle_timeout_s
     server = Server(sock, app, handler_class=Handler, log=None, spawn=Pool(MAX_CONNECTIONS))
-    overrides.require(settings.database_url, gevent=partial(self_test.lost, server))
+    server.parts = parts
+    ours = {"gevent": self_test.lost_of_gevent, "gunicorn": self_test.lost_of_gunicorn}
+    overrides.require(settings.database_url, **{library: partial(lost, server) for library, lost in ours.items()})
     metrics.WORKERS_WANTED.set(1)
     stopping = Stopping(parts, Background(parts))
     _obey_signals(stopping)

@@ -48,21 +48,15 @@ from types import SimpleNamespace
 from prometheus_client import metrics, values
 metrics.values = SimpleNamespace(ValueClass=values.MutexValue)
 """,
-    "reads headers otherwise": """
-from gevent.pywsgi import WSGIHandler
-made = WSGIHandler.__init__
-def make(self, *args):
-    made(self, *args)
-    self.MessageClass = WSGIHandler.MessageClass.__get__(self)
-WSGIHandler.__init__ = make
+    "handles otherwise": """
+from gevent.pywsgi import WSGIHandler, WSGIServer
+WSGIServer.handle = lambda self, *args: WSGIHandler(*args, self).handle()
 """,
-    "ends bodies otherwise": """
-from gevent.pywsgi import WSGIHandler
-process = WSGIHandler.process_result
-def run_application(self):
-    self.result = self.application(self.environ, self.start_response)
-    process(self)
-WSGIHandler.run_application = run_application
+    "reads heads otherwise": """
+from gunicorn.http import message, parser
+class Request(message.Request):
+    received = []
+parser.Parser.__next__ = lambda self: Request(self.cfg, self.unreader, self.source_addr)
 """,
 }
 
@@ -78,8 +72,9 @@ WSGIHandler.run_application = run_application
         (DEPLOYED, "reloads otherwise", "gunicorn", "runs its master otherwise (handle_hup: reload)"),
         (DEPLOYED, "counts otherwise", "prometheus_client", "makes its numbers of a class of its own"),
         (EMBEDDED, "counts otherwise", "prometheus_client", "makes its numbers of a class of its own"),
-        (EMBEDDED, "reads headers otherwise", "gevent", "reads requests past `server.pywsgi.handler`"),
-        (EMBEDDED, "ends bodies otherwise", "gevent", "writes responses past `server.pywsgi.handler`"),
+        (EMBEDDED, "handles otherwise", "gevent", "serves connections past `server.pywsgi.handler`"),
+        (EMBEDDED, "reads heads otherwise", "gunicorn", "reads requests past `server.gunicorn.request`"),
+        (EMBEDDED, "writes bodies otherwise", "gunicorn", "writes responses past `server.gunicorn.response`"),
     ],
 )
 def test_a_start_without_an_override_is_refused_with_one_line(

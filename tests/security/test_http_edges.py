@@ -1,0 +1,149 @@
+"""What a caller sends beside HTTP, or at its edges: one request is never read as two, and every refusal is told."""
+
+import pytest
+
+from tests.http_by_hand import HandClient
+from tests.servers import UPSTREAM_KEY, on_both_servers
+
+pytestmark = on_both_servers
+
+BROKEN_CHUNKS = {
+    "a size that is none": b"g",
+    "a size that is none, after a chunk": b"2\r\n{}\r\ng",
+    "more than the size says": b"2\r\n{}x\r\n",
+    "a line feed alone": b"2\n{}\n",
+    "an extension with a carriage return": b"2;a\rb\r\n{}\r\n",
+    "a trailer that is none": b"0\r\n\x01: b\r\n\r\n",
+    "a trailer that frames": b"0\r\nContent-Length: 2\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/healthz", "/manage/projects"])
+@pytest.mark.parametrize("secret", ["good", "bad"])
+@pytest.mark.parametrize("chunks", BROKEN_CHUNKS)
+def test_what_follows_broken_chunks_is_not_executed(proxy, upstream, token, chunks, secret, path):
+    bearer = f"Authorization: Bearer {token.secret if secret == 'good' else secret}\r\n".encode()
+    behind = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + bearer + b"\r\n"
+    with HandClient(proxy.url) as client:
+        client.send(b"POST %b HTTP/1.1\r\nHost: x\r\n%bTransfer-Encoding: chunked\r\n\r\n" % (path.encode(), bearer))
+        client.send(BROKEN_CHUNKS[chunks] + behind)
+
+        assert client.read_to_end().count(b"HTTP/1.1 ") <= 1
+
+    assert [request for request in upstream.requests() if request["method"] == "GET"] == []
+
+
+REFUSED = {
+    "no version": (b"GET /v1/models\r\n\r\n", 400, None, ""),
+    "another protocol": (b"\x16\x03\x01\x02\x00\r\n\r\n", 400, None, ""),
+    "a method that is none": (b"G(T /v1/models HTTP/1.1\r\nHost: x\r\n\r\n", 400, None, ""),
+    "a bare carriage return": (b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX: a\rY: b\r\n\r\n", 400, None, "/v1/models"),
+    "two framings": (
+        b"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+        400,
+        None,
+        "/v1/files",
+    ),
+    "chunks of HTTP/1.0": (
+        b"POST /v1/files HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n",
+        400,
+        None,
+        "/v1/files",
+    ),
+    "too long a line": (b"GET /v1/" + 9000 * b"a" + b" HTTP/1.1\r\n\r\n", 414, "request_line_too_long", ""),
+    "another expectation": (
+        b"GET /v1/models?a=1 HTTP/1.1\r\nHost: x\r\nExpect: the worst\r\n\r\n",
+        417,
+        "expectation_failed",
+        "/v1/models",
+    ),
+    "too long a header": (
+        b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX: " + 9000 * b"a" + b"\r\n\r\n",
+        431,
+        "headers_too_large",
+        "/v1/models",
+    ),
+    "too many headers": (
+        b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + 101 * b"X: a\r\n" + b"\r\n",
+        431,
+        "headers_too_large",
+        "/v1/models",
+    ),
+    "an unknown coding": (
+        b"POST /v1/files HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x, chunked\r\n\r\n",
+        501,
+        "unknown_transfer_coding",
+        "/v1/files",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_request_that_no_application_sees_is_refused_in_openais_form_with_a_record(proxy, case):
+    sent, status, code, endpoint = REFUSED[case]
+    with HandClient(proxy.url) as client:
+        client.send(sent)
+        answer = client.read_answer()
+        assert client.has_ended()
+
+    assert (answer.status, answer["connection"]) == (status, "close")
+    assert answer.json["error"].keys() == {"message", "type", "param", "code"}
+    assert (answer.json["error"]["type"], answer.json["error"]["code"]) == ("invalid_request_error", code)
+    assert answer["x-request-id"] == answer["x-proxy-request-id"]
+    record = proxy.record_of(answer["x-request-id"])
+    assert (record["status_code"], record["outcome"], record["endpoint"]) == (status, "refused", endpoint)
+    assert (record["token"], record["upstream_status"], record["bytes_out"]) == (None, None, len(answer.body))
+    assert record["error"] == {"code": code, "type": "invalid_request_error"}
+
+
+@pytest.mark.parametrize("line", [b"%b", b"GET %b HTTP/9.9", b"%b /v1/models HTTP/1.1", b"GET /v1/models %b"])
+def test_a_malformed_request_line_with_a_token_in_it_is_quoted_nowhere(proxy, token, line):
+    with HandClient(proxy.url) as client:
+        client.send(line % token.secret.encode() + b"\r\nHost: x\r\n\r\n")
+        answer = client.read_answer()
+
+    assert answer.status == 400 and token.secret.encode() not in answer.body
+    proxy.record_of(answer["x-request-id"])
+    assert proxy.leaks() == []
+
+
+@pytest.mark.parametrize("connection", ["close, TE", "TE, close", "keep-alive, CLOSE", "te ,\tclose", "close"])
+def test_a_client_that_wants_its_connection_closed_among_other_things_is_obeyed(proxy, upstream, token, connection):
+    with HandClient(proxy.url) as client:
+        answer = client.call("GET", "/v1/models", token.bearer, ("TE", "trailers"), ("Connection", connection))
+
+        assert (answer.status, answer["connection"]) == (200, "close")
+        assert client.has_ended()
+
+
+def test_a_client_that_names_close_in_a_second_header_is_obeyed(proxy, upstream, token):
+    with HandClient(proxy.url) as client:
+        pairs = [("Connection", "keep-alive"), ("Connection", "close")]
+        answer = client.call("GET", "/v1/models", token.bearer, *pairs)
+
+        assert (answer.status, answer["connection"]) == (200, "close")
+        assert client.has_ended()
+
+
+@pytest.mark.parametrize("expectation", ["100-continue", "100-CONTINUE", "100-Continue"])
+def test_an_expectation_is_answered_in_any_case(proxy, upstream, token, expectation):
+    with HandClient(proxy.url) as client:
+        head = f"POST /v1/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token.secret}\r\n"
+        client.send(f"{head}Expect: {expectation}\r\nContent-Length: 2\r\n\r\n".encode())
+        assert client.read_head().status == 100
+        client.send(b"{}")
+
+        assert client.read_answer().status == 200
+
+
+def test_an_empty_line_between_requests_is_passed_over(proxy, upstream, token):
+    with HandClient(proxy.url) as client:
+        assert client.call("POST", "/v1/echo", token.bearer, body=b"{}").status == 200
+        client.send(b"\r\n")
+        assert client.call("GET", "/v1/models", token.bearer).status == 200
+        client.send_request("POST", "/v1/echo", token.bearer, body=b"{}")
+        client.send(b"\r\n")
+        assert client.read_answer().status == 200
+
+        assert client.call("GET", "/v1/models", token.bearer).status == 200
+    assert UPSTREAM_KEY not in str(proxy.records(token))
