@@ -12,6 +12,7 @@ from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 
 import commands
 from blueprints import admin, errors, health, management, proxy, usage, websocket
+from blueprints.cross_origin import CrossOrigin
 from config import Settings
 from database.claims import open_token_store
 from database.engine import Engine, engine_options, set_up
@@ -72,6 +73,8 @@ def create_app(settings: Settings) -> Flask:
     for blueprint in (proxy.bp, management.bp, usage.bp, health.bp, admin.bp):
         app.register_blueprint(blueprint)
     commands.register(app)
+    if settings.cors_origins:
+        app.wsgi_app = CrossOrigin(app.wsgi_app, settings.cors_origins)  # type: ignore[method-assign]
     return app
 
 

@@ -25,7 +25,7 @@ from urllib.parse import quote, unquote, urlsplit
 from llmproxy.api_log.logging_url import CloudWatchTarget, parse_logging_url
 from llmproxy.client.address import Network, networks_of
 from llmproxy.keyring import KEY_BYTES, keys_of
-from llmproxy.urls import checked_upstream_url, is_loopback, web_url
+from llmproxy.urls import checked_origins, checked_upstream_url, is_loopback, web_url
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -201,6 +201,8 @@ class Settings:
         "Holds the database, the call log, positions of its readers, made secrets.")
     trusted_proxies: tuple[Network, ...] = setting("TRUSTED_PROXIES", (), networks_of,
         "Addresses or networks of your own proxies, with commas: their `X-Forwarded-For` and `-Proto` count.")
+    cors_origins: tuple[str, ...] = setting("CORS_ORIGINS", (), checked_origins,
+        "Origins of pages that may call `/v1/` from a browser, with commas, or `*`.")
     database_url: str = setting("DATABASE_URL", "", checked_database_url,
         "`sqlite:///…` or `postgresql://…`.", shown="SQLite in `DATA_DIR`", secret=True)
     database_pool_size: int = setting("DATABASE_POOL_SIZE", 10, between(4, 1000),

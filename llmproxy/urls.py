@@ -13,6 +13,8 @@ _endpoint_in = re.compile(
     re.IGNORECASE,
 ).search
 
+_is_serialized_origin = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?").fullmatch
+
 
 def is_loopback(host: str) -> bool:
     """True for localhost and the loopback addresses."""
@@ -34,6 +36,20 @@ def web_url(raw: str) -> SplitResult:
     if url.scheme not in ("http", "https") or not url.hostname:
         raise ValueError("must start with http:// or https:// and name a host")
     return url
+
+
+def checked_origins(raw: str) -> tuple[str, ...]:
+    """Origins of pages, listed with commas as browsers write them, or `*` for all. ValueError says what is wrong."""
+    origins = tuple(part for part in map(str.strip, raw.split(",")) if part)
+    if not origins or not all(origin == "*" or _is_origin(origin) for origin in origins):
+        raise ValueError("must be `*`, or origins as browsers send them, such as https://app.example, with commas")
+    return origins
+
+
+def _is_origin(text: str) -> bool:
+    # An extension or an app has a scheme of its own. Of HTTP's ports browsers leave out the usual one.
+    usual = {"http": ":80", "https": ":443"}.get(text.partition(":")[0], "\0")
+    return _is_serialized_origin(text) is not None and not text.endswith(usual)
 
 
 def checked_upstream_url(raw: str) -> str:

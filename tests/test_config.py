@@ -80,7 +80,7 @@ WRONG = {
     "LOGGING_TOKEN": "planted-secret\u2028", "METRICS_TOKEN": "planted-secret\u00e9",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318", "OTEL_EXPORTER_OTLP_HEADERS": "planted-secret\u00e9",
     "OTEL_SERVICE_NAME": " ", "TOKEN_RETENTION_DAYS": "-1",
-    "TRUSTED_PROXIES": "10.0.0.1/8", "LOG_CLIENT_ADDRESS": "perhaps",
+    "CORS_ORIGINS": "https://app.example/", "TRUSTED_PROXIES": "10.0.0.1/8", "LOG_CLIENT_ADDRESS": "perhaps",
     "USAGE_RETENTION_DAYS": "nan", "AUDIT_RETENTION_DAYS": "x",
 }  # fmt: skip
 

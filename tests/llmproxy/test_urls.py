@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmproxy.urls import checked_upstream_url
+from llmproxy.urls import checked_origins, checked_upstream_url
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,29 @@ def test_any_text_is_a_base_url_or_is_refused(text: str) -> None:
     assert text.isascii()
     assert text.isprintable()
     assert "@" not in text.split("/")[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("*", ("*",)), ("https://a.example", ("https://a.example",)), ("http://localhost:3000,", ("http://localhost:3000",)),
+        (" https://a , http://[::1]:8080", ("https://a", "http://[::1]:8080")), ("http://127.0.0.1:443", ("http://127.0.0.1:443",)),
+        ("chrome-extension://abcdef,tauri://localhost", ("chrome-extension://abcdef", "tauri://localhost")),
+        ("https://a:80,http://a:443", ("https://a:80", "http://a:443")),
+    ],
+)  # fmt: skip
+def test_origins_are_listed_with_commas(text: str, origins: tuple[str, ...]) -> None:
+    assert checked_origins(text) == origins
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ",", " ", "a.example", "https://a/", "https://a.example/app", "https://A.example", "HTTPS://a", "https://*.a.example",
+        "https://a:443", "http://a:80", "null", "https://u@a", "https://a?x", "https://a b", "https://\u00e9", "https://a\nb",
+        "https://a https://b", "https://a,b", "//a", "https://", "*.example", "https://a:",
+    ],
+)  # fmt: skip
+def test_what_no_browser_sends_is_no_origin(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^must be `\*`, or origins"):
+        checked_origins(text)
