@@ -9,6 +9,7 @@ from typing import cast
 from flask import Flask
 
 from config import Settings
+from control.sign_ins import SignIns
 from database.engine import Engine, connections
 from llmproxy.admission import Admission, Connections
 from llmproxy.api_log.writer import LogWriter
@@ -38,6 +39,7 @@ class Services:
     upstream: Upstream
     upload_pace: UploadPace
     log: LogWriter
+    sign_ins: SignIns = field(default_factory=SignIns)
     client_address: ClientAddress = field(default_factory=ClientAddress)
     draining: Event = field(default_factory=Event)
     live: LiveCalls = field(default_factory=LiveCalls)

@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from control.errors import Conflict, NotFound
 from control.listing import NoSuchPlace
+from control.sign_ins import TooManyFailures
 from database.errors import DATABASE_DOWN, Unstorable
 
 log = logging.getLogger(__name__)
@@ -76,10 +77,15 @@ def register(app: Flask | Blueprint, respond: Callable[..., Response] = _as_json
         log.exception("a request failed", exc_info=exc)
         return respond(exc, "Something broke", 500, "The proxy failed. Its log says why.")
 
+    def too_many(exc: TooManyFailures) -> Response:
+        title, later = "Too many wrong credentials", {"Retry-After": str(exc.wait_s)}
+        return respond(exc, title, 429, str(exc), code="too_many_failures", headers=later)
+
     handle = app.register_error_handler
     handle(ValidationError, invalid)
     handle(NoSuchPlace, lambda exc: respond(exc, UNUSABLE, 400, str(exc), param="after"))
     handle(Unstorable, lambda exc: respond(exc, UNUSABLE, 400, "A value holds what the database cannot store."))
+    handle(TooManyFailures, too_many)
     handle(NotFound, lambda exc: respond(exc, "Not found", 404, str(exc), param=exc.field))
     handle(Conflict, lambda exc: respond(exc, "That does not go together", 409, str(exc), param=exc.field))
     for kind in DATABASE_DOWN:

@@ -34,7 +34,7 @@ def readyz() -> Response:
 @bp.get("/metrics")
 def exposition() -> Response:
     """Metrics in Prometheus' text format; behind METRICS_TOKEN when that is set."""
-    if Services.of(current_app).settings.metrics_token and sign_in.verified(sign_in.metrics) is None:
+    if Services.of(current_app).settings.metrics_token and sign_in.who(sign_in.metrics) is None:
         response = error_response(401, "Send METRICS_TOKEN in the header `Authorization: Bearer <token>`.")
         response.headers["WWW-Authenticate"] = sign_in.metrics.authenticate_header()
         return response

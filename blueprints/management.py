@@ -19,7 +19,7 @@ bp = Blueprint("management", __name__, url_prefix="/manage")
 @bp.before_request
 def only_operators() -> Response | None:
     """Refuse whoever does not hold the management token."""
-    if sign_in.verified(sign_in.management) is None:
+    if sign_in.who(sign_in.management) is None:
         response = error_response(401, "Send the management token in the header `Authorization: Bearer <token>`.")
         response.headers["WWW-Authenticate"] = sign_in.management.authenticate_header()
         return response

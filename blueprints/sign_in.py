@@ -9,6 +9,7 @@ from flask import current_app, request
 from flask_httpauth import HTTPAuth, HTTPBasicAuth, HTTPTokenAuth
 from werkzeug.datastructures import Authorization
 
+from control.sign_ins import ADMIN, MANAGEMENT, METRICS
 from services import Services
 
 
@@ -24,6 +25,7 @@ class _BearerAuth(HTTPTokenAuth):  # type: ignore[misc]
 admin = HTTPBasicAuth()
 management = _BearerAuth(realm="management")
 metrics = _BearerAuth(realm="metrics")
+_REALMS = {admin: ADMIN, management: MANAGEMENT, metrics: METRICS}
 
 
 @admin.verify_password  # type: ignore[untyped-decorator]
@@ -50,13 +52,27 @@ def _is_same(sent: str, secret: str) -> bool:
     return hmac.compare_digest(sent.encode(), secret.encode()) and bool(secret)
 
 
-def verified(auth: HTTPAuth) -> str | None:
+def who(auth: HTTPAuth, *, known_as: str | None = None) -> str | None:
     """
     Whom this request's credentials prove its sender to be; None with wrong ones, and without any.
 
-    That `login_required` let it pass proves nothing: by design it asks no OPTIONS for credentials. What it
-    verified is `current_user()`; an OPTIONS is verified here, by the same callbacks.
+    Args:
+        known_as: Of a sender that has signed in before; see `SignIns.attempt`.
+
+    Raises:
+        TooManyFailures: Its credentials were not looked at.
     """
+    # A browser's first request carries no password; that is no guess.
+    if "Authorization" not in request.headers:
+        return None
+    parts = Services.of(current_app)
+    address = parts.client_address(request.environ)
+    return parts.sign_ins.attempt(_REALMS[auth], address, lambda: _verified(auth), known_as=known_as)
+
+
+def _verified(auth: HTTPAuth) -> str | None:
+    # That `login_required` let it pass proves nothing: by design it asks no OPTIONS for credentials. What it verified
+    # is `current_user()`; an OPTIONS is verified here, by the same callbacks.
     if request.method == "OPTIONS":
         return auth.authenticate(auth.get_auth(), None) or None
     auth.login_required(optional=True)(_pass)()

@@ -11,7 +11,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Connection, insert
+
 from control.errors import Stale
+from control.sign_ins import Failures
 from database.engine import Session
 from llmproxy.admission import utc_now
 from llmproxy.times import iso_utc
@@ -91,3 +94,19 @@ def add_change(session: Session, actor: Actor, row: Project | Token, before: Fac
     if changed or more:
         told = {name: before[name] for name in changed}
         add(session, actor, "change", row, before=told, after={name: after[name] for name in changed} | more)
+
+
+def add_failed_sign_ins(connection: Connection, failures: Failures) -> None:
+    """Add an entry about sign-ins that failed, all those of a while in one."""
+    connection.execute(
+        insert(AuditEntry).values(
+            at=utc_now(),
+            actor="somebody",
+            address=failures.address,
+            action="sign_in.fail",
+            target_type="sign_in",
+            target_id=failures.realm,
+            target_name=failures.realm,
+            after={"failures": failures.failures},
+        )
+    )

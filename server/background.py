@@ -26,10 +26,11 @@ from gevent.event import Event
 from accounting import ledger
 from accounting.rollup import Rollup
 from config import Settings
+from control import audit
 from control.cleanup import Cleanup
 from control.cutting import Cutter
 from database import lease
-from database.engine import Engine, checkpoint
+from database.engine import Engine, background_transaction, checkpoint
 from llmproxy.admission import utc_now
 from llmproxy.api_log.reader import ReaderBusy
 from llmproxy.api_log.retention import Dropped
@@ -44,6 +45,7 @@ CHECKPOINT_TICK_S = 1.0
 # A call is to be cut within 5 s; one that neither reads nor sends is only ended at the second look.
 CUT_TICK_S = 1.5
 CLEANUP_TICK_S = 600.0
+SIGN_INS_TICK_S = 2.0
 # Records per batch. More cost less each, but the write lock that the sums need keeps admissions waiting, and
 # nothing else runs while a batch is summed up.
 MIN_BATCH, MAX_BATCH = 50, 500
@@ -74,6 +76,7 @@ class Background:
             self._every(LOG_TICK_S, "keeping the call log", _LogKeeper(parts)),
             self._every(GAUGES_TICK_S, "looking at gauges", parts.tell_gauges),
             self._every(ROLLUP_TICK_S, "adding up usage", lambda: catch_up(rollup)),
+            self._every(SIGN_INS_TICK_S, "telling of failed sign-ins", lambda: _tell_of_sign_ins(parts)),
             self._every(CUT_TICK_S, "cutting calls that lost their permission", cutter),
         ]
         if (url := parts.settings.database_url).startswith("sqlite"):
@@ -196,6 +199,16 @@ class _Cleaner:
 
     def _leads(self) -> bool:
         return lease.hold(self._engine, "cleanup", self._me, utc_now(), timedelta(seconds=CLEANUP_TICK_S))
+
+
+def _tell_of_sign_ins(parts: Services) -> None:
+    for failures in parts.sign_ins.take_untold():
+        try:
+            with background_transaction(parts.engine) as connection:
+                audit.add_failed_sign_ins(connection, failures)
+        except Exception:
+            parts.sign_ins.put_back(failures)
+            raise
 
 
 def _checkpoint(database_url: str) -> None:

@@ -15,7 +15,7 @@ from werkzeug.exceptions import NotFound as NoSuchPage
 
 from blueprints import errors
 from blueprints.admin import forgery
-from blueprints.admin.access import REALM, NotSignedIn, TooManyFailures
+from blueprints.admin.access import REALM, NotSignedIn
 from blueprints.admin.forgery import ForeignRequest, StaleForm
 from blueprints.admin.forms import Form, Refusal
 from blueprints.admin.site import bp
@@ -98,12 +98,6 @@ def nowhere(_: str) -> Response:
 def _not_signed_in(exc: NotSignedIn) -> Response:
     message = "Give the admin user and password to see these pages."
     return problem(exc, "Sign in", 401, message, headers={"WWW-Authenticate": REALM})
-
-
-@bp.errorhandler(TooManyFailures)
-def _too_many_failures(exc: TooManyFailures) -> Response:
-    later = {"Retry-After": str(exc.wait_s)}
-    return problem(exc, "Too many wrong passwords", 429, str(exc), code="too_many_failures", headers=later)
 
 
 @bp.errorhandler(ForeignRequest)

@@ -15,7 +15,7 @@ from models import AuditEntry
 
 PAGE_SIZE = 50
 MAX_ID = 2**31 - 1
-TARGET_TYPES = {"project": "Projects", "token": "Tokens"}
+TARGET_TYPES = {"project": "Projects", "token": "Tokens", "sign_in": "Sign-ins"}
 
 _ACTIONS = {
     "project.create": "created the project",
@@ -26,6 +26,7 @@ _ACTIONS = {
     "token.issue": "issued the token",
     "token.change": "changed the token",
     "token.revoke": "revoked the token",
+    "sign_in.fail": "could not sign in to",
 }
 
 
@@ -75,7 +76,7 @@ def _view(entry: AuditEntry) -> AuditView:
         words=_ACTIONS.get(entry.action, entry.action),
         title=entry.target_name or entry.target_id[:8],
         changes=[(name, _said(before, name), _said(after, name)) for name in fields],
-        has_page=entry.action != "project.delete",
+        has_page=entry.target_type in ("project", "token") and entry.action != "project.delete",
     )
 
 

@@ -12,7 +12,6 @@ from flask.blueprints import BlueprintSetupState
 
 from blueprints import sign_in
 from blueprints.admin import access, display, forgery
-from blueprints.admin.throttle import SignInThrottle
 
 MAX_BODY_BYTES = 64 * 1024
 STATIC = Path(__file__).resolve().parents[2] / "static"
@@ -47,7 +46,6 @@ bp = Blueprint("admin", __name__, url_prefix="/admin", static_folder=str(STATIC)
 
 @bp.record
 def _set_up(state: BlueprintSetupState) -> None:
-    state.app.extensions[access.THROTTLE] = SignInThrottle()
     display.register(state.app.jinja_env)
 
 

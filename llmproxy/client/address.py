@@ -40,7 +40,7 @@ class ClientAddress:
         Each proxy appends whom it serves to X-Forwarded-For, so that is read from its end, for as long as the one who
         appended is trusted. An entry that is no address ends it: the proxy that handed it on is the nearest known.
         """
-        address = _parsed(environ["REMOTE_ADDR"])
+        address = _parsed(environ.get("REMOTE_ADDR", ""))
         if self._trusted and self._is_trusted(address):
             address = self._behind(address, environ.get("HTTP_X_FORWARDED_FOR", ""))
         return None if address is None else str(address)

@@ -125,6 +125,11 @@ LOG_DAMAGE = Counter(
     ["reader", "kind"],
 )
 
+SIGN_IN_FAILURES = Counter("llmproxy_sign_in_failures_total", "Wrong credentials of operators.", ["realm"])
+SIGN_INS_DELAYED = Counter(
+    "llmproxy_sign_ins_delayed_total", "Sign-ins of operators that had to wait after too many failures.", ["realm"]
+)
+
 WORKERS.set(1)
 # There from the start: Prometheus sees a growth only of what it has seen before, and the first one may be an alert.
 _refusals = {code: REFUSALS.labels(code) for code in (*all_codes(), NONE)}

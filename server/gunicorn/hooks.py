@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from config import Settings
+from control import sign_ins
 from llmproxy.telemetry import metrics, shared_values
 from server import boot, overrides
 from server.background import Background
@@ -34,6 +35,7 @@ def on_starting(settings: Settings, _arbiter: Any) -> None:
 def when_ready(arbiter: Any) -> None:
     """Change how the master takes signals, before it starts the first worker."""
     master.metrics_dir()
+    sign_ins.share()
     # A collector that walks over what the workers share would copy it for each of them.
     gc.collect()
     gc.freeze()

@@ -1,5 +1,6 @@
 """The management API through the application: what is refused changes nothing, what changes is audited once."""
 
+import itertools
 import json
 import logging
 import threading
@@ -472,6 +473,8 @@ def test_lists_are_filtered_by_project_and_state(operator: Operator, project: st
 
 # Who may
 
+addresses = itertools.count(1)
+
 
 @pytest.mark.parametrize(
     "authorization",
@@ -484,6 +487,7 @@ def test_lists_are_filtered_by_project_and_state(operator: Operator, project: st
 def test_nobody_else_manages(authorization: str | None, standing: Standing) -> None:
     before = standing.operator.tables()
     sent = {} if authorization is None else {"HTTP_AUTHORIZATION": authorization}
+    sent["REMOTE_ADDR"] = f"192.0.2.{next(addresses)}"  # nobody guesses more than once
     response = standing.operator.client.post("/manage/projects", json=PROJECT, environ_overrides=sent)
 
     assert response.status_code == 401

@@ -124,6 +124,7 @@ def test_a_call_goes_up_with_the_projects_key_and_its_answer_comes_back(
         "bytes_out": len(json.dumps(ANSWER)),
         "usage_source": "reported",
         "error": None,
+        "client_address": "127.0.0.1",
     }
 
 

@@ -62,7 +62,7 @@ def test_the_proxies_start_with_those_secrets(tmp_path: Path) -> None:
     assert settings.database_url.endswith("@postgres:5432/llm_proxy")
     assert settings.weak_secrets == () and settings.metrics_token
     unknown = {name.removesuffix("_FILE") for name in environ} - set(config.SETTINGS)
-    assert unknown == {"FORWARDED_ALLOW_IPS"}  # gunicorn's own
+    assert unknown == set()
     grace_s = int(compose()["services"]["proxy-1"]["stop_grace_period"].removesuffix("s"))
     assert gunicorn_master.graceful_timeout_s(settings) < grace_s
 

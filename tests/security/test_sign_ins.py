@@ -1,0 +1,129 @@
+"""Guesses at an operator's credentials, as the deployed server takes them on all of its workers."""
+
+import base64
+import sqlite3
+import threading
+from collections import Counter
+from contextlib import closing
+
+import pytest
+
+from control.sign_ins import MAX_FAILURES
+from tests.exposition import total
+from tests.http_by_hand import call
+from tests.servers import ADMIN_PASSWORD, MANAGEMENT_TOKEN, Server, on_both_servers, wait_for
+
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+PROXY = "127.0.0.1"
+
+
+def basic(password: str, user: str = "admin") -> tuple[str, str]:
+    return "Authorization", "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def bearer(token: str) -> tuple[str, str]:
+    return "Authorization", f"Bearer {token}"
+
+
+def served(address: str) -> tuple[str, str]:
+    """What the operator's balancer says of whom it serves."""
+    return "X-Forwarded-For", address
+
+
+RIGHT = {
+    "/admin/projects": basic(ADMIN_PASSWORD),
+    "/manage/projects": bearer(MANAGEMENT_TOKEN),
+    "/metrics": bearer("m" * 20),
+}
+WRONG = {"/admin/projects": basic("guess"), "/manage/projects": bearer("guess"), "/metrics": bearer("guess")}
+
+
+@pytest.fixture
+def workers(server_kind, upstream, tmp_path):
+    settings = {
+        "WEB_CONCURRENCY": "3",
+        "TRUSTED_PROXIES": PROXY,
+        "METRICS_TOKEN": "m" * 20,
+        "UPSTREAM_URL": upstream.url,
+    }
+    with Server(server_kind, tmp_path / "data", **settings) as server:
+        yield server
+
+
+@on_both_servers
+@pytest.mark.parametrize("path", RIGHT)
+def test_parallel_guesses_over_all_workers_are_ten_and_then_wait(workers, path):
+    statuses: list[int] = []
+
+    def guess() -> None:
+        for _ in range(5):
+            statuses.append(call(workers.url, "GET", path, WRONG[path], served("203.0.113.1")).status)
+
+    guessers = [threading.Thread(target=guess) for _ in range(12)]
+    for guesser in guessers:
+        guesser.start()
+    for guesser in guessers:
+        guesser.join()
+
+    # A second or two go by, and each may let one more through.
+    assert MAX_FAILURES <= Counter(statuses)[401] <= MAX_FAILURES + 3
+    assert Counter(statuses)[429] == 60 - Counter(statuses)[401]
+    assert call(workers.url, "GET", path, RIGHT[path], served("203.0.113.2")).status == 200
+
+
+@on_both_servers
+@pytest.mark.parametrize("path", ["/admin/projects", "/manage/projects"])
+def test_nothing_that_is_sent_without_credentials_forgives_a_guess(workers, path):
+    for _ in range(MAX_FAILURES - 1):
+        assert call(workers.url, "GET", path, WRONG[path], served("203.0.113.1")).status == 401
+    for method in METHODS:
+        for more in (
+            [],
+            [("Access-Control-Request-Method", "GET"), ("Origin", workers.url)],
+            [("Cookie", "session=x")],
+        ):
+            answer = call(workers.url, method, path, served("203.0.113.1"), ("Accept", "text/html"), *more)
+            assert answer.status in (401, 405) and not answer.all("set-cookie")
+    assert call(workers.url, "OPTIONS", path, WRONG[path], served("203.0.113.1")).status == 401
+
+    assert call(workers.url, "GET", path, RIGHT[path], served("203.0.113.1")).status == 429
+
+
+@on_both_servers
+def test_a_browser_that_signed_in_before_is_not_kept_waiting(workers):
+    here = served("203.0.113.1")
+    page = call(workers.url, "GET", "/admin/", RIGHT["/admin/projects"], here, ("Accept", "text/html"))
+    cookie = ("Cookie", page["set-cookie"].partition(";")[0])
+    for _ in range(MAX_FAILURES):
+        call(workers.url, "GET", "/admin/", WRONG["/admin/projects"], here)
+
+    assert call(workers.url, "GET", "/admin/", RIGHT["/admin/projects"], here).status == 429
+    assert call(workers.url, "GET", "/admin/", RIGHT["/admin/projects"], here, cookie).status == 200
+
+
+@on_both_servers
+def test_guesses_are_logged_counted_and_in_the_audit_trail_without_what_was_guessed(workers):
+    for number in range(3):
+        guess = basic("a-guessed-password", user="a-typed-password")
+        call(workers.url, "GET", "/admin/", guess, served(f"203.0.113.{number}"))
+
+    (entry,) = wait_for(lambda: workers.rows("SELECT * FROM audit WHERE action = 'sign_in.fail'"))
+    assert (entry["target_id"], entry["actor"], entry["address"]) == ("admin", "somebody", "203.0.113.2")
+    assert "wrong credentials for admin from 203.0.113.0" in workers.output()
+    assert total(workers.metrics(), "llmproxy_sign_in_failures_total", realm="admin") == 3
+    told = workers.output() + str(workers.rows("SELECT * FROM audit")) + workers.metrics()
+    assert "a-guessed-password" not in told and "a-typed-password" not in told
+    shown = call(workers.url, "GET", "/admin/audit?type=sign_in", RIGHT["/admin/projects"], ("Accept", "text/html"))
+    assert b"could not sign in to" in shown.body
+
+
+@pytest.mark.sqlite
+def test_a_guess_needs_no_lock_of_the_database(workers):
+    with closing(sqlite3.connect(workers.data_dir / "llm-proxy.db", isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        statuses = [
+            call(workers.url, "GET", path, WRONG[path]).status for path in WRONG for _ in range(MAX_FAILURES + 1)
+        ]
+        connection.execute("ROLLBACK")
+
+    assert statuses == ([401] * MAX_FAILURES + [429]) * len(WRONG)
