@@ -20,7 +20,7 @@ from server.gunicorn.request import MAX_FIELDS, MAX_LINE_BYTES
 from server.gunicorn.worker import Worker
 
 process_log.configure()
-settings = boot.settings_or_exit()
+settings = boot.settings_or_exit(master.settings)
 
 if not settings.database_url.startswith("sqlite"):
     # What an application loads for PostgreSQL alone.

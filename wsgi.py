@@ -8,12 +8,14 @@ from gevent import monkey
 
 monkey.patch_all()
 
+from functools import partial
+
 import click
 
 import config
 from app import create_app
 from server import boot, process_log
-from server.gunicorn.master import has_served
+from server.gunicorn import booting, master
 
 
 def main() -> None:
@@ -21,7 +23,7 @@ def main() -> None:
     from server.pywsgi.server import require_loopback, serve
 
     process_log.configure()
-    settings = boot.settings_or_exit(embedded=True)
+    settings = boot.settings_or_exit(partial(config.load, embedded=True))
     boot.warn(settings)
     require_loopback(settings.host)
     serve(boot.migrated(create_app(settings), others_serve=False))
@@ -32,5 +34,5 @@ if __name__ == "__main__":
 else:
     # Also the way in of `flask` commands, which may use what an embedded start keeps.
     is_command = click.get_current_context(silent=True) is not None
-    settings = boot.settings_or_exit(command=True) if is_command else config.load()
-    app = boot.migrated(create_app(settings), others_serve=has_served())
+    settings = boot.settings_or_exit(partial(config.load, command=True)) if is_command else master.settings()
+    app = boot.migrated(create_app(settings), others_serve=booting.has_served())

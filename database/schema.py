@@ -35,14 +35,21 @@ def migrate_to_head(engine: Engine, data_dir: Path) -> None:
     Args:
         data_dir: Where this node's processes wait for each other. Nodes do in PostgreSQL (see migrations/env.py).
     """
+    if _may_go_on(engine):
+        return
     with (data_dir / ".migrate.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found = version(engine)
-        if found is not None and found > HEAD:
-            _require_floor(engine, found)
-        elif found != HEAD:
+        if not _may_go_on(engine):
             upgrade(engine)
             engine.dispose()
+
+
+def _may_go_on(engine: Engine) -> bool:
+    found = version(engine)
+    if found is not None and found > HEAD:
+        _require_floor(engine, found)
+        return True
+    return found == HEAD
 
 
 def _require_floor(engine: Engine, found: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 
 from flask import Flask
 
@@ -18,10 +19,10 @@ CANNOT_BOOT = 3
 log = logging.getLogger(__name__)
 
 
-def settings_or_exit(*, embedded: bool = False, command: bool = False) -> config.Settings:
-    """See `config.load`. Wrong settings end the process with the list of them."""
+def settings_or_exit(load: Callable[[], config.Settings]) -> config.Settings:
+    """What `load` finds. Wrong settings end the process with the list of them."""
     try:
-        return config.load(embedded=embedded, command=command)
+        return load()
     except config.ConfigError as exc:
         sys.exit(str(exc))
 

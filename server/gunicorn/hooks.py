@@ -15,7 +15,7 @@ from llmproxy.telemetry import metrics, shared_values
 from server import boot, overrides
 from server.background import Background
 from server.drain import Stopping
-from server.gunicorn import master, self_test
+from server.gunicorn import booting, master, self_test
 from server.gunicorn.worker import Worker
 from services import Services
 
@@ -40,15 +40,15 @@ def when_ready(arbiter: Any) -> None:
     gc.collect()
     gc.freeze()
     master.keep_signals_over_a_fork(arbiter)
+    master.outlive_workers_that_cannot_be_made(arbiter)
     master.end_at_once_on_a_second_sigterm(arbiter)
-    master.replace_workers_beside_leaving_ones(arbiter)
+    master.replace_workers_one_by_one(arbiter)
     master.reload_without_standing_still(arbiter)
 
 
 def post_fork(_arbiter: Any, _worker: Worker) -> None:
-    """Let the worker hear of a stop, and count together with the others."""
-    master.take_signals()
-    shared_values.share_in(master.metrics_dir())
+    """Let the worker hear of a stop."""
+    booting.take_signals()
 
 
 def post_worker_init(worker: Worker) -> None:
@@ -62,12 +62,15 @@ def post_worker_init(worker: Worker) -> None:
     gc.set_threshold(10_000, 20, 20)
     worker.stopping = Stopping(parts, Background(parts))
     metrics.WORKERS_WANTED.set(worker.cfg.workers)
-    master.note_that_a_worker_serves()
+    booting.note_that_it_serves(worker)
 
 
 def child_exit(_arbiter: Any, worker: Worker) -> None:
     """Forget how a dead worker was; what it has counted stays counted."""
-    shared_values.absorb(master.metrics_dir(), worker.pid)
+    try:
+        shared_values.absorb(master.metrics_dir(), worker.pid)
+    except OSError as exc:  # the memory is full, say: no reason for the master to end
+        log.warning("what worker %d has counted is lost: %s", worker.pid, exc)
 
 
 def on_exit(_arbiter: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
-import mmap
 import os
 import shutil
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import config
+from server.gunicorn.booting import STOPS, has_served
 
 log = logging.getLogger("gunicorn.error")
 
@@ -23,18 +23,29 @@ _USES = {
     "run": {"manage_workers"},
     "handle_hup": {"reload"},
     "reload": {"on_reload", "spawn_worker", "manage_workers", "graceful_timeout"},
-    "manage_workers": {"WORKERS", "num_workers"},
+    "manage_workers": {"WORKERS", "num_workers", "spawn_workers", "kill_worker"},
     "spawn_worker": {"WORKERS", "worker_age", "post_fork"},
     "spawn_workers": {"spawn_worker"},
 }
 
 METRICS_PREFIX = "llm-proxy-metrics-"
 IN_USE = "in-use"
-STOPS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
 _descriptors: list[int] = []
-# In memory that the master shares with its workers.
-_has_served = mmap.mmap(-1, 1)
+_settings: config.Settings | None = None
+
+
+def settings() -> config.Settings:
+    """
+    What the master has taken at its start or at its last reload, for itself and for all of its workers.
+
+    Raises:
+        ConfigError: at the start.
+    """
+    global _settings  # noqa: PLW0603
+    if _settings is None:
+        _settings = config.load()
+    return _settings
 
 
 @cache
@@ -60,16 +71,6 @@ def _remove_what_killed_masters_left(place: Path) -> None:
         with contextlib.suppress(OSError), path.open("r+b") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path.parent, ignore_errors=True)
-
-
-def note_that_a_worker_serves() -> None:
-    """Tell this worker's successors that the database has been found in order."""
-    _has_served[0] = 1
-
-
-def has_served() -> bool:
-    """True in a worker of a master that has had one which served."""
-    return bool(_has_served[0])
 
 
 def end_at_once_on_a_second_sigterm(arbiter: Any) -> None:
@@ -102,11 +103,29 @@ def keep_signals_over_a_fork(arbiter: Any) -> None:
     arbiter.spawn_worker = spawn
 
 
-def take_signals() -> None:
-    """In a new worker: end by a signal to stop until it has gunicorn's handlers. It has taken no call yet."""
-    for number in STOPS:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+def outlive_workers_that_cannot_be_made(arbiter: Any) -> None:
+    """
+    Go on where processes, descriptors or memory have run out: the master asks again for what is missing.
+
+    gunicorn's own master ends, and every running call with it.
+    """
+    spawn_worker = arbiter.spawn_worker
+    is_failing = False
+
+    def spawn() -> None:
+        nonlocal is_failing
+        try:
+            spawn_worker()
+        except OSError as exc:
+            if not has_served():
+                raise
+            if not is_failing:
+                log.error("cannot make a worker, which is tried again: %s", exc)
+            is_failing = True
+        else:
+            is_failing = False
+
+    arbiter.spawn_worker = spawn
 
 
 def graceful_timeout_s(settings: config.Settings) -> int:
@@ -124,24 +143,33 @@ def reload_without_standing_still(arbiter: Any) -> None:
     reload = arbiter.reload
 
     def reload_if_possible() -> None:
+        global _settings  # noqa: PLW0603
+        before = _settings
         try:
-            settings = config.load()
+            _settings = config.load()
+            reload()
         except config.ConfigError as exc:
             log.error("not reloading: %s", exc)
             return
-        reload()
-        arbiter.cfg.set("graceful_timeout", graceful_timeout_s(settings))
+        except SystemExit:
+            if os.getpid() != arbiter.pid:  # a new worker's end
+                raise
+            _settings, arbiter.app.cfg = before, arbiter.cfg
+            log.error("not reloading: gunicorn's own settings cannot be read any more")
+            return
+        arbiter.cfg.set("graceful_timeout", graceful_timeout_s(_settings))
 
     arbiter.reload = reload_if_possible
 
 
-def replace_workers_beside_leaving_ones(arbiter: Any) -> None:
+def replace_workers_one_by_one(arbiter: Any) -> None:
     """
-    Replace a worker that dies while those from before a reload still drain.
+    Let a worker from before a reload leave when a new one serves, and replace new ones that die while old ones drain.
 
-    gunicorn's own master counts them as workers, so that for as long as a stream may run nobody might take new calls.
+    gunicorn's own master sends the old ones away before it knows whether the new ones can start, and counts
+    those that drain as workers, so that for as long as a stream may run nobody might take new calls.
     """
-    reload, manage_workers = arbiter.reload, arbiter.manage_workers
+    reload = arbiter.reload
     last_that_leaves = 0
 
     def reload_and_remember() -> None:
@@ -149,13 +177,20 @@ def replace_workers_beside_leaving_ones(arbiter: Any) -> None:
         last_that_leaves = arbiter.worker_age
         reload()
 
-    def replace_and_manage() -> None:
-        staying = sum(worker.age > last_that_leaves for worker in arbiter.WORKERS.values())
-        for _ in range(arbiter.num_workers - staying):
+    def manage() -> None:
+        wanted = arbiter.num_workers
+        for _ in range(wanted - sum(worker.age > last_that_leaves for worker in arbiter.WORKERS.values())):
             arbiter.spawn_worker()
-        manage_workers()
+        workers = sorted(arbiter.WORKERS.items(), key=lambda item: item[1].age)
+        leaving = [pid for pid, worker in workers if worker.age <= last_that_leaves]
+        staying = workers[len(leaving) :]
+        serving = sum(int(worker.serves) for _, worker in staying)
+        # SIGTTOU lowers what is wanted. A worker that was told before goes on leaving.
+        too_many = [pid for pid, _ in staying[: max(0, len(staying) - wanted)]]
+        for pid in leaving[: max(0, len(leaving) + serving - wanted)] + too_many:
+            arbiter.kill_worker(pid, signal.SIGTERM)
 
-    arbiter.reload, arbiter.manage_workers = reload_and_remember, replace_and_manage
+    arbiter.reload, arbiter.manage_workers = reload_and_remember, manage
 
 
 def lost() -> str | None:

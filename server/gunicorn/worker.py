@@ -27,7 +27,10 @@ from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
 from llmproxy.sockets import shut_down
+from llmproxy.telemetry import shared_values
 from server.drain import Stopping
+from server.gunicorn import master
+from server.gunicorn.booting import SharedNumber, tried_again
 from server.gunicorn.exchange import create, respond
 from server.gunicorn.refusal import tell
 from server.gunicorn.request import Address, Environ, OrdinaryRequest, Parser, Request
@@ -44,6 +47,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         parts: Of its application, set when that has been loaded.
         stopping: Set before `run`.
         listeners: The servers, one for each listening socket.
+        serves: 1 once it does; the master sees it, too.
         waiting: The connections that wait for a request, with the time since when.
     """
 
@@ -54,8 +58,15 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.serves = SharedNumber()
         self.waiting: dict[_Wait, float] = {}
         self.listeners: Sequence[StreamServer] = ()
+
+    def init_process(self) -> None:
+        """Boot and run, counting together with the others; see `booting`."""
+        with tried_again(self):
+            shared_values.share_in(master.metrics_dir())
+            super().init_process()
 
     def run(self) -> None:
         """Serve until the end; the base class's own would look for a stop once a second, and then end listening."""

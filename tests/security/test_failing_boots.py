@@ -1,0 +1,243 @@
+"""
+A worker cannot boot: its server goes on, says why, and has the worker back once the cause has gone.
+
+gunicorn's own master takes a worker that could not boot for a reason to end everything, running calls included.
+"""
+
+import base64
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.databases import execute
+from tests.exposition import total
+from tests.http_by_hand import HandClient, call
+from tests.servers import DEPLOYED, Server, Token, fetch, wait_for
+
+STREAM = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}], "stream": true}'
+JSON = ("Content-Type", "application/json")
+CLOUDWATCH = "cloudwatch://group/stream?region=eu-west-1"
+# Loaded by every process before the product: while a file is there, what it names fails.
+FAULTS = """
+import os, sys
+from gevent import monkey
+monkey.patch_all()
+sys.modules["boto3"] = None
+here = os.path.dirname(__file__)
+def failing(name, real, error):
+    def call(*args, **kwargs):
+        if os.path.exists(os.path.join(here, name)):
+            raise error
+        return real(*args, **kwargs)
+    return call
+import gunicorn.workers.base, flask
+fork = os.fork
+os.fork = failing("no processes", fork, BlockingIOError(11, "Resource temporarily unavailable"))
+made = gunicorn.workers.base.WorkerTmp
+gunicorn.workers.base.WorkerTmp = failing("no descriptors", made, OSError(24, "Too many open files"))
+flask.Flask.__init__ = failing("no application", flask.Flask.__init__, ImportError("a file is gone"))
+from prometheus_client.mmap_dict import MmapedDict
+MmapedDict.__init__ = failing("no shared memory", MmapedDict.__init__, OSError(28, "No space left on device"))
+"""
+
+
+@pytest.fixture
+def faults(tmp_path: Path) -> Path:
+    """A directory in which a file's name is a fault of every server that has `PYTHONPATH` there."""
+    directory = tmp_path / "faults"
+    directory.mkdir()
+    (directory / "sitecustomize.py").write_text(FAULTS)
+    return directory
+
+
+@pytest.fixture
+def server(upstream, tmp_path, faults) -> Iterator[Server]:
+    """Two workers, a secret that lies in a file, and an empty file for the URL that records are shipped to."""
+    (tmp_path / "token").write_text("management-token-from-a-file")
+    (tmp_path / "url").write_text("http://127.0.0.1:9/")
+    settings = {
+        "UPSTREAM_URL": upstream.url,
+        "WEB_CONCURRENCY": "2",
+        "MANAGEMENT_TOKEN": "management-token-from-a-file",
+        "PYTHONPATH": str(faults),
+        "ADMIN_PASSWORD": None,
+        "ADMIN_PASSWORD_FILE": str(tmp_path / "token"),
+        "LOGGING_URL_FILE": str(tmp_path / "url"),
+    }
+    with Server(DEPLOYED, tmp_path / "data", **settings) as server:
+        yield server
+
+
+@contextmanager
+def running_stream(server: Server, token: Token, upstream) -> Iterator[Callable[[], bytes]]:
+    """A call that runs meanwhile, and a function that lets it end and tells what came."""
+    with HandClient(server.url) as client:
+        client.send_request("POST", "/v1/chat/completions", token.bearer, JSON, ("x-mock-gate", "boots"), body=STREAM)
+        answer = client.read_head()
+        client.read_chunk(answer)
+
+        def finish() -> bytes:
+            upstream.release("boots", count=100)
+            client.read_rest(answer)
+            return answer.body
+
+        yield finish
+
+
+def kill_one(server: Server) -> int:
+    """End a worker that runs no call without a warning; which one it was."""
+    idle = min(server.worker_pids(), key=open_sockets)
+    os.kill(idle, signal.SIGKILL)
+    return idle
+
+
+def open_sockets(pid: int) -> int:
+    found = 0
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += os.readlink(file).startswith("socket:")
+    return found
+
+
+def serves(server: Server, token: Token) -> bool:
+    with contextlib.suppress(OSError):
+        return call(server.url, "GET", "/v1/models", token.bearer).status == 200
+    return False
+
+
+def calls_are_answered(server: Server, token: Token, times: int = 20) -> bool:
+    return all(serves(server, token) for _ in range(times))
+
+
+def serving(server: Server) -> float:
+    """How many workers serve."""
+    return total(server.metrics(), "llmproxy_workers")
+
+
+@pytest.mark.parametrize("fault", ["no application", "no processes", "no descriptors", "no shared memory"])
+def test_a_worker_that_cannot_be_replaced_is_once_it_can(server, upstream, faults, fault):
+    token = server.issue_token()
+    with running_stream(server, token, upstream) as finish:
+        (faults / fault).touch()
+        killed = kill_one(server)
+        wait_for(lambda: "tried again" in server.output(), timeout_s=20, otherwise=server.output)
+
+        assert calls_are_answered(server, token)
+        (faults / fault).unlink()
+        wait_for(lambda: len(server.worker_pids()) == 2 and killed not in server.worker_pids(), timeout_s=40)
+        assert finish().endswith(b"data: [DONE]\n\n")
+        assert calls_are_answered(server, token)
+
+
+def test_a_stop_does_not_wait_for_a_worker_that_cannot_boot(server, faults):
+    (faults / "no application").touch()
+    kill_one(server)
+    wait_for(lambda: server.output().count("tried again") == 3, timeout_s=20, otherwise=server.output)
+    server.terminate()
+
+    assert server.wait(3) == 0
+
+
+def test_a_reload_whose_workers_cannot_boot_leaves_the_old_ones_until_they_can(server, upstream, faults):
+    token = server.issue_token()
+    before = set(server.worker_pids())
+    (faults / "no application").touch()
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "tried again" in server.output(), timeout_s=20, otherwise=server.output)
+
+    assert calls_are_answered(server, token, 40)
+    assert before <= set(server.worker_pids())
+    (faults / "no application").unlink()
+    wait_for(lambda: not before & set(server.worker_pids()), timeout_s=60, otherwise=server.output)
+    assert calls_are_answered(server, token)
+
+
+def test_a_secrets_file_that_is_gone_for_a_moment_stops_no_worker_from_being_replaced(server, upstream, tmp_path):
+    token = server.issue_token()
+    with running_stream(server, token, upstream) as finish:
+        (tmp_path / "token").unlink()
+        killed = kill_one(server)
+        wait_for(lambda: len(server.worker_pids()) == 2 and killed not in server.worker_pids(), timeout_s=20)
+
+        assert calls_are_answered(server, token)
+        assert finish().endswith(b"data: [DONE]\n\n")
+    assert "wrong settings" not in server.output()
+
+
+def test_a_worker_that_is_replaced_has_the_secrets_of_the_others(server, tmp_path):
+    (tmp_path / "token").write_text("another-password-than-before")
+    before = kill_one(server)
+    wait_for(lambda: len(server.worker_pids()) == 2 and before not in server.worker_pids(), timeout_s=20)
+
+    assert {admin_status(server, "management-token-from-a-file") for _ in range(20)} == {200}
+    old = set(server.worker_pids())
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: not old & set(server.worker_pids()), timeout_s=40, otherwise=server.output)
+    assert admin_status(server, "another-password-than-before") == 200
+
+
+def admin_status(server: Server, password: str) -> int:
+    credentials = base64.b64encode(f"admin:{password}".encode()).decode()
+    return fetch(server.url, "GET", "/admin/projects", {"Authorization": f"Basic {credentials}"})[0]
+
+
+def test_a_reload_that_asks_for_a_library_that_is_not_there_changes_nothing(server, upstream, tmp_path):
+    token = server.issue_token()
+    before = server.worker_pids()
+    (tmp_path / "url").write_text(CLOUDWATCH)
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "not reloading: " in server.output(), otherwise=server.output)
+
+    assert "LOGGING_URL: needs boto3: pip install" in server.output()
+    assert server.worker_pids() == before and calls_are_answered(server, token)
+    killed = kill_one(server)
+    wait_for(lambda: len(server.worker_pids()) == 2 and killed not in server.worker_pids(), timeout_s=20)
+    assert calls_are_answered(server, token)
+
+
+@contextmanager
+def read_only(directory: Path) -> Iterator[None]:
+    """What opens files in the directory from here on finds it read-only."""
+    bind = ["mount", "--bind", directory, directory]
+    if os.getuid() or subprocess.run(bind, check=False, capture_output=True).returncode:
+        pytest.skip("needs root that may mount")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", directory], check=True, capture_output=True)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", directory], check=True)
+
+
+def test_a_data_directory_that_became_read_only_stops_no_worker_from_being_replaced(server, upstream):
+    token = server.issue_token()
+    with running_stream(server, token, upstream) as finish:
+        with read_only(server.data_dir):
+            killed = kill_one(server)
+            wait_for(lambda: len(server.worker_pids()) == 2 and killed not in server.worker_pids(), timeout_s=20)
+            statuses = {call(server.url, "GET", "/v1/models", token.bearer).status for _ in range(40)}
+            # SQLite's file lies there, too.
+            assert statuses <= ({200, 503} if server.settings.get("DATABASE_URL") is None else {200})
+        wait_for(lambda: calls_are_answered(server, token), timeout_s=20, otherwise=server.output)
+        assert finish().endswith(b"data: [DONE]\n\n")
+
+
+def test_a_worker_beside_a_newer_version_that_excludes_it_says_so_and_the_others_go_on(server, upstream):
+    token = server.issue_token()
+    url = server.settings.get("DATABASE_URL") or f"sqlite:///{server.data_dir}/llm-proxy.db"
+    head = server.rows("SELECT version_num, oldest FROM alembic_version, schema_floor")[0]
+    execute(url, "UPDATE alembic_version SET version_num = '9999'")
+    execute(url, "UPDATE schema_floor SET oldest = '9999'")
+    kill_one(server)
+    wait_for(lambda: "tried again" in server.output(), timeout_s=20, otherwise=server.output)
+
+    assert server.output().count("the database is of schema 9999") == 1
+    assert calls_are_answered(server, token)
+    execute(url, f"UPDATE alembic_version SET version_num = '{head['version_num']}'")
+    execute(url, f"UPDATE schema_floor SET oldest = '{head['oldest']}'")
+    wait_for(lambda: serving(server) == 2, timeout_s=40, otherwise=server.output)
