@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from flask import Flask, Request
@@ -21,10 +22,13 @@ from llmproxy.api_log.writer import LogWriter
 from llmproxy.client.address import ClientAddress
 from llmproxy.client.upload_pace import UploadPace
 from llmproxy.keyring import KeyRing
+from llmproxy.limits.prices import Prices, read_sheet
 from llmproxy.transport.connection import Timeouts
 from llmproxy.upstream import Upstream
 from models import db
 from services import EXTENSION, Services
+
+_SHEET = Path(__file__).with_name("prices") / "openai.json"
 
 
 class _AdminSessions(SecureCookieSessionInterface):
@@ -117,5 +121,10 @@ def _services(settings: Settings, engine: Engine) -> Services:
             max_file_bytes=settings.log_max_file_bytes,
             max_total_bytes=settings.log_max_total_bytes,
         ),
+        prices=_prices(settings),
         client_address=ClientAddress(settings.trusted_proxies),
     )
+
+
+def _prices(settings: Settings) -> Prices | None:
+    return None if settings.prices is None else Prices(read_sheet(_SHEET.read_bytes()), settings.prices)

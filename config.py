@@ -25,6 +25,8 @@ from urllib.parse import quote, unquote, urlsplit
 from llmproxy.api_log.logging_url import CloudWatchTarget, parse_logging_url
 from llmproxy.client.address import Network, networks_of
 from llmproxy.keyring import KEY_BYTES, keys_of
+from llmproxy.limits.price_file import BadPrices, read_overlay
+from llmproxy.limits.prices import Overlay
 from llmproxy.urls import checked_origins, checked_upstream_url, is_loopback, web_url
 
 T = TypeVar("T")
@@ -36,6 +38,7 @@ YEAR_S = 366 * 24 * 3600
 MIN_SECRET_LENGTH = 12
 MAX_USER_LENGTH = 200  # what the audit trail has room for
 EMBEDDED_USER = "admin"
+NO_PRICES = "none"
 
 
 class ConfigError(Exception):
@@ -97,6 +100,23 @@ def collector_url(raw: str) -> str:
     web_url(raw)
     _require("opentelemetry.exporter.otlp.proto.http", "OpenTelemetry: pip install -r requirements-otel.txt")
     return raw
+
+
+def own_prices(raw: str) -> Overlay | None:
+    """The prices in a file; None for the word `none`."""
+    if raw == NO_PRICES:
+        return None
+    try:
+        return read_overlay(_text_of(Path(raw)))
+    except BadPrices as exc:
+        raise ValueError(f"cannot be used: {'; '.join(exc.problems)}") from exc
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ValueError(f"cannot be read from {path} ({_reason(exc)})") from exc
 
 
 def _require(module: str, what: str) -> None:
@@ -227,6 +247,9 @@ class Settings:
         "With `true`, as in the image, gunicorn on SQLite makes a missing key and keeps it in `DATA_DIR`.")
     rate_limit_per_hour: int = setting("RATE_LIMIT_PER_HOUR", 1000, between(1, 2**31 - 1),
         "Requests per hour of a token without a limit of its own.")
+    prices: Overlay | None = setting("PRICES_FILE", Overlay, own_prices,
+        "Prices of your own, a TOML file (see docs/prices.md); `none` puts no price on calls.",
+        shown="the sheet's alone")
     max_body_bytes: int = setting("MAX_BODY_BYTES", 512 * MIB, between(1, MOST),
         "Largest request body.")
     min_body_rate: float = setting("MIN_BODY_RATE", 500.0, between(1.0, MOST),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import date
 from threading import Event
 from typing import cast
 
@@ -11,11 +12,12 @@ from flask import Flask
 from config import Settings
 from control.sign_ins import SignIns
 from database.engine import Engine, connections
-from llmproxy.admission import Admission, Connections
+from llmproxy.admission import Admission, Connections, utc_now
 from llmproxy.api_log.writer import LogWriter
 from llmproxy.client.address import ClientAddress
 from llmproxy.client.upload_pace import UploadPace
 from llmproxy.keyring import KeyRing
+from llmproxy.limits.prices import Prices
 from llmproxy.live_calls import LiveCalls
 from llmproxy.telemetry import metrics
 from llmproxy.upstream import Upstream
@@ -29,7 +31,7 @@ class Services:
     The assembled parts.
 
     ``draining`` is set when this process is about to stop, ``refusing`` when it takes no new calls any more; ``live``
-    has what runs.
+    has what runs, ``prices`` is None where no prices are kept.
     """
 
     settings: Settings
@@ -39,6 +41,7 @@ class Services:
     upstream: Upstream
     upload_pace: UploadPace
     log: LogWriter
+    prices: Prices | None
     sign_ins: SignIns = field(default_factory=SignIns)
     client_address: ClientAddress = field(default_factory=ClientAddress)
     draining: Event = field(default_factory=Event)
@@ -60,6 +63,8 @@ class Services:
         metrics.WORKERS.set(not self.draining.is_set())
         metrics.look_at_calls(self.live)
         metrics.look_at_log(pending=self.log.pending, lost=self.log.lost)
+        if self.prices:
+            metrics.PRICE_SHEET_AGE.set((utc_now().date() - date.fromisoformat(self.prices.date)).total_seconds())
         busy, idle = self.upstream.count_connections()
         metrics.UPSTREAM_CONNECTIONS.labels("busy").set(busy)
         metrics.UPSTREAM_CONNECTIONS.labels("idle").set(idle)

@@ -144,6 +144,7 @@ def respond(
         log=parts.log,
         live=parts.live,
         guard=CallGuard(environ.get("gunicorn.socket")),
+        prices=parts.prices,
         span=tracing.begin(environ),
         asks_for_session=asks_for_session,
         client_address=parts.client_address(environ) if parts.settings.log_client_address else None,

@@ -60,7 +60,8 @@ def _open(parts: Services, call: Call, environ: Environ) -> Response:
 
 
 def _tunnelled(parts: Services, call: Call, environ: Environ, response: UpstreamResponse) -> Response:
-    observer = observe_session(response.headers.get("sec-websocket-extensions"))
+    extensions = response.headers.get("sec-websocket-extensions")
+    observer = observe_session(extensions, on_response=call.responded)
     tunnel = Tunnel(
         call,
         Side(environ["gunicorn.socket"], _early_bytes(environ)),

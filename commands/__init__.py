@@ -14,9 +14,10 @@ from commands.cleanup import cleanup_command
 from commands.database import db_copy_command
 from commands.keys import key_commands
 from commands.ledger import ledger_commands
+from commands.prices import price_commands
 
 
 def register(app: Flask) -> None:
     """Add the commands to `flask`."""
-    for command in (ledger_commands, key_commands, cleanup_command, db_copy_command):
+    for command in (ledger_commands, key_commands, price_commands, cleanup_command, db_copy_command):
         app.cli.add_command(command)

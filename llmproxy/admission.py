@@ -50,6 +50,7 @@ class Grant(NamedTuple):
         sealed_key: The project's upstream key as it is stored; `Admission.api_key` opens it.
         base_url: Another upstream than the settings name, or None.
         stream_usage: `ask` or `as-sent`.
+        project_name: Prices of its own go by it.
     """
 
     token_id: str
@@ -57,6 +58,7 @@ class Grant(NamedTuple):
     sealed_key: str
     base_url: str | None
     stream_usage: str
+    project_name: str
 
     def __repr__(self) -> str:
         return f"Grant(token_id={self.token_id!r}, project_id={self.project_id!r})"

@@ -18,11 +18,15 @@ from typing import Final, Protocol
 
 from llmproxy.admission import Grant
 from llmproxy.api_log.record import CallRecord
+from llmproxy.bill import Bill, Sent, bill, not_sent, price_response
 from llmproxy.client.guard import CallGuard
 from llmproxy.client.request_body import RequestBody
 from llmproxy.errors import ProxyError
 from llmproxy.headers import Headers
+from llmproxy.limits.charge import Charge, both
+from llmproxy.limits.prices import Prices
 from llmproxy.live_calls import LiveCalls
+from llmproxy.observe.facts import Facts
 from llmproxy.observe.usage import UsageObserver
 from llmproxy.telemetry import metrics
 from llmproxy.telemetry.tracing import CallSpan
@@ -58,6 +62,7 @@ class Call:
         method, endpoint: As requested; the endpoint is the path alone.
         log: Gets the record.
         live: Has the call until its end.
+        prices: What it is priced by; None where no prices are kept.
         guard: Ends it from outside.
         span: Ended with it; None while tracing is off.
         asks_for_session: It is to become a WebSocket.
@@ -68,9 +73,10 @@ class Call:
     """
 
     __slots__ = (
-        "_arrived", "_arrived_at", "_body", "_client_address", "_cut", "_grant", "_head_came", "_is_session", "_live",
-        "_log", "_observer", "_overhead_s", "_phase", "_sent_up", "_span", "_status", "_ttft_s",
-        "_upstream_request_id", "_upstream_status", "endpoint", "guard", "method", "request_id",
+        "_arrived", "_arrived_at", "_body", "_charged", "_client_address", "_cut", "_grant", "_head_came",
+        "_is_session", "_live", "_log", "_observer", "_overhead_s", "_phase", "_prices", "_sent_up", "_span",
+        "_status", "_ttft_s", "_upstream_request_id", "_upstream_status", "endpoint", "guard", "method",
+        "request_id",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +87,7 @@ class Call:
         log: RecordWriter,
         live: LiveCalls,
         guard: CallGuard,
+        prices: Prices | None = None,
         span: CallSpan | None = None,
         asks_for_session: bool = False,
         client_address: str | None = None,
@@ -91,6 +98,8 @@ class Call:
         self.guard: Final = guard
         self._log = log
         self._live = live
+        self._prices = prices
+        self._charged: Charge | None = None
         self._cut: Callable[[ProxyError], None] = guard.cut
         self._span = span
         self._is_session = asks_for_session
@@ -184,6 +193,12 @@ class Call:
             raise WrongOrder(f"a first byte of a call that is {self._phase.name}")
         self._ttft_s = time.perf_counter() - self._arrived
 
+    def responded(self, told: Facts) -> None:
+        """One of a WebSocket's responses is over: it is priced by itself."""
+        if self._prices and self._grant:
+            one = price_response(self._prices, self._grant.project_name, self.endpoint, told)
+            self._charged = both(self._charged, one) if self._charged else one
+
     def end(self, cut: ProxyError | None, *, bytes_out: int, bytes_in: int = 0) -> None:
         """
         Write the record.
@@ -201,16 +216,35 @@ class Call:
         self._cut = self.guard.cut  # a tunnel and its call would know each other, and wait for the collector
         if cut and (cut.outcome == "client_closed" or not has_response):
             self._status = cut.status
-        body = self._body
-        record = self._record(cut, bytes_in=bytes_in + (body.bytes_read if body else 0), bytes_out=bytes_out)
+        body, billed = self._body, self._billed()
+        bytes_in += body.bytes_read if body else 0
+        record = self._record(cut, billed, bytes_in=bytes_in, bytes_out=bytes_out)
         self._log.write(record)
         metrics.call_ended(record, overhead_s=self._overhead_s)
+        if billed.charge.is_clamped:
+            metrics.USAGE_CLAMPED.inc()
         if self._span:
             self._span.end(record, body.held if body else None)
 
-    def _record(self, cut: ProxyError | None, *, bytes_in: int, bytes_out: int) -> CallRecord:
+    def _billed(self) -> Bill:
+        if not self._grant or not self._sent_up:
+            return not_sent(self._prices)
+        return bill(
+            self._prices,
+            Sent(
+                project=self._grant.project_name,
+                method=self.method,
+                endpoint=self.endpoint,
+                upstream_status=self._upstream_status,
+                observer=self._observer,
+                body=self._body.held if self._body else None,
+                responses=self._charged,
+            ),
+        )
+
+    def _record(self, cut: ProxyError | None, billed: Bill, *, bytes_in: int, bytes_out: int) -> CallRecord:
         duration_s = time.perf_counter() - self._arrived
-        whose, observer = self._grant or cut, self._observer
+        whose, observer, charge = self._grant or cut, self._observer, billed.charge
         error = {"code": cut.code, "type": cut.type} if cut else None
         # What the proxy itself decided says more than what the upstream told before.
         if observer and observer.error and not (cut and cut.outcome == "refused"):
@@ -224,7 +258,7 @@ class Call:
             method=self.method,
             status_code=self._status,
             duration_ms=round(duration_s * 1000, 3),
-            metadata=observer.metadata if observer else None,
+            metadata=billed.metadata,
             outcome=cut.outcome if cut else "complete",
             stream=observer.is_stream if observer else False,
             ttft_ms=None if self._ttft_s is None else round(self._ttft_s * 1000, 3),
@@ -232,8 +266,13 @@ class Call:
             upstream_request_id=self._upstream_request_id,
             bytes_in=bytes_in,
             bytes_out=bytes_out,
-            usage_source=observer.usage_source if observer else "absent",
+            usage_source=billed.usage_source,
             error=error,
+            cost=charge.microdollars,
+            cost_source=charge.source,
+            price_date=self._prices.date if self._prices and charge.source in ("reported", "computed") else None,
+            service_tier=observer.service_tier if observer else None,
+            requested_model=billed.requested_model,
             client_address=self._client_address,
         )
 

@@ -11,6 +11,7 @@ import pytest
 
 import config
 from config import ConfigError, Settings, load
+from llmproxy.limits.prices import Overlay
 from models import AuditEntry
 
 KEY = base64.b64encode(b"k" * 32).decode()
@@ -72,7 +73,8 @@ WRONG = {
     "HOST": "a b\x00", "PORT": "65536", "DATABASE_URL": "mysql://planted-secret@h/d", "UPSTREAM_URL": "ftp://h",
     "MANAGEMENT_TOKEN": "\x7fplanted-secret", "ADMIN_USER": "a:b", "ENCRYPTION_KEY": "planted-secret",
     "DATABASE_POOL_SIZE": "3", "DATABASE_PREPARE": "perhaps", "MAKE_ENCRYPTION_KEY": "perhaps",
-    "RATE_LIMIT_PER_HOUR": "0", "MAX_BODY_BYTES": "1.5", "MIN_BODY_RATE": "0",
+    "RATE_LIMIT_PER_HOUR": "0", "PRICES_FILE": "/planted-not-there.toml",
+    "MAX_BODY_BYTES": "1.5", "MIN_BODY_RATE": "0",
     "CONNECT_TIMEOUT": "nan", "FIRST_BYTE_TIMEOUT": "-1", "IDLE_TIMEOUT": "inf",
     "DRAIN_OVERLAP": "-1", "DRAIN_TIMEOUT": "x", "WEB_CONCURRENCY": "0",
     "CUT_STREAMS": "perhaps", "CUT_STREAMS_AT_EXPIRY": "perhaps", "LOG_STRICT": "perhaps",
@@ -543,3 +545,18 @@ def test_a_container_counts_the_cores_of_its_share(files, cores, tmp_path: Path,
         (tmp_path / name).write_text(text)
 
     assert config.usable_cores(tmp_path) == cores
+
+
+def test_a_price_file_s_every_fault_is_named_with_its_row(data_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "prices.toml"
+    path.write_text("[model.m]\nin = -1\n[project.p.model.n]\nprice = 2\n")
+
+    found = problems(data_dir, PRICES_FILE=str(path))["PRICES_FILE"]
+
+    assert 'model "m": in must lie between 0 and 1,000,000 dollars' in found
+    assert 'project "p", model "n": price is no name of a price' in found
+
+
+def test_prices_may_be_left_out(data_dir: Path) -> None:
+    assert deployed(data_dir).prices == Overlay()
+    assert deployed(data_dir, PRICES_FILE="none").prices is None

@@ -32,7 +32,7 @@ WHERE token = %(token)s AND tokens.is_active AND expires_at > %(now)s
          OR request_count < COALESCE(rate_limit, %(default_limit)s::integer))
     AND projects.id = tokens.project_id AND projects.is_active
     AND (SELECT set_config('synchronous_commit', 'off', true)) = 'off'
-RETURNING tokens.id, project_id, openai_api_key, base_url, stream_usage
+RETURNING tokens.id, project_id, openai_api_key, base_url, stream_usage, name
 """
 _STATE = STATE.replace(":token", "%(token)s").replace(":default_limit", "%(default_limit)s::integer")
 

@@ -14,7 +14,8 @@ WHERE token = :token AND is_active AND expires_at > :now
 RETURNING id, project_id,
     (SELECT openai_api_key FROM projects WHERE projects.id = tokens.project_id),
     (SELECT base_url FROM projects WHERE projects.id = tokens.project_id),
-    (SELECT stream_usage FROM projects WHERE projects.id = tokens.project_id)
+    (SELECT stream_usage FROM projects WHERE projects.id = tokens.project_id),
+    (SELECT name FROM projects WHERE projects.id = tokens.project_id)
 """
 STATE = """
 SELECT tokens.id, tokens.project_id, tokens.is_active, projects.is_active, tokens.expires_at,

@@ -62,12 +62,22 @@ class ReadRecord:
     error_code: str | None = _field(_TEXT, "error", "code")
     error_type: str | None = _field(_TEXT, "error", "type")
     usage_source: str | None = _field(_TEXT, "usage_source")
+    cost_usd: float | None = _field(_NUMBER, "cost_usd")
+    cost_source: str | None = _field(_TEXT, "cost_source")
+    price_date: str | None = _field(_TEXT, "price_date")
+    service_tier: str | None = _field(_TEXT, "service_tier")
+    requested_model: str | None = _field(_TEXT, "requested_model")
     model: str | None = _field(_TEXT, "metadata", "model")
     prompt_tokens: int | None = _field(_WHOLE, "metadata", "prompt_tokens")
     cached_tokens: int | None = _field(_WHOLE, "metadata", "prompt_tokens_details", "cached_tokens")
     completion_tokens: int | None = _field(_WHOLE, "metadata", "completion_tokens")
     reasoning_tokens: int | None = _field(_WHOLE, "metadata", "completion_tokens_details", "reasoning_tokens")
     total_tokens: int | None = _field(_WHOLE, "metadata", "total_tokens")
+
+    @property
+    def is_before_prices(self) -> bool:
+        """It was written by a version that put no price on calls."""
+        return "cost_source" not in self.fields
 
     @property
     def arrived_at(self) -> datetime | None:

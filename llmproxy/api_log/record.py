@@ -5,7 +5,7 @@ The line is UTF-8 JSON without raw newlines, ended by `\\n`, its keys always in 
 
     timestamp, request_id, token, project_id, endpoint, method, status_code, duration_ms, metadata,
     outcome, stream, ttft_ms, upstream_status, upstream_request_id, bytes_in, bytes_out, usage_source, error,
-    client_address
+    cost_usd, cost_source, price_date, service_tier, requested_model, client_address
 
 The order is part of the format: a reader finds the start of a record inside a damaged line by its first key.
 """
@@ -19,11 +19,14 @@ from typing import Any, Literal
 import orjson
 
 from llmproxy.errors import Outcome
+from llmproxy.limits.charge import CostSource
 
 # Readers hold one line in memory, so a line has a largest size: 1 MiB. Only metadata and the endpoint can be
 # long; both are shortened before a record would go over it.
 MAX_LINE_BYTES = 1 << 20
 MAX_ENDPOINT_CHARS = 8192
+
+MICRO = 10**6
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_DEPTH = 32
@@ -42,6 +45,11 @@ class CallRecord:
         metadata: Usage, model, created as the upstream told them. None where it told nothing.
         ttft_ms: Milliseconds to the first body byte. None when none came.
         error: {"code", "type"} of an error body. None when there was none.
+        cost: Micro-dollars, `cost_usd` in the line. None where nobody can tell, or no prices are kept.
+        cost_source: How it was found, or why there is none. None where no prices are kept.
+        price_date: The day of the price sheet, where a price was put on the call.
+        service_tier: The tier that served it, as the upstream told it.
+        requested_model: What the request named, where the response named no model and that could be seen.
         client_address: Where the call came from. None where that is not to be kept, and not in the line.
     """
 
@@ -63,6 +71,11 @@ class CallRecord:
     bytes_out: int
     usage_source: Literal["reported", "absent"]
     error: dict[str, str | None] | None
+    cost: int | None = None
+    cost_source: CostSource | None = None
+    price_date: str | None = None
+    service_tier: str | None = None
+    requested_model: str | None = None
     client_address: str | None = None
 
     def to_line(self) -> bytes:
@@ -95,6 +108,11 @@ class CallRecord:
             "bytes_out": self.bytes_out,
             "usage_source": self.usage_source,
             "error": self.error,
+            "cost_usd": None if self.cost is None else self.cost / MICRO,
+            "cost_source": self.cost_source,
+            "price_date": self.price_date,
+            "service_tier": self.service_tier,
+            "requested_model": self.requested_model,
         }
         if self.client_address is not None:
             fields["client_address"] = self.client_address

@@ -19,7 +19,7 @@ from llmproxy.limits.price_fields import Fields, read_row, read_tools
 from llmproxy.limits.prices import Overlay
 
 
-class BadPrices(Exception):
+class BadPrices(ValueError):
     """The text is no list of prices. `problems` has a line for each fault, with the row it is in."""
 
     def __init__(self, problems: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from decimal import Decimal
 
@@ -22,6 +23,12 @@ _COLUMNS = {
     "image_cached": ("image_cached", ("image_in", "text_cached")),
     "image_out": ("image_out", ("text_out",)),
 }
+
+
+def how_to_price(model: str) -> str:
+    """What an operator writes so that a model has a price."""
+    table = f"[model.{json.dumps(model)}]"
+    return f"Write into your PRICES_FILE {table}, and below it `in` and `out` in dollars per million tokens."
 
 
 def describe(row: Row) -> str:

@@ -54,13 +54,18 @@ class Prices:
     """
     A sheet with an overlay: what a call is priced by from its beginning to its end.
 
-    Never changes; new prices are a new object. `date` is the sheet's.
+    Never changes; new prices are a new object.
+
+    Attributes:
+        date: The sheet's.
+        fees: Prices calls that have no model: tools alone.
     """
 
     def __init__(self, sheet: Sheet, overlay: Overlay | None = None) -> None:
         self.date = sheet.date
         self._sheet, self._overlay = sheet, overlay or Overlay()
         self._tools = {**sheet.tools, **self._overlay.tools}
+        self.fees = build("", {}, self._tools, ())
         # Callers choose the names, so only so many answers are kept.
         self._find = lru_cache(maxsize=_REMEMBERED)(self._look_up)
 

@@ -45,6 +45,20 @@ class Extras:
 
 NO_EXTRAS = Extras()
 
+# The names of `Extras`, and what a record calls them.
+_READ = (("cache_write", "cache_write_tokens"), ("audio_in", "audio_tokens"), ("image_in", "image_tokens"))
+_WRITTEN = (("audio_out", "audio_tokens"), ("image_out", "image_tokens"))
+_CACHED = (("audio_cached", "audio_tokens"), ("image_cached", "image_tokens"))
+_KEPT = (("cache_write_12h", "ttl_12h_tokens"),)
+_UNITS = (("seconds", "seconds"), ("characters", "characters"), ("images", "images"))
+_ALONE = frozenset({"tool_calls", *(name for _, name in _UNITS)})
+# Counts of text, or no kind of their own.
+_TEXT = frozenset(
+    {"cached_tokens", "text_tokens", "reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"}
+)
+# What no upstream bills.
+_RUN_BY_CALLERS = ("function", "custom_tool")
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -64,42 +78,56 @@ class Usage:
     extras: Extras | None = None
 
 
-def usage_of(told: Mapping[str, object], units: Extras = NO_EXTRAS) -> Usage:
+def usage_of(told: Mapping[str, object]) -> Usage:
     """
-    The usage that a response told, under the names of the call log: `prompt_tokens`, `completion_tokens`,
-    `total_tokens`, `seconds`, and their details.
+    The usage that a call's record tells in its `metadata`: `prompt_tokens`, `completion_tokens`, `total_tokens`,
+    their details, and what `Extras` has besides.
 
     Tokens that only the total has are taken as what they must be: input where nothing else is told, as for
     embeddings, and else output, as where an upstream leaves thinking out of the completion.
-
-    Args:
-        units: What else the call used: tools, images, characters, seconds of video.
     """
     tokens_in, tokens_out = _count(told, "prompt_tokens"), _count(told, "completion_tokens")
     total = _count(told, "total_tokens")
     if not tokens_in and not tokens_out:
         tokens_in = total
     read, written = _details(told, "prompt_tokens_details"), _details(told, "completion_tokens_details")
-    cached, kept = _details(read, "cached_tokens_details"), _details(read, "cache_write_tokens_details")
-    kinds: dict[str, Any] = {
-        "cache_write": _count(read, "cache_write_tokens"),
-        "cache_write_12h": _count(kept, "ttl_12h_tokens"),
-        "audio_in": _count(read, "audio_tokens"),
-        "audio_cached": _count(cached, "audio_tokens"),
-        "audio_out": _count(written, "audio_tokens"),
-        "image_in": _count(read, "image_tokens"),
-        "image_cached": _count(cached, "image_tokens"),
-        "image_out": _count(written, "image_tokens"),
-        "seconds": _count(told, "seconds") or units.seconds,
-    }
-    extras = replace(units, **kinds) if any(kinds.values()) else units
     return Usage(
         input=tokens_in,
         cached=_count(read, "cached_tokens"),
         output=max(tokens_out, total - tokens_in),
         reasoning=_count(written, "reasoning_tokens"),
-        extras=None if extras is NO_EXTRAS else extras,
+        extras=_extras(told, read, written),
     )
+
+
+def _extras(told: Mapping[str, object], read: Mapping[str, object], written: Mapping[str, object]) -> Extras | None:
+    if _ALONE.isdisjoint(told) and not (_has_kinds(read) or _has_kinds(written)):
+        return None  # nearly always, so it is found out quickly
+    cached, kept = _details(read, "cached_tokens_details"), _details(read, "cache_write_tokens_details")
+    kinds: dict[str, Any] = {
+        kind: count
+        for part, names in ((read, _READ), (written, _WRITTEN), (cached, _CACHED), (kept, _KEPT), (told, _UNITS))
+        if part
+        for kind, name in names
+        if name in part and (count := _count(part, name))
+    }
+    tools = _details(told, "tool_calls")
+    if billed := {name: _count(tools, name) for name in tools if name not in _RUN_BY_CALLERS}:
+        kinds["tools"] = billed
+    if not kinds:
+        return None
+    for name in ("quality", "size"):
+        if isinstance(word := told.get(name), str):
+            kinds[name] = word
+    return Extras(**kinds)
+
+
+def _has_kinds(details: Mapping[str, object]) -> bool:
+    # Without a generator, which would cost more than all of it.
+    for name, count in details.items():  # noqa: SIM110
+        if count and name not in _TEXT:
+            return True
+    return False
 
 
 def _count(told: Mapping[str, object], name: str) -> int:

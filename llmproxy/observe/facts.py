@@ -12,6 +12,8 @@ import math
 import re
 from typing import Any
 
+from llmproxy.observe import units
+
 # JSON numbers beyond this are not exact in every reader of the log (RFC 8259 section 6).
 _MAX_COUNT = 2**53
 _MAX_MODEL_CHARS = 200
@@ -38,22 +40,30 @@ _is_secret = re.compile(r"(?i)(?:sk|pk|rk|sess|ghp|xox[a-z]|ek|bearer|akia[0-9a-
 _MAX_CODE_CHARS = 64
 _MAX_CODE_DIGITS = 4
 
-# Members of a document that this module reads.
-NAMES = ("usage", "model", "created", "created_at", "error", "type", "code")
+# Members of a document that are read.
+NAMES = ("usage", "model", "created", "created_at", "error", "type", "code", *units.NAMES)
 # The member around the response object in the events of a Responses stream.
 ENVELOPE = "response"
 
 
 class Facts:
-    """What one call's response has told so far. `take` each document of it in order: the last usage wins."""
+    """
+    What one call's response has told so far. `take` each document of it in order: the last usage wins.
 
-    __slots__ = ("created", "error", "model", "usage")
+    Attributes:
+        service_tier: The tier that served the call, as the upstream calls it.
+        units: What was told of a price besides; see `units.read_units`.
+    """
+
+    __slots__ = ("created", "error", "model", "service_tier", "units", "usage")
 
     def __init__(self) -> None:
         self.usage: dict[str, Any] | None = None
         self.model: str | None = None
         self.created: int | None = None
         self.error: dict[str, str | None] | None = None
+        self.service_tier: str | None = None
+        self.units: dict[str, Any] = {}
 
     def take(self, document: object) -> None:
         """Reads one body or event."""
@@ -63,14 +73,17 @@ class Facts:
         if isinstance(envelope, dict) and isinstance(kind, str) and kind.startswith("response."):
             document = envelope
         self.usage = read_usage(document.get("usage")) or self.usage
-        self.model = _model(document.get("model")) or self.model
+        self.model = read_model(document.get("model")) or self.model
+        self.service_tier = units.word(document.get("service_tier")) or self.service_tier
+        if told := units.read_units(document):
+            self.units |= told
         created = _created(document.get("created", document.get("created_at")))
         self.created = self.created if created is None else created
         self.error = read_error(document) or self.error
 
     def metadata(self) -> dict[str, Any] | None:
         """The record's metadata in the design's names; None when nothing was told."""
-        metadata = dict(self.usage or {})
+        metadata = (self.usage or {}) | self.units
         if self.model is not None:
             metadata["model"] = self.model
         if self.created is not None:
@@ -83,7 +96,7 @@ def read_usage(usage: object) -> dict[str, Any] | None:
     A usage object in the design's names, or None when it holds no count.
 
     Returns prompt_tokens, completion_tokens, total_tokens, `seconds` where the upstream bills by duration, and the
-    two breakdowns as flat dicts of counts; each only if it was told.
+    two breakdowns as dicts of counts, of which some are broken down once more; each only if it was told.
     """
     if not isinstance(usage, dict):
         return None
@@ -126,14 +139,20 @@ def _is_seconds(value: object) -> bool:
     return _is_count(value) or (type(value) is float and math.isfinite(value) and 0 <= value <= _MAX_COUNT)
 
 
-def _details(value: object) -> dict[str, int] | None:
+def _details(value: object, *, depth: int = 2) -> dict[str, Any] | None:
+    """The counts in a breakdown, and in those within it, to this depth."""
     if not isinstance(value, dict):
         return None
-    counts = {name: count for name, count in value.items() if _is_count(count) and _detail_name(name)}
+    counts: dict[str, Any] = {}
+    for name, told in value.items():
+        count = told if _is_count(told) else _details(told, depth=depth - 1) if depth > 1 else None
+        if count is not None and count != {} and _detail_name(name):
+            counts[name] = count
     return dict(list(counts.items())[:_MAX_DETAILS])
 
 
-def _model(value: object) -> str | None:
+def read_model(value: object) -> str | None:
+    """A model's name; None for what is none."""
     if isinstance(value, str) and 0 < len(value) <= _MAX_MODEL_CHARS and value.isprintable():
         return value
     return None

@@ -23,11 +23,12 @@ from llmproxy.observe.decoding import BodyDecoder, body_decoder, is_identity
 from llmproxy.observe.facts import ENVELOPE, NAMES, Facts
 from llmproxy.observe.json_scan import JsonScanner
 from llmproxy.observe.sse import Block, DataLines, EventSplitter, parse_event
+from llmproxy.observe.units import OutputTally
 
 MAX_BUFFERED_BODY_BYTES = 64 * 1024
 MAX_EVENT_BYTES = 1024 * 1024
 
-SCANNED_NAMES = frozenset(name.encode() for name in NAMES)
+_SCANNED_NAMES = frozenset(name.encode() for name in NAMES)
 
 # Of hundreds of events one or two tell something. These patterns pass over the others unparsed: a name that is
 # needed must be there, and with something else than null. Whatever is unclear (a value on another `data:` line)
@@ -96,6 +97,16 @@ class UsageObserver:
         return self._facts.metadata()
 
     @property
+    def model(self) -> str | None:
+        """The model that the upstream named."""
+        return self._facts.model
+
+    @property
+    def service_tier(self) -> str | None:
+        """The tier that served the call, as the upstream calls it."""
+        return self._facts.service_tier
+
+    @property
     def usage_source(self) -> Literal["reported", "absent"]:
         return "absent" if self._facts.usage is None else "reported"
 
@@ -132,13 +143,38 @@ def _kind(content_type: str | None) -> tuple[bool, bool]:
     return media_type == "text/event-stream", bool(_JSON_TYPE(media_type))
 
 
+class DocumentScanner:
+    """
+    Reads what `Facts` takes out of a document of any size, in pieces.
+
+    Args:
+        inside: A member whose own members tell as much as the document's.
+    """
+
+    def __init__(self, *, inside: str | None = None) -> None:
+        self._inside = inside
+        self._members = JsonScanner(_SCANNED_NAMES, inside=inside.encode() if inside else None)
+        self._tally = OutputTally()
+
+    def feed(self, piece: bytes) -> None:
+        self._members.feed(piece)
+        self._tally.feed(piece)
+
+    def document(self) -> dict[str, Any]:
+        """The document, as far as it is complete and tells something; of its output a tally."""
+        document: dict[str, Any] = self._members.document()
+        response = document.get(self._inside) if self._inside else None
+        (response if isinstance(response, dict) else document)["output"] = self._tally
+        return document
+
+
 class JsonBody:
     """A JSON body: parsed at the end when it is small, scanned as it comes when it is not."""
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
         self._buffer = bytearray()
-        self._scanner: JsonScanner | None = None
+        self._scanner: DocumentScanner | None = None
 
     def feed(self, piece: bytes) -> None:
         if self._scanner is not None:
@@ -158,8 +194,8 @@ class JsonBody:
             # Cut off, or not quite JSON: what is complete in it still counts.
             return self._scan_buffer().document()
 
-    def _scan_buffer(self) -> JsonScanner:
-        scanner = JsonScanner(SCANNED_NAMES)
+    def _scan_buffer(self) -> DocumentScanner:
+        scanner = DocumentScanner()
         scanner.feed(bytes(self._buffer))
         self._buffer.clear()
         return scanner
@@ -172,7 +208,7 @@ class EventStream:
         self._facts = facts
         self._splitter = EventSplitter(max_event_bytes=MAX_EVENT_BYTES)
         self._lines = DataLines()
-        self._scanner: JsonScanner | None = None
+        self._scanner: DocumentScanner | None = None
         self._tells = tells_or_has_model  # until the model is known
 
     def feed(self, piece: bytes) -> None:
@@ -202,7 +238,7 @@ class EventStream:
 
     def _take_part(self, block: Block) -> None:
         if block.starts or self._scanner is None:
-            self._lines, self._scanner = DataLines(), JsonScanner(SCANNED_NAMES, inside=ENVELOPE.encode())
+            self._lines, self._scanner = DataLines(), DocumentScanner(inside=ENVELOPE)
         for data in self._lines.feed(block.raw):
             self._scanner.feed(data)
         if block.ends:

@@ -19,7 +19,7 @@ from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from llmproxy import __version__
-from llmproxy.api_log.record import CallRecord
+from llmproxy.api_log.record import MICRO, CallRecord
 from llmproxy.endpoints import endpoint_class
 from llmproxy.errors import all_codes
 from llmproxy.live_calls import LiveCall
@@ -69,6 +69,15 @@ CLAIM = Histogram(
     "llmproxy_claim_seconds", "The statement that admits and counts a call, waits included.", buckets=_CLAIM_BUCKETS_S
 )
 USAGE_TOKENS = Counter("llmproxy_usage_tokens_total", "Tokens as reported by the upstream.", ["model", "kind"])
+USAGE_CLAMPED = Counter(
+    "llmproxy_usage_clamped_total",
+    "Calls whose usage cannot be: parts larger than their whole, a cost beyond reason.",
+)
+COST = Counter("llmproxy_cost_usd_total", "What calls cost, in dollars.", ["project", "model", "source"])
+UNPRICED = Counter("llmproxy_unpriced_calls_total", "Calls that used what has no price.", ["model"])
+PRICE_SHEET_AGE = Gauge(
+    "llmproxy_price_sheet_age_seconds", "Since the day of the price sheet.", multiprocess_mode="livemostrecent"
+)
 
 IN_FLIGHT = Gauge("llmproxy_requests_in_flight", "Calls under way.", multiprocess_mode="livesum")
 OPEN_STREAMS = Gauge(
@@ -159,6 +168,15 @@ def call_ended(record: CallRecord, *, overhead_s: float | None) -> None:
         OVERHEAD.observe(overhead_s)
     if record.usage_source == "reported" and record.metadata:
         _count_tokens(record.metadata)
+    if record.cost:
+        _cost(record.project_id, _model_of(record), record.cost_source or NONE).inc(record.cost / MICRO)
+    elif record.cost_source == "unpriced":
+        _unpriced(_model_of(record)).inc()
+
+
+def _model_of(record: CallRecord) -> str:
+    model = (record.metadata or {}).get("model") or record.requested_model
+    return model if isinstance(model, str) else NONE
 
 
 def _count_tokens(metadata: dict[str, object]) -> None:
@@ -187,6 +205,17 @@ def _duration(endpoint: str) -> Histogram:
 @lru_cache
 def _first_byte(endpoint: str) -> Histogram:
     return FIRST_BYTE.labels(endpoint)
+
+
+@lru_cache(maxsize=10_000)
+def _cost(project: str | None, model: str, source: str) -> Counter:
+    name = _capped(project, _projects, MAX_PROJECTS) if project else NONE
+    return COST.labels(name, _capped(model[:MODEL_CHARS], _models, MAX_MODELS), source)
+
+
+@lru_cache(maxsize=1000)
+def _unpriced(model: str) -> Counter:
+    return UNPRICED.labels(_capped(model[:MODEL_CHARS], _models, MAX_MODELS))
 
 
 @lru_cache(maxsize=1000)

@@ -8,34 +8,48 @@ values of a larger one.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
-from llmproxy.observe.facts import ENVELOPE, Facts
-from llmproxy.observe.json_scan import JsonScanner
-from llmproxy.observe.usage import MAX_EVENT_BYTES, SCANNED_NAMES, UsageObserver, tells, tells_or_has_model
+from llmproxy.observe.facts import ENVELOPE, Facts, read_model
+from llmproxy.observe.usage import MAX_EVENT_BYTES, DocumentScanner, UsageObserver, tells_or_has_model
 
 # With each of these a response is over: of Realtime, and of Responses.
 _FINAL_EVENTS = frozenset({"response.done", "response.completed", "response.incomplete", "response.failed"})
 # What a model of its own understood of the caller's speech: billed apart, at its own price.
 _TRANSCRIBED = "conversation.item.input_audio_transcription.completed"
+# Of what a response tells besides its usage, what can be added up.
+_ADDED = ("tool_calls",)
+# As an event stream's patterns; a session's own settings may change at any time.
+_tells = re.compile(rb'"(?:usage|error|session)"(?!\s*+:\s*+null)').search
 # Compression shrinks JSON by a factor of ten, base64 by less. What grows by more than 256 is a bomb.
 _DEFLATED_BYTES = 4096
 _MAX_INFLATED_BYTES = 1024 * 1024
 
 
-def observe_session(extensions: str | None) -> UsageObserver:
+# Takes what one response of a WebSocket told, as soon as it is over.
+OnResponse = Callable[[Facts], None]
+
+
+def _nobody(told: Facts) -> None:
+    """Prices nothing."""
+
+
+def observe_session(extensions: str | None, *, on_response: OnResponse = _nobody) -> UsageObserver:
     """
     An observer of what an upstream sends over a WebSocket.
 
     Args:
         extensions: The Sec-WebSocket-Extensions header of its handshake: with others than permessage-deflate, what
             is sent cannot be read, and the usage stays unknown.
+        on_response: Called with what each response told, until the observer is finished.
     """
-    facts = _SessionFacts()
+    facts = _SessionFacts(on_response)
     deflate = None
     if extensions:
         if extensions.partition(";")[0].strip().lower() != PerMessageDeflate.name or "," in extensions:
@@ -51,30 +65,55 @@ def observe_session(extensions: str | None) -> UsageObserver:
 class _SessionFacts(Facts):
     """What a WebSocket has told so far: the sum of its responses, or of its transcriptions where it has no others."""
 
-    __slots__ = ("_responses", "_transcriptions")
+    __slots__ = ("_hearing_model", "_on_response", "_responses", "_transcriptions")
 
-    def __init__(self) -> None:
+    def __init__(self, on_response: OnResponse) -> None:
         super().__init__()
+        self._on_response = on_response
+        self._hearing_model: str | None = None
         self._responses: dict[str, Any] | None = None
         self._transcriptions: dict[str, Any] | None = None
+
+    def let_go(self) -> None:
+        """Know nobody who prices any more: that is a call, which knows these facts."""
+        self._on_response = _nobody
 
     def take(self, document: object) -> None:
         """Reads one message."""
         if not isinstance(document, dict):
             return
         kind, session = document.get("type"), document.get("session")
-        self.usage = None
         if kind in _FINAL_EVENTS:
-            super().take(document)
-            self._responses = _added(self._responses, self.usage)
+            self._responses = _added(self._responses, self._one(document, self.model))
         elif kind == _TRANSCRIBED:
-            super().take({"usage": document.get("usage")})
-            self._transcriptions = _added(self._transcriptions, self.usage)
+            transcription = {"usage": document.get("usage")}
+            self._transcriptions = _added(self._transcriptions, self._one(transcription, self._hearing_model))
         elif kind == "error":
             super().take(document)
         elif isinstance(session, dict):
             super().take({"model": session.get("model")})
+            self._hearing_model = _hearing_model_of(session) or self._hearing_model
         self.usage = self._responses or self._transcriptions
+
+    def _one(self, document: dict[str, Any], model: str | None) -> dict[str, Any] | None:
+        """The usage of one response, which is also told to whoever prices it; `model` is where it names none."""
+        one = Facts()
+        one.take(document)
+        self.model, self.created = one.model or self.model, self.created if one.created is None else one.created
+        self.error, self.service_tier = one.error or self.error, one.service_tier or self.service_tier
+        self.units = _added(self.units, {name: told for name, told in one.units.items() if name in _ADDED}) or {}
+        one.model = one.model or model
+        self._on_response(one)
+        return one.usage
+
+
+def _hearing_model_of(session: dict[str, Any]) -> str | None:
+    """The model that transcribes what the caller says, in today's form of a session or in the one before."""
+    heard: Any = session
+    for name in ("audio", "input", "transcription"):
+        heard = heard.get(name) if isinstance(heard, dict) else None
+    heard = heard or session.get("input_audio_transcription")
+    return read_model(heard.get("model")) if isinstance(heard, dict) else None
 
 
 def _added(sums: dict[str, Any] | None, more: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -120,12 +159,12 @@ def lost() -> str | None:
 class _Messages:
     """Text messages out of a server's frames."""
 
-    def __init__(self, facts: Facts, deflate: PerMessageDeflate | None) -> None:
+    def __init__(self, facts: _SessionFacts, deflate: PerMessageDeflate | None) -> None:
         self._facts = facts
         self._frames = FrameProtocol(client=True, extensions=[deflate] if deflate else [])
         self._is_deflated = deflate is not None
         self._text = bytearray()
-        self._scanner: JsonScanner | None = None
+        self._scanner: DocumentScanner | None = None
 
     def feed(self, piece: bytes) -> None:
         step = _DEFLATED_BYTES if self._is_deflated else len(piece)
@@ -144,7 +183,7 @@ class _Messages:
         else:
             self._text += text
             if len(self._text) > MAX_EVENT_BYTES:
-                self._scanner = JsonScanner(SCANNED_NAMES, inside=ENVELOPE.encode())
+                self._scanner = DocumentScanner(inside=ENVELOPE)
                 self._scanner.feed(bytes(self._text))
                 self._text.clear()
         if ends:
@@ -156,9 +195,10 @@ class _Messages:
         if scanner is not None:
             self._facts.take(scanner.document())
             return
-        is_telling = tells if self._facts.model is not None else tells_or_has_model
+        is_telling = _tells if self._facts.model is not None else tells_or_has_model
         if is_telling(message):
             self._facts.take(orjson.loads(message))
 
     def finish(self) -> None:
         """A message that was not ended was never sent."""
+        self._facts.let_go()

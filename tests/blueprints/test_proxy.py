@@ -90,7 +90,7 @@ def caller(client: FlaskClient, token: dict[str, Any], settings: Settings) -> Ca
 
 
 def test_a_call_goes_up_with_the_projects_key_and_its_answer_comes_back(
-    caller: Caller, upstream: MockedUpstream, token: dict[str, Any]
+    app: Flask, caller: Caller, upstream: MockedUpstream, token: dict[str, Any]
 ) -> None:
     upstream.register_uri(
         "POST", UPSTREAM_URL + CHAT, json=ANSWER, headers=JSON | {"X-Request-Id": "req_1", "Set-Cookie": "a=b"}
@@ -124,6 +124,11 @@ def test_a_call_goes_up_with_the_projects_key_and_its_answer_comes_back(
         "bytes_out": len(json.dumps(ANSWER)),
         "usage_source": "reported",
         "error": None,
+        "cost_usd": 0.000009,
+        "cost_source": "reported",
+        "price_date": Services.of(app).prices.date,
+        "service_tier": None,
+        "requested_model": None,
         "client_address": "127.0.0.1",
     }
 

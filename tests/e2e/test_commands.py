@@ -2,12 +2,15 @@
 
 import base64
 import json
+import re
 import subprocess
 import sys
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from tests.http_by_hand import HandClient, call
 from tests.servers import DEPLOYED, ROOT, Server, wait_for
@@ -81,3 +84,17 @@ def test_cleanup_deletes_sums_of_whole_days_alone(tmp_path):
         assert "deleted 0 sums of usage" in flask(server, "cleanup")
         assert "deleted 0 sums of usage" not in flask(server, "cleanup", USAGE_RETENTION_DAYS="0")
         assert requests() == 1
+
+
+def test_a_price_is_shown_as_it_holds(tmp_path):
+    own = tmp_path / "prices.toml"
+    own.write_text('model."gpt-5.4".out = 9.99\nproject.edge.model."house \\"model\\"".in = 3\n')
+    server = Server(DEPLOYED, tmp_path / "data", PRICES_FILE=str(own))
+
+    assert "  from the sheet and PRICES_FILE: " in (shown := flask(server, "prices", "show", "gpt-5.4"))
+    assert re.search(r"default +2\.50 +0\.25 +9\.99", shown)
+    assert 'PRICES_FILE, project "edge"' in flask(server, "prices", "show", 'house "model"', "--project", "edge")
+    with pytest.raises(AssertionError, match=r'has no price.*PRICES_FILE \[model\."house \\"model\\""\]'):
+        flask(server, "prices", "show", 'house "model"')
+    with pytest.raises(AssertionError, match="no prices are kept"):
+        flask(server, "prices", "show", "gpt-5.4", PRICES_FILE="none")

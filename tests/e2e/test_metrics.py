@@ -144,8 +144,9 @@ def test_a_worker_that_is_killed_takes_no_count_along(upstream, tmp_path):
 
 
 def test_the_list_of_metrics_is_that_of_the_running_proxy(proxy, token):
-    call(proxy.url, "POST", "/v1/chat/completions", token.bearer, JSON, body=CHAT)
-    proxy.wait_for_records(1, token)
+    for body in (CHAT, CHAT.replace(b"gpt-4o-mini", b"without-a-price")):
+        call(proxy.url, "POST", "/v1/chat/completions", token.bearer, JSON, body=body)
+    proxy.wait_for_records(2, token)
     # Until a reader has saved its position there is none to tell of.
     wait_for(lambda: "llmproxy_log_lag_seconds{" in proxy.metrics())
 

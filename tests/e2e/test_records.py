@@ -23,7 +23,8 @@ JSON = ("Content-Type", "application/json")
 FIELDS = [
     "timestamp", "request_id", "token", "project_id", "endpoint", "method", "status_code", "duration_ms", "metadata",
     "outcome", "stream", "ttft_ms", "upstream_status", "upstream_request_id", "bytes_in", "bytes_out",
-    "usage_source", "error", "client_address",
+    "usage_source", "error", "cost_usd", "cost_source", "price_date", "service_tier", "requested_model",
+    "client_address",
 ]  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def _next(answers: list):  # type: ignore[type-arg, no-untyped-def]
 
 
 def claim(sealed: str | None = None) -> Grant:
-    return Grant("token-id", "project-id", sealed or RING.seal(KEY, row_id="project-id"), None, "as-sent")
+    return Grant("token-id", "project-id", sealed or RING.seal(KEY, row_id="project-id"), None, "as-sent", "demo")
 
 
 def refused(store: Store, authorization: str | None = f"Bearer {SECRET}") -> ProxyError:

@@ -2,6 +2,7 @@ import io
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,14 +25,17 @@ from llmproxy.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from llmproxy.limits.prices import Prices, read_sheet
 from llmproxy.live_calls import LiveCalls
+from llmproxy.observe.facts import Facts
 from llmproxy.observe.usage import UsageObserver, observe
 
 CUTS: list[Callable[[], ProxyError | None]] = [
     lambda: None, ClientGone, UpstreamTimeout, UpstreamUnreachable, TokenExpired, AuthUnavailable, ProxyError,
     lambda: RateLimited(limit=1, reset_in_s=1),
 ]  # fmt: skip
-GRANT = Grant("token-id", "project-id", "sk-planted", None, "as-sent")
+PRICES = Prices(read_sheet((Path(__file__).resolve().parents[2] / "prices" / "openai.json").read_bytes()))
+GRANT = Grant("token-id", "project-id", "sk-planted", None, "as-sent", "demo")
 
 
 class Log:
@@ -70,6 +74,106 @@ def observer(body: bytes = b"", *, status: int = 200) -> UsageObserver:
     made.feed(body)
     made.finish()
     return made
+
+
+def billed(
+    *, status: int = 200, body: bytes = b"{}", asked: bytes = b'{"model": "asked"}', **more: Any
+) -> CallRecord:
+    """The record of a call that asked and was answered so, with prices."""
+    log = Log()
+    call = arrived(log, "/v1/chat/completions", prices=PRICES, **more)
+    request = RequestBody(io.BytesIO(asked), length=len(asked), max_bytes=len(asked))
+    call.reads(request)
+    call.admitted(GRANT)
+    request.hold_if_small()
+    call.sent_up()
+    call.head_came(status, None)
+    call.head_went(status, observer(body, status=status))
+    call.end(None, bytes_out=0)
+    [record] = log.records
+    return record
+
+
+def test_a_call_is_priced_by_what_it_told() -> None:
+    record = billed(body=b'{"model": "gpt-5", "service_tier": "flex", "usage": {"prompt_tokens": 1000000}}')
+
+    assert (record.cost, record.cost_source, record.price_date) == (625_000, "reported", PRICES.date)
+    assert (record.service_tier, record.requested_model) == ("flex", None)
+
+
+def test_the_model_of_the_request_counts_where_the_response_names_none() -> None:
+    record = billed(body=b'{"usage": {"prompt_tokens": 1000000}}', asked=b'{"model": "gpt-5"}')
+
+    assert (record.cost, record.requested_model, record.metadata) == (1_250_000, "gpt-5", {"prompt_tokens": 10**6})
+
+
+def test_a_request_is_not_read_for_a_call_that_failed() -> None:
+    record = billed(status=404)
+
+    assert (record.cost, record.cost_source, record.requested_model) == (0, "none", None)
+
+
+def test_the_end_of_a_call_that_was_never_sent_up_costs_nothing() -> None:
+    log = Log()
+    call = arrived(log, prices=PRICES)
+    call.admitted(GRANT)
+    call.end(UpstreamUnreachable(), bytes_out=0)
+
+    assert (log.records[0].cost, log.records[0].cost_source) == (0, "none")
+
+
+def test_nobody_knows_what_a_call_cost_that_the_upstream_did_not_answer() -> None:
+    log = Log()
+    call = arrived(log, "/v1/images/generations", prices=PRICES)
+    request = RequestBody(io.BytesIO(b'{"model": "gpt-image-1"}'), length=24, max_bytes=24)
+    call.reads(request)
+    call.admitted(GRANT)
+    request.hold_if_small()
+    call.sent_up()
+    call.end(UpstreamTimeout(), bytes_out=0)
+
+    [record] = log.records
+    assert (record.cost, record.cost_source, record.requested_model) == (None, "absent", "gpt-image-1")
+
+
+def session(*told: dict[str, Any], prices: Prices | None = PRICES) -> CallRecord:
+    """The record of a WebSocket whose responses told so."""
+    log = Log()
+    call = Call(
+        "GET", "/v1/realtime", log=log, live=LiveCalls(), guard=CallGuard(None), prices=prices, asks_for_session=True
+    )
+    call.admitted(GRANT)
+    call.sent_up()
+    call.head_came(101, None)
+    call.head_went(101, observer())
+    for document in told:
+        facts = Facts()
+        facts.take(document)
+        call.responded(facts)
+    call.end(None, bytes_out=0)
+    return log.records[0]
+
+
+def test_the_responses_of_a_websocket_are_priced_one_by_one() -> None:
+    # Together they would be above the line from which all of it costs twice as much.
+    half = {"model": "gpt-5.4", "usage": {"input_tokens": 200_000}}
+    flex = half | {"service_tier": "flex"}
+
+    assert (session(half, half, flex).cost, session(half, half, flex).cost_source) == (1_250_000, "reported")
+
+
+def test_a_websocket_with_a_response_that_has_no_price_is_unpriced() -> None:
+    record = session({"model": "gpt-5", "usage": {"input_tokens": 5}}, {"model": "x", "usage": {"input_tokens": 5}})
+
+    assert (record.cost, record.cost_source) == (None, "unpriced")
+
+
+def test_a_websocket_that_told_of_no_response_has_no_known_cost() -> None:
+    assert session().cost_source == session({"model": "gpt-5"}).cost_source == "absent"
+
+
+def test_a_websocket_without_prices_has_no_cost() -> None:
+    assert session({"model": "gpt-5", "usage": {"input_tokens": 5}}, prices=None).cost_source is None
 
 
 def counted(name: str) -> float:

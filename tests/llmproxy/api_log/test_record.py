@@ -9,7 +9,7 @@ from llmproxy.api_log.record import MAX_LINE_BYTES
 KEYS = [
     "timestamp", "request_id", "token", "project_id", "endpoint", "method", "status_code", "duration_ms", "metadata",
     "outcome", "stream", "ttft_ms", "upstream_status", "upstream_request_id", "bytes_in", "bytes_out",
-    "usage_source", "error",
+    "usage_source", "error", "cost_usd", "cost_source", "price_date", "service_tier", "requested_model",
 ]  # fmt: skip
 
 

@@ -46,12 +46,19 @@ def test_what_was_written_to_the_cache_is_read_with_how_long_it_stays():
 
 
 def test_other_units_come_along():
+    told = {"tool_calls": {"web_search": 2}, "images": 1, "quality": "low", "size": "1024x1024", "seconds": 3}
     units = Extras(tools={"web_search": 2}, images=1, quality="low", size="1024x1024", seconds=3)
 
-    assert usage_of({}, units) == Usage(extras=units)
-    assert usage_of({"prompt_tokens": 1, "prompt_tokens_details": {"audio_tokens": 1}}, units).extras.tools == {
-        "web_search": 2
-    }
+    assert usage_of(told) == Usage(extras=units)
+    assert usage_of(told | {"prompt_tokens": 1, "prompt_tokens_details": {"audio_tokens": 1}}).extras.audio_in == 1
+
+
+def test_functions_of_the_caller_s_own_are_nothing_to_bill():
+    assert usage_of({"prompt_tokens": 1, "tool_calls": {"function": 3, "custom_tool": 1}}).extras is None
+
+
+def test_a_size_alone_is_no_use():
+    assert usage_of({"prompt_tokens": 1, "size": "1024x1024", "quality": "low"}).extras is None
 
 
 @pytest.mark.parametrize(("seconds", "counted"), [(12, 12), (11.04, 12), (11.0, 11), (float("inf"), 0), ("12", 0)])

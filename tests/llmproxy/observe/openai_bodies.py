@@ -258,6 +258,7 @@ _IMAGE_METADATA = {
     "completion_tokens": 50,
     "total_tokens": 100,
     "prompt_tokens_details": {"text_tokens": 10, "image_tokens": 40},
+    "size": "1024x1024",
     "created": 1713833628,
 }
 IMAGES = Answer(

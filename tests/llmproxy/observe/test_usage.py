@@ -242,10 +242,11 @@ def test_absent_counts_stay_absent_and_are_never_zero():
 
 
 def test_details_are_counts_under_plain_names():
-    details = {"cached_tokens": 1, "cost": 0.5, "Not A Name": 1, "nested": {"a": 1}, "flag": True}
+    deeper = {"a": 1, "cost": 0.5, "further": {"b": 1}}
+    details = {"cached_tokens": 1, "cost": 0.5, "Not A Name": 1, "nested": deeper, "empty": {}, "flag": True}
 
     metadata, _, _ = told_of_json({"usage": {"prompt_tokens": 1, "prompt_tokens_details": details}})
-    assert metadata["prompt_tokens_details"] == {"cached_tokens": 1}
+    assert metadata["prompt_tokens_details"] == {"cached_tokens": 1, "nested": {"a": 1}}
 
 
 def test_details_are_few():

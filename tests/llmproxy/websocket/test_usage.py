@@ -1,6 +1,7 @@
 """Usage out of a server's frames: fragmented, compressed, large, broken, and added up."""
 
 import json
+import weakref
 from typing import Any
 
 import pytest
@@ -98,6 +99,73 @@ def test_transcriptions_count_where_there_is_nothing_else():
     assert observed(heard, heard).metadata["total_tokens"] == 10
     assert observed(heard, done(), heard).metadata["total_tokens"] == 30
     assert observed(transcribed(type="duration", seconds=1.5), transcribed(seconds=2)).metadata == {"seconds": 3.5}
+
+
+def hearing(model, *, form="audio"):
+    """What a session says when it is told to transcribe its caller."""
+    heard = {"model": model, "language": "en"}
+    of_today = {"audio": {"input": {"transcription": heard}}}
+    return {
+        "type": "session.updated",
+        "session": of_today if form == "audio" else {"input_audio_transcription": heard},
+    }
+
+
+def priced(*events):
+    """Model, tokens and tier of each response, as they were told one by one."""
+    told = []
+    observer = observe_session(None, on_response=told.append)
+    observer.feed(sent(*events))
+    observer.finish()
+    return [(one.model, (one.usage or {}).get("total_tokens"), one.service_tier) for one in told]
+
+
+def test_each_response_is_told_by_itself_with_its_model():
+    named = done(kind="response.completed", model="gpt-5", service_tier="flex")
+
+    assert priced(SESSION, done(), named, done()) == [
+        ("gpt-realtime", 30, None),
+        ("gpt-5", 30, "flex"),
+        ("gpt-5", 30, None),
+    ]
+
+
+@pytest.mark.parametrize("form", ["audio", "older"])
+def test_a_transcription_has_the_model_that_the_session_was_told_to_hear_with(form):
+    heard = transcribed(type="tokens", input_tokens=3, output_tokens=2, total_tokens=5)
+
+    assert priced(SESSION, heard, hearing("whisper-1", form=form), heard, done()) == [
+        (None, 5, None),
+        ("whisper-1", 5, None),
+        ("gpt-realtime", 30, None),
+    ]
+
+
+def test_a_response_that_told_no_usage_is_told_of_too():
+    assert priced(SESSION, done(usage=None, error={"code": "x"}), done()) == [
+        ("gpt-realtime", None, None),
+        ("gpt-realtime", 30, None),
+    ]
+
+
+def test_calls_of_tools_are_added_up():
+    item = {"type": "function_call", "name": "f"}
+    metadata = observed(SESSION, done(output=[item]), done(output=[item, item])).metadata
+
+    assert metadata["tool_calls"] == {"function": 3}
+
+
+def test_a_finished_observer_knows_no_call_any_more():
+    class Call:
+        def responded(self, told): ...
+
+    call = Call()
+    observer = observe_session(None, on_response=call.responded)
+    gone = weakref.ref(call)
+    observer.finish()
+    del call
+
+    assert gone() is None
 
 
 def test_an_error_that_the_upstream_reports_is_told():

@@ -1,0 +1,117 @@
+"""
+What a call told by its end, and what it costs: response, request and prices brought together for its record.
+
+The response's own words come first. Where it names no model, the request is asked, if its body is in memory anyway.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, Literal, NamedTuple
+
+from llmproxy.client.request_body import HELD_BYTES
+from llmproxy.limits.charge import FREE, NO_PRICES, UNKNOWN, Charge, charge, charge_untold, is_free
+from llmproxy.limits.cost import BeyondReason
+from llmproxy.limits.prices import Prices
+from llmproxy.observe.asked import read_asked
+from llmproxy.observe.facts import Facts
+from llmproxy.observe.usage import UsageObserver
+
+
+class Sent(NamedTuple):
+    """
+    A call that was sent up and is over, as far as its price depends on it.
+
+    Attributes:
+        project: The project's name, for prices of its own.
+        upstream_status: None where no response came.
+        observer: Of the response, finished; None where none was passed on.
+        body: The request's, where it was held in memory.
+        responses: What the responses of a WebSocket cost together; None where it told of none.
+    """
+
+    project: str
+    method: str
+    endpoint: str
+    upstream_status: int | None
+    observer: UsageObserver | None
+    body: bytes | None
+    responses: Charge | None
+
+
+class Bill(NamedTuple):
+    """What a record says of a call's use and of its price; see `CallRecord`."""
+
+    charge: Charge
+    metadata: dict[str, Any] | None = None
+    usage_source: Literal["reported", "absent"] = "absent"
+    requested_model: str | None = None
+
+
+def not_sent(prices: Prices | None) -> Bill:
+    """The bill of a call that the upstream has not seen."""
+    return Bill(FREE if prices else NO_PRICES)
+
+
+def bill(prices: Prices | None, call: Sent) -> Bill:
+    """The bill of a call; `prices` are None where none are kept."""
+    observer = call.observer
+    metadata, source = (observer.metadata, observer.usage_source) if observer else (None, "absent")
+    if call.upstream_status is not None and call.upstream_status >= HTTPStatus.BAD_REQUEST:
+        return Bill(FREE if prices else NO_PRICES, metadata, source)
+    requested_model = None
+    if not (observer and observer.model) and _may_be_asked(call):
+        requested_model, units = read_asked(call.endpoint, call.body or b"")
+        metadata = units | (metadata or {}) or None
+    if prices is None:
+        return Bill(NO_PRICES, metadata, source, requested_model)
+    try:
+        charged = _charge(prices, call, metadata or {}, requested_model)
+    except BeyondReason:
+        # Whoever tells such counts is wrong about them: they are not kept.
+        return Bill(UNKNOWN._replace(is_clamped=True), _without_counts(metadata), "absent", requested_model)
+    return Bill(charged, metadata, source, requested_model)
+
+
+def price_response(prices: Prices, project: str, endpoint: str, told: Facts) -> Charge:
+    """The price of one of a WebSocket's responses."""
+    if told.usage is None:
+        return UNKNOWN
+    try:
+        return charge(
+            prices,
+            model=told.model,
+            project=project,
+            endpoint=endpoint,
+            told=told.usage | told.units,
+            tier=told.service_tier,
+        )
+    except BeyondReason:
+        return UNKNOWN._replace(is_clamped=True)
+
+
+def _may_be_asked(call: Sent) -> bool:
+    """Whether the request may tell what the response did not."""
+    held = call.body
+    return call.method == "POST" and bool(held) and len(held or b"") <= HELD_BYTES and not is_free(call.endpoint)
+
+
+def _charge(prices: Prices, call: Sent, told: dict[str, Any], requested_model: str | None) -> Charge:
+    observer = call.observer
+    if call.responses is not None:
+        return call.responses
+    if call.upstream_status == HTTPStatus.SWITCHING_PROTOCOLS:
+        return UNKNOWN
+    model = (observer and observer.model) or requested_model
+    if observer and observer.usage_source == "reported":
+        tier = observer.service_tier
+        return charge(prices, model=model, project=call.project, endpoint=call.endpoint, told=told, tier=tier)
+    # What was asked for is no use where nobody knows that it was served.
+    used = told if call.upstream_status is not None else {}
+    return charge_untold(
+        prices, model=model, project=call.project, endpoint=call.endpoint, method=call.method, told=used
+    )
+
+
+def _without_counts(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
+    return {name: told for name, told in (metadata or {}).items() if name in ("model", "created")} or None

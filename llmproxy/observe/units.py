@@ -1,0 +1,144 @@
+"""
+What a parsed body or event says of a call's price besides tokens: the tier that served it, calls of hosted tools,
+sizes and lengths.
+
+Takes nothing on trust, as `facts` does: counts are whole and not negative, names are short words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+# Members of a document that this module reads.
+NAMES = ("service_tier", "background_options", "tools", "object", "size", "quality", "seconds")
+
+_CALL = "_call"
+# These actions of a web search cost nothing, a search alone does.
+_FREE_ACTIONS = ("open_page", "find_in_page")
+_SMALLEST = "1g"
+_MAX_TOOLS = 16
+_MAX_COUNT = 2**53
+_is_word = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}", re.IGNORECASE).fullmatch
+_is_tool = re.compile(r"[a-z][a-z0-9_]{0,39}").fullmatch
+
+# An item's type, its action's, or where its code ran. Within a string the quotes would be escaped.
+_marks = re.compile(
+    rb'"(?:type"\s*+:\s*+"([a-z0-9_]{1,40}_call|open_page|find_in_page)|container_id"\s*+:\s*+"([\w-]{1,60}))"'
+).findall
+_QUICK_MARKS = (b'_call"', b'_page"', b'"container_id"')
+# Longer than what `_marks` matches in documents that anybody writes.
+_CARRIED_BYTES = 128
+_MAX_CONTAINERS = 1000
+
+
+def word(value: object) -> str | None:
+    """A short word such as "flex", "1024x1536" or "24h", as it was told; None for anything else."""
+    return value if isinstance(value, str) and _is_word(value) else None
+
+
+def whole(value: object) -> int | None:
+    """A count, which some objects tell as text."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
+        value = int(value)
+    return value if type(value) is int and 0 <= value <= _MAX_COUNT else None
+
+
+def read_units(document: dict[str, Any]) -> dict[str, Any]:
+    """
+    What a response's document tells, in the record's names, each only if it was told.
+
+    `tool_calls` by tool, `completion_window` of what runs in the background, `size` and `quality` of images, `size`
+    and `seconds` of a video.
+    """
+    units: dict[str, Any] = {}
+    if calls := _tool_calls(document):
+        units["tool_calls"] = calls
+    options = document.get("background_options")
+    if isinstance(options, dict) and (window := word(options.get("completion_window"))):
+        units["completion_window"] = window
+    for name in ("size", "quality"):
+        if name in document and (told := word(document[name])):
+            units[name] = told
+    if document.get("object") == "video" and (seconds := whole(document.get("seconds"))) is not None:
+        units["seconds"] = seconds
+    return units
+
+
+class OutputTally:
+    """
+    What counts in a response's output: how many items of each type, and the containers that code ran in.
+
+    Fed with the bytes of a document that is too large to be parsed, cut anywhere, or taken from its parsed items.
+    """
+
+    def __init__(self) -> None:
+        self.types: Counter[str] = Counter()
+        self.containers: set[str] = set()
+        self._carried = b""
+
+    @classmethod
+    def of(cls, items: list[Any]) -> OutputTally:
+        """The tally of parsed items."""
+        tally = cls()
+        for item in _dicts(items):
+            action = item.get("action")
+            for kind in (item.get("type"), action.get("type") if isinstance(action, dict) else None):
+                if isinstance(kind, str):
+                    tally.types[kind] += 1
+            if isinstance(container_id := item.get("container_id"), str):
+                tally.containers.add(container_id)
+        return tally
+
+    def feed(self, data: bytes) -> None:
+        """Takes the next bytes of the document."""
+        carried = self._carried
+        data = carried + data
+        self._carried = data[-_CARRIED_BYTES:]
+        if any(mark in data for mark in _QUICK_MARKS):
+            self._count(data, 1)
+            # What is whole in the bytes of before has been counted.
+            self._count(carried, -1)
+
+    def _count(self, data: bytes, times: int) -> None:
+        for kind, container_id in _marks(data):
+            if kind:
+                self.types[kind.decode()] += times
+            elif len(self.containers) < _MAX_CONTAINERS:
+                self.containers.add(container_id.decode())
+
+
+def _tool_calls(document: dict[str, Any]) -> dict[str, int]:
+    """How often each tool was called, by the type of the output's items without its `_call`."""
+    output = document.get("output")
+    if isinstance(output, list):
+        output = OutputTally.of(output)
+    elif not isinstance(output, OutputTally) or document.get("object") != "response":
+        return {}
+    calls = {kind.removesuffix(_CALL): count for kind, count in output.types.items() if kind.endswith(_CALL)}
+    tools = _dicts(document.get("tools"))
+    if searches := calls.pop("web_search", 0) - sum(output.types[action] for action in _FREE_ACTIONS):
+        calls[_search_of(tools)] = searches
+    made = [asked for tool in tools if isinstance(asked := tool.get("container"), dict)]
+    # One that the request named was paid for when it was made.
+    if made and output.containers:
+        calls[container(made[0].get("memory_limit"))] = len(output.containers)
+    known = {name: count for name, count in calls.items() if count > 0 and _is_tool(name)}
+    return dict(list(known.items())[:_MAX_TOOLS])
+
+
+def _search_of(tools: list[dict[str, Any]]) -> str:
+    """The search tool that a response was given; its calls are all of one type, its prices are not."""
+    is_preview = any(str(tool.get("type")).startswith("web_search_preview") for tool in tools)
+    return "web_search_preview" if is_preview else "web_search"
+
+
+def container(memory_limit: object) -> str:
+    """The name that a container of this size is priced by."""
+    size = word(memory_limit) or _SMALLEST
+    return "container" if size == _SMALLEST else f"container_{size}"
+
+
+def _dicts(items: object) -> list[dict[str, Any]]:
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
