@@ -107,17 +107,19 @@ class CallGuard:
 
     def _look(self) -> None:
         # Runs in the event loop: nothing here may wait.
-        if self.client_is_gone():
+        is_gone = self.client_is_gone()
+        self._stop_watching()
+        if is_gone:
             self._end(ClientGone())
-        # Either way there is nothing more to see: a client that is not gone has sent its next request.
-        if self._watcher is not None:
-            self._watcher.stop()
+        else:
+            # It has sent more, maybe its next request. The socket stays readable from here on, whatever happens.
+            self.watch_sending_client()
 
     def watch_sending_client(self) -> None:
         """
-        Look for a hang-up of a client whose request is still being read; `watch_client` takes over when it has been.
+        Look for a hang-up behind bytes that nobody has read yet: it cannot be peeked at, only asked for.
 
-        One behind bytes that nobody has read yet cannot be peeked at, only asked for.
+        To be called while the client's request is still being read; `watch_client` takes over when it has been.
         """
         if self._client is not None:
             self._watcher = get_hub().loop.timer(LOOK_EVERY_S, LOOK_EVERY_S)

@@ -124,6 +124,44 @@ def test_a_client_that_sent_its_next_request_early_is_not_taken_for_gone(proxy, 
         assert client.read_answer().json["object"] == "model"
 
 
+# What may stand behind a request: a stray line, a next request, one that is never whole.
+BEHIND = {
+    "an empty line": b"\r\n",
+    "a request": b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n",
+    "many requests": 100 * b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n",
+    "half a request": b"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nab",
+}
+
+
+@on_both_servers
+@ENDINGS
+@pytest.mark.parametrize("when", ["at once", "later"])
+@pytest.mark.parametrize("behind", BEHIND)
+def test_behind_more_than_its_request(proxy, upstream, token, behind, when, reset):
+    client = HandClient(proxy.url)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token.secret}\r\n"
+    head += f"x-mock-hold: 1\r\nContent-Length: {len(CHAT)}\r\n\r\n"
+    client.send(head.encode() + CHAT + (BEHIND[behind] if when == "at once" else b""))
+    upstream.wait_for("waiting")
+    client.send(BEHIND[behind] if when == "later" else b"")
+    client.close(reset=reset)
+
+    upstream.wait_for("client_gone")
+    assert_client_closed(proxy, token)
+
+
+@on_both_servers
+def test_behind_its_next_request_within_a_stream(proxy, upstream, token):
+    client = HandClient(proxy.url)
+    client.send_request("POST", "/v1/chat/completions", token.bearer, JSON, ("x-mock-hang-after", "2"), body=STREAM)
+    client.read_chunk(client.read_head())
+    client.send_request("GET", "/v1/models", token.bearer)
+    client.close()
+
+    upstream.wait_for("client_gone")
+    assert assert_client_closed(proxy, token)["upstream_status"] == 200
+
+
 def test_a_connection_whose_client_left_is_not_used_for_somebody_else(proxy, upstream, token):
     client = HandClient(proxy.url)
     client.send_request("POST", "/v1/chat/completions", token.bearer, JSON, ("x-mock-hang-after", "2"), body=STREAM)

@@ -115,6 +115,23 @@ def test_a_client_that_sends_its_next_request_is_still_there(pair: Pair, guard: 
     assert pair[1].recv(3) == b"GET"  # it only looked
 
 
+def test_a_hang_up_behind_the_next_request_is_seen(
+    pair: Pair, guard: CallGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guarding, "LOOK_EVERY_S", 0.001)
+    upstream = Upstream()
+    guard.guard(upstream)
+    guard.watch_client()
+    pair[0].sendall(b"GET /v1/models HTTP/1.1\r\n")
+    turn_the_loop()
+    assert (guard.ended_by, upstream.aborts) == (None, 0)
+
+    pair[0].close()
+    while guard.ended_by is None:
+        turn_the_loop()
+    assert (type(guard.ended_by), upstream.aborts) == (ClientGone, 1)
+
+
 def test_a_cut_aborts_the_upstream_call_and_leaves_the_client_its_answer(pair: Pair, guard: CallGuard) -> None:
     upstream, reason = Upstream(), TokenRevoked()
     guard.guard(upstream)
