@@ -15,10 +15,10 @@ HELD_BYTES = 64 * 1024
 
 
 class ByteStream(Protocol):
-    """What WSGI calls ``wsgi.input``."""
+    """What both servers give as ``wsgi.input``."""
 
-    def read(self, size: int, /) -> bytes:
-        """Up to `size` bytes; fewer or none at the end."""
+    def read1(self, size: int, /) -> bytes:
+        """What has arrived, up to `size` bytes, once there is any; b"" at the end."""
 
 
 class RequestBody:
@@ -77,7 +77,7 @@ class RequestBody:
 
     def __iter__(self) -> Iterator[bytes]:
         """
-        The body in pieces.
+        The body in pieces, as they arrive.
 
         Raises:
             ClientGone: the client hung up before its body was complete.
@@ -100,7 +100,7 @@ class RequestBody:
     def _read(self) -> bytes:
         wanted = PIECE_BYTES if self.length is None else min(PIECE_BYTES, self.length - self.bytes_read)
         try:
-            return self._stream.read(wanted)
+            return self._stream.read1(wanted)
         except ProxyError:
             raise
         except Exception as exc:  # each server has its own errors for a body that breaks off

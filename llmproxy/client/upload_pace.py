@@ -44,14 +44,14 @@ class PacedStream:
         self._size = 0
         self._waited_s = 0.0
 
-    def read(self, size: int, /) -> bytes:
-        """Up to `size` bytes; fewer or none at the end."""
+    def read1(self, size: int, /) -> bytes:
+        """What has arrived, up to `size` bytes, once there is any; b"" at the end."""
         began = time.monotonic()
         # gevent.Timeout does the same for five times the cost, and every body is read through here.
-        timer = get_hub().loop.timer(max(0.0, self._pace.allowed_s(self._size + size) - self._waited_s))
+        timer = get_hub().loop.timer(max(0.0, self._pace.allowed_s(self._size + 1) - self._waited_s))
         timer.start(getcurrent().throw, BodyTooSlow)
         try:
-            data = self._stream.read(size)
+            data = self._stream.read1(size)
         finally:
             timer.stop()
             timer.close()

@@ -20,6 +20,7 @@ from llmproxy.errors import (
     UnknownTransferCoding,
 )
 from llmproxy.headers import endpoint_of
+from server.gunicorn.request import Address
 from services import Services
 
 _log = logging.getLogger(__name__)
@@ -34,27 +35,36 @@ _REASONS: dict[type[Exception], type[ProxyError]] = {
 _FAULTS = (errors.ConfigurationProblem, errors.InvalidResponseHeader, errors.InvalidResponseHeaderName)
 
 
-def tell(parts: Services, sock: socket.socket, error: Exception, log: logging.Logger = _log) -> None:
+def tell(parts: Services, sock: socket.socket, peer: Address, error: Exception, log: logging.Logger = _log) -> None:
     """
     Answer a request that ended with `error` outside of the application. The connection is the caller's to close.
 
     What the parser refuses is recorded. Anything else is a fault of ours, and `log` says what it was.
     """
     if isinstance(error, errors.ParseException) and not isinstance(error, _FAULTS):
-        _refuse(parts, sock, error)
+        _refuse(parts, sock, peer, error)
         return
     request_id = str(uuid.uuid4())
     log.error("request %s failed", request_id, exc_info=error)
     _send(sock, ProxyError(), request_id)
 
 
-def _refuse(parts: Services, sock: socket.socket, error: errors.ParseException) -> None:
+def _refuse(parts: Services, sock: socket.socket, peer: Address, error: errors.ParseException) -> None:
     # What is wrong is not quoted: it may hold a token.
     reason = _REASONS.get(type(error), _NoHttp)()
     # The parser tells them where they could be read.
     method, target = getattr(error, "request", ("", ""))
     endpoint = endpoint_of(target) if target else ""
-    call = Call(method, endpoint, log=parts.log, live=parts.live, guard=CallGuard(None))
+    # What a proxy of the operator's says of it was not read.
+    address = parts.client_address({"REMOTE_ADDR": peer[0] if peer else ""})
+    call = Call(
+        method,
+        endpoint,
+        log=parts.log,
+        live=parts.live,
+        guard=CallGuard(None),
+        client_address=address if parts.settings.log_client_address else None,
+    )
     call.end(reason, bytes_out=_send(sock, reason, call.request_id))
 
 

@@ -16,8 +16,8 @@ from functools import lru_cache
 from typing import Any
 
 from gunicorn.config import Config
+from gunicorn.http import body as gunicorn_body
 from gunicorn.http import errors, message
-from gunicorn.http.body import Body, LengthReader
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import Unreader
 from gunicorn.http.wsgi import base_environ
@@ -25,6 +25,7 @@ from gunicorn.util import unquote_to_wsgi_str
 
 from llmproxy.client.request_body import ByteStream
 from llmproxy.headers import Headers, lists_close
+from server.gunicorn.body import Body, ChunkedReader, LengthReader
 
 Environ = dict[str, Any]
 Address = tuple[Any, ...]  # as sockets tell it
@@ -52,6 +53,7 @@ class Request(message.Request):  # type: ignore[misc]
     """
 
     received: Headers = []
+    body: Any
     _line_is_read = False
 
     def __init__(self, cfg: Config, unreader: Unreader, peer_addr: Address | str, number: int) -> None:
@@ -66,6 +68,14 @@ class Request(message.Request):  # type: ignore[misc]
         """gunicorn's method, target and version."""
         super().parse_request_line(line_bytes)
         self._line_is_read = True
+
+    def set_body_reader(self) -> None:
+        """gunicorn's body, of which can be read what has arrived."""
+        super().set_body_reader()
+        reader = self.body.reader
+        is_chunked = isinstance(reader, gunicorn_body.ChunkedReader)
+        own = ChunkedReader(self, self.unreader) if is_chunked else LengthReader(self.unreader, reader.length)
+        self.body = Body(own)
 
     def should_close(self) -> bool:
         """Whether the client wants no further request; gunicorn's overlooks a `close` that is not alone."""

@@ -153,7 +153,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def handle_error(self, req: object, client: socket.socket, addr: Address, exc: BaseException) -> None:
         """Tell the client what went wrong outside of the application; gunicorn's own does so in HTML."""
         if isinstance(exc, Exception) and not isinstance(exc, ssl.SSLError):
-            tell(self.parts, client, exc, self.log)
+            tell(self.parts, client, addr, exc, self.log)
         else:
             super().handle_error(req, client, addr, exc)
 

@@ -42,7 +42,7 @@ class Handler:
             while (request := self._next(parser)) is not None and self._answer(request, parser):
                 pass
         except Exception as exc:
-            tell(self._server.parts, self._sock, exc)
+            tell(self._server.parts, self._sock, self._address, exc)
         finally:
             self._sock.close()
 

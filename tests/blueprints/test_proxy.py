@@ -412,8 +412,8 @@ class Stream(io.BytesIO):
         super().__init__(data)
         self._error = error
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(size)
+    def read1(self, size: int | None = -1, /) -> bytes:
+        data = super().read1(size)
         if not data and self._error:
             raise self._error
         return data

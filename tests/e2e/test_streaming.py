@@ -11,6 +11,7 @@ import trustme
 from mock_openai.mock import MockOpenAI
 from tests.http_by_hand import Broken, HandClient, call
 from tests.servers import Server, on_both_servers, wait_for
+from tests.upstream import Peer, ScriptedUpstream
 
 pytestmark = on_both_servers
 STREAM = json.dumps(
@@ -290,3 +291,33 @@ def test_many_streams_run_at_once(proxy, upstream, token, gate):
             client.close()
 
     assert all(answer.body.endswith(b"data: [DONE]\n\n") for answer in answers)
+
+
+@pytest.mark.parametrize("framing", ["chunked", "length"])
+def test_a_piece_of_an_upload_goes_up_before_the_client_sends_the_next(proxy, framing):
+    pieces = [bytes([ord("g") + number]) * 20_000 for number in range(10)]
+    came = [threading.Event() for _ in pieces]
+    header = ("Transfer-Encoding", "chunked") if framing == "chunked" else ("Content-Length", "200000")
+
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        end = b""
+        for piece, has_come in zip(pieces, came, strict=True):
+            left = len(piece)
+            while left:
+                left -= peer.socket.recv(65536).count(piece[:1])
+            has_come.set()
+        if framing == "chunked":
+            while not end.endswith(b"0\r\n\r\n"):
+                end += peer.read_exactly(1)
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    with ScriptedUpstream(script) as upstream, HandClient(proxy.url) as client:
+        token = proxy.issue_token(proxy.create_project(base_url=upstream.url))
+        client.send_request("POST", "/v1/audio/transcriptions", token.bearer, header)
+        for piece, has_come in zip(pieces, came, strict=True):
+            client.send(b"%x\r\n%b\r\n" % (len(piece), piece) if framing == "chunked" else piece)
+            assert has_come.wait(10)
+        client.send(b"0\r\n\r\n" * (framing == "chunked"))
+
+        assert client.read_answer().body == b"ok"

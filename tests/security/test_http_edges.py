@@ -93,6 +93,7 @@ def test_a_request_that_no_application_sees_is_refused_in_openais_form_with_a_re
     record = proxy.record_of(answer["x-request-id"])
     assert (record["status_code"], record["outcome"], record["endpoint"]) == (status, "refused", endpoint)
     assert (record["token"], record["upstream_status"], record["bytes_out"]) == (None, None, len(answer.body))
+    assert record["client_address"] == "127.0.0.1"
     assert record["error"] == {"code": code, "type": "invalid_request_error"}
 
 

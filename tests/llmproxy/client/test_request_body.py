@@ -17,7 +17,7 @@ class Stream:
         self._error = error
         self.largest = 0
 
-    def read(self, size: int, /) -> bytes:
+    def read1(self, size: int, /) -> bytes:
         self.largest = max(self.largest, size)
         data = self._data.read(min(size, self._read_bytes))
         if not data and self._error:

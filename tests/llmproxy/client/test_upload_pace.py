@@ -15,7 +15,7 @@ class Client:
         self._pieces = list(pieces)
         self.never = Event()
 
-    def read(self, _: int, /) -> bytes:
+    def read1(self, _: int, /) -> bytes:
         piece = self._pieces.pop(0)
         if piece is None:
             self.never.wait()
@@ -32,25 +32,25 @@ def test_every_byte_buys_time_at_the_lowest_rate(size: int, allowed_s: float) ->
 def test_a_client_that_stays_behind_ends_the_read() -> None:
     stream = PacedStream(Client(b"abc", None), UploadPace(1e9, grace_s=0.001))
 
-    assert stream.read(10) == b"abc"
+    assert stream.read1(10) == b"abc"
     with pytest.raises(BodyTooSlow):
-        stream.read(10)
+        stream.read1(10)
 
 
 def test_what_comes_in_time_passes_and_leaves_no_timer_behind() -> None:
     stream = PacedStream(Client(b"abc", b"d", b""), UploadPace(1e9, grace_s=0.001))
 
-    assert [stream.read(10) for _ in range(3)] == [b"abc", b"d", b""]
+    assert [stream.read1(10) for _ in range(3)] == [b"abc", b"d", b""]
     gevent.idle()  # a timer that was left would raise here
 
 
 def test_an_error_of_the_stream_leaves_no_timer_behind() -> None:
     class Broken:
-        def read(self, _: int, /) -> bytes:
+        def read1(self, _: int, /) -> bytes:
             raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
-        PacedStream(Broken(), UploadPace(1e9, grace_s=0.0)).read(1)
+        PacedStream(Broken(), UploadPace(1e9, grace_s=0.0)).read1(1)
     gevent.idle()
 
 
@@ -59,7 +59,7 @@ def test_time_that_the_upstream_takes_is_not_the_clients(monkeypatch: pytest.Mon
     monkeypatch.setattr("llmproxy.client.upload_pace.time.monotonic", lambda: now[0])
     stream = PacedStream(Client(b"abc", b"def"), UploadPace(500, grace_s=1))
 
-    stream.read(3)
+    stream.read1(3)
     now[0] += 1e6  # sending the piece on took this long
 
-    assert stream.read(3) == b"def"
+    assert stream.read1(3) == b"def"

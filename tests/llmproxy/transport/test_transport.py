@@ -810,7 +810,7 @@ class PacedStream:
         self.allowed = threading.Semaphore(0)
         self.asked = 0
 
-    def read(self, size: int) -> bytes:
+    def read1(self, size: int, /) -> bytes:
         self.asked += 1
         if self.asked > 1:
             assert self.allowed.acquire(timeout=10)
@@ -1107,9 +1107,9 @@ def test_an_upload_over_tls_is_not_stopped_by_the_sessions_own_messages(
     handshake_over = threading.Event()
 
     class Waiting(io.BytesIO):
-        def read(self, size: int | None = -1, /) -> bytes:
+        def read1(self, size: int | None = -1, /) -> bytes:
             assert handshake_over.wait(10)
-            return super().read(size)
+            return super().read1(size)
 
     def script(peer: Peer) -> None:
         handshake_over.set()
