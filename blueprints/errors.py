@@ -14,6 +14,7 @@ from control.errors import Conflict, NotFound
 from control.listing import NoSuchPlace
 from control.sign_ins import TooManyFailures
 from database.errors import DATABASE_DOWN, Unstorable
+from llmproxy.errors import ProxyError
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ def register(app: Flask | Blueprint, respond: Callable[..., Response] = _as_json
 
     handle = app.register_error_handler
     handle(ValidationError, invalid)
+    handle(ProxyError, lambda exc: respond(exc, UNUSABLE, exc.status, exc.message, code=exc.code))
     handle(NoSuchPlace, lambda exc: respond(exc, UNUSABLE, 400, str(exc), param="after"))
     handle(Unstorable, lambda exc: respond(exc, UNUSABLE, 400, "A value holds what the database cannot store."))
     handle(TooManyFailures, too_many)

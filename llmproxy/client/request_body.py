@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from llmproxy.errors import BadRequest, BodyTooLarge, ClientGone, ProxyError
+from llmproxy.errors import BadRequest, BodyTooLarge, ClientGone
 
 PIECE_BYTES = 64 * 1024
 # A body up to this size is read before the upstream is called: head and body then leave in one packet, and
@@ -18,7 +18,13 @@ class ByteStream(Protocol):
     """What both servers give as ``wsgi.input``."""
 
     def read1(self, size: int, /) -> bytes:
-        """What has arrived, up to `size` bytes, once there is any; b"" at the end."""
+        """
+        What has arrived, up to `size` bytes, once there is any; b"" at the end.
+
+        Raises:
+            BadRequest: the chunks are malformed.
+            ClientGone: the connection broke.
+        """
 
 
 class RequestBody:
@@ -101,9 +107,8 @@ class RequestBody:
         wanted = PIECE_BYTES if self.length is None else min(PIECE_BYTES, self.length - self.bytes_read)
         try:
             return self._stream.read1(wanted)
-        except ProxyError:
-            raise
-        except Exception as exc:  # each server has its own errors for a body that breaks off
-            if isinstance(exc, ConnectionError | TimeoutError) or self._client_is_gone():
+        except BadRequest as exc:
+            # A body that breaks off within its framing looks like one whose framing is broken.
+            if self._client_is_gone():
                 raise ClientGone from exc
-            raise BadRequest("The request body does not keep to its framing.") from exc
+            raise

@@ -9,11 +9,14 @@ differs from it in the least, the last chunk and its trailers among it, goes to 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from gunicorn.http import body
-from gunicorn.http.errors import ChunkMissingTerminator, NoMoreData
+from gunicorn.http.errors import ChunkMissingTerminator, NoMoreData, ParseException
 from gunicorn.http.unreader import Unreader
+
+from llmproxy.errors import BadRequest, ClientGone
 
 MAX_SIZE_DIGITS = 8
 # The end of a chunk, and the size of the next, which is not the last one, with its extensions.
@@ -33,7 +36,7 @@ class Reader(Protocol):
 
 
 class Body(body.Body):  # type: ignore[misc]
-    """gunicorn's body of a Reader."""
+    """gunicorn's body of a Reader. Reading raises BadRequest where it is malformed, ClientGone where it breaks."""
 
     reader: Reader
 
@@ -41,10 +44,20 @@ class Body(body.Body):  # type: ignore[misc]
         """As a Reader has it."""
         if held := self.buf.tell():  # by `read`
             return bytes(self.read(min(size, held)))
+        return self._ask(self.reader.read1, size)
+
+    def _read_reader(self, size: int) -> bytes:
+        return self._ask(self.reader.read, size)
+
+    def _ask(self, read: Callable[[int], bytes], size: int) -> bytes:
         try:
-            return self.reader.read1(size)
-        except Exception:
-            self.failed = True
+            return read(size)
+        except BaseException as exc:
+            self.failed = True  # whatever it was, where the next request begins is not known
+            if isinstance(exc, ParseException):
+                raise BadRequest("The request body does not keep to its framing.") from exc
+            if isinstance(exc, OSError):
+                raise ClientGone from exc
             raise
 
 

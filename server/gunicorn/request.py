@@ -24,6 +24,7 @@ from gunicorn.http.wsgi import base_environ
 from gunicorn.util import unquote_to_wsgi_str
 
 from llmproxy.client.request_body import ByteStream
+from llmproxy.errors import ProxyError
 from llmproxy.headers import Headers, lists_close
 from server.gunicorn.body import Body, ChunkedReader, LengthReader
 
@@ -225,7 +226,7 @@ class Parser(RequestParser):  # type: ignore[misc]
         body = getattr(self.mesg, "body", None)
         try:
             return isinstance(body, io.BytesIO) or bool(super().finish_body(deadline, max_bytes))
-        except errors.ParseException:
+        except ProxyError:
             return False  # the request has had its response, and where the next one begins nobody knows
 
 

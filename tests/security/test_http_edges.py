@@ -3,7 +3,7 @@
 import pytest
 
 from tests.http_by_hand import HandClient
-from tests.servers import UPSTREAM_KEY, on_both_servers
+from tests.servers import MANAGEMENT_TOKEN, UPSTREAM_KEY, on_both_servers
 
 pytestmark = on_both_servers
 
@@ -18,19 +18,37 @@ BROKEN_CHUNKS = {
 }
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/healthz", "/manage/projects"])
-@pytest.mark.parametrize("secret", ["good", "bad"])
+@pytest.mark.parametrize(
+    ("path", "secret"),
+    [
+        ("/v1/files", None),
+        ("/v1/files", "nobody's"),
+        ("/healthz", "nobody's"),
+        ("/manage/projects", MANAGEMENT_TOKEN),
+    ],
+)
 @pytest.mark.parametrize("chunks", BROKEN_CHUNKS)
-def test_what_follows_broken_chunks_is_not_executed(proxy, upstream, token, chunks, secret, path):
-    bearer = f"Authorization: Bearer {token.secret if secret == 'good' else secret}\r\n".encode()
-    behind = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + bearer + b"\r\n"
+def test_what_follows_broken_chunks_is_not_executed(proxy, upstream, token, chunks, path, secret):
+    head = "Host: x\r\nAuthorization: Bearer"
+    behind = f"GET /v1/models HTTP/1.1\r\n{head} {token.secret}\r\n\r\n"
     with HandClient(proxy.url) as client:
-        client.send(b"POST %b HTTP/1.1\r\nHost: x\r\n%bTransfer-Encoding: chunked\r\n\r\n" % (path.encode(), bearer))
-        client.send(BROKEN_CHUNKS[chunks] + behind)
+        client.send(f"POST {path} HTTP/1.1\r\n{head} {secret or token.secret}\r\n".encode())
+        client.send(b"Transfer-Encoding: chunked\r\n\r\n" + BROKEN_CHUNKS[chunks] + behind.encode())
 
         assert client.read_to_end().count(b"HTTP/1.1 ") <= 1
 
     assert [request for request in upstream.requests() if request["method"] == "GET"] == []
+
+
+def test_an_operators_broken_body_is_a_400_and_no_fault(proxy):
+    with HandClient(proxy.url) as client:
+        head = f"POST /manage/projects HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {MANAGEMENT_TOKEN}\r\n"
+        client.send(head.encode() + b"Transfer-Encoding: chunked\r\n\r\ng\r\n")
+        answer = client.read_answer()
+
+        assert (answer.status, answer.json["error"]["type"]) == (400, "invalid_request_error")
+        assert client.has_ended()
+    assert "Traceback" not in proxy.output()
 
 
 REFUSED = {

@@ -1,7 +1,9 @@
 """Bodies as they arrive: what is refused is what gunicorn refuses, and what has arrived is not waited for."""
 
+from functools import partial
 from itertools import pairwise
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from gunicorn.config import Config
@@ -11,6 +13,7 @@ from gunicorn.http.unreader import SocketUnreader
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from llmproxy.errors import BadRequest, ClientGone, ProxyError
 from server.gunicorn.body import Body, ChunkedReader
 from server.gunicorn.request import Request
 
@@ -57,8 +60,8 @@ def outcome(request: Any, name: str, size: int) -> tuple[bytes, type[Exception] 
     try:
         while piece := getattr(request.body, name)(size):
             data += piece
-    except (ParseException, OSError) as exc:
-        return b"", type(exc), b""
+    except (ParseException, OSError, ProxyError) as exc:
+        return b"", type(exc.__cause__ or exc), b""
     return data, None, b"".join(iter(request.unreader.read, b""))
 
 
@@ -123,6 +126,17 @@ def test_nothing_is_read_behind_a_body_that_is_broken() -> None:
     body: Body = request_of(Request, [CHUNKED, b"1\r\na\r\ng\r\n"]).body
 
     assert isinstance(body.reader, ChunkedReader) and body.read1(10) == b"a"
-    with pytest.raises(ParseException):
+    with pytest.raises(BadRequest):
         body.read1(10)
     assert body.failed
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(), BrokenPipeError(), TimeoutError()])
+@pytest.mark.parametrize("name", ["read", "read1"])
+def test_an_error_of_the_connection_means_that_the_client_is_gone(name: str, error: OSError) -> None:
+    request = request_of(Request, [CHUNKED, b"1\r\na\r\n"])
+    request.unreader.sock = Mock(recv=Mock(side_effect=error))
+
+    with pytest.raises(ClientGone):
+        list(iter(partial(getattr(request.body, name), 10), b""))
+    assert request.body.failed
