@@ -115,7 +115,7 @@ def _services(settings: Settings, engine: Engine) -> Services:
         admission=Admission(store, keyring),
         keyring=keyring,
         upload_pace=UploadPace(settings.min_body_rate, grace_s=settings.idle_timeout_s),
-        upstream=Upstream(timeouts),
+        upstream=Upstream(timeouts, settings.egress),
         log=LogWriter(
             settings.log_path,
             max_file_bytes=settings.log_max_file_bytes,

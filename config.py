@@ -24,6 +24,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from llmproxy.api_log.logging_url import CloudWatchTarget, parse_logging_url
 from llmproxy.client.address import Network, networks_of
+from llmproxy.egress import Bypass, Egress, EgressProxy, bypass_of, proxy_of
 from llmproxy.keyring import KEY_BYTES, keys_of
 from llmproxy.limits.price_file import BadPrices, read_overlay
 from llmproxy.limits.prices import Overlay
@@ -39,6 +40,8 @@ MIN_SECRET_LENGTH = 12
 MAX_USER_LENGTH = 200  # what the audit trail has room for
 EMBEDDED_USER = "admin"
 NO_PRICES = "none"
+# Set beside the proxies' variables, and read by others.
+NEIGHBOURS = frozenset({"FTP_PROXY", "ftp_proxy"})
 
 
 class ConfigError(Exception):
@@ -180,7 +183,7 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
 def setting(
     name: str, default: T | Callable[[], T], read: Callable[[str], T], doc: str, *,
-    shown: str = "", secret: bool = False, guards: bool = False, required: bool = False,
+    shown: str = "", secret: bool = False, guards: bool = False, required: bool = False, any_case: bool = False,
 ) -> T:  # fmt: skip
     """
     Declare an attribute of `Settings`. Whatever lists settings follows from it, the README's table by a test.
@@ -194,8 +197,10 @@ def setting(
         secret: It may lie in a file, and is left out of ``repr``.
         guards: Whoever knows this secret is let in, so it must not be guessed.
         required: Whether a deployed start refuses to run without it.
+        any_case: Its name may be in lower case, too, as other programs read it.
     """
     about = {"name": name, "read": read, "doc": doc, "shown": shown, "guards": guards, "required": required}
+    about["any_case"] = any_case
     if callable(default):
         return field(default_factory=default, repr=not secret, metadata=about)
     return field(default=default, repr=not secret, metadata=about)
@@ -232,6 +237,14 @@ class Settings:
     upstream_url: str = setting("UPSTREAM_URL", "https://api.openai.com", checked_upstream_url,
         "Where calls go, as an SDK's base URL: its path stands in the place of `/v1`, which is meant where there is"
         " none. A project's `base_url` goes first.")
+    https_proxy: EgressProxy | None = setting("HTTPS_PROXY", None, proxy_of,
+        "The egress proxy, as `http://user:password@host:port`, through which whatever is `https://` is reached.",
+        secret=True, any_case=True)
+    http_proxy: EgressProxy | None = setting("HTTP_PROXY", None, proxy_of,
+        "The same for whatever is `http://`.", secret=True, any_case=True)
+    no_proxy: tuple[Bypass, ...] = setting("NO_PROXY", (), bypass_of,
+        "Hosts, domains, addresses and networks that are reached directly, with commas; loopback always is.",
+        any_case=True)
     management_token: str = setting("MANAGEMENT_TOKEN", "", header_text,
         "Opens `/manage/*`. Required under gunicorn.",
         shown="made by `make run`", secret=True, guards=True, required=True)
@@ -308,6 +321,11 @@ class Settings:
         return self.data_dir / "api_logs.jsonl"
 
     @property
+    def egress(self) -> Egress:
+        """The way out of this network."""
+        return Egress(self.https_proxy, self.http_proxy, self.no_proxy)
+
+    @property
     def upstream_is_unencrypted(self) -> bool:
         """True when keys travel to another machine in the clear."""
         url = urlsplit(self.upstream_url)
@@ -379,16 +397,22 @@ def load(environ: Mapping[str, str] | None = None, *, embedded: bool = False, co
 def _given(source: Mapping[str, str]) -> tuple[dict[str, str | Path], dict[str, str]]:
     """What is set, by name: the text itself, or the file that holds a secret; and what is set in both ways."""
     # An empty value counts as unset: compose files pass `NAME=` for what the operator left out.
-    texts = {name: source[name] for name in SETTINGS if source.get(name)}
+    texts = {name: text for name in SETTINGS if (text := _text(name, source))}
     files = {name: Path(path) for name in SECRETS if (path := source.get(f"{name}_FILE"))}
     twice = {name: f"and {name}_FILE are both set; keep one of the two" for name in files if name in texts}
     return {name: given for name, given in (texts | files).items() if name not in twice}, twice
 
 
+def _text(name: str, source: Mapping[str, str]) -> str | None:
+    in_lower_case = source.get(name.lower()) if SETTINGS[name].metadata["any_case"] else None
+    return source.get(name) or in_lower_case
+
+
 def _misspelt(source: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """What is set and no setting, each with the setting that it differs from by a letter or two."""
     known = (*SETTINGS, *(f"{name}_FILE" for name in SECRETS))
-    for wrong in sorted(name for name in source if source[name] and name not in known):
+    others = NEIGHBOURS | {name.lower() for name, one in SETTINGS.items() if one.metadata["any_case"]}
+    for wrong in sorted(name for name in source if source[name] and name not in known and name not in others):
         # Two letters lead from HOST to HOME.
         likely = (name for name in known if _are_near(wrong.upper(), name, letters=2 if len(name) > 7 else 1))
         if meant := next(likely, None):

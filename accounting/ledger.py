@@ -48,7 +48,8 @@ def dead_letters(settings: Settings, *, fsync: Callable[[int], None] = os.fsync)
 
 def open_shipper(settings: Settings, *, fsync: Callable[[int], None] = os.fsync) -> Shipper:
     """The shipper to LOGGING_URL, which must be set."""
-    sink = open_sink(parse_logging_url(settings.logging_url), token=settings.logging_token or None)
+    target, token = parse_logging_url(settings.logging_url), settings.logging_token or None
+    sink = open_sink(target, token=token, egress=settings.egress)
     reader = LogReader(settings.log_path, SHIPPER, on_damage=_damage_counter(SHIPPER), fsync=fsync)
     return Shipper(reader, sink, dead_letters(settings, fsync=fsync))
 

@@ -21,6 +21,7 @@ What can go wrong, as one tree. Each class says whose fault it is, its status, i
     ├── UpstreamError                the upstream, or the way to it
     │   ├── UpstreamAuthFailed       502  upstream_auth_failed
     │   ├── UpstreamUnreachable      502  upstream_unreachable
+    │   ├── EgressRefused            502  egress_refused
     │   └── UpstreamTimeout          504  upstream_timeout
     ├── Unavailable                  this proxy, for now
     │   ├── AuthUnavailable          503  auth_unavailable
@@ -244,6 +245,14 @@ class UpstreamUnreachable(UpstreamError):
 
     code = "upstream_unreachable"
     message = "The upstream could not be reached, or hung up before it answered. Try again."
+
+
+class EgressRefused(UpstreamError):
+    """An egress proxy lets nobody through to the upstream, or not with its credentials."""
+
+    code = "egress_refused"
+    message = "A proxy on the way to the upstream refused to connect there. Your operator must allow it."
+    extra_headers = (DO_NOT_RETRY,)
 
 
 class UpstreamTimeout(UpstreamError):

@@ -9,9 +9,11 @@ import logging
 from typing import Any, cast
 
 import requests
+from requests.exceptions import ProxyError as RefusedByProxy
 from requests.exceptions import RequestException, Timeout
 
-from llmproxy.errors import ProxyError, UpstreamTimeout, UpstreamUnreachable
+from llmproxy.egress import Egress
+from llmproxy.errors import EgressRefused, ProxyError, UpstreamTimeout, UpstreamUnreachable
 from llmproxy.transport.adapter import UpstreamAdapter
 from llmproxy.transport.connection import Timeouts, verifying_context
 from llmproxy.transport.request import UpstreamRequest
@@ -28,9 +30,9 @@ class UpstreamSession(requests.Session):
     hooks, times taken) is what a proxy must not do, and costs 12 µs.
     """
 
-    def __init__(self, timeouts: Timeouts) -> None:
+    def __init__(self, timeouts: Timeouts, egress: Egress | None = None) -> None:
         super().__init__()
-        self.adapter = UpstreamAdapter(timeouts, verifying_context())
+        self.adapter = UpstreamAdapter(timeouts, verifying_context(), egress)
         self.mount("https://", self.adapter)
         self.mount("http://", self.adapter)
 
@@ -45,17 +47,18 @@ class Upstream:
 
     Args:
         timeouts: For every call.
+        egress: The way to upstreams; direct to all without one.
     """
 
-    def __init__(self, timeouts: Timeouts) -> None:
-        self._session = UpstreamSession(timeouts)
+    def __init__(self, timeouts: Timeouts, egress: Egress | None = None) -> None:
+        self._session = UpstreamSession(timeouts, egress)
 
     def open(self, request: UpstreamRequest) -> UpstreamResponse:
         """
         Send a request and return the response with its body unread, to be closed by the caller.
 
         Raises:
-            UpstreamUnreachable, UpstreamTimeout: from the upstream or the way to it.
+            UpstreamUnreachable, EgressRefused, UpstreamTimeout: from the upstream or the way to it.
             ClientGone, BadRequest, BodyTooLarge, BodyTooSlow: from the client's body.
             ProxyError: whatever `on_connection` raised.
         """
@@ -77,4 +80,6 @@ class Upstream:
 
 def translate(exc: RequestException) -> ProxyError:
     """Our error for one of requests'."""
+    if isinstance(exc, RefusedByProxy):
+        return EgressRefused()
     return UpstreamTimeout() if isinstance(exc, Timeout) else UpstreamUnreachable()

@@ -100,7 +100,10 @@ class Background:
         if not settings.otlp_endpoint:
             return lambda: None
         return tracing.start(
-            settings.otlp_endpoint, service_name=settings.otel_service_name, headers=settings.otlp_headers
+            settings.otlp_endpoint,
+            service_name=settings.otel_service_name,
+            headers=settings.otlp_headers,
+            egress=settings.egress,
         )
 
     def finish(self, timeout_s: float) -> None:

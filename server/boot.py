@@ -33,6 +33,9 @@ def warn(settings: config.Settings, log: logging.Logger = log) -> None:
         log.warning("%s is no setting: is %s meant?", name, meant)
     for name in settings.weak_secrets:
         log.warning("%s is easy to guess: use at least %d random characters", name, config.MIN_SECRET_LENGTH)
+    for name, proxy in (("HTTPS_PROXY", settings.https_proxy), ("HTTP_PROXY", settings.http_proxy)):
+        if proxy is not None:
+            log.info("%s is set: what NO_PROXY does not name is reached through %s", name, proxy.place)
     if settings.upstream_is_unencrypted:
         log.warning("UPSTREAM_URL %s is not encrypted: keys and prompts travel in the clear", settings.upstream_url)
 

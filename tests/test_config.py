@@ -11,6 +11,7 @@ import pytest
 
 import config
 from config import ConfigError, Settings, load
+from llmproxy.egress import bypass_of, proxy_of
 from llmproxy.limits.prices import Overlay
 from models import AuditEntry
 
@@ -82,6 +83,8 @@ WRONG = {
     "LOGGING_TOKEN": "planted-secret\u2028", "METRICS_TOKEN": "planted-secret\u00e9",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318", "OTEL_EXPORTER_OTLP_HEADERS": "planted-secret\u00e9",
     "OTEL_SERVICE_NAME": " ", "TOKEN_RETENTION_DAYS": "-1",
+    "HTTPS_PROXY": "socks5://u:planted-secret@h", "HTTP_PROXY": "http://u:planted-secret@h/x",
+    "NO_PROXY": "10.0.0.0/33",
     "CORS_ORIGINS": "https://app.example/", "TRUSTED_PROXIES": "10.0.0.1/8", "LOG_CLIENT_ADDRESS": "perhaps",
     "USAGE_RETENTION_DAYS": "nan", "AUDIT_RETENTION_DAYS": "x",
 }  # fmt: skip
@@ -145,6 +148,7 @@ def test_a_name_that_is_nearly_a_settings_is_told_from_it(name: str, meant: str,
     "name",
     [
         "RATE_LIMITS_PER_HOURLY", "TE_LIMIT_PER_HOU", "LOG", "OTEL_EXPORTER_OTLP_TIMEOUT", "METRICS_TOKEN_FILE",
+        "ftp_proxy", "FTP_PROXY", "ALL_PROXY", "all_proxy",
         "HOME", "PATH", "PWD", "USER", "TERM", "SHELL", "OS", "LLM_PROXY_PORT", "FORWARDED_ALLOW_IPS",
     ],
 )  # fmt: skip
@@ -152,6 +156,16 @@ def test_other_names_are_somebody_elses(name: str, data_dir: Path, tmp_path: Pat
     (tmp_path / "x").write_text("a-token-in-a-file")
 
     assert deployed(data_dir, **{name: str(tmp_path / "x")}).misspelt == ()
+
+
+def test_the_proxies_variables_may_be_in_lower_case_and_count_less_then(data_dir: Path) -> None:
+    lower = {"https_proxy": "one:1", "http_proxy": "two:2", "no_proxy": "b.example"}
+    settings = deployed(data_dir, **lower, HTTP_PROXY="three:3", port="1")
+
+    assert (settings.https_proxy, settings.http_proxy) == (proxy_of("one:1"), proxy_of("three:3"))
+    assert settings.no_proxy == bypass_of("b.example")
+    assert settings.misspelt == (("port", "PORT"),)
+    assert (settings.port, set(problems(data_dir, https_proxy="ftp://x"))) == (8080, {"HTTPS_PROXY"})
 
 
 def test_a_name_that_is_nearly_a_settings_and_set_to_nothing_is_passed_over(data_dir: Path) -> None:
@@ -249,6 +263,7 @@ def test_a_malformed_database_url_is_refused_without_showing_it(url: str, data_d
 def test_a_secret_may_come_from_a_file(name: str, data_dir: Path, tmp_path: Path) -> None:
     value = {
         "DATABASE_URL": "postgresql://u:p@h/d", "ENCRYPTION_KEY": KEY, "LOGGING_URL": "https://u:p@h/x",
+        "HTTPS_PROXY": "http://u:p@h:3128", "HTTP_PROXY": "h:3128",
     }.get(name, "a-secret-from-a-file")  # fmt: skip
     file = tmp_path / "secret"
     file.write_text(f"{value}\n")
@@ -256,7 +271,8 @@ def test_a_secret_may_come_from_a_file(name: str, data_dir: Path, tmp_path: Path
     settings = load(without | {"DATA_DIR": str(data_dir), f"{name}_FILE": str(file)})
 
     read = getattr(settings, config.SETTINGS[name].name)
-    assert read == ((b"k" * 32,) if name == "ENCRYPTION_KEY" else value)
+    reads = {"ENCRYPTION_KEY": lambda _: (b"k" * 32,), "HTTPS_PROXY": proxy_of, "HTTP_PROXY": proxy_of}
+    assert read == reads.get(name, str)(value)
 
 
 def test_a_secret_set_in_both_ways_is_refused(data_dir: Path, tmp_path: Path) -> None:

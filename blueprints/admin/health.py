@@ -113,7 +113,7 @@ def _probe(url: str) -> dict[str, Any]:
     headers = [("Host", origin.host_header), ("Accept", "application/json"), ("User-Agent", "llm-proxy health check")]
     body = RequestBody(io.BytesIO(), length=0, max_bytes=0)
     request = UpstreamRequest("GET", origin, "/v1/models", headers, body, on_connection=lambda _: None)
-    upstream = Upstream(PROBE_TIMEOUTS)
+    upstream = Upstream(PROBE_TIMEOUTS, Services.of(current_app).settings.egress)
     started = time.perf_counter()
     try:
         response = upstream.open(request)

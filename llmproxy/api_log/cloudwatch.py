@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from llmproxy.api_log.logging_url import CloudWatchTarget
 from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.api_log.sink import BatchRefused, Rejection, SinkUnavailable
+from llmproxy.egress import Egress
 
 try:
     import boto3
@@ -41,14 +42,20 @@ class CloudWatchSink:
     Source: API reference of PutLogEvents, Amazon CloudWatch Logs.
     """
 
-    def __init__(self, target: CloudWatchTarget) -> None:
+    def __init__(self, target: CloudWatchTarget, egress: Egress) -> None:
         self._target = target
+        url = target.endpoint or f"https://logs.{target.region}.amazonaws.com"
         self._client: Any = boto3.client(
             "logs",
             region_name=target.region,
             endpoint_url=target.endpoint,
             # The shipper repeats, with longer pauses; botocore's own retries would only hold the batch.
-            config=Config(connect_timeout=5.0, read_timeout=30.0, retries={"total_max_attempts": 1}),
+            config=Config(
+                connect_timeout=5.0,
+                read_timeout=30.0,
+                retries={"total_max_attempts": 1},
+                proxies=egress.for_requests(url),
+            ),
         )
 
     @property

@@ -30,6 +30,7 @@ import urllib3
 from llmproxy.api_log.logging_url import HttpTarget
 from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.api_log.sink import BatchRefused, Rejection, SinkUnavailable
+from llmproxy.egress import Egress
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
@@ -46,13 +47,19 @@ class HttpSink:
     """One receiver on one kept-alive connection. Not shared between threads."""
 
     def __init__(
-        self, target: HttpTarget, *, token: str | None = None, read_timeout_s: float = READ_TIMEOUT_S
+        self,
+        target: HttpTarget,
+        *,
+        token: str | None = None,
+        read_timeout_s: float = READ_TIMEOUT_S,
+        egress: Egress | None = None,
     ) -> None:
         self._target = target
         self._timeout = (CONNECT_TIMEOUT_S, read_timeout_s)
         self._compresses = True
         self._secrets = _secrets(target, token)
         self._session = _bare_session(_authorization(token, target.credentials))
+        self._session.proxies = (egress or Egress()).for_requests(target.url)
 
     @property
     def name(self) -> str:
@@ -162,6 +169,8 @@ def _explain_failure(exc: Exception) -> str:
         return "no connection in time"
     if isinstance(exc, requests.Timeout | urllib3.exceptions.TimeoutError):
         return "no answer in time"
+    if isinstance(exc, requests.exceptions.ProxyError):
+        return "the egress proxy refused, or cannot be reached: check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
     if isinstance(exc, requests.exceptions.SSLError):
         return "TLS failed: check its certificate"
     return f"it cannot be reached or hung up ({type(exc).__name__})"

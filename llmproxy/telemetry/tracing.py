@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import requests
 
 from llmproxy import __version__
 from llmproxy.api_log.record import CallRecord
+from llmproxy.egress import Egress
 from llmproxy.endpoints import endpoint_class
 from llmproxy.headers import Headers, with_header
 
@@ -35,13 +37,14 @@ FLUSH_S = 3.0
 _tracer: Tracer | None = None
 
 
-def start(endpoint: str, *, service_name: str, headers: str) -> Callable[[], object]:
+def start(endpoint: str, *, service_name: str, headers: str, egress: Egress) -> Callable[[], object]:
     """
     Trace the calls of this process. After the fork: a thread sends the spans.
 
     Args:
         endpoint: Of the collector's OTLP over HTTP, without `/v1/traces`.
         headers: For the collector, as OTEL_EXPORTER_OTLP_HEADERS has them.
+        egress: The way there.
 
     Returns:
         What sends the spans that are left, for FLUSH_S at most.
@@ -56,10 +59,24 @@ def start(endpoint: str, *, service_name: str, headers: str) -> Callable[[], obj
     resource = Resource.create({"service.name": service_name, "service.version": __version__})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     sent = parse_env_headers(headers, liberal=True)
-    exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", headers=sent)
+    # Without proxies the environment says all there is to say, a session of the SDK's own included.
+    session = _Session(egress.for_requests(endpoint)) if egress.has_proxies else None
+    exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", headers=sent, session=session)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     _tracer = provider.get_tracer("llm-proxy", __version__)
     return lambda: provider.force_flush(int(FLUSH_S * 1000))
+
+
+class _Session(requests.Session):
+    """requests' own, by the environment, but for the proxies: they are what they are for everything here."""
+
+    def __init__(self, proxies: dict[str, str]) -> None:
+        super().__init__()
+        self.proxies = proxies
+
+    def merge_environment_settings(self, *args: Any, **kwargs: Any) -> Any:
+        """What a request is sent with."""
+        return {**super().merge_environment_settings(*args, **kwargs), "proxies": self.proxies}
 
 
 def begin(environ: Mapping[str, Any]) -> CallSpan | None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ssl
+from http import HTTPStatus
 from typing import Any
 
 from requests.adapters import BaseAdapter
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ReadTimeout
 
+from llmproxy.egress import Egress
 from llmproxy.transport.connection import Connection, NothingSent, Timeouts
 from llmproxy.transport.pool import MAX_IDLE_FOR_STREAMED_S, MAX_IDLE_S, ConnectionPool
 from llmproxy.transport.request import UpstreamRequest, framed, head_of
 from llmproxy.transport.response import EndedBeforeResponse, UpstreamResponse, WireResponse
+from llmproxy.transport.tunnel import refusal
 
 # RFC 9110 section 9.2.2: sent twice they have the effect of once.
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -25,24 +28,27 @@ class UpstreamAdapter(BaseAdapter):
     Args:
         timeouts: Used instead of what requests passes, which knows no idle time.
         context: Verifies upstream certificates.
+        egress: The way to upstreams; direct to all without one.
     """
 
-    def __init__(self, timeouts: Timeouts, context: ssl.SSLContext) -> None:
+    def __init__(self, timeouts: Timeouts, context: ssl.SSLContext, egress: Egress | None = None) -> None:
         super().__init__()
         self._timeouts = timeouts
-        self._pool = ConnectionPool(timeouts.connect_s, context)
+        self._pool = ConnectionPool(timeouts.connect_s, context, egress or Egress())
 
     def send(self, request: UpstreamRequest, **_: Any) -> UpstreamResponse:  # type: ignore[override]
         """The response, its body unread. Raises what the docstring of `llmproxy.transport` names."""
         max_idle_s = MAX_IDLE_FOR_STREAMED_S if request.body.held is None else MAX_IDLE_S
         connection = self._pool.idle(request.origin, max_idle_s)
-        if connection is not None:
+        if connection is not None and request.may_upgrade and connection.forwarder is not None:
+            connection.close()  # what forwards requests passes on no other protocol
+        elif connection is not None:
             try:
                 return self._exchange(request, connection)
             except _DeadConnection:
                 pass  # it died idle; a fresh one tells whether the upstream is there
         request.on_connection(None)
-        return self._exchange(request, self._pool.connect(request.origin))
+        return self._exchange(request, self._pool.connect(request.origin, tunnels=request.may_upgrade))
 
     def _exchange(self, request: UpstreamRequest, connection: Connection) -> UpstreamResponse:
         raw = WireResponse(request, self._pool, self._timeouts)
@@ -50,6 +56,8 @@ class UpstreamAdapter(BaseAdapter):
             request.on_connection(connection)
             body_sent = self._send_request(request, connection, raw)
             raw.receive_head(connection, body_sent=body_sent)
+            if connection.forwarder is not None and raw.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+                raise refusal(raw.status, request.origin, connection.forwarder)
         except TimeoutError as exc:
             connection.close()
             raise ReadTimeout("the upstream did not respond in time") from exc
@@ -70,9 +78,9 @@ class UpstreamAdapter(BaseAdapter):
         """Send head and body; False when the upstream responded before it had the whole body."""
         body, idle_s = request.body, self._timeouts.idle_s
         if body.held is not None:
-            connection.send(head_of(request, len(body.held)) + body.held, idle_s)
+            connection.send(head_of(request, len(body.held), connection.forwarder) + body.held, idle_s)
             return True
-        connection.send(head_of(request, body.length), idle_s)
+        connection.send(head_of(request, body.length, connection.forwarder), idle_s)
         for piece in framed(body):
             if raw.has_begun(connection):
                 return False
@@ -119,5 +127,5 @@ def _may_repeat(request: UpstreamRequest, connection: Connection, error: OSError
         return False  # some of it has been read of the client, and is gone
     if request.method in IDEMPOTENT:
         return True
-    sent = len(head_of(request, len(held))) + len(held)
+    sent = len(head_of(request, len(held), connection.forwarder)) + len(held)
     return isinstance(error, EndedBeforeResponse) and connection.unacknowledged() >= sent

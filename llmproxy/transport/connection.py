@@ -16,9 +16,11 @@ from typing import ClassVar
 import certifi
 import gevent.socket
 
+from llmproxy.egress import EgressProxy
 from llmproxy.headers import Origin
 from llmproxy.sockets import poll, shut_down
 from llmproxy.transport.readiness import Readiness
+from llmproxy.transport.tunnel import open_tunnel
 
 READ_BYTES = 64 * 1024
 # A read that brings so much, which is all that TLS ever brings, is seldom the last of what is there.
@@ -42,23 +44,43 @@ class Connection:
     """
     One connection to an origin; at most one exchange at a time.
 
+    Args:
+        proxy: The egress proxy on the way, if there is one.
+        tunnels: That proxy passes on bytes of any kind, and not requests.
+
     Attributes:
         open_now: How many this process has; what was detached is not in it.
+        forwarder: The egress proxy that requests are addressed to; None when the origin itself reads them.
     """
 
     open_now: ClassVar[int] = 0
 
-    __slots__ = ("_more_is_there", "_poll", "_readiness", "_sock", "idle_since", "is_aborted", "origin", "was_used")
+    __slots__ = (
+        "_more_is_there", "_poll", "_readiness", "_sock", "forwarder", "idle_since", "is_aborted", "origin",
+        "was_used",
+    )  # fmt: skip
 
-    def __init__(self, origin: Origin, timeout_s: float, context: ssl.SSLContext) -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        timeout_s: float,
+        context: ssl.SSLContext,
+        proxy: EgressProxy | None = None,
+        *,
+        tunnels: bool = False,
+    ) -> None:
         self.origin = origin
+        self.forwarder = None if tunnels else proxy
         self.was_used = False
         self.is_aborted = False
         self.idle_since = 0.0
-        sock = socket.create_connection((origin.host, origin.port), timeout=timeout_s)
+        host, port = (origin.host, origin.port) if proxy is None else (proxy.host, proxy.port)
+        sock = socket.create_connection((host, port), timeout=timeout_s)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if proxy is not None and tunnels:
+                open_tunnel(sock, origin, proxy)
             if origin.scheme == "https":
                 sock = context.wrap_socket(sock, server_hostname=origin.host, do_handshake_on_connect=False)
                 sock.do_handshake()

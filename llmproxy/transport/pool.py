@@ -8,8 +8,9 @@ from collections import deque
 
 from gevent import Timeout
 from requests.exceptions import ConnectionError as RequestsConnectionError
-from requests.exceptions import ConnectTimeout
+from requests.exceptions import ConnectTimeout, ProxyError
 
+from llmproxy.egress import Egress
 from llmproxy.headers import Origin
 from llmproxy.transport.connection import Connection
 
@@ -22,11 +23,17 @@ MAX_IDLE_PER_ORIGIN = 256
 
 
 class ConnectionPool:
-    """Idle connections by origin, the youngest first. Nobody ever waits for one."""
+    """
+    Idle connections by origin, the youngest first. Nobody ever waits for one.
 
-    def __init__(self, timeout_s: float, context: ssl.SSLContext) -> None:
+    Those through an egress proxy are kept like others: an origin has one way to it while the process lives, and no
+    connection to a proxy is used for two origins.
+    """
+
+    def __init__(self, timeout_s: float, context: ssl.SSLContext, egress: Egress) -> None:
         self._timeout_s = timeout_s
         self._context = context
+        self._egress = egress
         self._idle: dict[Origin, deque[Connection]] = {}
 
     def idle(self, origin: Origin, max_idle_s: float) -> Connection | None:
@@ -43,20 +50,28 @@ class ConnectionPool:
             connection.close()
         return None
 
-    def connect(self, origin: Origin) -> Connection:
+    def connect(self, origin: Origin, *, tunnels: bool = False) -> Connection:
         """
-        A new connection: name look-up, TCP and TLS under one time limit.
+        A new connection: name look-up, TCP, a proxy's tunnel and TLS under one time limit.
 
-        Raises ConnectTimeout or ConnectionError, and whatever is thrown into this greenlet meanwhile.
+        Args:
+            tunnels: Whatever is on the way must pass on bytes of any kind.
+
+        Raises ConnectTimeout, ProxyError or ConnectionError, and whatever is thrown into this greenlet meanwhile.
         """
+        proxy = self._egress.proxy_for(origin.scheme, origin.host, origin.port)
+        place = f"{origin.host}:{origin.port}" + (f" through the proxy {proxy.place}" if proxy else "")
+        tunnels |= origin.scheme == "https"
         try:
             # However the time is spent. Outside of gevent, only the calls' own time limits hold.
             with Timeout(self._timeout_s, TimeoutError):
-                return Connection(origin, self._timeout_s, self._context)
+                return Connection(origin, self._timeout_s, self._context, proxy, tunnels=tunnels)
+        except ProxyError:
+            raise
         except TimeoutError as exc:
-            raise ConnectTimeout(f"no connection to {origin.host}:{origin.port} in {self._timeout_s} s") from exc
+            raise ConnectTimeout(f"no connection to {place} in {self._timeout_s} s") from exc
         except (OSError, UnicodeError) as exc:
-            raise RequestsConnectionError(f"no connection to {origin.host}:{origin.port}: {exc}") from exc
+            raise RequestsConnectionError(f"no connection to {place}: {exc}") from exc
 
     def put_back(self, connection: Connection) -> None:
         """Keep a connection whose exchange ended cleanly."""

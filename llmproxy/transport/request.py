@@ -9,6 +9,7 @@ from requests.structures import CaseInsensitiveDict
 
 from llmproxy.client.guard import Abortable
 from llmproxy.client.request_body import RequestBody
+from llmproxy.egress import EgressProxy
 from llmproxy.headers import Headers, Origin
 
 OnInterim = Callable[[int, Headers], None]
@@ -60,10 +61,17 @@ class UpstreamRequest(PreparedRequest):
         return CaseInsensitiveDict(self.pairs)
 
 
-def head_of(request: UpstreamRequest, length: int | None) -> bytes:
-    """The request line and headers, the framing ones for a body of `length` bytes included; None means chunks."""
-    lines = [f"{request.method} {request.target} HTTP/1.1"]
+def head_of(request: UpstreamRequest, length: int | None, forwarder: EgressProxy | None = None) -> bytes:
+    """
+    The request line and headers, the framing ones for a body of `length` bytes included; None means chunks.
+
+    Args:
+        forwarder: The egress proxy that reads them and passes them on; RFC 9112 section 3.2.2.
+    """
+    lines = [f"{request.method} {request.target if forwarder is None else request.url} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in request.pairs]
+    if forwarder is not None and forwarder.authorization:
+        lines.append(f"Proxy-Authorization: {forwarder.authorization}")
     if length is None:
         lines.append("Transfer-Encoding: chunked")
     elif length or request.method in ("POST", "PUT", "PATCH"):  # elsewhere nobody expects a body

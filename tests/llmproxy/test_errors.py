@@ -16,6 +16,7 @@ TABLE = [
     (errors.BadRequest, 400, "invalid_request_error", None, False),
     (errors.UpstreamAuthFailed, 502, "server_error", "upstream_auth_failed", True),
     (errors.UpstreamUnreachable, 502, "server_error", "upstream_unreachable", False),
+    (errors.EgressRefused, 502, "server_error", "egress_refused", True),
     (errors.UpstreamTimeout, 504, "server_error", "upstream_timeout", False),
     (errors.AuthUnavailable, 503, "service_unavailable_error", "auth_unavailable", False),
     (errors.ProxyDraining, 503, "service_unavailable_error", "proxy_draining", False),

@@ -13,6 +13,8 @@ from llmproxy.api_log.open_sink import open_sink
 from llmproxy.api_log.read_record import ReadRecord, parse_line
 from llmproxy.api_log.shipper import Shipper
 from llmproxy.api_log.sink import BatchRefused, SinkUnavailable
+from llmproxy.egress import Egress, proxy_of
+from tests.egress_proxy import EgressProxyServer
 
 SERVER = """
 import sys
@@ -44,9 +46,9 @@ def credentials(monkeypatch):
 def open_sink_to(aws, request):
     sinks = []
 
-    def make(endpoint=None):
+    def make(endpoint=None, egress=None):
         url = f"cloudwatch://%2Fllm-proxy%2F{request.node.originalname}/node-1?region=eu-west-1"
-        sinks.append(open_sink(parse_logging_url(f"{url}&endpoint={endpoint or aws}")))
+        sinks.append(open_sink(parse_logging_url(f"{url}&endpoint={endpoint or aws}"), egress=egress))
         return sinks[-1]
 
     yield make
@@ -112,6 +114,21 @@ def test_a_missing_group_and_stream_are_made_and_records_arrive(open_sink_to, st
     assert sink.deliver(records[:3]) == []
     assert sink.deliver(records[3:]) == []
     assert stored() == [each.request_id for each in records]
+
+
+def test_an_egress_proxy_stands_on_the_way_when_it_is_set_and_no_other_does(
+    open_sink_to, stored, a_record, aws, monkeypatch
+):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    first, second = a_record(), a_record()
+    with EgressProxyServer() as proxy:
+        far = aws.replace("127.0.0.1", "aws.test")
+        assert open_sink_to(far, Egress(http=proxy_of(proxy.proxy_url))).deliver([first]) == []
+        assert proxy.asked and all(f" {far}/ " in line for line in proxy.asked)
+    assert open_sink_to(egress=Egress()).deliver([second]) == []
+    monkeypatch.delenv("HTTP_PROXY")
+
+    assert stored() == [first.request_id, second.request_id]
 
 
 def test_records_are_sent_in_the_order_of_time(open_sink_to, note_calls, a_record):
