@@ -35,7 +35,7 @@ from sqlalchemy.types import JSON, TypeDecorator
 
 NAME_LENGTH = 200
 
-# What a row of `usage_sums` adds up.
+# What a row of `usage_sums` adds up; `cost` in micro-dollars.
 COUNTS = (
     "requests",
     "refusals",
@@ -46,6 +46,8 @@ COUNTS = (
     "cached_tokens",
     "completion_tokens",
     "reasoning_tokens",
+    "cost",
+    "unpriced",
 )
 # Upper ends of the buckets in milliseconds; one more bucket takes what is longer.
 BUCKETS_MS = (20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 60_000, 120_000, 600_000)

@@ -19,6 +19,8 @@ from models import BUCKETS_MS, DIMENSIONS, DURATION, MODEL_LENGTH, REFUSAL_LENGT
 ID_LENGTH = 36
 # Far above any real call; sums of ten thousand million of them still fit into 64 bits.
 MAX_TOKENS = 10**9
+# A million dollars in micro-dollars: no call costs more.
+MAX_COST = 10**12
 NO_CODE = "none"
 _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 
@@ -64,7 +66,7 @@ def fold(records: Iterable[ReadRecord], *, model_name: Callable[[str], str] = st
             hour_of(arrived_at),
             _text(record.project_id, ID_LENGTH),
             _text(record.token_id, ID_LENGTH),
-            model_name(_text(record.model, MODEL_LENGTH)),
+            model_name(_text(record.billed_model, MODEL_LENGTH)),
             endpoint_class(record.endpoint),
             (_text(record.error_code, REFUSAL_LENGTH) or NO_CODE) if record.outcome == "refused" else "",
         )
@@ -112,6 +114,10 @@ def _counted(record: ReadRecord) -> Sums:
         tokens = getattr(record, name)
         if tokens is not None and tokens > 0:
             counted[name] = min(tokens, MAX_TOKENS)
+    if cost := record.cost:
+        counted["cost"] = min(max(cost, 0), MAX_COST)
+    if record.is_unpriced:
+        counted["unpriced"] = 1
     for buckets, took_ms in ((DURATION, record.duration_ms), (TTFT, record.ttft_ms)):
         if took_ms is not None and took_ms >= 0:
             counted[buckets[bisect_left(BUCKETS_MS, took_ms)]] = 1

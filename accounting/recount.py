@@ -41,11 +41,13 @@ class Recount:
 
     Attributes:
         records: Counted in the files.
+        before_prices: Of them, those with usage that a version before prices wrote: they count as unpriced.
         replaced: Hours whose sums are what the files say now, in order.
         kept: Hours that were left as they were, because the files hold fewer of their records.
     """
 
     records: int = 0
+    before_prices: int = 0
     replaced: list[datetime] = field(default_factory=list)
     kept: list[datetime] = field(default_factory=list)
 
@@ -62,6 +64,7 @@ def recount(path: Path, engine: Engine, sums: UsageSums, *, replace_from: dateti
     work.clear()
     for records in _records(path, sums.load()):
         done.records += len(records)
+        done.before_prices += sum(record.is_before_prices for record in records)
         work.gather(records)
     for hour in work.hours():
         (done.replaced if work.settle(hour) else done.kept).append(moment(hour))

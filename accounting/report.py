@@ -69,6 +69,8 @@ class Usage:
         usage_reported: Requests whose tokens the upstream told; the token sums are theirs.
         cached_tokens: Of the prompt tokens.
         reasoning_tokens: Of the completion tokens.
+        cost: Micro-dollars, of all whose price could be told.
+        unpriced: Requests that used what has no price, or that are older than prices.
         duration_ms: Arrival to last byte, of what was forwarded.
         ttft_ms: Arrival to first body byte, of what was forwarded.
     """
@@ -82,6 +84,8 @@ class Usage:
     cached_tokens: int
     completion_tokens: int
     reasoning_tokens: int
+    cost: int
+    unpriced: int
     duration_ms: Percentiles
     ttft_ms: Percentiles
 
@@ -159,6 +163,15 @@ def refusals_by_reason(session: Session, filters: Filters, begin: datetime, end:
     return {code: int(count) for code, count in found if code}
 
 
+def unpriced_models(
+    session: Session, filters: Filters, begin: datetime, end: datetime, *, limit: int
+) -> dict[str, int]:
+    """How many calls had no price, by model ('' where nobody named it), the most first."""
+    sums = _sources(filters.columns, hours_around(begin, end), ("unpriced",), column="model")
+    found = _by_column(session, "model", sums, ("unpriced",), limit)
+    return {model: int(count) for model, count in found}
+
+
 def _names(session: Session, by: Kind, keys: list[str]) -> dict[str, str | None]:
     if by == "model":
         return {key: key for key in keys}
@@ -171,15 +184,15 @@ def _names(session: Session, by: Kind, keys: list[str]) -> dict[str, str | None]
 
 
 def _by_column(session: Session, column: str, sums: Subquery, names: tuple[str, ...], limit: int | None) -> list[Any]:
-    """The groups of a column with their sums, those with the most requests first."""
+    """The groups of a column with their sums, those with most of the first sum first."""
     group, added = usage_keys.c[column], _added(sums, names)
-    requests = added[names.index("requests")]
+    most = added[0]
     statement = (
         select(group, *added)
         .join(sums, sums.c.key_id == usage_keys.c.id)
         .group_by(group)
-        .having(requests > 0)
-        .order_by(requests.desc(), group)
+        .having(most > 0)
+        .order_by(most.desc(), group)
         .limit(limit)
     )
     return list(session.execute(statement))

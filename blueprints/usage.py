@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Iterator
 from typing import Any, cast
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, jsonify, request
 
 from accounting.report import Filters, Kind, Step, series, top, totals, whole_hours
 from blueprints import schemas
@@ -16,15 +19,25 @@ bp = Blueprint("usage", __name__, url_prefix="/manage")
 bp.before_request(only_operators)
 
 
+CSV = "text/csv"
+_STEPS = ("hour", "day")
+# What spreadsheets take for the beginning of a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
 @bp.get("/usage")
 def usage() -> Response:
-    """Usage by hour, day, project, token or model, and the total of the same span."""
+    """
+    Usage by hour, day, project, token or model, and the total of the same span.
+
+    Whoever accepts text/csv rather than JSON gets the rows alone.
+    """
     query = read_query(schemas.UsageQuery())
     filters = Filters(query.get("project_id"), query.get("token_id"), query.get("model"))
     begin, end = whole_hours(query["begin"], query["end"])
     group = query["group_by"]
     answer: dict[str, Any] = {"from": iso(begin), "to": iso(end), "group_by": group}
-    if group in ("hour", "day"):
+    if group in _STEPS:
         periods = series(db.session, filters, begin, end, step=cast(Step, group))
         answer["data"] = [{group: iso(period.start), **usage_json(period.usage)} for period in periods]
     else:
@@ -35,7 +48,31 @@ def usage() -> Response:
         ]
         answer["has_more"] = len(consumers) > query["limit"]
     answer["total"] = usage_json(totals(db.session, filters, begin, end))
+    if request.accept_mimetypes.best_match(("application/json", CSV)) == CSV:
+        whose = {group: None} if group in _STEPS else _who(group, "", None)
+        return _csv([whose | answer["total"], *answer["data"]], f"usage-by-{group}.csv")
     return jsonify(answer)
+
+
+def _csv(rows: list[dict[str, Any]], name: str) -> Response:
+    """A table with a column for each number, also of those that stand together in JSON; headed by the first row."""
+    head, *flat = [dict(_flat(row)) for row in rows]
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(head)
+    writer.writerows(row.values() for row in flat)
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(table.getvalue(), content_type=f"{CSV}; charset=utf-8", headers=headers)
+
+
+def _flat(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in row.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}_{part}", number) for part, number in value.items())
+        elif isinstance(value, float):
+            yield name, f"{value:.6f}".rstrip("0").rstrip(".")
+        else:
+            yield name, f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _who(group: str, key: str, name: str | None) -> dict[str, str | None]:

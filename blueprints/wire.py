@@ -15,6 +15,7 @@ from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from accounting.report import Usage
+from llmproxy.api_log.record import MICRO
 from llmproxy.times import iso_utc
 from models import AuditEntry, Project, Token
 from services import Services
@@ -71,7 +72,8 @@ def audit_json(entry: AuditEntry) -> dict[str, Any]:
 
 def usage_json(usage: Usage) -> dict[str, Any]:
     """Sums of usage."""
-    return asdict(usage) | {"total_tokens": usage.total_tokens}
+    sums = asdict(usage) | {"total_tokens": usage.total_tokens}
+    return sums | {"cost_usd": sums.pop("cost") / MICRO}
 
 
 def _shown(row: Any, *names: str) -> dict[str, Any]:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import click
 from flask import current_app
 from flask.cli import AppGroup
 
-from llmproxy.limits.price_words import describe, how_to_price
+from accounting.report import EVERYBODY, unpriced_models
+from llmproxy.admission import utc_now
+from llmproxy.limits.price_words import describe, how_to_price, why_unpriced
 from llmproxy.limits.prices import Prices
+from models import db
 from services import Services
+
+_DAYS = 30
+_MOST_MODELS = 1000
 
 price_commands = AppGroup("prices", help="What calls cost.")
 
@@ -22,6 +30,21 @@ def show(model: str, project: str | None) -> None:
     if row is None:
         raise click.ClickException(f"{model} has no price. {how_to_price(model)}")
     click.echo(describe(row))
+
+
+@price_commands.command("check")
+def check() -> None:
+    """Name the models of the last 30 days whose calls had no price; ends with 1 where one still has none."""
+    prices, now = _prices(), utc_now()
+    found = unpriced_models(db.session, EVERYBODY, now - timedelta(days=_DAYS), now, limit=_MOST_MODELS)
+    for model, calls in found.items():
+        calls_of = f"{model or 'no model named'}: {calls} call{'' if calls == 1 else 's'} without a price"
+        click.echo(f"{calls_of}. {why_unpriced(prices, model)}")
+    missing = sum(bool(model) and prices.find(model) is None for model in found)
+    if missing:
+        raise click.ClickException(f"{missing} model{' has' if missing == 1 else 's have'} no price")
+    if not found:
+        click.echo(f"every call of the last {_DAYS} days has a price; the sheet is of {prices.date}")
 
 
 def _prices() -> Prices:

@@ -40,12 +40,24 @@ def record(**changes: Any) -> dict[str, Any]:
         "bytes_out": 640,
         "usage_source": "reported",
         "error": None,
+        "cost_usd": 0.00007,
+        "cost_source": "reported",
+        "price_date": "2026-11-26",
+        "service_tier": "default",
+        "requested_model": None,
     } | changes
+
+
+def older(**changes: Any) -> dict[str, Any]:
+    """The same by a version that put no price on calls."""
+    new = ("cost_usd", "cost_source", "price_date", "service_tier", "requested_model")
+    return {name: value for name, value in record(**changes).items() if name not in new}
 
 
 def refused(code: str = "rate_limit_exceeded", **changes: Any) -> dict[str, Any]:
     """A call that the proxy refused."""
     nothing = {"metadata": None, "ttft_ms": None, "upstream_status": None, "usage_source": "absent"}
+    nothing |= {"cost_usd": 0, "cost_source": "none", "price_date": None, "service_tier": None}
     error = {"code": code, "type": "requests"}
     return record(**{"status_code": 429, "outcome": "refused", "error": error, **nothing, **changes})
 

@@ -6,10 +6,12 @@ counts as absent. Values are looked up when they are asked for, for a reader ask
 """
 
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any
 
 import orjson
 
+from llmproxy.api_log.record import MICRO
 from llmproxy.times import from_iso
 
 _TEXT, _WHOLE, _NUMBER, _FLAG = (str,), (int,), (int, float), (bool,)
@@ -75,9 +77,26 @@ class ReadRecord:
     total_tokens: int | None = _field(_WHOLE, "metadata", "total_tokens")
 
     @property
+    def cost(self) -> int | None:
+        """Micro-dollars; None where nobody could tell."""
+        return None if self.cost_usd is None else round(self.cost_usd * MICRO)
+
+    @property
+    def is_unpriced(self) -> bool:
+        """It used what had no price, or was written before prices."""
+        return self.cost_source == "unpriced" or self.is_before_prices
+
+    @property
     def is_before_prices(self) -> bool:
-        """It was written by a version that put no price on calls."""
-        return "cost_source" not in self.fields
+        """It told usage, and was written by a version that put no price on it."""
+        return "cost_source" not in self.fields and self.usage_source == "reported"
+
+    @property
+    def billed_model(self) -> str | None:
+        """The model that the response named, or where it named none the one that the request named and got."""
+        if self.model or self.upstream_status is None or self.upstream_status >= HTTPStatus.BAD_REQUEST:
+            return self.model
+        return self.requested_model
 
     @property
     def arrived_at(self) -> datetime | None:

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from llmproxy.limits.price_fields import ANY, PICO_PER_DOLLAR, TIERS
 from llmproxy.limits.price_row import NEVER, NO_PRICE, Rates, Row
+from llmproxy.limits.prices import Prices
 
 # Column -> the name in Rates, and the columns that it is left out for when it says the same as one of them.
 _COLUMNS = {
@@ -29,6 +30,15 @@ def how_to_price(model: str) -> str:
     """What an operator writes so that a model has a price."""
     table = f"[model.{json.dumps(model)}]"
     return f"Write into your PRICES_FILE {table}, and below it `in` and `out` in dollars per million tokens."
+
+
+def why_unpriced(prices: Prices, model: str) -> str:
+    """Why calls of a model ('' where nobody named it) had no price, and what to do about it."""
+    if not model:
+        return "Neither response nor request told what to price it by."
+    if prices.find(model) is None:
+        return how_to_price(model)
+    return f"They are older than its price, or used a tool or a unit without one: see `flask prices show {model}`."
 
 
 def describe(row: Row) -> str:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, func, select, update
 
 from accounting import recount as recount_module
 from accounting.recount import recount
@@ -12,7 +12,7 @@ from accounting.rollup import Rollup, UsageSums
 from accounting.views import CALLS, RECOUNT, VIEWS
 from models import usage_keys, usage_sums
 from tests.accounting.test_rollup import catch_up, counted_by_hand, mixed_records, requests_by_cell, sums_of
-from tests.records import append, record
+from tests.records import append, older, record
 
 
 @pytest.fixture
@@ -71,6 +71,23 @@ def test_hours_that_lack_records_are_put_right(database, log, run, rollup):
 
     assert requests_by_cell(database) == counted_by_hand(log)
     assert [sums_of(database, view) for view in VIEWS] == [sums_of(database)] * len(VIEWS)
+
+
+def test_records_older_than_prices_stay_without_a_cost_and_are_told_of(database, log, run, rollup):
+    append(log, [older(), record(), older(), older(usage_source="absent", metadata=None)])
+    catch_up(rollup)
+    # As the older version left it.
+    with database.begin() as connection:
+        connection.execute(update(usage_sums).values(cost=0, unpriced=0))
+
+    done = run()
+
+    with database.connect() as connection:
+        sums = select(func.sum(usage_sums.c.cost), func.sum(usage_sums.c.unpriced)).where(
+            usage_sums.c.view == CALLS.id
+        )
+        assert tuple(connection.execute(sums).one()) == (70, 2)
+    assert (done.records, done.before_prices) == (4, 2)
 
 
 def test_hours_whose_files_are_gone_keep_their_sums(database, log, run, rollup):

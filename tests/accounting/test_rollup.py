@@ -21,7 +21,7 @@ from database.engine import _listen_on_sqlite
 from llmproxy.api_log.reader import LogReader, ReaderBusy
 from llmproxy.endpoints import endpoint_class
 from models import COUNTS, DIMENSIONS, usage_keys, usage_sums
-from tests.records import append, read, record, refused
+from tests.records import append, older, read, record, refused
 
 
 @pytest.fixture
@@ -114,6 +114,27 @@ def test_a_record_counts_as_one_thing(call, counted):
     assert ones == counted
 
 
+@pytest.mark.parametrize(
+    ("call", "cost", "unpriced"),
+    [
+        (record(cost_usd=1.382505), 1_382_505, 0),
+        (record(cost_usd=None, cost_source="unpriced"), 0, 1),
+        (record(cost_usd=None, cost_source="absent"), 0, 0),
+        (record(cost_usd=0, cost_source="none"), 0, 0),
+        (record(cost_usd=None, cost_source=None), 0, 0),
+        (older(), 0, 1),
+        (older(usage_source="absent"), 0, 0),
+        (record(cost_usd=-5), 0, 0),
+        (record(cost_usd=1e30), 10**12, 0),
+        (record(cost_usd="12"), 0, 0),
+    ],
+)
+def test_costs_are_whole_micro_dollars_and_within_reason(call, cost, unpriced):
+    [sums] = fold([read(call)]).values()
+
+    assert (sums.get("cost", 0), sums.get("unpriced", 0)) == (cost, unpriced)
+
+
 def test_what_a_call_used_before_it_was_cut_counts():
     [sums] = fold([read(record(outcome="refused", error={"code": "token_revoked", "type": "x"}))]).values()
 
@@ -133,6 +154,8 @@ def test_tokens_are_those_that_the_upstream_told():
         "cached_tokens": 4,
         "completion_tokens": 5,
         "reasoning_tokens": 2,
+        "cost": 70,
+        "unpriced": 0,
     }
 
 

@@ -1,5 +1,7 @@
 """GET /manage/usage: who may ask, what may be asked, and what an answer looks like."""
 
+import csv
+import io
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -8,7 +10,7 @@ from flask import Flask
 
 from accounting.rollup import Rollup, UsageSums
 from models import db
-from tests.records import PROJECT, TOKEN, append, record, refused
+from tests.records import PROJECT, TOKEN, append, older, record, refused
 
 SPAN = "from=2026-11-23T00:00:00Z&to=2026-11-24T00:00:00Z"
 
@@ -49,6 +51,8 @@ def test_a_project_s_usage(operator, add):
         "completion_tokens": 10,
         "reasoning_tokens": 4,
         "total_tokens": 30,
+        "cost_usd": 0.00014,
+        "unpriced": 0,
         "duration_ms": {"p50": 750.0, "p95": 975.0},
         "ttft_ms": {"p50": 150.0, "p95": 195.0},
     }
@@ -58,6 +62,76 @@ def test_a_project_s_usage(operator, add):
     assert response.json["total"] == sums | {"requests": 3, "refusals": 1}
     assert (response.json["from"], response.json["to"]) == ("2026-11-23T00:00:00Z", "2026-11-24T00:00:00Z")
     assert response.json["has_more"] is False
+
+
+def priced(cost, source="reported", **changes):
+    return record(cost_usd=cost, cost_source=source, **changes)
+
+
+def test_costs_are_added_up_to_the_micro_dollar(operator, add):
+    add(priced(0.000001), priced(1.382505), priced(0.1), priced(0.2), priced(0, "none"), priced(None, "absent"))
+
+    total = operator.call("GET", f"/usage?group_by=model&{SPAN}").json["total"]
+
+    assert (total["cost_usd"], total["unpriced"], total["requests"]) == (1.682506, 0, 6)
+
+
+def test_calls_without_a_price_are_told_apart_from_those_that_cost_nothing(operator, add):
+    add(priced(None, "unpriced"), priced(0, "none"), priced(None, None), older(), older(usage_source="absent"))
+
+    total = operator.call("GET", f"/usage?{SPAN}").json["total"]
+
+    # Of those before there were prices, the one that used something.
+    assert (total["cost_usd"], total["unpriced"]) == (0, 2)
+
+
+def test_a_call_counts_under_the_model_that_it_asked_for_where_the_response_named_none(operator, add):
+    spoken = {"metadata": {"characters": 3}, "usage_source": "absent", "requested_model": "tts-1"}
+    add(priced(0.015, "computed", **spoken), priced(0, "none", **spoken | {"upstream_status": 404}))
+
+    rows = operator.call("GET", f"/usage?group_by=model&{SPAN}").json["data"]
+
+    assert [(row["model"], row["cost_usd"]) for row in rows] == [(None, 0), ("tts-1", 0.015)]
+
+
+def csv_of(operator, query, **headers):
+    response = operator.call("GET", f"/usage?{query}&{SPAN}", headers={"Accept": "text/csv"} | headers)
+    assert response.content_type == "text/csv; charset=utf-8"
+    return list(csv.DictReader(io.StringIO(response.text)))
+
+
+def test_usage_comes_as_csv_for_whoever_accepts_that(operator, add):
+    add(priced(0.000001), priced(1.25, metadata={"model": "=HYPERLINK(1)", "prompt_tokens": 5}))
+
+    rows = csv_of(operator, "group_by=model")
+
+    assert [(row["model"], row["cost_usd"], row["prompt_tokens"]) for row in rows] == [
+        ("'=HYPERLINK(1)", "1.25", "5"),
+        ("gpt-4o", "0.000001", "10"),
+    ]
+    assert {"requests", "unpriced", "duration_ms_p50", "ttft_ms_p95"} < set(rows[0])
+
+
+def test_hours_come_as_csv_too(operator, add):
+    add(priced(0.5))
+
+    rows = csv_of(operator, "group_by=hour")
+
+    assert [(row["hour"], row["cost_usd"]) for row in rows if row["requests"] != "0"] == [
+        ("2026-11-23T10:00:00Z", "0.5")
+    ]
+
+
+def test_a_table_without_rows_has_its_head(operator):
+    response = operator.call("GET", f"/usage?group_by=project&{SPAN}", headers={"Accept": "text/csv"})
+
+    assert response.text.startswith("project_id,name,requests,")
+    assert response.text.count("\n") == 1
+
+
+@pytest.mark.parametrize("accepts", ["*/*", "application/json", "text/html", "text/csv;q=0.5, application/json", ""])
+def test_whoever_does_not_ask_for_csv_gets_json(operator, accepts):
+    assert operator.call("GET", "/usage", headers={"Accept": accepts}).json["group_by"] == "hour"
 
 
 @pytest.mark.parametrize(

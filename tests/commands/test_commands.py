@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from models import Project, db
 from services import Services
 from tests.databases import database_of
 from tests.receiver import receiver  # noqa: F401
-from tests.records import PROJECT, TOKEN, append, record, refused
+from tests.records import PROJECT, TOKEN, append, older, record, refused
 from tests.servers import EMBEDDED, ROOT, Server, environment
 
 OLD_KEY, NEW_KEY = b"old-encryption-key-of-the-tests!", b"new-encryption-key-of-the-tests!"
@@ -177,6 +178,55 @@ def test_rebuild_recounts_and_says_what(run, log):
         0,
         "recounted 3 records of 2 hours, 2026-11-23T10:00Z to 2026-11-23T13:00Z\nreplaced the sums of 2 hours\n",
     )
+
+
+def test_rebuild_says_which_records_have_no_cost(run, log):
+    append(log, [record(), older(), older()])
+
+    _, output = run("ledger", "rebuild")
+
+    assert "2 of them are older than prices: they have no cost, and count as unpriced\n" in output
+
+
+# prices check
+
+
+def recently(days: int = 1) -> str:
+    return f"{datetime.now(UTC) - timedelta(days=days):%Y-%m-%dT%H:%M:%S.000Z}"
+
+
+def test_models_without_a_price_are_named_with_the_way_to_price_them(run, log):
+    unpriced = {"cost_usd": None, "cost_source": "unpriced", "timestamp": recently()}
+    nameless = unpriced | {"metadata": None}
+    append(log, [record(**unpriced, metadata={"model": "house", "prompt_tokens": 3})] * 2 + [record(**nameless)])
+    append(log, [record(**unpriced), record(timestamp=recently())])
+    run("ledger", "rebuild")
+
+    code, output = run("prices", "check")
+
+    assert code == 1
+    assert output.splitlines() == [
+        'house: 2 calls without a price. Write into your PRICES_FILE [model."house"], and below it `in` and `out` in '
+        "dollars per million tokens.",
+        "no model named: 1 call without a price. Neither response nor request told what to price it by.",
+        "gpt-4o: 1 call without a price. They are older than its price, or used a tool or a unit without one: see "
+        "`flask prices show gpt-4o`.",
+        "Error: 1 model has no price",
+    ]
+
+
+def test_all_is_well_where_every_model_has_a_price(run, log):
+    append(log, [record(timestamp=recently())])
+    run("ledger", "rebuild")
+
+    assert run("prices", "check") == (0, "every call of the last 30 days has a price; the sheet is of 2026-11-26\n")
+
+
+def test_calls_of_longer_ago_are_not_checked(run, log):
+    append(log, [record(timestamp=recently(40), cost_usd=None, cost_source="unpriced", metadata={"model": "house"})])
+    run("ledger", "rebuild")
+
+    assert run("prices", "check")[0] == 0
 
 
 def test_rebuild_names_the_hours_that_it_keeps(run, log):
