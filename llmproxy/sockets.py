@@ -13,6 +13,14 @@ from gevent import monkey
 
 RealSocket = _socket.socket
 READ = 1  # libev's EV_READ
+# A peer that vanished without a word would be waited for for ever, and firewalls and NATs forget a connection after
+# minutes of silence, which a long answer may well take. Asked after a minute, then every 15 s, a peer may miss four
+# times. Not every system can be told so.
+_KEEPALIVE = tuple(
+    (getattr(socket, name), value)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+    if hasattr(socket, name)
+)
 # gevent's poll would go through the hub; a look that never waits need not.
 poll = monkey.get_original("select", "poll")
 
@@ -21,6 +29,14 @@ def real(sock: socket.socket | RealSocket) -> RealSocket:
     """Past TLS and gevent, down to the socket: the others may switch greenlets, or wait for the peer."""
     inner: RealSocket = getattr(sock, "_sock", sock)
     return inner
+
+
+def prepare(sock: socket.socket) -> None:
+    """Let TCP send at once what is to be sent, and ask the peer in a silence whether it is still there."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def shut_down(sock: socket.socket | RealSocket, how: int = socket.SHUT_RDWR) -> None:

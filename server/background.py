@@ -22,6 +22,7 @@ from datetime import timedelta
 
 import gevent
 from gevent.event import Event
+from gevent.threadpool import ThreadPool
 
 from accounting import ledger
 from accounting.rollup import Rollup
@@ -50,6 +51,9 @@ SIGN_INS_TICK_S = 2.0
 # nothing else runs while a batch is summed up.
 MIN_BATCH, MAX_BATCH = 50, 500
 LOCK_S = 0.005
+# Three wait for the disk: the rollup, the shipper and SQLite's checkpoints. Not in gevent's own threads, where other
+# libraries' look-ups wait for a name server.
+DISK_THREADS = 3
 # A single failure is routine (another process held the lock a little longer); this many in a row are told.
 FAILURES_WORTH_TELLING = 3
 
@@ -64,8 +68,9 @@ class Background:
         self._ending = Event()
         engine = parts.engine
         _give_up_on_silence(engine)
+        self._disk = ThreadPool(DISK_THREADS)
         cleaner = _Cleaner(engine, parts.settings)
-        rollup = ledger.open_rollup(parts.settings, engine, fsync=_fsync_in_thread)
+        rollup = ledger.open_rollup(parts.settings, engine, fsync=self._fsync)
         cutter = Cutter(
             engine,
             parts.live,
@@ -80,7 +85,7 @@ class Background:
             self._every(CUT_TICK_S, "cutting calls that lost their permission", cutter),
         ]
         if (url := parts.settings.database_url).startswith("sqlite"):
-            self._greenlets.append(self._every(CHECKPOINT_TICK_S, "checkpointing", lambda: _checkpoint(url)))
+            self._greenlets.append(self._every(CHECKPOINT_TICK_S, "checkpointing", lambda: self._checkpoint(url)))
         gevent.spawn(_forever, "cleaning up", cleaner, CLEANUP_TICK_S, Event())
         self._shipper = self._start_shipper()
         self._flush_spans = self._start_tracing()
@@ -91,7 +96,7 @@ class Background:
     def _start_shipper(self) -> Shipper | None:
         if not self._parts.settings.logging_url:
             return None
-        shipper = ledger.open_shipper(self._parts.settings, fsync=_fsync_in_thread)
+        shipper = ledger.open_shipper(self._parts.settings, fsync=self._fsync)
         self._greenlets.append(gevent.spawn(_ship, shipper))
         return shipper
 
@@ -105,6 +110,13 @@ class Background:
             headers=settings.otlp_headers,
             egress=settings.egress,
         )
+
+    def _fsync(self, fd: int) -> None:
+        # A slow disk takes tens of milliseconds, in which no request would get its turn.
+        self._disk.apply(os.fsync, (fd,))
+
+    def _checkpoint(self, database_url: str) -> None:
+        self._disk.apply(checkpoint, (database_url,))
 
     def finish(self, timeout_s: float) -> None:
         """Add up, ship and save what there is by now, as far as the time suffices; the rest is done after a start."""
@@ -212,15 +224,6 @@ def _tell_of_sign_ins(parts: Services) -> None:
         except Exception:
             parts.sign_ins.put_back(failures)
             raise
-
-
-def _checkpoint(database_url: str) -> None:
-    gevent.get_hub().threadpool.apply(checkpoint, (database_url,))
-
-
-def _fsync_in_thread(fd: int) -> None:
-    # A slow disk takes tens of milliseconds, in which no request would get its turn.
-    gevent.get_hub().threadpool.apply(os.fsync, (fd,))
 
 
 def _give_up_on_silence(engine: Engine) -> None:

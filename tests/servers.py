@@ -16,6 +16,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -282,6 +283,15 @@ def fetch(
         return response.status, response.msg, response.read()
     finally:
         connection.close()
+
+
+def open_sockets(pid: int) -> int:
+    """How many sockets a process has, of whatever kind."""
+    found = 0
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found += os.readlink(file).startswith("socket:")
+    return found
 
 
 def wait_for(

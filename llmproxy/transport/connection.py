@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 import termios
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ import gevent.socket
 
 from llmproxy.egress import EgressProxy
 from llmproxy.headers import Origin
-from llmproxy.sockets import poll, shut_down
+from llmproxy.sockets import poll, prepare, shut_down
+from llmproxy.transport.names import NAMES, Address
 from llmproxy.transport.readiness import Readiness
 from llmproxy.transport.tunnel import open_tunnel
 
@@ -75,10 +77,8 @@ class Connection:
         self.is_aborted = False
         self.idle_since = 0.0
         host, port = (origin.host, origin.port) if proxy is None else (proxy.host, proxy.port)
-        sock = socket.create_connection((host, port), timeout=timeout_s)
+        sock = _connected(NAMES.addresses(host), port, timeout_s)
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if proxy is not None and tunnels:
                 open_tunnel(sock, origin, proxy)
             if origin.scheme == "https":
@@ -165,6 +165,23 @@ class Connection:
     def _stop_waiting(self) -> None:
         if self._readiness is not None:
             self._readiness.close()
+
+
+def _connected(addresses: Sequence[Address], port: int, timeout_s: float) -> socket.socket:
+    """A socket to the first address, one of at least one, that takes the connection."""
+    for address in addresses[:-1]:
+        with suppress(OSError):
+            return _connected([address], port, timeout_s)
+    (address,) = addresses[-1:]
+    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        prepare(sock)
+        sock.settimeout(timeout_s)
+        sock.connect(address.at(port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def verifying_context() -> ssl.SSLContext:

@@ -6,6 +6,7 @@ import ssl
 import time
 from collections import deque
 
+import gevent
 from gevent import Timeout
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ConnectTimeout, ProxyError
@@ -35,6 +36,7 @@ class ConnectionPool:
         self._context = context
         self._egress = egress
         self._idle: dict[Origin, deque[Connection]] = {}
+        self._closing: gevent.Greenlet | None = None
 
     def idle(self, origin: Origin, max_idle_s: float) -> Connection | None:
         """
@@ -77,12 +79,30 @@ class ConnectionPool:
         """Keep a connection whose exchange ended cleanly."""
         kept = self._idle.setdefault(connection.origin, deque())
         now = time.monotonic()
-        # The youngest is taken first, so after a burst the others would lie here for good.
-        while kept and (len(kept) >= MAX_IDLE_PER_ORIGIN or now - kept[0].idle_since >= MAX_IDLE_S):
+        if len(kept) >= MAX_IDLE_PER_ORIGIN:
             kept.popleft().close()
         connection.was_used = True
         connection.idle_since = now
         kept.append(connection)
+        if self._closing is None:
+            self._closing = gevent.spawn_later(MAX_IDLE_S, self._close_the_old)
+
+    def _close_the_old(self) -> None:
+        """
+        Close what has been idle for too long, as soon as it has, until there is none.
+
+        The youngest is taken first, so that after a burst the others would lie here for good, and so would all of an
+        origin that is never called again.
+        """
+        while self._idle:
+            old = time.monotonic() - MAX_IDLE_S
+            for origin, kept in list(self._idle.items()):
+                while kept and kept[0].idle_since <= old:
+                    kept.popleft().close()
+                if not kept:
+                    del self._idle[origin]
+            gevent.sleep(min((kept[0].idle_since for kept in self._idle.values()), default=old) - old)
+        self._closing = None
 
     def count_idle(self) -> int:
         """How many connections wait for a next call."""
@@ -93,3 +113,6 @@ class ConnectionPool:
         for kept in self._idle.values():
             while kept:
                 kept.pop().close()
+        if self._closing is not None:
+            self._closing.kill(block=False)
+            self._closing = None

@@ -10,20 +10,13 @@ from contextlib import suppress
 
 from gevent.socket import wait_read, wait_write
 
-from llmproxy.sockets import real, shut_down
+from llmproxy.sockets import prepare, real, shut_down
 
 READ_BYTES = 64 * 1024
 # While the peer does not read, this often is looked whether sending to it still makes sense.
 LOOK_S = 0.5
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)  # Linux alone
 _ESTABLISHED = 1
-# A peer that vanished without a word would be waited for for ever: asked after a minute of silence, then every 15 s,
-# it may miss four times. Not every system can be told so.
-_KEEPALIVE = tuple(
-    (getattr(socket, name), value)
-    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
-    if hasattr(socket, name)
-)
 
 
 class Side:
@@ -45,11 +38,8 @@ class Side:
     def begin(self) -> None:
         """Make it ready; to be called before anything else is done with it."""
         self._sock.settimeout(0)
-        with suppress(OSError):  # a Unix socket knows neither
-            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in _KEEPALIVE:
-                self._sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        with suppress(OSError):  # a Unix socket knows nothing of it
+            prepare(self._sock)
 
     def receive(self) -> bytes:
         """What one read brings, however long it takes; b"" at the end, whatever kind of end it is."""

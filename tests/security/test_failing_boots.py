@@ -18,7 +18,7 @@ import pytest
 from tests.databases import execute
 from tests.exposition import total
 from tests.http_by_hand import HandClient, call
-from tests.servers import DEPLOYED, Server, Token, fetch, wait_for
+from tests.servers import DEPLOYED, Server, Token, fetch, open_sockets, wait_for
 
 STREAM = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}], "stream": true}'
 JSON = ("Content-Type", "application/json")
@@ -95,14 +95,6 @@ def kill_one(server: Server) -> int:
     idle = min(server.worker_pids(), key=open_sockets)
     os.kill(idle, signal.SIGKILL)
     return idle
-
-
-def open_sockets(pid: int) -> int:
-    found = 0
-    for file in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found += os.readlink(file).startswith("socket:")
-    return found
 
 
 def serves(server: Server, token: Token) -> bool:

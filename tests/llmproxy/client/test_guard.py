@@ -269,7 +269,7 @@ def test_a_hang_up_after_the_guarded_connection_was_closed_does_no_harm(
     module: object, pair: Pair, guard: CallGuard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A dead idle connection is closed, and stays guarded while a fresh one is being made."""
-    monkeypatch.setattr(connecting.socket, "create_connection", module.create_connection)  # type: ignore[attr-defined]
+    monkeypatch.setattr(connecting, "socket", module)
     errors: list[object] = []
     monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *error: errors.append(error))
     listener = socket.create_server(("127.0.0.1", 0))
@@ -289,7 +289,7 @@ def test_a_hang_up_after_the_guarded_connection_was_closed_does_no_harm(
 def test_an_abort_from_the_loop_wakes_a_greenlet_that_waits(
     pair: Pair, guard: CallGuard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connecting.socket, "create_connection", gevent.socket.create_connection)
+    monkeypatch.setattr(connecting, "socket", gevent.socket)
     left = threading.Event()
     with ScriptedUpstream(lambda peer: left.set() if peer.is_closed_by_other_side() else None) as upstream:
         connection = Connection(upstream.origin, 10, ssl.create_default_context())

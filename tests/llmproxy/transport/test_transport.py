@@ -470,27 +470,39 @@ def test_the_oldest_connection_is_closed_when_too_many_are_idle(
         client.adapter.close()
 
 
-def test_connections_that_nobody_will_use_again_are_closed_while_others_are_used(
+def test_idle_connections_are_closed_by_themselves_also_those_of_an_origin_that_is_never_called_again(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The youngest is always taken first; without this the others would stay open for ever."""
-    clock = [1000.0]
-    monkeypatch.setattr(pool.time, "monotonic", lambda: clock[0])
-    left = threading.Event()
+    monkeypatch.setattr(pool, "MAX_IDLE_S", 0.02)
+    left = threading.Semaphore(0)
 
     def waiting_to_be_left(peer: Peer) -> None:
         keeping(OK)(peer)
-        left.set()
+        left.release()
 
-    with ScriptedUpstream(waiting_to_be_left, keeping(OK, OK)) as upstream:
-        first, second = client.open(upstream.origin), client.open(upstream.origin)
-        rest(first)
-        clock[0] += pool.MAX_IDLE_S - 1
-        rest(second)
-        clock[0] += 2
-        client.exchange(upstream.origin)
+    with ScriptedUpstream(*[waiting_to_be_left] * 3) as one, ScriptedUpstream(waiting_to_be_left) as other:
+        for response in [client.open(origin) for origin in [one.origin] * 3 + [other.origin]]:
+            rest(response)
+        assert client.adapter.count_idle() == 4
+        with gevent.Timeout(10):
+            while client.adapter.count_idle():
+                gevent.sleep(0.01)
 
-        assert left.wait(10)
+        assert all(left.acquire(timeout=10) for _ in range(4))
+        assert client.adapter._pool._idle == {}
+
+
+def test_a_connection_that_is_used_now_and_then_is_not_closed(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(pool.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(pool, "MAX_IDLE_S", 0.02)
+    with ScriptedUpstream(keeping(OK, OK, OK)) as upstream:
+        for _ in range(3):
+            assert client.exchange(upstream.origin) == b"ok"
+            clock[0] += 0.01
+            gevent.sleep(0.03)
         client.adapter.close()
 
 

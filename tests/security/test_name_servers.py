@@ -1,0 +1,126 @@
+"""One project's name server is dead: that project's calls fail, and nobody else notices."""
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.http_by_hand import call
+from tests.servers import DEPLOYED, Server, wait_for
+
+# Look-ups of these names ask a file of the name, which holds where it leads. Without one nobody answers.
+NAME_SERVER = """
+import _socket, os, time
+sleep, real = time.sleep, _socket.getaddrinfo
+from gevent import monkey
+monkey.patch_all()
+here = os.path.dirname(__file__)
+def getaddrinfo(host, port, *more):
+    name = host.decode() if isinstance(host, bytes) else host
+    if not name or not name.endswith(".test") or (more and more[-1] == _socket.AI_NUMERICHOST):
+        return real(host, port, *more)
+    file = os.path.join(here, name)
+    with open(file + ".asked", "a") as asked:
+        asked.write("?")
+    while not os.path.exists(file):
+        sleep(0.05)
+    return real(open(file).read(), port, *more)
+_socket.getaddrinfo = getaddrinfo
+"""
+
+
+class NameServer:
+    """What of `NAME_SERVER` the tests' own processes decide, and see."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        (directory / "sitecustomize.py").write_text(NAME_SERVER)
+
+    def answer(self, name: str) -> None:
+        """From here on it leads to this machine."""
+        (self.directory / name).write_text("127.0.0.1")
+
+    def fall_silent(self, name: str) -> None:
+        """From here on nobody answers for it."""
+        (self.directory / name).unlink()
+
+    def asked(self, name: str) -> int:
+        """How many look-ups there were of it."""
+        file = self.directory / f"{name}.asked"
+        return len(file.read_text()) if file.exists() else 0
+
+
+@pytest.fixture
+def names(tmp_path: Path) -> NameServer:
+    (tmp_path / "names").mkdir()
+    return NameServer(tmp_path / "names")
+
+
+@pytest.fixture
+def server(upstream, names, tmp_path) -> Iterator[Server]:
+    settings = {"UPSTREAM_URL": upstream.url, "PYTHONPATH": str(names.directory), "CONNECT_TIMEOUT": "3"}
+    with Server(DEPLOYED, tmp_path / "data", **settings) as server:
+        yield server
+
+
+def token_of(server: Server, upstream, host: str):
+    port = upstream.url.rpartition(":")[2]
+    return server.issue_token(server.create_project(base_url=f"http://{host}:{port}"))
+
+
+def test_calls_to_a_name_that_nobody_answers_for_stop_no_other_projects(server, upstream, names):
+    names.answer("live.test")
+    dead, live = token_of(server, upstream, "dead.test"), token_of(server, upstream, "live.test")
+    with ThreadPoolExecutor(12) as pool:
+        failing = [pool.submit(call, server.url, "GET", "/v1/models", dead.bearer) for _ in range(12)]
+        wait_for(lambda: names.asked("dead.test"))
+        served = [call(server.url, "GET", "/v1/models", live.bearer).status for _ in range(3)]
+        # Nor is the disk waited for by the same threads.
+        wait_for(lambda: server.manage("GET", "/usage")[1]["total"]["requests"] >= 3, otherwise=server.output)
+        assert not any(answer.done() for answer in failing)
+
+        assert served == [200, 200, 200]
+        assert {answer.result().status for answer in failing} == {504}
+        assert names.asked("dead.test") <= 2
+
+
+def test_many_names_that_nobody_answers_for_hold_up_no_name_that_is_known(server, upstream, names):
+    names.answer("live.test")
+    live = token_of(server, upstream, "live.test")
+    dead = [token_of(server, upstream, f"dead-{number}.test") for number in range(40)]
+    assert call(server.url, "GET", "/v1/models", live.bearer).status == 200
+    with ThreadPoolExecutor(40) as pool:
+        failing = [pool.submit(call, server.url, "GET", "/v1/models", token.bearer) for token in dead]
+        wait_for(lambda: sum(names.asked(f"dead-{number}.test") for number in range(40)) >= 30)
+        # Several at once, so that they need connections of their own.
+        served = [pool.submit(call, server.url, "GET", "/v1/models", live.bearer) for _ in range(8)]
+
+        assert {answer.result().status for answer in served} == {200}
+        assert {answer.result().status for answer in failing} == {504}
+
+
+def test_a_name_that_is_answered_for_again_is_called_again(server, upstream, names):
+    token = token_of(server, upstream, "back.test")
+    assert call(server.url, "GET", "/v1/models", token.bearer).status == 504
+    names.answer("back.test")
+
+    wait_for(lambda: call(server.url, "GET", "/v1/models", token.bearer).status == 200)
+
+
+def test_a_stop_does_not_wait_for_a_name_server(server, upstream, names):
+    token = token_of(server, upstream, "dead.test")
+    assert call(server.url, "GET", "/v1/models", token.bearer).status == 504
+    server.terminate()
+
+    assert server.wait(5) == 0
+
+
+def test_an_upstream_that_is_a_literal_address_needs_no_look_up(server, upstream, names):
+    host, _, port = upstream.url.removeprefix("http://").rpartition(":")
+    socket.inet_aton(host)
+    token = server.issue_token(server.create_project(base_url=f"http://{host}:{port}"))
+
+    assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
+    assert names.asked(host) == 0
