@@ -20,7 +20,6 @@ MANIFESTS = [
 ]
 LITERALS = dict(literal.split("=", 1) for literal in KUSTOMIZATION["configMapGenerator"][0]["literals"])
 # What gunicorn reads itself.
-FOREIGN = {"FORWARDED_ALLOW_IPS"}
 
 
 def the(kind: str) -> dict[str, Any]:
@@ -79,7 +78,7 @@ def test_every_selector_finds_the_pods() -> None:
 def test_every_variable_is_a_setting_and_no_secret_stands_there_itself() -> None:
     files = {variable["name"]: variable["value"] for variable in pod()["containers"][0]["env"]}
 
-    assert set(LITERALS) - FOREIGN <= set(config.SETTINGS) - set(config.SECRETS)
+    assert set(LITERALS) <= set(config.SETTINGS) - set(config.SECRETS)
     assert {name.removesuffix("_FILE") for name in files} <= set(config.SECRETS)
     [mount] = [mount for mount in pod()["containers"][0]["volumeMounts"] if mount["name"] == "secrets"]
     assert all(value.startswith(f"{mount['mountPath']}/") for value in files.values())

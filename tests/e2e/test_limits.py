@@ -202,7 +202,7 @@ def test_a_changed_base_url_is_where_the_next_call_goes(deployed, upstream):
     deployed.manage("PATCH", f"/projects/{token.project_id}", {"base_url": upstream.url + "/moved"})
     call(deployed.url, "GET", "/v1/models", token.bearer)
 
-    assert [request["target"] for request in upstream.requests()] == ["/v1/models", "/moved/v1/models"]
+    assert [request["target"] for request in upstream.requests()] == ["/v1/models", "/moved/models"]
 
 
 def test_a_refused_call_does_not_count(deployed):

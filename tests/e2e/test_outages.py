@@ -161,6 +161,6 @@ def test_metrics_may_be_kept_behind_a_token(tmp_path):
     with Server(DEPLOYED, tmp_path / "data", METRICS_TOKEN="metrics-token-of-the-tests") as server:
         for sent in (None, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer "}):
             status, headers, _ = fetch(server.url, "GET", "/metrics", sent)
-            assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")
+            assert (status, headers["WWW-Authenticate"]) == (401, 'Bearer realm="metrics"')
 
         wait_for(lambda: "llmproxy_requests_in_flight 0.0" in server.metrics())

@@ -105,7 +105,7 @@ def test_openais_client_raises_the_matching_exception_after_one_try(
         (("Authorization", "Basic eDp5"),),
         (("Authorization", f"Bearer {UNKNOWN} {UNKNOWN}"),),
         (("Authorization", f"Bearer {UNKNOWN}"), ("Authorization", f"Bearer {UNKNOWN}")),
-        (("X-Api-Key", UNKNOWN),),
+        (("X-Token", UNKNOWN),),
     ],
 )
 def test_a_request_without_one_bearer_is_told_to_send_it(proxy, headers):

@@ -64,7 +64,7 @@ def test_a_second_death_is_an_answer(proxy, upstream, token):
 
 def test_a_fresh_connection_that_dies_is_not_replaced(proxy, upstream, token_for):
     # A base URL of its own, written in another way, has no kept connections.
-    token = token_for(upstream.url.replace("127.0.0.1", "localhost") + "/fresh")
+    token = token_for(upstream.url.replace("127.0.0.1", "localhost") + "/fresh/v1")
     answer = call(proxy.url, "POST", "/v1/echo", token.bearer, ("x-mock-drop", "1"), once("fresh"), body=SMALL)
 
     assert answer.status == 502
