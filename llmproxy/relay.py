@@ -158,9 +158,15 @@ class Relay:
         # A response without a body, such as one to HEAD, may not be iterated over at all.
         has_no_body = not self._bytes_out and not self._seen and self._raw.is_drained
         self._raw.close()
-        if self._seen:  # written in vain, but the upstream told it
-            self._observer.feed(self._seen)
-        self._observer.finish()
+        try:
+            if self._seen:  # written in vain, but the upstream told it
+                self._observer.feed(self._seen)
+            self._observer.finish()
+        finally:  # where the observer lets others run, a stop may end this greenlet, and its call has a record still
+            self._end(has_no_body=has_no_body)
+
+    def _end(self, *, has_no_body: bool) -> None:
+        guard = self._call.guard
         if self._cut is None and not self._ended and not has_no_body:
             self._cut = guard.ended_by or ClientGone()
         if self._cut is not None and self._on_cut is not None:

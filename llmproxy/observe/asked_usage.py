@@ -13,12 +13,19 @@ from typing import Any
 
 import orjson
 
-from llmproxy.observe.json_scan import members
+from llmproxy.observe.json_scan import JsonScanner, members
 from llmproxy.observe.sse import Block, EventSplitter, parse_event
 
 # The chunk with the usage has under 1 KiB. What is larger is something else, and goes through as it comes.
 MAX_EVENT_BYTES = 64 * 1024
 
+# Up to this size a parser is done within a millisecond. A larger body is scanned, in slices: a parser would stop
+# everybody for as long as that takes, and objects of little would take fifty times their size in memory.
+PARSED_BYTES = 64 * 1024
+# Of a larger body more brackets than any asks for are not looked at: each may cost some Python.
+MAX_BRACKETS = 100_000
+
+_STREAM, _OPTIONS = "stream", "stream_options"
 _ASK = b'"include_usage":true'
 _has_usage = re.compile(rb'"usage"(?!\s*+:\s*+null)').search
 
@@ -40,23 +47,43 @@ def ask_for_usage(body: bytes) -> bytes | None:
     """
     The body of a chat request with `stream_options.include_usage` set to true; None when there is nothing to change.
 
-    Nothing to change: the body is no plain JSON object, does not stream, asks already, or holds options of another
-    type than the API knows (the upstream shall say so itself). An explicit false is asked for all the same.
+    Nothing to change: the body is no plain JSON object, does not stream, asks already, holds options of another type
+    than the API knows (the upstream shall say so itself), or consists of more pieces than anybody would ask. An
+    explicit false is asked for all the same.
     """
-    try:
-        request = orjson.loads(body)
-    except orjson.JSONDecodeError:
+    request = _parsed(body) if len(body) <= PARSED_BYTES else _scanned(body)
+    if not isinstance(request, dict) or request.get(_STREAM) is not True:
         return None
-    if not isinstance(request, dict) or request.get("stream") is not True:
-        return None
-    if "stream_options" not in request:
+    if _OPTIONS not in request:
         return _insert(body, body.index(b"{") + 1, b'"stream_options":{' + _ASK + b"},")
-    options = request["stream_options"]
-    begin, end = _last(body, "stream_options")
+    place = _scan(body).place_of(_OPTIONS.encode())
+    if place is None:  # a name with escapes in it, or options of 16 KiB: nobody's
+        return None
+    begin, end = place
+    options = request[_OPTIONS]
     if options is None:
         return body[:begin] + b"{" + _ASK + b"}" + body[end:]
     asked = _ask_in_options(options, body[begin:end])
     return None if asked is None else body[:begin] + asked + body[end:]
+
+
+def _parsed(body: bytes) -> object:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _scanned(body: bytes) -> object:
+    scanner = _scan(body)
+    return scanner.document() if scanner.is_whole else None
+
+
+def _scan(body: bytes) -> JsonScanner:
+    scanner = JsonScanner(frozenset({_STREAM.encode(), _OPTIONS.encode()}))
+    if body.count(b"[") + body.count(b"{") <= MAX_BRACKETS:
+        scanner.feed(body)
+    return scanner
 
 
 def _ask_in_options(options: Any, raw: bytes) -> bytes | None:

@@ -17,7 +17,11 @@ from collections.abc import Callable, Iterator
 
 import orjson
 
+from llmproxy.turns import in_slices
+
 MAX_VALUE_BYTES = 16 * 1024
+# An object with more is none that anybody asked for, and each costs some Python.
+MAX_MEMBERS = 10_000
 # Wanted names are shorter; of a longer one only the length matters.
 _MAX_NAME_BYTES = 64
 
@@ -43,29 +47,46 @@ class JsonScanner:
     Args:
         names: Wanted members of the outermost object.
         inside: A member of the outermost object whose own members of these names are wanted too.
+
+    Attributes:
+        is_whole: The object has been closed.
     """
 
     def __init__(self, names: frozenset[bytes], *, inside: bytes | None = None) -> None:
         self._names = names
         self._inside = inside
-        self._found: dict[tuple[bytes, ...], bytes] = {}
+        self.is_whole = False
+        self._offset = 0  # of the chunk in the document
+        self._found: dict[tuple[bytes, ...], tuple[int, bytes]] = {}  # where each value begins, and its bytes
         self._path: tuple[bytes, ...] = ()  # the object we are in: () or (inside,)
         self._step: _Step | None = self._root
         self._name = bytearray()
+        self._members_left = MAX_MEMBERS
         self._value: bytearray | None = None  # bytes of the wanted value being read
+        self._value_begin = 0
         self._depth = 0  # open brackets of the value being stepped over
         self._escaped = False  # the last byte was a string's lone backslash
 
     def feed(self, chunk: bytes) -> None:
-        """Takes the next bytes of the document."""
+        """Takes the next bytes of the document; of many, lets others run meanwhile."""
+        for part in in_slices(chunk):
+            self._scan(part)
+
+    def _scan(self, chunk: bytes) -> None:
         position, end = 0, len(chunk)
         while position < end and self._step is not None:
             position = self._step(chunk, position)
+        self._offset += end
+
+    def place_of(self, name: bytes) -> tuple[int, int] | None:
+        """Where the value of a wanted member of the outermost object begins and ends; None where none was found."""
+        begin, raw = self._found.get((name,), (0, b""))
+        return (begin, begin + len(raw)) if raw else None
 
     def document(self) -> dict[str, object]:
         """The wanted members that are complete, parsed; of doubles the last; those of `inside` as a dict."""
         document: dict[str, object] = {}
-        for path, raw in self._found.items():
+        for path, (_, raw) in self._found.items():
             target: dict[str, object] = document
             if len(path) > 1:
                 target = document.setdefault(path[0].decode(), {})  # type: ignore[assignment]
@@ -88,13 +109,16 @@ class JsonScanner:
         if position == len(chunk):
             return position
         byte = chunk[position]
-        if byte == 0x22:
+        if byte == 0x22 and self._members_left:
+            self._members_left -= 1
             self._name.clear()
             self._step = self._in_name
         elif byte == 0x7D and self._path:
             self._path = ()
+        elif byte == 0x7D:
+            self.is_whole, self._step = True, None
         else:
-            self._step = None  # the document is over, or it is no JSON
+            self._step = None  # it is no JSON, or none of ours
         return position + 1
 
     def _in_name(self, chunk: bytes, position: int) -> int:
@@ -123,6 +147,7 @@ class JsonScanner:
                 self._path, self._step = (name,), self._before_name
                 return position + 1
         self._value = bytearray() if name in self._names else None
+        self._value_begin = self._offset + position
         if byte == 0x22:
             self._keep(chunk, position, position + 1)
             self._step = self._in_string
@@ -200,12 +225,12 @@ class JsonScanner:
         path = (*self._path, bytes(self._name))
         self._found.pop(path, None)
         if len(self._value) <= MAX_VALUE_BYTES:
-            self._found[path] = bytes(self._value)
+            self._found[path] = self._value_begin, bytes(self._value)
         self._value = None
 
     def _forget_inside(self) -> None:
         """A member given twice: the last one counts, and nothing of the first."""
-        self._found = {path: raw for path, raw in self._found.items() if path[0] != self._inside}
+        self._found = {path: found for path, found in self._found.items() if path[0] != self._inside}
 
 
 def _end(match: Callable[[bytes, int], re.Match[bytes] | None], chunk: bytes, position: int) -> int:

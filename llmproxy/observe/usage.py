@@ -3,7 +3,7 @@ The usage observer: reads what an upstream tells about a call out of a copy of i
 
 `observe` picks the way by the response's headers; the relay feeds the bytes as they came, after the client has them,
 and asks for `metadata`, `usage_source` and `error` when the call is over. An observer holds a bounded amount (64 KiB
-of a JSON body, 1 MiB of one event, single values of anything larger) and never raises: whatever goes wrong in here
+of a JSON body or of one event, single values of anything larger) and never raises: whatever goes wrong in here
 ends the observing, not the call. What was seen until then stays.
 
 An event stream that breaks off inside an event tells nothing through that event, as in a browser; a JSON body that
@@ -24,9 +24,10 @@ from llmproxy.observe.facts import ENVELOPE, NAMES, Facts
 from llmproxy.observe.json_scan import JsonScanner
 from llmproxy.observe.sse import Block, DataLines, EventSplitter, parse_event
 from llmproxy.observe.units import OutputTally
+from llmproxy.turns import give_way, in_slices
 
 MAX_BUFFERED_BODY_BYTES = 64 * 1024
-MAX_EVENT_BYTES = 1024 * 1024
+MAX_EVENT_BYTES = 64 * 1024
 
 _SCANNED_NAMES = frozenset(name.encode() for name in NAMES)
 
@@ -79,6 +80,7 @@ class UsageObserver:
                 return
             for piece in self._decoder.decode(chunk):
                 self._body.feed(piece)
+                give_way()
         except Exception:
             # Everything in here works on someone else's bytes. Caught broadly on purpose, and silently: the relay has
             # a client to serve, and a message could quote the body.
@@ -215,7 +217,11 @@ class EventStream:
         # The usual read is whole events with nothing to tell; they need not even be taken apart.
         if self._splitter.is_between_events and piece.endswith(b"\n\n") and not self._tells(piece):
             return
-        for block in self._splitter.feed(piece):
+        for part in in_slices(piece):
+            self._split(part)
+
+    def _split(self, part: bytes) -> None:
+        for block in self._splitter.feed(part):
             if block.starts and block.ends and len(block.raw) <= MAX_EVENT_BYTES:
                 self._take_event(block.raw)
             else:

@@ -23,6 +23,7 @@ from llmproxy.sockets import poll, prepare, shut_down
 from llmproxy.transport.names import NAMES, Address
 from llmproxy.transport.readiness import Readiness
 from llmproxy.transport.tunnel import open_tunnel
+from llmproxy.turns import give_way
 
 READ_BYTES = 64 * 1024
 # A read that brings so much, which is all that TLS ever brings, is seldom the last of what is there.
@@ -116,6 +117,8 @@ class Connection:
         """What one read brings; b"" at the end of the stream, unless an abort was what ended it."""
         if timeout_s and self._readiness is not None and not self._more_is_there:
             timeout_s = self._readiness.wait(timeout_s)
+        elif timeout_s:
+            give_way()
         self._sock.settimeout(timeout_s)
         data = self._sock.recv(READ_BYTES)
         self._more_is_there = len(data) >= MUCH_BYTES

@@ -18,6 +18,7 @@ from llmproxy.transport.connection import Connection, Timeouts
 from llmproxy.transport.parser import ParsedResponse
 from llmproxy.transport.pool import ConnectionPool
 from llmproxy.transport.request import UpstreamRequest
+from llmproxy.turns import give_way
 
 MAX_HEAD_BYTES = 256 * 1024
 
@@ -119,6 +120,7 @@ class WireResponse(ParsedResponse):
             if self._request.on_interim is not None:
                 for status, headers in interim:
                     self._request.on_interim(status, headers)
+                    give_way()
         if self._head_bytes > MAX_HEAD_BYTES and not self.head_done:
             raise RequestsConnectionError("the upstream's headers are too long")
 

@@ -12,7 +12,8 @@ from gevent.socket import wait_read, wait_write
 
 from llmproxy.sockets import prepare, real, shut_down
 
-READ_BYTES = 64 * 1024
+# Of frames without a payload, some thousands: more would take too long to be followed in one go.
+READ_BYTES = 16 * 1024
 # While the peer does not read, this often is looked whether sending to it still makes sense.
 LOOK_S = 0.5
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)  # Linux alone

@@ -12,6 +12,7 @@ import gevent
 from llmproxy.call import Call
 from llmproxy.errors import ClientGone, ProxyDraining, ProxyError, UpstreamTimeout, UpstreamUnreachable
 from llmproxy.relay import Observer, StreamCut
+from llmproxy.turns import give_way
 from llmproxy.websocket.frames import FrameScanner, close_frame
 from llmproxy.websocket.side import Side
 
@@ -19,8 +20,6 @@ from llmproxy.websocket.side import Side
 LINGER_S = 0.5
 # A cut waits so long for the rest of the frame that is under way.
 CUT_GRACE_S = 1.0
-# From this size on a read may be one of many that never have to wait, and then others would not get their turn.
-BUSY_BYTES = 16 * 1024
 # RFC 6455 section 7.4.1, and 1012 of IANA's registry: the client may come back at once.
 POLICY_VIOLATION, SERVICE_RESTART = 1008, 1012
 
@@ -112,6 +111,7 @@ class Tunnel:
                     return
                 self._send_down(data)
                 self._observer.feed(data)
+                give_way()
             self._note_end(UpstreamUnreachable())
             if self._cut_by is not None and self._down.is_between_frames:
                 self._send_down(_last_frame(self._cut_by))
@@ -126,7 +126,6 @@ class Tunnel:
             self._call.first_byte_came()
         self._client.send(data, stall_s=self._stall_s)
         self._bytes_out += len(data)
-        _let_others_run(data)
 
     def _copy_up(self) -> None:
         is_taken = True
@@ -136,7 +135,7 @@ class Tunnel:
             # Read to its end even when nobody wants it: closing on unread bytes would reset the connection, and
             # take the last words to the client with it.
             is_taken = is_taken and self._send_up(data)
-            _let_others_run(data)
+            give_way()
         self._note_end(ClientGone())
         self._abort_in(LINGER_S)
 
@@ -167,8 +166,3 @@ class Tunnel:
 
 def _last_frame(reason: ProxyError) -> bytes:
     return close_frame(SERVICE_RESTART if isinstance(reason, ProxyDraining) else POLICY_VIOLATION, reason.message)
-
-
-def _let_others_run(data: bytes) -> None:
-    if len(data) >= BUSY_BYTES:
-        gevent.sleep(0)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmproxy.observe.asked_usage import MAX_EVENT_BYTES, UsageChunkFilter, ask_for_usage
+from llmproxy.observe.asked_usage import MAX_BRACKETS, MAX_EVENT_BYTES, PARSED_BYTES, UsageChunkFilter, ask_for_usage
+from llmproxy.observe.json_scan import MAX_MEMBERS
 from tests.llmproxy.observe.openai_bodies import CHAT_STREAM, CHAT_STREAM_CRLF, CHAT_STREAM_UNASKED
 
 ASKED = {"include_usage": True}
@@ -49,6 +50,12 @@ def test_usage_is_asked_for_by_splicing(body, asked):
     assert ask_for_usage(body) == asked
 
 
+def test_of_a_large_body_no_other_byte_changes():
+    large = b'{"model":"m","messages":["%b"],"stream":true,"stream_options":{}}' % (b'\\"[' * PARSED_BYTES)
+
+    assert ask_for_usage(large) == large.replace(b"{}", b'{"include_usage":true}')
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -65,10 +72,16 @@ def test_usage_is_asked_for_by_splicing(body, asked):
         b'{"stream":true,"stream_options":false}',
         b'[{"stream":true}]',
         b'{"stream":true',
+        b'{"stream":true,"stream_options":{"a":}}',
+        b'{"stream":true,"stream\\u005foptions":{}}',
+        b'{"stream":true,"a":"%b"' % (b"x" * PARSED_BYTES),
+        b'{"stream":true,%b"a":1}' % (b'"a":1,   ' * MAX_MEMBERS),
+        b'{"stream":true,"a":%b%b}' % (b"[" * (MAX_BRACKETS + 1), b"]" * (MAX_BRACKETS + 1)),
         b'\xef\xbb\xbf{"stream":true}',
         b"\x1f\x8b\x08",
         b"",
     ],
+    ids=lambda body: body[:60],
 )
 def test_there_is_nothing_to_change(body):
     assert ask_for_usage(body) is None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llmproxy.observe.json_scan import MAX_VALUE_BYTES, JsonScanner, members
+from llmproxy.observe.json_scan import MAX_MEMBERS, MAX_VALUE_BYTES, JsonScanner, members
 
 NAMES = ("usage", "model", "error", "created")
 _texts = st.text(alphabet='ab"\\/{}[]:, ünull🌿\n\t\u0001', max_size=8)
@@ -120,6 +120,31 @@ def test_depth_costs_no_stack():
     body = b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b',"model":"m"}'
 
     assert scan([body]) == {"model": "m"}
+
+
+@given(documents, layouts, cuts)
+def test_wanted_values_stand_where_it_says(document, layout, positions):
+    body = json.dumps(document, **layout).encode()
+    scanner = JsonScanner(frozenset(name.encode() for name in NAMES))
+    for chunk in cut_at(body, positions):
+        scanner.feed(chunk)
+
+    places = {name: scanner.place_of(name.encode()) for name in wanted(document)}
+    assert {name: orjson.loads(body[slice(*place)]) for name, place in places.items()} == wanted(document)
+    assert scanner.is_whole
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"usage":1', b'{"usage":{}', b'["usage"]', b'{"a":{"b":1}'])
+def test_a_document_without_its_end_is_not_whole(body):
+    scanner = JsonScanner(frozenset({b"usage"}))
+    scanner.feed(body)
+
+    assert not scanner.is_whole
+
+
+@pytest.mark.parametrize(("count", "found"), [(MAX_MEMBERS - 1, {"model": "m"}), (MAX_MEMBERS, {})])
+def test_an_object_of_more_members_than_any_is_given_up(count, found):
+    assert scan([b'{%b"model":"m"}' % (b'"a":1,' * count)]) == found
 
 
 @given(documents, layouts)
