@@ -8,6 +8,7 @@ differs from it in the least, the last chunk and its trailers among it, goes to 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -34,11 +35,20 @@ class Reader(Protocol):
     def read1(self, size: int, /) -> bytes:
         """What has arrived, up to `size` bytes, once there is any; b"" at the end."""
 
+    @property
+    def unread_bytes(self) -> float:
+        """How much may still be to come; infinity where nobody can tell."""
+
 
 class Body(body.Body):  # type: ignore[misc]
     """gunicorn's body of a Reader. Reading raises BadRequest where it is malformed, ClientGone where it breaks."""
 
     reader: Reader
+
+    @property
+    def unread_bytes(self) -> float:
+        """As a Reader has it."""
+        return math.inf if self.failed else self.reader.unread_bytes
 
     def read1(self, size: int, /) -> bytes:
         """As a Reader has it."""
@@ -64,6 +74,12 @@ class Body(body.Body):  # type: ignore[misc]
 class LengthReader(body.LengthReader):  # type: ignore[misc]
     """gunicorn's reader of a body of known length."""
 
+    @property
+    def unread_bytes(self) -> float:
+        """As a Reader has it."""
+        length: int = self.length
+        return length
+
     def read1(self, size: int, /) -> bytes:
         """As a Reader has it."""
         wanted = min(size, self.length)
@@ -84,6 +100,11 @@ class ChunkedReader(body.ChunkedReader):  # type: ignore[misc]
         self._unreader = unreader
         self._left = 0  # of the present chunk
         self._has_begun = self._is_over = False
+
+    @property
+    def unread_bytes(self) -> float:
+        """As a Reader has it."""
+        return 0 if self._is_over else math.inf
 
     def read(self, size: int, /) -> bytes:
         """As a Reader has it."""

@@ -9,8 +9,18 @@ from functools import cache
 from gunicorn.config import Config
 from gunicorn.http import wsgi
 
-from server.gunicorn.request import MAX_FIELDS, MAX_LINE_BYTES, Address, Environ, OrdinaryRequest, Parser, Request
+from server.gunicorn.request import (
+    MAX_FIELDS,
+    MAX_LINE_BYTES,
+    Address,
+    Environ,
+    OrdinaryRequest,
+    Parser,
+    Request,
+    unread_bytes,
+)
 from server.gunicorn.response import Response
+from server.lingering import linger
 
 # What gunicorn.conf.py says of requests, for a server that gunicorn does not run.
 _READING = {
@@ -64,7 +74,11 @@ def create(
 
 
 def respond(application: Application, response: Response, environ: Environ) -> bool:
-    """Let the application fill the response; whether the connection may go on. Raises what the application does."""
+    """
+    Let the application fill the response; whether the connection may go on. Raises what the application does.
+
+    Returns when a client that has not sent its whole request has had time to see the response.
+    """
     body = application(environ, response.start_response)
     try:
         for piece in body:
@@ -73,7 +87,16 @@ def respond(application: Application, response: Response, environ: Environ) -> b
     finally:
         if hasattr(body, "close"):
             body.close()
-    return not response.should_close()
+    if response.should_close():
+        leave(response.req, response.sock)
+        return False
+    return True
+
+
+def leave(req: Request | OrdinaryRequest, sock: socket.socket) -> None:
+    """Let the client see the response that was its connection's last, though it may still be sending this request."""
+    if unread_bytes(req.body):
+        linger(sock)
 
 
 # The worker puts ours in its place.

@@ -21,6 +21,7 @@ from llmproxy.errors import (
 )
 from llmproxy.headers import endpoint_of
 from server.gunicorn.request import Address
+from server.lingering import linger
 from services import Services
 
 _log = logging.getLogger(__name__)
@@ -43,10 +44,11 @@ def tell(parts: Services, sock: socket.socket, peer: Address, error: Exception, 
     """
     if isinstance(error, errors.ParseException) and not isinstance(error, _FAULTS):
         _refuse(parts, sock, peer, error)
-        return
-    request_id = str(uuid.uuid4())
-    log.error("request %s failed", request_id, exc_info=error)
-    _send(sock, ProxyError(), request_id)
+    else:
+        request_id = str(uuid.uuid4())
+        log.error("request %s failed", request_id, exc_info=error)
+        _send(sock, ProxyError(), request_id)
+    linger(sock)
 
 
 def _refuse(parts: Services, sock: socket.socket, peer: Address, error: errors.ParseException) -> None:

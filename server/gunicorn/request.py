@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import re
 import socket
+import time
 from functools import lru_cache
 from typing import Any
 
@@ -19,14 +20,16 @@ from gunicorn.config import Config
 from gunicorn.http import body as gunicorn_body
 from gunicorn.http import errors, message
 from gunicorn.http.parser import RequestParser
-from gunicorn.http.unreader import Unreader
+from gunicorn.http.unreader import SocketUnreader, Unreader
 from gunicorn.http.wsgi import base_environ
 from gunicorn.util import unquote_to_wsgi_str
 
 from llmproxy.client.request_body import ByteStream
 from llmproxy.errors import ProxyError
 from llmproxy.headers import Headers, lists_close
+from llmproxy.turns import give_way
 from server.gunicorn.body import Body, ChunkedReader, LengthReader
+from server.lingering import DRAINED_BYTES, LINGER_S
 
 Environ = dict[str, Any]
 Address = tuple[Any, ...]  # as sockets tell it
@@ -174,6 +177,7 @@ class Parser(RequestParser):  # type: ignore[misc]
 
     def __init__(self, cfg: Config, source: socket.socket, source_addr: Address | str) -> None:
         super().__init__(cfg, source, source_addr)
+        self.unreader = _Unreader(source)
         # No line can be longer than is allowed where the whole head is not.
         self._max_head_bytes = min(cfg.limit_request_line, cfg.limit_request_field_size)
         self._max_fields = cfg.limit_request_fields
@@ -185,6 +189,7 @@ class Parser(RequestParser):  # type: ignore[misc]
         self, cfg: Config, unreader: Unreader, peer_addr: Address | str, number: int
     ) -> OrdinaryRequest | Request:
         """The next request. StopIteration at the end of the connection."""
+        give_way()  # to those who wait while this one's requests come one behind the other
         data = unreader.read()
         if not data:
             raise StopIteration
@@ -221,13 +226,34 @@ class Parser(RequestParser):  # type: ignore[misc]
             self.unreader.unread(rest[length:])
         return io.BytesIO(rest[:length])
 
-    def finish_body(self, deadline: float | None = None, max_bytes: int | None = None) -> bool:
-        """Discard what was not read of the last body; one that had arrived with its head is no longer in the way."""
+    def finish_body(self, *_: object) -> bool:
+        """
+        Discard what was not read of the last body, if that is little and comes soon.
+
+        What had arrived with its head is no longer in the way.
+        """
         body = getattr(self.mesg, "body", None)
         try:
-            return isinstance(body, io.BytesIO) or bool(super().finish_body(deadline, max_bytes))
+            return isinstance(body, io.BytesIO) or bool(
+                super().finish_body(time.monotonic() + LINGER_S, DRAINED_BYTES + 1)
+            )
         except ProxyError:
             return False  # the request has had its response, and where the next one begins nobody knows
+
+
+class _Unreader(SocketUnreader):  # type: ignore[misc]
+    """gunicorn's, which lets others run before it reads on: what a client sends without a pause is read for long."""
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        """What one read brings."""
+        give_way()
+        data: bytes = super().chunk(size_hint)
+        return data
+
+
+def unread_bytes(body: ByteStream | None) -> float:
+    """How much of a request's body may still be to come; infinity where nobody can tell."""
+    return body.unread_bytes if isinstance(body, Body) else 0  # another has come with its head
 
 
 def _pairs(lines: str) -> Headers:

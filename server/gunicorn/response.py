@@ -16,6 +16,8 @@ from gunicorn.http import wsgi
 from gunicorn.http.message import TOKEN_RE
 
 from llmproxy.headers import Headers, field_lines
+from server.gunicorn.request import unread_bytes
+from server.lingering import DRAINED_BYTES
 
 # gunicorn takes these two for the connection's own and would drop the upstream's.
 util.hop_headers -= {"server", "date"}
@@ -83,7 +85,7 @@ class Response(wsgi.Response):  # type: ignore[misc]
 
     def default_headers(self) -> list[str]:
         """gunicorn's, without what the application told itself."""
-        if self.is_last:
+        if self.is_last or unread_bytes(self.req.body) > DRAINED_BYTES:
             self.force_close()
         told = self._names & {"server", "date"}
         if len(told) < 2 or self.upgrade:

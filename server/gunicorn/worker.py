@@ -31,7 +31,7 @@ from llmproxy.telemetry import shared_values
 from server.drain import Stopping
 from server.gunicorn import master
 from server.gunicorn.booting import SharedNumber, tried_again
-from server.gunicorn.exchange import create, respond
+from server.gunicorn.exchange import create, leave, respond
 from server.gunicorn.refusal import tell
 from server.gunicorn.request import Address, Environ, OrdinaryRequest, Parser, Request
 from server.gunicorn.response import Response
@@ -130,7 +130,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
     ) -> None:
         """Answer one request: the base class's own way, with hooks and clocks, where its access log is asked for."""
         if self.log.access_log_enabled:
-            super().handle_request(listener_name, req, sock, addr)
+            try:
+                super().handle_request(listener_name, req, sock, addr)
+            except StopIteration:
+                leave(req, sock)
+                raise
             return
         response, environ = create(req, sock, addr, listener_name, self.cfg)
         try:

@@ -57,5 +57,7 @@ const abort = async () => {
 const told = {};
 for (const [name, call] of Object.entries(calls)) told[name] = await call();
 told["wrong key"] = (await errorOf(new OpenAI({ baseURL, apiKey: "wrong", maxRetries: 2 }).models.list())).slice(0, 2);
+told["wrong key, large upload"] = (await errorOf(new OpenAI({ baseURL, apiKey: "wrong", maxRetries: 0 }).files.create(
+  { file: new File([new Uint8Array(32 << 20)], "a.jsonl"), purpose: "batch" }))).slice(0, 2);
 told.abort = await abort();
 process.stdout.write(JSON.stringify(told));

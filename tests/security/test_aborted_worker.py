@@ -4,14 +4,14 @@ import os
 import signal
 
 from tests.http_by_hand import call
-from tests.security.attackers import REFUSED, sending_for_ever
+from tests.security.attackers import REFUSED, attacking
 from tests.servers import DEPLOYED, Server, wait_for
 
 
 def test_an_abort_ends_the_worker_whatever_it_is_at(upstream, tmp_path):
     with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
         (aborted,) = server.worker_pids()
-        with sending_for_ever(server.url, b"", REFUSED * 200):
+        with attacking(server.url, b"", REFUSED * 200):
             # So that the signal meets a connection's greenlet.
             wait_for(lambda: len(server.records()) > 100)
             os.kill(aborted, signal.SIGABRT)

@@ -56,7 +56,7 @@ def test_every_call_tells_the_client_what_the_upstream_does(direct, proxied) -> 
 
 def test_errors_are_of_the_class_that_the_client_knows(proxied) -> None:
     assert {status: proxied[f"error {status}"][0] for status in ERRORS} == ERRORS
-    assert proxied["wrong key"] == ["AuthenticationError", 401]
+    assert proxied["wrong key"] == proxied["wrong key, large upload"] == ["AuthenticationError", 401]
     assert proxied["retried"] == "list"
 
 
