@@ -9,7 +9,8 @@ pass as they came. The names of attributes stand here alone, because those of ge
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from random import getrandbits
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 import requests
@@ -21,6 +22,8 @@ from llmproxy.endpoints import endpoint_class
 from llmproxy.headers import Headers, with_header
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace.sampling import Sampler, SamplingResult
     from opentelemetry.trace import Tracer
 
 PROVIDER = "openai"
@@ -32,6 +35,10 @@ OPERATIONS = {
     "embeddings": "embeddings",
     "images": "generate_content",
 }
+# The conventions have "HTTP" and "_OTHER" in place of any other.
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"})
+# A path or a model's name may have 8 KB and more.
+MAX_TEXT = 256
 FLUSH_S = 3.0
 
 _tracer: Tracer | None = None
@@ -58,6 +65,7 @@ def start(endpoint: str, *, service_name: str, headers: str, egress: Egress) -> 
 
     resource = Resource.create({"service.name": service_name, "service.version": __version__})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.sampler = cast("Sampler", _OwnSampling(provider.sampler))
     sent = parse_env_headers(headers, liberal=True)
     # Without proxies the environment says all there is to say, a session of the SDK's own included.
     session = _Session(egress.for_requests(endpoint)) if egress.has_proxies else None
@@ -65,6 +73,33 @@ def start(endpoint: str, *, service_name: str, headers: str, egress: Egress) -> 
     provider.add_span_processor(BatchSpanProcessor(exporter))
     _tracer = provider.get_tracer("llm-proxy", __version__)
     return lambda: provider.force_flush(int(FLUSH_S * 1000))
+
+
+class _OwnSampling:
+    """
+    Samples by the SDK's own settings, as if no call had a parent.
+
+    By default the caller's `traceparent` decides, and at a rate its trace id would: whoever holds a token could hide
+    calls by either, or have all of them kept.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def should_sample(
+        self, parent_context: Context | None, _trace_id: int, name: str, *more: Any, **others: Any
+    ) -> SamplingResult:
+        """What the SDK's sampler says of a trace that begins here; its state goes on with it."""
+        from opentelemetry.context import Context
+        from opentelemetry.trace import get_current_span
+
+        result = self._sampler.should_sample(Context(), getrandbits(128), name, *more, **others)
+        result.trace_state = get_current_span(parent_context).get_span_context().trace_state
+        return result
+
+    def get_description(self) -> str:
+        """For whoever asks the SDK."""
+        return self._sampler.get_description()
 
 
 class _Session(requests.Session):
@@ -95,7 +130,7 @@ class CallSpan:
         names = {"traceparent": "HTTP_TRACEPARENT", "tracestate": "HTTP_TRACESTATE"}
         carrier = {name: environ[key] for name, key in names.items() if key in environ}
         self._span = tracer.start_span(
-            environ["REQUEST_METHOD"],
+            _method(environ["REQUEST_METHOD"]),
             context=self._propagator.extract(carrier),
             kind=SpanKind.SERVER,
         )
@@ -121,19 +156,21 @@ class CallSpan:
         if span.is_recording():
             from opentelemetry.trace import StatusCode
 
-            asked_for = _model_in(request_body)
-            span.update_name(_name(record, asked_for))
-            span.set_attributes(_attributes(record, asked_for))
+            span.update_name(_name(record))
+            span.set_attributes(_attributes(record, _model_in(request_body)))
             if record.outcome in ("upstream_failed", "upstream_timeout") or record.status_code >= 500:
                 span.set_status(StatusCode.ERROR)
         span.end()
 
 
-def _name(record: CallRecord, model: str | None) -> str:
+def _name(record: CallRecord) -> str:
+    """One of a few dozen: a collector groups by it, and nothing of it is a caller's to choose."""
     kind = endpoint_class(record.endpoint)
-    if operation := OPERATIONS.get(kind):
-        return f"{operation} {model}" if model else operation
-    return f"{record.method} /v1/{kind}"
+    return OPERATIONS.get(kind) or f"{_method(record.method)} /v1/{kind}"
+
+
+def _method(method: str) -> str:
+    return method if method in METHODS else "HTTP"
 
 
 def _attributes(record: CallRecord, model: str | None) -> dict[str, str | int | float]:
@@ -141,7 +178,7 @@ def _attributes(record: CallRecord, model: str | None) -> dict[str, str | int | 
     error = (record.error or {}).get("code") or record.outcome
     failed = record.outcome != "complete" or record.status_code >= 400
     known: dict[str, Any] = {
-        "http.request.method": record.method,
+        "http.request.method": record.method if record.method in METHODS else "_OTHER",
         "url.path": record.endpoint,
         "http.response.status_code": record.status_code,
         "error.type": error if failed else None,
@@ -157,7 +194,8 @@ def _attributes(record: CallRecord, model: str | None) -> dict[str, str | int | 
         "llmproxy.stream": record.stream,
         "llmproxy.ttft_ms": record.ttft_ms,
     }
-    return {name: value for name, value in known.items() if isinstance(value, str | int | float)}
+    told = {name: value for name, value in known.items() if isinstance(value, str | int | float)}
+    return {name: value[:MAX_TEXT] if isinstance(value, str) else value for name, value in told.items()}
 
 
 def _model_in(body: bytes | None) -> str | None:

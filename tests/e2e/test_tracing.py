@@ -89,7 +89,7 @@ def test_a_call_is_one_span_with_what_gen_ai_wants_to_know(traced, collector, up
     span = collector.span_of(answer["x-proxy-request-id"])
 
     told = attributes(span)
-    assert (span.name, span.kind) == ("chat gpt-4o-mini", Span.SPAN_KIND_SERVER)
+    assert (span.name, span.kind) == ("chat", Span.SPAN_KIND_SERVER)
     assert (span.parent_span_id, span.status.code) == (b"", Status.STATUS_CODE_UNSET)
     assert told["gen_ai.operation.name"] == "chat" and told["gen_ai.provider.name"] == "openai"
     assert told["gen_ai.request.model"] == "gpt-4o-mini" and told["gen_ai.response.model"] == answer.json["model"]
@@ -134,14 +134,57 @@ def test_a_callers_trace_goes_on_and_the_upstream_gets_our_span_as_its_parent(tr
     assert span.name == "GET /v1/models"
 
 
-def test_a_trace_that_its_caller_does_not_sample_is_not_sent_but_goes_on(traced, collector, upstream, token):
-    call(traced.url, "GET", "/v1/models", token.bearer, ("traceparent", f"00-{'1' * 32}-{PARENT}-00"))
-    answer = call(traced.url, "GET", "/v1/models", token.bearer)
-    collector.span_of(answer["x-proxy-request-id"])
+def test_a_caller_who_does_not_sample_hides_no_call(traced, collector, upstream, token):
+    unsampled = ("traceparent", f"00-{'1' * 32}-{PARENT}-00")
+    answer = call(traced.url, "GET", "/v1/models", token.bearer, unsampled, TRACESTATE)
+    span = collector.span_of(answer["x-proxy-request-id"])
 
-    first = dict(upstream.requests("/v1/models")[0]["headers"])["traceparent"]
-    assert first.startswith(f"00-{'1' * 32}-") and first.endswith("-00")
-    assert not [span for span in collector.spans if span.trace_id.hex() == "1" * 32]
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == ("1" * 32, PARENT)
+    sent = dict(upstream.last_request()["headers"])
+    assert sent["traceparent"] == f"00-{'1' * 32}-{span.span_id.hex()}-01" and sent["tracestate"] == "vendor=value"
+
+
+@pytest.mark.parametrize(("share", "sampled"), [("0", 0), ("1", 20)])
+def test_what_share_of_calls_is_traced_is_the_operators_to_say_and_not_their_callers(
+    upstream, collector, tmp_path, share, sampled
+):
+    settings = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": share,
+    }
+    # A ratio is of the trace ids, of which these are the highest and the lowest.
+    parents = [f"00-{'f' * 32}-{PARENT}-01", f"00-{'0' * 31}1-{PARENT}-00"]
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url, **settings) as server:
+        token = server.issue_token()
+        answers = [
+            call(server.url, "GET", "/v1/models", token.bearer, ("traceparent", parents[number % 2]))
+            for number in range(20)
+        ]
+        server.terminate()
+        assert server.wait() == 0
+
+    told = {attributes(span)["llmproxy.request_id"] for span in collector.spans}
+    assert len(told & {answer["x-proxy-request-id"] for answer in answers}) == sampled
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("X" * 20, "/v1/models", "HTTP /v1/models"),
+        ("GET", "/v1/" + "x" * 2000, "GET /v1/other"),
+        ("POST", "/v1/chat/completions", "chat"),
+    ],
+)
+def test_a_spans_name_and_length_are_not_its_callers_to_choose(
+    traced, collector, upstream, token, method, path, name
+):
+    body = CHAT.replace(b"gpt-4o-mini", b"y" * 100_000)
+    answer = call(traced.url, method, path, token.bearer, JSON, body=body)
+    span = collector.span_of(answer["x-proxy-request-id"])
+
+    assert span.name == name
+    assert len(str(span)) < 5000
 
 
 @pytest.mark.parametrize("sent", ["", "nonsense", f"00-{'0' * 32}-{PARENT}-01", "00-" + "x" * 10_00])
