@@ -10,7 +10,7 @@ from flask import Blueprint, Flask, Response, jsonify
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
 
-from control.errors import Conflict, NotFound
+from control.errors import Conflict, KeyNeeded, NotFound
 from control.listing import NoSuchPlace
 from control.sign_ins import TooManyFailures
 from database.errors import DATABASE_DOWN, Unstorable
@@ -89,6 +89,7 @@ def register(app: Flask | Blueprint, respond: Callable[..., Response] = _as_json
     handle(Unstorable, lambda exc: respond(exc, UNUSABLE, 400, "A value holds what the database cannot store."))
     handle(TooManyFailures, too_many)
     handle(NotFound, lambda exc: respond(exc, "Not found", 404, str(exc), param=exc.field))
+    handle(KeyNeeded, lambda exc: respond(exc, UNUSABLE, 400, str(exc), param=exc.field))
     handle(Conflict, lambda exc: respond(exc, "That does not go together", 409, str(exc), param=exc.field))
     for kind in DATABASE_DOWN:
         handle(kind, database_down)

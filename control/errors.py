@@ -19,6 +19,17 @@ class Conflict(Exception):
         super().__init__(message)
 
 
+class KeyNeeded(Exception):
+    """The upstream key is for another upstream than the change names."""
+
+    field = "openai_api_key"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "base_url leads to another host, which must not get the present key: send that host's as well."
+        )
+
+
 class Stale(Conflict):
     """The row is not what the caller saw any more."""
 

@@ -16,10 +16,11 @@ from sqlalchemy.exc import IntegrityError
 
 from control import audit, keys
 from control.audit import Actor
-from control.errors import Conflict, NotFound
+from control.errors import Conflict, KeyNeeded, NotFound
 from database.engine import Session, write_transaction
 from llmproxy.admission import utc_now
 from llmproxy.keyring import KeyRing
+from llmproxy.urls import seal_origin
 from models import Project, Token, new_id
 
 
@@ -55,7 +56,6 @@ def create(
         fields: Any of base_url, stream_usage.
     """
     project = Project(id=project_id or new_id(), name=name, created_at=utc_now(), **fields)
-    keys.seal(keyring, project, openai_api_key)
     with write_transaction(session):
         made = session.get(Project, project_id) if project_id else None
         if made is not None and made.name == name:
@@ -63,6 +63,7 @@ def create(
         if made is not None:
             raise Conflict("name", f"This form has created the project {made.name!r} already.")
         _require_free_name(session, name)
+        keys.seal(session, keyring, project, openai_api_key)
         session.add(project)
         _flush_name(session, name)  # first, for the columns' defaults are filled in by it
         audit.add(session, actor, "create", project, after=audit.facts(project))
@@ -73,7 +74,7 @@ def change(
     session: Session, keyring: KeyRing, actor: Actor, project_id: str, *, seen: str | None = None, **fields: Any
 ) -> Project:
     """
-    Change a project. Raises NotFound, Conflict.
+    Change a project. Raises NotFound, Conflict, and KeyNeeded when the upstream becomes another one without its key.
 
     Args:
         seen: `audit.version_of` the project that the caller decided by; another one raises Stale.
@@ -86,11 +87,14 @@ def change(
         before = audit.facts(project)
         if "name" in fields and fields["name"] != project.name:
             _require_free_name(session, fields["name"])
+        origin = seal_origin(project.base_url)
         for name, value in fields.items():
             setattr(project, name, value)
         replaced = {}
+        if new_key is None and seal_origin(project.base_url) != origin:
+            raise KeyNeeded
         if new_key is not None:
-            keys.seal(keyring, project, new_key)
+            keys.seal(session, keyring, project, new_key)
             # Two keys may end in the same four characters; that the key was replaced must show all the same.
             replaced["openai_api_key"] = "replaced"
         audit.add_change(session, actor, project, before, **replaced)

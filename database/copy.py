@@ -23,6 +23,7 @@ from sqlalchemy.engine import make_url
 from database import schema
 from database.engine import open_engine
 from llmproxy.keyring import KeyRing, SealBroken
+from llmproxy.urls import seal_origin
 from models import Project, db, leases, schema_floor
 
 CHUNK_ROWS = 1000
@@ -172,9 +173,9 @@ def _set_sequence(target: Connection, table: Table) -> None:
 
 def _open_keys(target: Connection, keyring: KeyRing) -> int:
     opened = 0
-    for project_id, sealed in target.execute(select(Project.id, Project.openai_api_key)):
+    for project_id, sealed, base_url in target.execute(select(Project.id, Project.openai_api_key, Project.base_url)):
         try:
-            keyring.open(sealed, row_id=project_id)
+            keyring.open(sealed, row_id=project_id, origin=seal_origin(base_url))
         except SealBroken as exc:
             raise CopyRefused(
                 f"the key of project {project_id} does not open: {exc}. Is ENCRYPTION_KEY right?"

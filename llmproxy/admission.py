@@ -15,7 +15,7 @@ import logging
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
 
 from llmproxy.errors import (
@@ -30,6 +30,7 @@ from llmproxy.errors import (
 )
 from llmproxy.keyring import KeyRing, SealBroken
 from llmproxy.telemetry import metrics
+from llmproxy.urls import seal_origin
 
 WINDOW = timedelta(hours=1)
 SECRET_LENGTH = 36  # a UUID in its usual form
@@ -128,7 +129,7 @@ class Admission:
     def __init__(self, store: TokenStore, keyring: KeyRing) -> None:
         self._store = store
         # The row is read anew for every call; the sealed text in it opens to the same key each time.
-        self._open = lru_cache(maxsize=1024)(keyring.open)
+        self._open = lru_cache(maxsize=1024)(partial(_open_key, keyring))
 
     def connections(self) -> Connections:
         """What the claims hold open at this moment."""
@@ -178,10 +179,14 @@ class Admission:
             AuthUnavailable: nothing on the key ring opens it.
         """
         try:
-            return self._open(grant.sealed_key, row_id=grant.project_id)
+            return self._open(grant.sealed_key, grant.project_id, grant.base_url)
         except SealBroken as exc:
             log.error("cannot open the upstream key of project %s: %s", grant.project_id, exc)
             raise AuthUnavailable("The proxy cannot open this project's API key. Tell your operator.") from exc
+
+
+def _open_key(keyring: KeyRing, sealed: str, row_id: str, base_url: str | None) -> str:
+    return keyring.open(sealed, row_id=row_id, origin=seal_origin(base_url))
 
 
 def explain(state: TokenState | None, now: datetime) -> ProxyError | None:

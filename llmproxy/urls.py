@@ -52,6 +52,15 @@ def _is_origin(text: str) -> bool:
     return _is_serialized_origin(text) is not None and not text.endswith(usual)
 
 
+def seal_origin(base_url: str | None) -> str:
+    """What an upstream's key is sealed for: scheme, host and port, or "" for wherever UPSTREAM_URL leads."""
+    if base_url is None:
+        return ""
+    url = urlsplit(base_url)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    return f"{url.scheme}://{url.hostname}:{port}"
+
+
 def checked_upstream_url(raw: str) -> str:
     """`raw`, if it can be an upstream's base URL: scheme, host, port, path before an endpoint. Or ValueError."""
     url = web_url(raw)

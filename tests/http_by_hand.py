@@ -58,14 +58,17 @@ class HandClient:
     Args:
         url: Of the server.
         receive_buffer: Bytes that the kernel may hold for a client that does not read.
+        source: The address to come from; all of 127.0.0.0/8 are this machine's.
     """
 
-    def __init__(self, url: str, *, receive_buffer: int | None = None) -> None:
+    def __init__(self, url: str, *, receive_buffer: int | None = None, source: str | None = None) -> None:
         place = urlsplit(url)
         self.host = place.netloc
         self.sock = socket.socket()
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source:
+            self.sock.bind((source, 0))
         self.sock.settimeout(TIMEOUT_S)
         self.sock.connect((place.hostname or "", place.port or 80))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -219,8 +222,14 @@ class HandClient:
 
 
 def call(
-    url: str, method: str, target: str, *headers: tuple[str, str], body: bytes | None = None, version: str = "1.1"
+    url: str,
+    method: str,
+    target: str,
+    *headers: tuple[str, str],
+    body: bytes | None = None,
+    version: str = "1.1",
+    source: str | None = None,
 ) -> Answer:
     """One call on a connection of its own."""
-    with HandClient(url) as client:
+    with HandClient(url, source=source) as client:
         return client.call(method, target, *headers, body=body, version=version)

@@ -16,7 +16,7 @@ from wtforms.fields.choices import SelectChoice
 from blueprints import schemas
 from blueprints.admin.display import for_input
 from blueprints.admin.forgery import StaleForm
-from control.errors import Conflict, NotFound
+from control.errors import Conflict, KeyNeeded, NotFound
 from models import Token
 
 STREAM_USAGE = (
@@ -26,7 +26,7 @@ STREAM_USAGE = (
 STALE_FORM = "This form was open for too long, so nothing was changed. Look it over and send it again."
 
 
-Refusal = ValidationError | Conflict | NotFound | StaleForm
+Refusal = ValidationError | Conflict | KeyNeeded | NotFound | StaleForm
 
 
 class Form(FlaskForm):  # type: ignore[misc]
@@ -73,6 +73,9 @@ class Form(FlaskForm):  # type: ignore[misc]
         if isinstance(exc, ValidationError):
             self.show(exc.normalized_messages())  # type: ignore[no-untyped-call]
             return 400
+        if isinstance(exc, KeyNeeded):
+            self.show({exc.field: str(exc)})
+            return 400
         if exc.field == "nonce":
             # Used up. What is sent next time is another form.
             self["nonce"].data = None
@@ -113,7 +116,14 @@ class ProjectForm(Form):
     seen = HiddenField()
     name = StringField("Name")
     base_url = StringField("Base URL")
+    openai_api_key = PasswordField("API key for another host", id="api_key_for_base_url")
     stream_usage = SelectField("Token usage of streams", choices=STREAM_USAGE, validate_choice=False)
+
+    def changes(self) -> dict[str, Any]:
+        """The checked values for schemas.ProjectChange; the key where one was entered. Raises ValidationError."""
+        if not self.openai_api_key.data:
+            del self.openai_api_key
+        return self.load(schemas.ProjectChange())
 
 
 class KeyForm(Form):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import time
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
 
@@ -15,6 +16,7 @@ from blueprints.admin import queries
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.display import Bar
 from blueprints.admin.site import bp
+from control import keys
 from control.errors import NotFound
 from database import schema
 from database.engine import is_reachable
@@ -28,6 +30,7 @@ from llmproxy.times import iso_utc
 from llmproxy.transport.connection import Timeouts
 from llmproxy.transport.request import UpstreamRequest
 from llmproxy.upstream import Upstream
+from models import db
 from services import Services
 
 PROBE_TIMEOUTS = Timeouts(connect_s=3, first_byte_s=3, idle_s=3)
@@ -83,6 +86,7 @@ def _state() -> dict[str, Any]:
     return {
         "version": __version__,
         "database": {"kind": _kind(parts.engine.dialect), "reachable": answers, "answer_ms": answer_ms},
+        "keys": asdict(keys.seals(db.session, parts.keyring)) if answers else None,
         "schema": {"current": schema.version(parts.engine) if answers else None, "head": schema.HEAD},
         "disk": {"free_bytes": disk.free, "total_bytes": disk.total},
         "log": {

@@ -83,7 +83,7 @@ def change_project(project_id: str) -> Response:
     if request.is_json:
         return jsonify(project_json(_change(project_id, **read_body(schemas.ProjectChange()))))
     form = ProjectForm()
-    changed = _change(project_id, seen=form.seen.data or None, **form.load(schemas.ProjectChange()))
+    changed = _change(project_id, seen=form.seen.data or None, **form.changes())
     return _changed(changed, f"Saved “{changed.name}”.")
 
 

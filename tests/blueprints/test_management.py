@@ -127,7 +127,11 @@ def test_of_a_short_key_nothing_is_shown(key: str, hint: str, operator: Operator
     [
         ({"name": "other"}, {"name": "a project"}, {"name": "other"}),
         ({"is_active": False}, {"is_active": True}, {"is_active": False}),
-        ({"base_url": "http://h:1"}, {"base_url": None}, {"base_url": "http://h:1"}),
+        (
+            {"base_url": "http://h:1", "openai_api_key": "sk-another-planted-6789"},
+            {"base_url": None},
+            {"base_url": "http://h:1", "openai_api_key": "replaced"},
+        ),
         ({"stream_usage": "ask"}, {"stream_usage": "as-sent"}, {"stream_usage": "ask"}),
         (
             {"openai_api_key": "sk-another-planted-6789"},
@@ -147,6 +151,12 @@ def test_a_change_of_a_project_is_shown_and_audited(
     assert shown.items() <= response.json.items()
     entry = audited(operator, "project.create", "project.change")[1]
     assert (entry["before"], entry["after"]) == (before, after)
+
+
+def test_another_host_needs_its_key(operator: Operator, project: str) -> None:
+    problem = refused(operator, 400, "PATCH", f"/projects/{project}", {"base_url": "http://h:1", "name": "other"})
+
+    assert problem["param"] == "openai_api_key" and "another host" in problem["message"]
 
 
 @pytest.mark.parametrize("change", [{}, {"name": "a project"}, {"is_active": True}, {"base_url": None}])

@@ -32,7 +32,7 @@ def test_a_ring_opens_what_an_older_key_sealed_and_seals_with_the_first() -> Non
 
     assert (ring.open(old, row_id="row"), ring.open(new, row_id="row")) == (PLAIN, PLAIN)
     assert (ring.is_current(old), ring.is_current(new)) == (False, True)
-    assert new.split(".")[:2] == ["v1", key_id(NEW)]
+    assert new.split(".")[:2] == ["v2", key_id(NEW)]
 
 
 def test_a_key_that_is_not_on_the_ring_does_not_open() -> None:
@@ -48,6 +48,40 @@ def test_a_seal_that_was_copied_to_another_row_does_not_open(row: str) -> None:
         ring.open(ring.seal(PLAIN, row_id="row"), row_id=row)
 
 
+ORIGIN = "https://api.openai.com:443"
+
+
+@pytest.mark.parametrize(
+    "origin", ["", "https://evil.test:443", "http://api.openai.com:443", "https://api.openai.com:8443"]
+)
+def test_a_seal_does_not_open_for_another_upstream(origin: str) -> None:
+    ring = KeyRing([NEW])
+    sealed = ring.seal(PLAIN, row_id="row", origin=ORIGIN)
+
+    assert ring.open(sealed, row_id="row", origin=ORIGIN) == PLAIN
+    with pytest.raises(SealBroken, match="base_url"):
+        ring.open(sealed, row_id="row", origin=origin)
+
+
+def test_a_seal_of_the_old_form_opens_for_any_upstream_and_wants_rotation() -> None:
+    ring = KeyRing([NEW])
+    sealed = ring.seal_unbound(PLAIN, row_id="row")
+
+    assert {ring.open(sealed, row_id="row", origin=origin) for origin in ("", ORIGIN)} == {PLAIN}
+    assert sealed.startswith(f"v1.{key_id(NEW)}.") and not ring.is_current(sealed)
+    with pytest.raises(SealBroken):
+        ring.open(sealed, row_id="other")
+
+
+@pytest.mark.parametrize("form", ["v1", "v2"])
+def test_a_seal_of_one_form_does_not_open_as_the_other(form: str) -> None:
+    ring = KeyRing([NEW])
+    sealed = ring.seal_unbound(PLAIN, row_id="row") if form == "v2" else ring.seal(PLAIN, row_id="row")
+
+    with pytest.raises(SealBroken):
+        ring.open(f"{form}{sealed[2:]}", row_id="row")
+
+
 def test_a_ring_needs_a_key() -> None:
     with pytest.raises(ValueError, match="at least one"):
         KeyRing([])
@@ -57,7 +91,8 @@ def test_a_ring_needs_a_key() -> None:
     "sealed",
     [
         "", ".", "..", "...", "v1", "v1.", f"v1.{key_id(NEW)}", f"v1.{key_id(NEW)}.", f"v1.{key_id(NEW)}.AAAA",
-        "v1..AAAA", f"v2.{key_id(NEW)}.{'A' * 64}", f"v1.{key_id(NEW)}.\xe9", f"v1.{key_id(NEW)}.A", PLAIN,
+        "v1..AAAA", f"v3.{key_id(NEW)}.{'A' * 64}", f"v2.{key_id(NEW)}.{'A' * 64}",
+        f"v1.{key_id(NEW)}.\xe9", f"v1.{key_id(NEW)}.A", PLAIN,
     ],
 )  # fmt: skip
 def test_what_is_no_seal_is_a_broken_seal(sealed: str) -> None:

@@ -117,11 +117,23 @@ def test_a_project_is_renamed_and_told_apart_in_the_audit_trail(app: Flask, brow
     project = browser.create_project("old name")
     path = f"/admin/projects/{project}"
 
-    page = browser.follow(browser.submit(path, path, name="new name", base_url="http://other.local"))
+    changes = {"name": "new name", "base_url": "http://other.local", "openai_api_key": KEY}
+    page = browser.follow(browser.submit(path, path, **changes))
 
     assert "Saved “new name”." in page.text
     audit = browser.get(f"/admin/audit?target={project}").text
     assert "<del>old name</del>" in audit and "<ins>new name</ins>" in audit
+
+
+def test_another_host_needs_its_key_in_the_same_form(browser: Browser):
+    path = f"/admin/projects/{browser.create_project('mine')}"
+
+    answer = browser.submit(path, path, name="new name", base_url="http://other.local")
+
+    assert answer.status_code == 400
+    assert "another host" in error_beside(answer, "api_key_for_base_url")
+    assert 'value="http://other.local"' in answer.text and "<h1>mine" in answer.text.replace("\n", "")
+    assert browser.submit(path, path, name="new name").status_code == 303  # no key, no other host
 
 
 def test_renaming_to_a_taken_name_keeps_the_input(browser: Browser):
