@@ -14,6 +14,7 @@ from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 import commands
 from blueprints import admin, errors, health, management, proxy, usage, websocket
 from blueprints.cross_origin import CrossOrigin
+from blueprints.root_path import BelowRootPath
 from config import Settings
 from database.claims import open_token_store
 from database.engine import Engine, engine_options, set_up
@@ -79,6 +80,8 @@ def create_app(settings: Settings) -> Flask:
     commands.register(app)
     if settings.cors_origins:
         app.wsgi_app = CrossOrigin(app.wsgi_app, settings.cors_origins)  # type: ignore[method-assign]
+    if settings.root_path:
+        app.wsgi_app = BelowRootPath(app.wsgi_app, settings.root_path)  # type: ignore[method-assign]
     return app
 
 
@@ -88,7 +91,7 @@ def _flask_config(settings: Settings) -> dict[str, Any]:
         "SECRET_KEY": hashlib.sha256(b"llm-proxy session key" + settings.encryption_keys[0]).digest(),
         "SESSION_COOKIE_SAMESITE": "Strict",
         "SESSION_COOKIE_HTTPONLY": True,
-        "SESSION_COOKIE_PATH": "/admin",
+        "SESSION_COOKIE_PATH": f"{settings.root_path}/admin",
     }
 
 

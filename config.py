@@ -28,7 +28,7 @@ from llmproxy.egress import Bypass, Egress, EgressProxy, bypass_of, proxy_of
 from llmproxy.keyring import KEY_BYTES, keys_of
 from llmproxy.limits.price_file import BadPrices, read_overlay
 from llmproxy.limits.prices import Overlay
-from llmproxy.urls import checked_origins, checked_upstream_url, is_loopback, web_url
+from llmproxy.urls import checked_origins, checked_root_path, checked_upstream_url, is_loopback, web_url
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -226,6 +226,8 @@ class Settings:
         "Holds the database, the call log, positions of its readers, made secrets.")
     trusted_proxies: tuple[Network, ...] = setting("TRUSTED_PROXIES", (), networks_of,
         "Addresses or networks of your own proxies, with commas: their `X-Forwarded-For` and `-Proto` count.")
+    root_path: str = setting("ROOT_PATH", "", checked_root_path,
+        "The path below which a reverse proxy shows all of this, such as `/llm`.")
     cors_origins: tuple[str, ...] = setting("CORS_ORIGINS", (), checked_origins,
         "Origins of pages that may call `/v1/` from a browser, with commas, or `*`.")
     database_url: str = setting("DATABASE_URL", "", checked_database_url,

@@ -15,6 +15,9 @@ _endpoint_in = re.compile(
 
 _is_serialized_origin = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?").fullmatch
 
+_is_plain_path = re.compile(r"(?:/[A-Za-z0-9._~-]+)*").fullmatch
+_OWN_SEGMENTS = frozenset({"v1", "manage", "admin", "healthz", "readyz", "metrics"})
+
 
 def is_loopback(host: str) -> bool:
     """True for localhost and the loopback addresses."""
@@ -44,6 +47,17 @@ def checked_origins(raw: str) -> tuple[str, ...]:
     if not origins or not all(origin == "*" or _is_origin(origin) for origin in origins):
         raise ValueError("must be `*`, or origins as browsers send them, such as https://app.example, with commas")
     return origins
+
+
+def checked_root_path(raw: str) -> str:
+    """A path such as `/llm`, without a slash at its end; "" for `/`. ValueError says what is wrong."""
+    path = raw.rstrip("/")
+    segments = path.split("/")[1:]
+    if not _is_plain_path(path) or "." in segments or ".." in segments:
+        raise ValueError("must be a path such as /llm, of letters, digits and -._~ alone")
+    if segments and segments[0] in _OWN_SEGMENTS:
+        raise ValueError(f"must not begin with /{segments[0]}, as the proxy's own paths do")
+    return path
 
 
 def _is_origin(text: str) -> bool:

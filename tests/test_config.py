@@ -85,7 +85,8 @@ WRONG = {
     "OTEL_SERVICE_NAME": " ", "TOKEN_RETENTION_DAYS": "-1",
     "HTTPS_PROXY": "socks5://u:planted-secret@h", "HTTP_PROXY": "http://u:planted-secret@h/x",
     "NO_PROXY": "10.0.0.0/33",
-    "CORS_ORIGINS": "https://app.example/", "TRUSTED_PROXIES": "10.0.0.1/8", "LOG_CLIENT_ADDRESS": "perhaps",
+    "ROOT_PATH": "llm", "CORS_ORIGINS": "https://app.example/", "TRUSTED_PROXIES": "10.0.0.1/8",
+    "LOG_CLIENT_ADDRESS": "perhaps",
     "USAGE_RETENTION_DAYS": "nan", "AUDIT_RETENTION_DAYS": "x",
 }  # fmt: skip
 

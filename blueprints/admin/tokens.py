@@ -67,7 +67,7 @@ def issue_token() -> Response:
     if wants_json():
         return _issued(secret, token)
     # Where the operator's browser reached this proxy, for the snippets.
-    base_url = f"{request.host_url}v1"
+    base_url = f"{request.root_url}v1"
     return page("token_issued.html", 201, secret=secret, row=_view(token), project=token.project, base_url=base_url)
 
 

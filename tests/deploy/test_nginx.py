@@ -1,5 +1,7 @@
 """The nginx of compose.yaml for real: its own file, with TLS, in front of two proxies that share a database."""
 
+import base64
+import re
 import shutil
 import socket
 import ssl
@@ -16,11 +18,13 @@ from mock_openai.mock import MockOpenAI
 from tests.databases import database_of
 from tests.deploy.compose import ROOT, make_secrets
 from tests.e2e.test_streaming import ask
-from tests.http_by_hand import Answer, HandClient
+from tests.http_by_hand import Answer, HandClient, call
 from tests.nginx import Nginx, free_port, needs_nginx
-from tests.servers import DEPLOYED, Server, Token, wait_for
+from tests.servers import ADMIN_PASSWORD, DEPLOYED, Server, Token, wait_for
 from tests.websocket_upstream import WebSocketUpstream
 
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
+BASIC = ("Authorization", "Basic " + base64.b64encode(f"admin:{ADMIN_PASSWORD}".encode()).decode())
 CONFIGURATION = ROOT / "deploy/nginx/llm-proxy.conf"
 
 pytestmark = [
@@ -103,6 +107,23 @@ def test_events_leave_an_nginx_of_defaults_as_they_arrive(proxy, upstream, token
 
     assert (answer.status, answer.is_whole) == (200, True)
     assert upstream.wait_for("answered")["pieces_sent"] > 3
+
+
+def test_the_lines_of_the_page_put_it_below_a_path(upstream, tmp_path: Path) -> None:
+    (block,) = re.findall(r"test_nginx\.py: below a path -->\n```nginx\n(.*?)```", OPERATIONS, re.DOTALL)
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url, ROOT_PATH="/llm") as server:
+        port, token = free_port(), server.issue_token()
+        lines = block.replace("http://llm_proxy", server.url)
+        with Nginx(tmp_path, port, f"server {{ listen 127.0.0.1:{port}; merge_slashes off; {lines} }}"):
+            url, target = f"http://127.0.0.1:{port}", "/v1/files/a%2Fb//c?q=%C3%BC&&"
+            call(url, "GET", f"/llm{target}", token.bearer)
+            assert upstream.last_request()["target"] == target
+            redirect = call(url, "GET", "/llm/admin", BASIC)
+            page = call(url, "GET", "/llm/admin/", BASIC, ("Accept", "text/html"))
+            assert call(url, "GET", "/llm/metrics").status == 404
+
+    assert redirect["location"] == f"{url}/llm/admin/"
+    assert page.status == 200 and "; Path=/llm/admin" in page["set-cookie"]
 
 
 def test_the_target_and_odd_headers_pass_as_they_were_sent(pair: Pair, upstream) -> None:

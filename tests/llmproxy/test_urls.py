@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmproxy.urls import checked_origins, checked_upstream_url
+from llmproxy.urls import checked_origins, checked_root_path, checked_upstream_url
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,30 @@ def test_origins_are_listed_with_commas(text: str, origins: tuple[str, ...]) -> 
 def test_what_no_browser_sends_is_no_origin(text: str) -> None:
     with pytest.raises(ValueError, match=r"^must be `\*`, or origins"):
         checked_origins(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("/llm", "/llm"),
+        ("/llm/", "/llm"),
+        ("/tools/llm-proxy_1.0~", "/tools/llm-proxy_1.0~"),
+        ("/", ""),
+        ("/v1beta", "/v1beta"),
+    ],
+)
+def test_a_root_path_ends_without_a_slash(text: str, path: str) -> None:
+    assert checked_root_path(text) == path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "llm", "//llm", "/a//b", "/a/../b", "/./a", "/a%2Fb", "/a b", "/a?b", "/a#b", "https://h/llm", "/\u00fc",
+        "/a\n", "/v1",
+        "/admin/llm", "/manage", "/a;b",
+    ],
+)  # fmt: skip
+def test_a_root_path_is_plain_and_none_of_the_proxys_own(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^must "):
+        checked_root_path(text)
