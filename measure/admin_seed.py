@@ -20,6 +20,9 @@ from accounting.rollup import Rollup, UsageSums, node_id
 from control import projects
 from control.audit import Actor
 from llmproxy.api_log.record import CallRecord
+from llmproxy.limits.charge import FREE, charge
+from llmproxy.limits.prices import Prices, read_sheet
+from measure.price_sheet import FOLDER
 from models import AuditEntry, Project, Token, db
 from services import Services
 
@@ -40,8 +43,9 @@ LABELS = (
     "notebook server",
     "mobile beta",
 )
-MODELS = ("gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06", "o4-mini-2025-04-16", "text-embedding-3-small")
-WEIGHTS = (60, 22, 8, 10)
+HOUSE_MODEL = "house-llama-70b"  # which no sheet knows
+MODELS = ("gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06", "o4-mini-2025-04-16", "text-embedding-3-small", HOUSE_MODEL)
+WEIGHTS = (60, 22, 8, 10, 1)
 ENDPOINTS = {"text-embedding-3-small": "/v1/embeddings", "o4-mini-2025-04-16": "/v1/responses"}
 DAYS = 30
 SEGMENT_BYTES = 64 << 20
@@ -135,9 +139,10 @@ def _records(dice: random.Random, tokens: list[dict[str, Any]], count: int, now:
     """In the order of time, busier by day than at night and busier lately."""
     busy = sorted(tokens, key=lambda token: token["token"])[: max(5, len(tokens) // 3)]
     moments = sorted(_moment(dice, now) for _ in range(count))
+    prices = Prices(read_sheet((FOLDER / "openai.json").read_bytes()))
     for moment in moments:
         token = busy[min(int(dice.expovariate(4 / len(busy))), len(busy) - 1)]
-        yield _record(dice, token, moment).to_line()
+        yield _record(dice, token, moment, prices).to_line()
 
 
 def _moment(dice: random.Random, now: datetime) -> float:
@@ -149,7 +154,7 @@ def _moment(dice: random.Random, now: datetime) -> float:
             return moment.timestamp()
 
 
-def _record(dice: random.Random, token: dict[str, Any], moment: float) -> CallRecord:
+def _record(dice: random.Random, token: dict[str, Any], moment: float, prices: Prices) -> CallRecord:
     model = dice.choices(MODELS, WEIGHTS)[0]
     stream = model != "text-embedding-3-small" and dice.random() < 0.6
     ttft_ms = dice.lognormvariate(5.9, 0.45)
@@ -185,6 +190,9 @@ def _record(dice: random.Random, token: dict[str, Any], moment: float) -> CallRe
     prompt, completion = int(dice.lognormvariate(6.2, 0.8)), int(dice.lognormvariate(5.2, 0.7))
     usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
     created = {"model": model, "created": int(moment)}
+    endpoint = common["endpoint"]
+    priced = charge(prices, model=model, project="", endpoint=endpoint, told=usage, tier=None)
+    charged = FREE if failed else priced
     return CallRecord(
         **common,
         status_code=500 if failed else 200,
@@ -198,6 +206,9 @@ def _record(dice: random.Random, token: dict[str, Any], moment: float) -> CallRe
         bytes_out=dice.randint(400, 20_000),
         usage_source="absent" if failed else "reported",
         error={"code": None, "type": "server_error"} if failed else None,
+        cost=charged.microdollars,
+        cost_source=charged.source,
+        price_date=prices.date if charged.source == "reported" else None,
     )
 
 
@@ -217,6 +228,8 @@ def _unanswered(
         bytes_out=0,
         usage_source="absent",
         error=error,
+        cost=0,
+        cost_source="none",
     )
 
 

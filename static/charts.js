@@ -13,6 +13,11 @@ const COLORS = { fresh: "--fresh", deep: "--deep", fading: "--fading", withered:
 
 function inWords(unit, value) {
   if (value == null) return "–";
+  if (unit === "usd") {
+    const dollars = value / 1e6;
+    const cents = { minimumFractionDigits: dollars % 1 ? 2 : 0, maximumFractionDigits: dollars >= 1 ? 2 : dollars >= 0.01 ? 4 : 6 };
+    return `$${dollars >= 1e4 ? inWords("count", dollars) : dollars.toLocaleString("en", cents)}`;
+  }
   if (unit === "ms") return value < 1000 ? `${Math.round(value)} ms` : `${(value / 1000).toFixed(1)} s`;
   for (const [limit, sign] of [[1e9, "B"], [1e6, "M"], [1e4, "k"]]) {
     if (value >= limit) return `${+(value / (sign === "k" ? 1e3 : limit)).toFixed(1)}${sign}`;

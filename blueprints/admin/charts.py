@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 
 from accounting.report import Period
-from blueprints.admin.display import ABSENT, compact, milliseconds
+from blueprints.admin.display import ABSENT, compact, milliseconds, usd
 
 WIDTH, HEIGHT = 600, 120
+# Of each unit; money is counted in micro-dollars.
+_WORDS: dict[str, Callable[[Any], str]] = {"count": compact, "ms": milliseconds, "usd": usd}
 _GAP = 0.22  # of a bar's share of the width
 
 Number = int | float | None
@@ -42,7 +44,7 @@ class Chart:
 
     title: str
     kind: Literal["bars", "lines"]
-    unit: Literal["count", "ms"]
+    unit: Literal["count", "ms", "usd"]
     series: list[Series]
     starts: list[int]
 
@@ -70,8 +72,8 @@ class Chart:
         return [ABSENT if (value := series.values[index]) is None else say(value) for series in self.series]
 
 
-def charts(periods: Sequence[Period]) -> list[Chart]:
-    """Requests with errors, tokens, and durations."""
+def charts(periods: Sequence[Period], *, with_cost: bool) -> list[Chart]:
+    """Requests with errors, tokens, costs if there are any, and durations."""
     starts = [int(period.start.timestamp()) for period in periods]
 
     def series(label: str, tone: str, sums: str) -> Series:
@@ -83,12 +85,13 @@ def charts(periods: Sequence[Period]) -> list[Chart]:
     return [
         Chart("Requests", "bars", "count", requests, starts),
         Chart("Tokens used", "bars", "count", tokens, starts),
+        *([Chart("Cost", "bars", "usd", [series("Cost", "fresh", "cost")], starts)] if with_cost else []),
         Chart("Duration", "lines", "ms", durations, starts),
     ]
 
 
-def _words(unit: str) -> Callable[[float], str]:
-    return milliseconds if unit == "ms" else compact
+def _words(unit: str) -> Callable[[Any], str]:
+    return _WORDS[unit]
 
 
 def _top(series: list[Series]) -> float:

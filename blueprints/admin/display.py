@@ -10,6 +10,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from llmproxy.admission import WINDOW, utc_now
+from llmproxy.api_log.record import MICRO
 from llmproxy.times import iso_utc
 from models import Project, Token
 
@@ -18,6 +19,7 @@ Tone = Literal["fresh", "fading", "withered"]
 _FADING_PERCENT = 50
 _WITHERED_PERCENT = 15
 _NOW_S = 5
+_DOLLARS_IN_FULL = 10_000
 ABSENT = "\N{EN DASH}"
 # Up to so many seconds, counted in this unit.
 _UNITS = (
@@ -76,6 +78,18 @@ def compact(value: float) -> str:
             divisor = 1e3 if unit == "k" else limit
             return f"{value / divisor:.1f}".rstrip("0").rstrip(".") + unit
     return f"{value:,.0f}"
+
+
+def usd(microdollars: int | None) -> str:
+    """An amount of money: $0.000012, $0.0323, $12.50, $12.3k; a dash for none."""
+    if microdollars is None:
+        return ABSENT
+    dollars = microdollars / MICRO
+    if dollars >= _DOLLARS_IN_FULL:
+        return f"${compact(dollars)}"
+    decimals = 2 if dollars >= 1 else 4 if dollars >= 0.01 else 6
+    whole, _, cents = f"{dollars:,.{decimals}f}".partition(".")
+    return f"${whole}" if not microdollars else f"${whole}.{cents.rstrip('0'):0<2}"
 
 
 def milliseconds(value: float | None) -> str:
@@ -167,5 +181,5 @@ def for_input(moment: datetime) -> str:
 
 def register(environment: Environment) -> None:
     """Give the templates these filters."""
-    for function in (when, number, compact, milliseconds, size):
+    for function in (when, number, compact, usd, milliseconds, size):
         environment.filters[function.__name__] = function

@@ -13,8 +13,10 @@ from accounting.report import EVERYBODY, Consumer, Kind, Period, Step, Usage
 from blueprints.admin import queries
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.charts import charts
+from blueprints.admin.costs import price_date, unpriced
 from blueprints.admin.requests_log import RecordView, latest
 from blueprints.admin.site import bp
+from blueprints.wire import usage_json
 from llmproxy.admission import utc_now
 from llmproxy.api_log.latest import Filter
 from models import db
@@ -59,7 +61,15 @@ def overview() -> Response:
     begin = now - span.length
     totals = usage_report.totals(db.session, EVERYBODY, begin, now)
     if wants_json():
-        return jsonify(span=name, requests=totals.requests, errors=totals.errors, refusals=totals.refusals)
+        cost_usd = usage_json(totals)["cost_usd"]
+        return jsonify(
+            span=name,
+            requests=totals.requests,
+            errors=totals.errors,
+            refusals=totals.refusals,
+            cost_usd=cost_usd,
+            unpriced=totals.unpriced,
+        )
     periods = usage_report.series(db.session, EVERYBODY, begin, now, step=span.step)
     settings = Services.of(current_app).settings
     return page(
@@ -69,7 +79,9 @@ def overview() -> Response:
         totals=totals,
         error_percent=_percent(totals.errors, totals.requests - totals.refusals),
         refusal_percent=_percent(totals.refusals, totals.requests),
-        charts=charts(periods),
+        charts=charts(periods, with_cost=price_date() is not None),
+        price_date=price_date(),
+        unpriced=unpriced(EVERYBODY, span.length),
         labels=[period.start.strftime(span.form) for period in periods],
         ends=_ends(periods, span),
         tops={kind: _ranks(usage_report.top(db.session, kind, EVERYBODY, begin, now, limit=TOP)) for kind in _KINDS},

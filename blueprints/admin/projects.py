@@ -6,8 +6,9 @@ from typing import Any
 
 from flask import Response, current_app, jsonify, make_response, request
 
+from accounting.report import Filters
 from blueprints import schemas
-from blueprints.admin import once, queries
+from blueprints.admin import costs, once, queries
 from blueprints.admin.access import actor
 from blueprints.admin.answers import done, page, shows, wants_json
 from blueprints.admin.forms import DeleteProjectForm, KeyForm, NewProjectForm, ProjectForm
@@ -183,6 +184,9 @@ def _project_page(
         total_tokens=tokens.total,
         live_tokens=live_token_count(db.session, found.id),
         upstream_url=found.base_url or settings.upstream_url,
+        usage=costs.last_month(Filters(project_id=found.id)),
+        price_date=costs.price_date(),
+        unpriced=costs.unpriced(Filters(project_id=found.id), costs.MONTH),
     )
 
 

@@ -23,6 +23,13 @@ from services import Services
 
 PAGE_SIZE = 50
 OUTCOMES: dict[str, str] = {name: name.replace("_", " ").capitalize() for name in get_args(Outcome)}
+COST_SOURCES = {
+    "reported": "By the usage that the upstream told",
+    "computed": "By what was asked for and made",
+    "none": "Costs nothing",
+    "absent": "The upstream told no usage",
+    "unpriced": "What it used has no price",
+}
 _STATUS = re.compile(r"[1-5](xx|[0-9]{2})", re.IGNORECASE)
 _GOOD, _BAD = 400, 500
 
@@ -43,6 +50,12 @@ class RecordView:
         if status is None or status >= _BAD:
             return "bad"
         return "good" if status < _GOOD else "warn"
+
+    @property
+    def cost_words(self) -> str:
+        """How its cost came about, or why there is none."""
+        words = COST_SOURCES.get(self.record.cost_source or "", "")
+        return f"{words}, prices of {self.record.price_date}" if self.record.price_date else words
 
     @property
     def outcome(self) -> str:

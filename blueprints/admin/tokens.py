@@ -5,8 +5,9 @@ from __future__ import annotations
 from flask import Response, current_app, jsonify, make_response, request
 from wtforms.fields.choices import SelectChoice
 
+from accounting.report import Filters
 from blueprints import schemas
-from blueprints.admin import once, queries
+from blueprints.admin import costs, once, queries
 from blueprints.admin.access import actor
 from blueprints.admin.answers import done, page, shows, wants_json
 from blueprints.admin.display import TokenView, for_input, token_view
@@ -135,7 +136,15 @@ def _change_again(form: TokenForm, status: int) -> Response:
 
 
 def _token_page(found: Token, form: TokenForm, status: int = 200) -> Response:
-    return page("token.html", status, row=_view(found), form=form, default_limit=_default_limit())
+    return page(
+        "token.html",
+        status,
+        row=_view(found),
+        form=form,
+        default_limit=_default_limit(),
+        usage=costs.last_month(Filters(token_id=found.id)),
+        price_date=costs.price_date(),
+    )
 
 
 def _issued(secret: str, token: Token) -> Response:

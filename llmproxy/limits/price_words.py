@@ -29,7 +29,7 @@ _COLUMNS = {
 def how_to_price(model: str) -> str:
     """What an operator writes so that a model has a price."""
     table = f"[model.{json.dumps(model)}]"
-    return f"Write into your PRICES_FILE {table}, and below it `in` and `out` in dollars per million tokens."
+    return f"Write into your PRICES_FILE {table}, and below it in = … and out = … in dollars per million tokens."
 
 
 def why_unpriced(prices: Prices, model: str) -> str:
@@ -38,7 +38,7 @@ def why_unpriced(prices: Prices, model: str) -> str:
         return "Neither response nor request told what to price it by."
     if prices.find(model) is None:
         return how_to_price(model)
-    return f"They are older than its price, or used a tool or a unit without one: see `flask prices show {model}`."
+    return f"They are older than its price, or used a tool or a unit without one: see flask prices show {model}."
 
 
 def describe(row: Row) -> str:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from blueprints.admin.charts import Chart, Series
-from blueprints.admin.display import Bar, compact, milliseconds, number, relative, size, span, when
+from blueprints.admin.display import Bar, compact, milliseconds, number, relative, size, span, usd, when
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -86,3 +86,18 @@ def test_an_empty_chart_is_no_fault():
     assert chart("bars", [0, 0]).shapes[0].bars == []
     assert chart("lines", [None]).shapes[0].lines == []
     assert chart("lines", [None]).highest == "0"
+
+
+@pytest.mark.parametrize(
+    ("microdollars", "words"),
+    [
+        (0, "$0"), (1, "$0.000001"), (120, "$0.00012"), (9_999, "$0.009999"), (32_250, "$0.0323"), (500_000, "$0.50"),
+        (1_382_505, "$1.38"), (12_500_000, "$12.50"), (9_999_000_000, "$9,999.00"), (12_345_000_000, "$12.3k"),
+    ],
+)  # fmt: skip
+def test_money_is_read_at_a_glance(microdollars: int, words: str):
+    assert usd(microdollars) == words
+
+
+def test_no_money_is_not_nothing():
+    assert usd(None) == "\N{EN DASH}"

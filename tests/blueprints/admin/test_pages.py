@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -22,6 +23,7 @@ from services import Services
 from tests.blueprints.admin.site import KEY, Browser, Script
 from tests.databases import execute
 
+JSON = {"Accept": "application/json"}
 Write = Callable[..., CallRecord]
 
 
@@ -70,6 +72,103 @@ def test_the_overview_adds_up_what_went_through(app: Flask, browser: Browser, wr
     assert f'href="/admin/projects/{project}">Busy project</a>' in text
     assert "<code>rate_limit_exceeded</code>" in text and "gpt-4o-mini" in text
     assert "Get started" not in text
+
+
+def spent(app: Flask, browser: Browser, write_record: Write) -> tuple[str, str]:
+    """A project and a token of it with two calls that had a price, and one that had none."""
+    project = browser.create_project("Spender")
+    with app.app_context():
+        token = tokens.issue(db.session, Actor("test"), project_id=project, lifetime=timedelta(days=1))[1].id
+    write_record(project_id=project, token_id=token, cost=1_250_000, cost_source="reported", price_date="2026-11-26")
+    write_record(project_id=project, token_id=token, cost=250_000, cost_source="reported", price_date="2026-11-26")
+    metadata = {"model": "house-model", "prompt_tokens": 3}
+    write_record(project_id=project, token_id=token, cost_source="unpriced", metadata=metadata)
+    return project, token
+
+
+@pytest.mark.parametrize("page", ["overview", "project", "token"])
+def test_costs_and_calls_without_a_price_are_shown(app: Flask, browser: Browser, write_record: Write, page: str):
+    project, token = spent(app, browser, write_record)
+    roll_up(app)
+
+    paths = {"overview": "/admin/", "project": f"/admin/projects/{project}", "token": f"/admin/tokens/{token}"}
+    text = browser.get(paths[page]).text
+
+    tile = '</h2><p class="figure">$1.50</p><p class="quiet">1 call without a price</p>'
+    assert tile in text
+    if page != "token":
+        assert "<code>house-model</code>" in text
+        assert "Write into your PRICES_FILE [model.&#34;house-model&#34;]" in text
+        assert f"The price sheet is of {Services.of(app).prices.date}." in text
+
+
+def test_the_overview_has_a_chart_of_costs_and_who_caused_them(app: Flask, browser: Browser, write_record: Write):
+    spent(app, browser, write_record)
+    roll_up(app)
+
+    text = browser.get("/admin/").text
+
+    assert "<figcaption><strong>Cost</strong>" in text
+    assert text.count("tokens used, $1.50</span>") == 3
+    assert "tokens used, $0</span>" in text
+
+
+def test_where_all_calls_had_a_price_the_day_of_the_prices_is_told(app: Flask, browser: Browser, write_record: Write):
+    write_record(cost=1_000_000, cost_source="reported")
+    roll_up(app)
+
+    text = browser.get("/admin/").text
+
+    assert f'<p class="figure">$1.00</p><p class="quiet">Prices of {Services.of(app).prices.date}</p>' in text
+    assert "Calls without a price" not in text
+
+
+def test_a_request_tells_its_cost_and_how_it_came_about(browser: Browser, write_record: Write):
+    write_record(cost=32_250, cost_source="reported", price_date="2026-11-26", service_tier="flex")
+
+    rows = browser.get("/admin/requests").text
+    text = browser.get(link_to_record(rows)).text
+
+    assert '<span class="quiet">$0.0323</span></td>' in rows
+    assert '<p class="figure">$0.0323</p>' in text
+    assert "By the usage that the upstream told, prices of 2026-11-26" in text
+    assert "<dt>Tier</dt><dd>flex</dd>" in text
+
+
+@pytest.mark.parametrize(
+    ("source", "figure", "words"),
+    [
+        ("none", "$0", "Costs nothing"),
+        ("absent", "–", "The upstream told no usage"),
+        ("unpriced", "–", "What it used has no price"),
+    ],
+)
+def test_a_request_without_a_cost_says_why(
+    browser: Browser, write_record: Write, source: str, figure: str, words: str
+):
+    write_record(cost=0 if source == "none" else None, cost_source=source, metadata=None, requested_model="tts-1")
+
+    text = browser.get(link_to_record(browser.get("/admin/requests").text)).text
+
+    assert f'<p class="figure">{figure}</p><p class="quiet">{words}</p>' in text
+    assert '<p class="figure small">tts-1</p>' in text
+
+
+def test_without_prices_no_page_speaks_of_cost(app: Flask, browser: Browser, write_record: Write):
+    project, token = spent(app, browser, write_record)
+    roll_up(app)
+    app.extensions["llmproxy"] = replace(Services.of(app), prices=None)
+
+    for path in ("/admin/", f"/admin/projects/{project}", f"/admin/tokens/{token}"):
+        assert "<h2>Cost" not in (text := browser.get(path).text)
+        assert "$" not in text and "without a price" not in text
+
+
+def test_scripts_are_told_the_cost_too(app: Flask, browser: Browser, script: Script, write_record: Write):
+    spent(app, browser, write_record)
+    roll_up(app)
+
+    assert {"cost_usd": 1.5, "unpriced": 1}.items() <= script.send("GET", "/admin/", headers=JSON).json.items()
 
 
 def test_the_overview_names_what_withers_next(app: Flask, browser: Browser):
