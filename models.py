@@ -19,6 +19,7 @@ from typing import Any
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     ForeignKey,
@@ -48,6 +49,10 @@ COUNTS = (
     "reasoning_tokens",
     "cost",
     "unpriced",
+    "total_tokens",
+    "audio_seconds",
+    "streams",
+    "silent_streams",
 )
 # Upper ends of the buckets in milliseconds; one more bucket takes what is longer.
 BUCKETS_MS = (20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 60_000, 120_000, 600_000)
@@ -59,6 +64,7 @@ SUMS = (*COUNTS, *DURATION, *TTFT)
 DIMENSIONS = ("project_id", "token_id", "model", "endpoint", "refusal")
 MODEL_LENGTH = 200
 REFUSAL_LENGTH = 64
+OBJECT_ID_LENGTH = 200
 
 
 class Base(DeclarativeBase):
@@ -194,6 +200,17 @@ reader_positions = db.Table(
     Column("reader", String(100), primary_key=True),
     Column("position", Text, nullable=False),
     Column("saved_at", UtcDateTime, nullable=False),
+)
+# Objects whose usage was told, by whom first. Moments are seconds since 1970 UTC.
+seen_objects = db.Table(
+    "seen_objects",
+    Column("project_id", String(36), primary_key=True),
+    Column("object_id", String(OBJECT_ID_LENGTH), primary_key=True),
+    Column("request_id", String(36), nullable=False),
+    Column("is_stored", Boolean, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Index("ix_seen_objects_at", "at"),
+    sqlite_with_rowid=False,
 )
 leases = db.Table(
     "leases",

@@ -20,8 +20,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, select
 
-from accounting.fold import Row, Rows, add, in_every_view
+from accounting.fold import Row, Rows, add, in_every_view, with_used
 from accounting.rollup import UsageSums
+from accounting.seen import counting
 from accounting.views import CALLS, RECOUNT, View, moment
 from llmproxy.api_log.lines import cut
 from llmproxy.api_log.position import Position
@@ -79,9 +80,10 @@ class _Recounting:
         self._replace_from = replace_from
 
     def gather(self, records: list[ReadRecord]) -> None:
-        gathered = {row._replace(view=RECOUNT.id): sums for row, sums in self._sums.fold(records).items()}
+        rows, sights = self._sums.fold(records)
         with self._sums.transaction(busy_ms=_BUSY_MS) as connection:
-            self._sums.add(connection, gathered)
+            counted = with_used(rows, counting(connection, sights))
+            self._sums.add(connection, {row._replace(view=RECOUNT.id): sums for row, sums in counted.items()})
 
     def hours(self) -> list[int]:
         hours = select(usage_sums.c.hour).where(usage_sums.c.key_id.in_(self._keys(RECOUNT))).distinct()

@@ -64,13 +64,19 @@ class Usage:
     Attributes:
         requests: All of them, refused ones included.
         refusals: Answered by the proxy itself instead of being forwarded.
-        errors: Forwarded, and failed on the way, timed out, or answered with a status of 400 or above.
+        errors: Forwarded, and failed on the way, timed out, answered with a status of 400 or above, or with an error
+            within the response.
         client_closed: The client hung up; these count as nothing else.
-        usage_reported: Requests whose tokens the upstream told; the token sums are theirs.
+        usage_reported: Requests whose usage the upstream told; the token sums are theirs. Reading a stored object
+            tells none.
         cached_tokens: Of the prompt tokens.
         reasoning_tokens: Of the completion tokens.
         cost: Micro-dollars, of all whose price could be told.
         unpriced: Requests that used what has no price, or that are older than prices.
+        total_tokens: As the upstream told it, which may be more than prompt and completion.
+        audio_seconds: Of transcriptions that are billed by duration.
+        streams: Chat and completion streams that went through well.
+        silent_streams: Of them, those that told no usage.
         duration_ms: Arrival to last byte, of what was forwarded.
         ttft_ms: Arrival to first body byte, of what was forwarded.
     """
@@ -86,12 +92,12 @@ class Usage:
     reasoning_tokens: int
     cost: int
     unpriced: int
+    total_tokens: int
+    audio_seconds: int
+    streams: int
+    silent_streams: int
     duration_ms: Percentiles
     ttft_ms: Percentiles
-
-    @property
-    def total_tokens(self) -> int:
-        return self.prompt_tokens + self.completion_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,26 +23,25 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, select
 
-from accounting.fold import Rows, fold, in_every_view
-from accounting.views import MODEL_HOURS
+from accounting.fold import Folded, Rows, Sight, fold, in_every_view, with_used
+from accounting.names import ModelNames
+from accounting.seen import counting
 from database.engine import BACKGROUND_BUSY_MS, background_transaction
 from llmproxy.admission import utc_now
 from llmproxy.api_log.position import Position
 from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.api_log.reader import LogReader
-from models import DIMENSIONS, SUMS, UtcDateTime, reader_positions, usage_keys
+from llmproxy.telemetry import metrics
+from models import DIMENSIONS, SUMS, UtcDateTime, reader_positions
 
 READER = "rollup"
 BATCH_RECORDS = 250
-# Names come from upstreams. An upstream that makes them up may not fill the tables with them.
-MAX_MODELS = 1000
-OTHER_MODELS = "(other)"
 _MAX_KNOWN_KEYS = 200_000
 
 _KEY_COLUMNS = ("view", "node_id", *DIMENSIONS)
 _SUM_COLUMNS = ("view", "hour", "key_id", *SUMS)
 _NOTHING = dict.fromkeys(SUMS, 0)  # in the order of the columns, which a union keeps
-# By hand, for the driver itself: 600 rows of 40 numbers are a batch, and this is a fifth of the ORM's time.
+# By hand, for the driver itself: 600 rows of 45 numbers are a batch, and this is a fifth of the ORM's time.
 _ON_SUM = "ON CONFLICT (view, hour, key_id) DO UPDATE SET " + ", ".join(
     f"{name} = usage_sums.{name} + excluded.{name}" for name in SUMS
 )
@@ -65,6 +64,8 @@ _NEW_KEYS = (
     f"FROM unnest(%s::smallint[], {', '.join(['%s::text[]'] * (len(_KEY_COLUMNS) - 1))}) "
     f"{_ON_KEY}, {', '.join(_KEY_COLUMNS)}"
 )
+_STILL_THERE = "SELECT id FROM usage_keys WHERE id IN (SELECT value FROM json_each(?))"
+_STILL_THERE_ALL = "SELECT id FROM usage_keys WHERE id = ANY(%s) FOR KEY SHARE"
 _SAVE_POSITION = (
     "INSERT INTO reader_positions (node_id, reader, position, saved_at) VALUES (?, ?, ?, ?) "
     "ON CONFLICT (node_id, reader) DO UPDATE SET position = excluded.position, saved_at = excluded.saved_at"
@@ -97,18 +98,19 @@ class UsageSums:
         self._engine = engine
         self.node = node
         self._is_sqlite = engine.dialect.name == "sqlite"
-        self._staged: Rows = {}
+        self._staged = Folded({}, [])
         self.last_save_s = 0.0
         self._ids: dict[tuple[Any, ...], int] = {}
-        self._models: set[str] | None = None
+        self._names = ModelNames(engine)
 
     def stage(self, records: Iterable[ReadRecord]) -> None:
         """Sum up the records that the next saved position will have passed."""
         self._staged = self.fold(records)
 
-    def fold(self, records: Iterable[ReadRecord]) -> Rows:
-        """The records' sums, with models beyond MAX_MODELS under one name."""
-        return fold(records, model_name=self._model_name)
+    def fold(self, records: Iterable[ReadRecord]) -> Folded:
+        """The records' sums, with models under their names in the tables."""
+        self._names.begin()
+        return fold(records, model_name=self._names.name)
 
     @contextmanager
     def transaction(self, *, busy_ms: int = BACKGROUND_BUSY_MS) -> Iterator[Connection]:
@@ -131,11 +133,15 @@ class UsageSums:
     def save(self, position: Position) -> None:
         """Add what was staged, and remember the position. All or nothing."""
         started = time.perf_counter()
+        rows, sights = self._staged
         with self.transaction() as connection:
-            self.add(connection, in_every_view(self._staged))
+            counted = counting(connection, sights)
+            self.add(connection, in_every_view(with_used(rows, counted)))
             self._save_position(connection, position)
-        self._staged = {}
+        self._staged = Folded({}, [])
         self.last_save_s = time.perf_counter() - started
+        for sight in counted:
+            _tell(sight)
 
     def add(self, connection: Connection, added: Rows) -> None:
         """Add to the tables, within a `transaction` of these sums."""
@@ -159,6 +165,7 @@ class UsageSums:
         """The ids of all that is known, and of these keys, which are made where they are missing."""
         if len(self._ids) >= _MAX_KNOWN_KEYS:
             self._ids.clear()
+        self._forget_deleted(connection, {key: self._ids[key] for key in keys if key in self._ids})
         missing = list({key for key in keys if key not in self._ids})
         if missing and self._is_sqlite:
             self._ids |= {key: connection.exec_driver_sql(_NEW_KEY, key).scalar_one() for key in missing}
@@ -167,21 +174,32 @@ class UsageSums:
             self._ids |= {(*key,): known for known, *key in connection.exec_driver_sql(_NEW_KEYS, columns)}
         return self._ids
 
+    def _forget_deleted(self, connection: Connection, known: dict[tuple[Any, ...], int]) -> None:
+        """Forget keys that a cleanup has deleted since, and keep it from deleting others until the commit."""
+        ids = list(known.values())
+        if self._is_sqlite:
+            found = connection.exec_driver_sql(_STILL_THERE, (f"[{','.join(map(str, ids))}]",))
+        else:
+            found = connection.exec_driver_sql(_STILL_THERE_ALL, (ids,))
+        there = set(found.scalars())
+        if len(there) < len(known):
+            for key, known_id in known.items():
+                if known_id not in there:
+                    del self._ids[key]
+
     def _save_position(self, connection: Connection, position: Position) -> None:
         saved_at = UtcDateTime().process_bind_param(utc_now(), connection.dialect)
         values = (self.node, READER, position.to_json().decode(), str(saved_at) if self._is_sqlite else saved_at)
         connection.exec_driver_sql(_SAVE_POSITION if self._is_sqlite else _SAVE_POSITION.replace("?", "%s"), values)
 
-    def _model_name(self, model: str) -> str:
-        if self._models is None:
-            with self._engine.connect() as connection:
-                known = select(usage_keys.c.model).where(usage_keys.c.view == MODEL_HOURS.id).distinct()
-                self._models = set(connection.scalars(known))
-        if model not in self._models:
-            if len(self._models) >= MAX_MODELS:
-                return OTHER_MODELS
-            self._models.add(model)
-        return model
+
+def _tell(sight: Sight) -> None:
+    """Metrics of what only the tables could say whether it counts."""
+    metrics.count_usage(sight.row.model, sight.used)
+    if cost := sight.used.get("cost"):
+        metrics.count_cost(sight.project_id, sight.row.model, "reported", cost)
+    if "unpriced" in sight.used:
+        metrics.count_unpriced(sight.row.model)
 
 
 class Rollup:

@@ -268,6 +268,7 @@ def relayed(call: Call, response: UpstreamResponse, environ: Environ, *, asked: 
     headers = response.headers
     observer = observe(
         call.endpoint,
+        method=call.method,
         status=response.status_code,
         content_type=headers.get("content-type"),
         content_encoding=headers.get("content-encoding"),

@@ -72,7 +72,7 @@ def audit_json(entry: AuditEntry) -> dict[str, Any]:
 
 def usage_json(usage: Usage) -> dict[str, Any]:
     """Sums of usage."""
-    sums = asdict(usage) | {"total_tokens": usage.total_tokens}
+    sums = asdict(usage)
     return sums | {"cost_usd": sums.pop("cost") / MICRO}
 
 

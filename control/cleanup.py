@@ -1,5 +1,6 @@
 """
-Deletes what has outlived its time: tokens after they expired, sums of usage, lines of the audit trail.
+Deletes what has outlived its time: tokens after they expired, sums of usage, objects whose usage was counted, lines
+of the audit trail.
 
 In small batches, each a transaction of its own, so that no admission waits for more than milliseconds of it. Two
 processes that do it at once delete nothing wrong, only do some of it twice; `lease` spares them that.
@@ -14,10 +15,12 @@ from sqlalchemy import Delete, Engine, delete, exists, func, select, tuple_
 
 from config import Settings
 from database.engine import BACKGROUND_BUSY_MS, background_transaction
-from models import AuditEntry, Token, usage_keys, usage_sums
+from models import AuditEntry, Token, seen_objects, usage_keys, usage_sums
 
 DAY_S = 24 * 3600
 BATCH = 500
+# Whoever reads an object of before that again has its usage counted again.
+SEEN_DAYS = 30
 
 
 class Cleanup:
@@ -43,6 +46,10 @@ class Cleanup:
         expired = select(Token.token_hash).where(Token.expires_at < died).limit(BATCH)
         yield from self._repeated("expired tokens", delete(Token).where(Token.token_hash.in_(expired)))
         yield from self._old_usage(now - timedelta(days=kept.usage_retention_days))
+        unread_since = int((now - timedelta(days=SEEN_DAYS)).timestamp())
+        seen = tuple_(seen_objects.c.project_id, seen_objects.c.object_id)
+        unread = select(*seen.clauses).where(seen_objects.c.at < unread_since).limit(BATCH)
+        yield from self._repeated("objects seen", delete(seen_objects).where(seen.in_(unread)))
         told = now - timedelta(days=kept.audit_retention_days)
         old = select(AuditEntry.id).where(AuditEntry.at < told).limit(BATCH)
         yield from self._repeated("audit entries", delete(AuditEntry).where(AuditEntry.id.in_(old)))

@@ -7,14 +7,14 @@ The response's own words come first. Where it names no model, the request is ask
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from llmproxy.client.request_body import HELD_BYTES
 from llmproxy.limits.charge import FREE, NO_PRICES, UNKNOWN, Charge, charge, charge_untold, is_free
 from llmproxy.limits.cost import BeyondReason
 from llmproxy.limits.prices import Prices
 from llmproxy.observe.asked import read_asked
-from llmproxy.observe.facts import Facts
+from llmproxy.observe.facts import Facts, UsageSource
 from llmproxy.observe.usage import UsageObserver
 
 
@@ -44,7 +44,8 @@ class Bill(NamedTuple):
 
     charge: Charge
     metadata: dict[str, Any] | None = None
-    usage_source: Literal["reported", "absent"] = "absent"
+    usage_source: UsageSource = "absent"
+    usage_of: str | None = None
     requested_model: str | None = None
 
 
@@ -56,21 +57,26 @@ def not_sent(prices: Prices | None) -> Bill:
 def bill(prices: Prices | None, call: Sent) -> Bill:
     """The bill of a call; `prices` are None where none are kept."""
     observer = call.observer
-    metadata, source = (observer.metadata, observer.usage_source) if observer else (None, "absent")
-    if call.upstream_status is not None and call.upstream_status >= HTTPStatus.BAD_REQUEST:
-        return Bill(FREE if prices else NO_PRICES, metadata, source)
+    metadata, source, usage_of = (
+        (observer.metadata, observer.usage_source, observer.usage_of) if observer else (None, "absent", None)
+    )
+    has_failed = call.upstream_status is not None and call.upstream_status >= HTTPStatus.BAD_REQUEST
+    # What an object had cost when it was made is not what reading it costs.
+    if has_failed or (source == "stored" and usage_of is None):
+        return Bill(FREE if prices else NO_PRICES, metadata, source, usage_of)
     requested_model = None
     if not (observer and observer.model) and _may_be_asked(call):
         requested_model, units = read_asked(call.endpoint, call.body or b"")
         metadata = units | (metadata or {}) or None
     if prices is None:
-        return Bill(NO_PRICES, metadata, source, requested_model)
+        return Bill(NO_PRICES, metadata, source, usage_of, requested_model)
     try:
         charged = _charge(prices, call, metadata or {}, requested_model)
     except BeyondReason:
         # Whoever tells such counts is wrong about them: they are not kept.
-        return Bill(UNKNOWN._replace(is_clamped=True), _without_counts(metadata), "absent", requested_model)
-    return Bill(charged, metadata, source, requested_model)
+        unknown = UNKNOWN._replace(is_clamped=True)
+        return Bill(unknown, _without_counts(metadata), "absent", requested_model=requested_model)
+    return Bill(charged, metadata, source, usage_of, requested_model)
 
 
 def price_response(prices: Prices, project: str, endpoint: str, told: Facts) -> Charge:
@@ -103,7 +109,7 @@ def _charge(prices: Prices, call: Sent, told: dict[str, Any], requested_model: s
     if call.upstream_status == HTTPStatus.SWITCHING_PROTOCOLS:
         return UNKNOWN
     model = (observer and observer.model) or requested_model
-    if observer and observer.usage_source == "reported":
+    if observer and observer.usage_source != "absent":
         tier = observer.service_tier
         return charge(prices, model=model, project=call.project, endpoint=call.endpoint, told=told, tier=tier)
     # What was asked for is no use where nobody knows that it was served.

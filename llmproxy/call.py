@@ -21,6 +21,7 @@ from llmproxy.api_log.record import CallRecord
 from llmproxy.bill import Bill, Sent, bill, not_sent, price_response
 from llmproxy.client.guard import CallGuard
 from llmproxy.client.request_body import RequestBody
+from llmproxy.endpoints import plain_path
 from llmproxy.errors import ProxyError
 from llmproxy.headers import Headers
 from llmproxy.limits.charge import Charge, both
@@ -236,7 +237,7 @@ class Call:
             Sent(
                 project=self._grant.project_name,
                 method=self.method,
-                endpoint=self.endpoint,
+                endpoint=plain_path(self.endpoint),
                 upstream_status=self._upstream_status,
                 observer=self._observer,
                 body=self._body.held if self._body else None,
@@ -276,6 +277,10 @@ class Call:
             service_tier=observer.service_tier if observer else None,
             requested_model=billed.requested_model,
             client_address=self._client_address,
+            usage_of=billed.usage_of,
+            failed_inside=(
+                observer is not None and observer.has_failed and (self._upstream_status or 0) < HTTPStatus.BAD_REQUEST
+            ),
         )
 
     def _enter(self, phase: Phase) -> None:

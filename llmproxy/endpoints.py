@@ -1,15 +1,27 @@
-"""The parts of the API that calls are counted by. Pure."""
+"""The parts of the API that calls are counted by, and the one way to read a path. Pure."""
 
 from __future__ import annotations
+
+from urllib.parse import unquote
 
 ENDPOINTS = {
     "chat", "completions", "responses", "realtime", "embeddings", "images", "audio", "moderations", "files",
     "batches", "models",
 }  # fmt: skip
 OTHER = "other"
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+
+
+def plain_path(endpoint: str) -> str:
+    """A path as servers read it: escapes undone, one slash for several, none at the end. For classifying alone."""
+    if "%" in endpoint:
+        endpoint = unquote(endpoint)
+    if endpoint.endswith("/") or "//" in endpoint:
+        return "/" + "/".join(filter(None, endpoint.split("/")))
+    return endpoint
 
 
 def endpoint_class(endpoint: object) -> str:
     """The part of the API that a path belongs to, such as 'chat' or 'embeddings'; 'other' when it is none we know."""
-    parts = endpoint.split("/", 3) if isinstance(endpoint, str) else []
+    parts = plain_path(endpoint).split("/", 3) if isinstance(endpoint, str) else []
     return parts[2] if len(parts) > 2 and parts[2] in ENDPOINTS else OTHER

@@ -47,7 +47,7 @@ class RecordView:
     def tone(self) -> str:
         """The colour of its status."""
         status = self.record.status_code
-        if status is None or status >= _BAD:
+        if status is None or status >= _BAD or self.record.failed_inside:
             return "bad"
         return "good" if status < _GOOD else "warn"
 
@@ -60,6 +60,8 @@ class RecordView:
     @property
     def outcome(self) -> str:
         """How it ended, in words."""
+        if self.record.failed_inside:
+            return "Failed inside"
         name = self.record.outcome or "Unknown outcome"
         return OUTCOMES.get(name, name)
 

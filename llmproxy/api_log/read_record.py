@@ -69,12 +69,24 @@ class ReadRecord:
     price_date: str | None = _field(_TEXT, "price_date")
     service_tier: str | None = _field(_TEXT, "service_tier")
     requested_model: str | None = _field(_TEXT, "requested_model")
+    usage_of: str | None = _field(_TEXT, "usage_of")
     model: str | None = _field(_TEXT, "metadata", "model")
     prompt_tokens: int | None = _field(_WHOLE, "metadata", "prompt_tokens")
     cached_tokens: int | None = _field(_WHOLE, "metadata", "prompt_tokens_details", "cached_tokens")
     completion_tokens: int | None = _field(_WHOLE, "metadata", "completion_tokens")
     reasoning_tokens: int | None = _field(_WHOLE, "metadata", "completion_tokens_details", "reasoning_tokens")
     total_tokens: int | None = _field(_WHOLE, "metadata", "total_tokens")
+    seconds: float | None = _field(_NUMBER, "metadata", "seconds")
+
+    @property
+    def failed_inside(self) -> bool:
+        """An error was told within a response with a good status."""
+        if self.fields.get("failed_inside") is True:
+            return True
+        # Older records have the error alone, also where it was that of an object which was read.
+        has_error = self.error_code is not None or self.error_type is not None
+        is_good = self.outcome == "complete" and (self.status_code or 0) < HTTPStatus.BAD_REQUEST
+        return has_error and is_good and self.method == "POST"
 
     @property
     def cost(self) -> int | None:

@@ -7,6 +7,8 @@ The line is UTF-8 JSON without raw newlines, ended by `\\n`, its keys always in 
     outcome, stream, ttft_ms, upstream_status, upstream_request_id, bytes_in, bytes_out, usage_source, error,
     cost_usd, cost_source, price_date, service_tier, requested_model, client_address
 
+and, only where they have something to say, usage_of and failed_inside.
+
 The order is part of the format: a reader finds the start of a record inside a damaged line by its first key.
 """
 
@@ -44,6 +46,8 @@ class CallRecord:
         endpoint: The path alone.
         metadata: Usage, model, created as the upstream told them. None where it told nothing.
         ttft_ms: Milliseconds to the first body byte. None when none came.
+        usage_source: Whose the usage in `metadata` is: "reported" for this call's; "partial" likewise, but a count of
+            it could not be read; "stored" for that of an object which was there before; "absent" where there is none.
         error: {"code", "type"} of an error body. None when there was none.
         cost: Micro-dollars, `cost_usd` in the line. None where nobody can tell, or no prices are kept.
         cost_source: How it was found, or why there is none. None where no prices are kept.
@@ -51,6 +55,8 @@ class CallRecord:
         service_tier: The tier that served it, as the upstream told it.
         requested_model: What the request named, where the response named no model and that could be seen.
         client_address: Where the call came from. None where that is not to be kept, and not in the line.
+        usage_of: The object whose usage it is, where others may tell it too: it counts once under this id.
+        failed_inside: The upstream told of an error within a response whose status is a good one.
     """
 
     timestamp: float
@@ -69,7 +75,7 @@ class CallRecord:
     upstream_request_id: str | None
     bytes_in: int
     bytes_out: int
-    usage_source: Literal["reported", "absent"]
+    usage_source: Literal["reported", "partial", "stored", "absent"]
     error: dict[str, str | None] | None
     cost: int | None = None
     cost_source: CostSource | None = None
@@ -77,6 +83,8 @@ class CallRecord:
     service_tier: str | None = None
     requested_model: str | None = None
     client_address: str | None = None
+    usage_of: str | None = None
+    failed_inside: bool = False
 
     def to_line(self) -> bytes:
         """The record's line. Never raises for what a client or an upstream can send."""
@@ -116,6 +124,10 @@ class CallRecord:
         }
         if self.client_address is not None:
             fields["client_address"] = self.client_address
+        if self.usage_of is not None:
+            fields["usage_of"] = self.usage_of
+        if self.failed_inside:
+            fields["failed_inside"] = True
         return fields
 
     def _short_line(self, fields: dict[str, Any]) -> bytes:

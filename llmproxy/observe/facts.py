@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import Any, Literal
 
-from llmproxy.observe import units
+from llmproxy.observe import stored, units
+
+UsageSource = Literal["reported", "partial", "stored", "absent"]
 
 # JSON numbers beyond this are not exact in every reader of the log (RFC 8259 section 6).
 _MAX_COUNT = 2**53
@@ -30,6 +32,8 @@ _DETAILS = {
     "prompt_tokens_details": ("prompt_tokens_details", "input_tokens_details", "input_token_details"),
     "completion_tokens_details": ("completion_tokens_details", "output_tokens_details", "output_token_details"),
 }
+# Of the prompt's tokens, told beside them: DeepSeek's and Moonshot's names.
+_FLAT_CACHED = ("prompt_cache_hit_tokens", "cached_tokens")
 _detail_name = re.compile(r"[a-z][a-z0-9_]{0,39}").fullmatch
 
 # An error code is made of words: snake_case, kebab-case, dotted, CamelCase, with a short number at a word's end.
@@ -41,29 +45,50 @@ _MAX_CODE_CHARS = 64
 _MAX_CODE_DIGITS = 4
 
 # Members of a document that are read.
-NAMES = ("usage", "model", "created", "created_at", "error", "type", "code", *units.NAMES)
+NAMES = (
+    "usage", "model", "created", "created_at", "error", "type", "code", "duration", "last_error",
+    *units.NAMES, *stored.NAMES,
+)  # fmt: skip
 # The member around the response object in the events of a Responses stream.
 ENVELOPE = "response"
+
+_bills_by_duration = re.compile(r"/v1/audio/(?:transcriptions|translations)").fullmatch
 
 
 class Facts:
     """
     What one call's response has told so far. `take` each document of it in order: the last usage wins.
 
+    Args:
+        endpoint: The path, as requested.
+        may_make: See `stored.Reader`.
+
     Attributes:
+        is_partial: A count of the usage stands there, and cannot be read.
+        owner: Whose the usage is.
+        has_failed: An error was told.
+        error: Its code and type, scrubbed; None where neither can be shown.
         service_tier: The tier that served the call, as the upstream calls it.
         units: What was told of a price besides; see `units.read_units`.
     """
 
-    __slots__ = ("created", "error", "model", "service_tier", "units", "usage")
+    __slots__ = (
+        "_bills_by_duration", "_reader", "created", "error", "has_failed", "is_partial", "model", "owner",
+        "service_tier", "units", "usage",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, endpoint: str = "", *, may_make: bool = True) -> None:
         self.usage: dict[str, Any] | None = None
+        self.is_partial = False
+        self.owner = stored.THIS_CALL
         self.model: str | None = None
         self.created: int | None = None
+        self.has_failed = False
         self.error: dict[str, str | None] | None = None
         self.service_tier: str | None = None
         self.units: dict[str, Any] = {}
+        self._reader = stored.Reader(endpoint, may_make=may_make)
+        self._bills_by_duration = _bills_by_duration(self._reader.path) is not None
 
     def take(self, document: object) -> None:
         """Reads one body or event."""
@@ -72,14 +97,38 @@ class Facts:
         kind, envelope = document.get("type"), document.get(ENVELOPE)
         if isinstance(envelope, dict) and isinstance(kind, str) and kind.startswith("response."):
             document = envelope
-        self.usage = read_usage(document.get("usage")) or self.usage
+        self._take_usage(document)
         self.model = read_model(document.get("model")) or self.model
         self.service_tier = units.word(document.get("service_tier")) or self.service_tier
         if told := units.read_units(document):
             self.units |= told
         created = _created(document.get("created", document.get("created_at")))
         self.created = self.created if created is None else created
-        self.error = read_error(document) or self.error
+        if has_failed(document) and not ("object" in document and self._reader.is_stored(document)):
+            self.has_failed, self.error = True, read_error(document) or self.error
+
+    def _take_usage(self, document: dict[str, Any]) -> None:
+        told = document.get("usage")
+        if not isinstance(told, dict):
+            told = _first_choice(document).get("usage")  # Moonshot's place for it
+        if not isinstance(told, dict) and self._bills_by_duration:
+            told = {"seconds": document.get("duration")}
+        if (usage := read_usage(told)) and (owner := self._reader.owner(document)):
+            self.usage, self.owner, self.is_partial = usage, owner, is_partial(told, usage)
+
+    @property
+    def path(self) -> str:
+        """The endpoint's plain path."""
+        return self._reader.path
+
+    @property
+    def usage_source(self) -> UsageSource:
+        """What can be said of the usage; see `record.CallRecord`."""
+        if self.usage is None:
+            return "absent"
+        if self.owner.is_stored:
+            return "stored"
+        return "partial" if self.is_partial else "reported"
 
     def metadata(self) -> dict[str, Any] | None:
         """The record's metadata in the design's names; None when nothing was told."""
@@ -102,10 +151,8 @@ def read_usage(usage: object) -> dict[str, Any] | None:
         return None
     told: dict[str, Any] = {}
     for name, spellings in _COUNTS.items():
-        for spelling in spellings:
-            if _is_count(count := usage.get(spelling)):
-                told[name] = count
-                break
+        if (count := _first_count(usage, spellings)) is not None:
+            told[name] = count
     if _is_seconds(seconds := usage.get("seconds")):
         told["seconds"] = seconds
     if not told:
@@ -115,28 +162,71 @@ def read_usage(usage: object) -> dict[str, Any] | None:
             if details := _details(usage.get(spelling)):
                 told[name] = details
                 break
+    if (cached := _first_count(usage, _FLAT_CACHED)) is not None:
+        told["prompt_tokens_details"] = {"cached_tokens": cached} | told.get("prompt_tokens_details", {})
     return told
+
+
+def is_partial(usage: Any, told: dict[str, Any]) -> bool:
+    """Whether a usage object has a count of prompt or completion that is none of those that were read."""
+    return any(
+        name not in told and any(usage.get(spelling) is not None for spelling in _COUNTS[name])
+        for name in ("prompt_tokens", "completion_tokens")
+    )
+
+
+def has_failed(document: dict[str, Any]) -> bool:
+    """Whether a document says that the call failed: by an `error`, as such an event, by its status or its end."""
+    error = document.get("error")
+    return (
+        document.get("type") == "error"
+        or (bool(error) and isinstance(error, dict | str))
+        or document.get("status") == "failed"
+        or _first_choice(document).get("finish_reason") == "error"
+    )
 
 
 def read_error(document: dict[str, Any]) -> dict[str, str | None] | None:
     """
     Code and type of the error a document reports, scrubbed; None when it reports none or nothing presentable.
 
-    Both shapes of the API: a member `error`, and the flat event of a Responses stream with "type": "error".
+    All shapes of the API: a member `error`, a run's `last_error`, what a Realtime response has in `status_details`,
+    and the flat event of a Responses stream with "type": "error".
     """
-    error = document if document.get("type") == "error" and "error" not in document else document.get("error")
+    if document.get("type") == "error" and "error" not in document:
+        error: Any = document
+    else:
+        details = document.get("status_details")
+        error = document.get("error") or document.get("last_error")
+        error = error or (details.get("error") if isinstance(details, dict) else None)
     if not isinstance(error, dict):
         return None
     code, kind = _code(error.get("code")), _code(error.get("type"))
     return {"code": code, "type": kind} if code or kind else None
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value <= _MAX_COUNT
+def _first_choice(document: dict[str, Any]) -> dict[str, Any]:
+    choices = document.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first if isinstance(first, dict) else {}
 
 
-def _is_seconds(value: object) -> bool:
-    return _is_count(value) or (type(value) is float and math.isfinite(value) and 0 <= value <= _MAX_COUNT)
+def _first_count(usage: dict[str, Any], spellings: tuple[str, ...]) -> int | None:
+    for spelling in spellings:
+        if (count := _count(usage.get(spelling))) is not None:
+            return count
+    return None
+
+
+def _count(value: object) -> int | None:
+    """A number of JSON's as a count: the same whole number, however it is written; a fraction rounded up."""
+    if type(value) is float and math.isfinite(value) and value >= 0:
+        value = math.ceil(value)
+    return value if type(value) is int and 0 <= value <= _MAX_COUNT else None
+
+
+def _is_seconds(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and 0 <= value <= _MAX_COUNT
 
 
 def _details(value: object, *, depth: int = 2) -> dict[str, Any] | None:
@@ -145,8 +235,14 @@ def _details(value: object, *, depth: int = 2) -> dict[str, Any] | None:
         return None
     counts: dict[str, Any] = {}
     for name, told in value.items():
-        count = told if _is_count(told) else _details(told, depth=depth - 1) if depth > 1 else None
-        if count is not None and count != {} and _detail_name(name):
+        if not _detail_name(name):
+            continue
+        if isinstance(told, dict):
+            count: Any = (_details(told, depth=depth - 1) or None) if depth > 1 else None
+        else:
+            # Fractions of anything but tokens, such as a price, are no counts.
+            count = _count(told) if type(told) is int or name.endswith("_tokens") else None
+        if count is not None:
             counts[name] = count
     return dict(list(counts.items())[:_MAX_DETAILS])
 
@@ -162,7 +258,7 @@ def _created(value: object) -> int | None:
     # Documented as a number: some surfaces send 1741476542.0.
     if type(value) is float and value.is_integer():
         value = int(value)
-    return value if type(value) is int and _is_count(value) else None
+    return value if type(value) is int and 0 <= value <= _MAX_COUNT else None
 
 
 def _code(value: object) -> str | None:

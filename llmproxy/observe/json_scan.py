@@ -12,8 +12,10 @@ compared as they are written; a wanted name spelt with \\u escapes is not found.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import orjson
 
@@ -38,6 +40,23 @@ _space_or_commas = re.compile(rb"[ \t\r\n,]*+").match
 _scalar_rest = re.compile(rb"[^,}\] \t\r\n]*+").match
 
 _Step = Callable[[bytes, int], int]
+
+
+def parsed(text: bytes | bytearray) -> object:
+    """
+    A JSON text as the most forgiving of its readers takes it.
+
+    orjson refuses what JavaScript or Python take: a lone half of a surrogate pair (a cut emoji), NaN, bytes that are
+    no UTF-8, a byte order mark, deep nesting.
+
+    Raises:
+        ValueError: it is no JSON to anybody.
+        RecursionError: it may be, but nests too deeply to be told.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(text.decode("utf-8-sig", "replace"), strict=False)
 
 
 class JsonScanner:
@@ -90,10 +109,8 @@ class JsonScanner:
             target: dict[str, object] = document
             if len(path) > 1:
                 target = document.setdefault(path[0].decode(), {})  # type: ignore[assignment]
-            try:
-                target[path[-1].decode()] = orjson.loads(raw)
-            except orjson.JSONDecodeError:
-                continue
+            with suppress(ValueError, RecursionError):
+                target[path[-1].decode()] = parsed(raw)
         return document
 
     # Steps. Each takes the chunk and a position in it, goes as far as it can, and returns the next position.

@@ -13,16 +13,16 @@ breaks off tells what was complete in it.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Final, Literal, Protocol
-
-import orjson
+from http import HTTPStatus
+from typing import Any, Literal, Protocol
 
 from llmproxy.observe.decoding import BodyDecoder, body_decoder, is_identity
-from llmproxy.observe.facts import ENVELOPE, NAMES, Facts
-from llmproxy.observe.json_scan import JsonScanner
-from llmproxy.observe.sse import Block, DataLines, EventSplitter, parse_event
+from llmproxy.observe.facts import ENVELOPE, NAMES, Facts, UsageSource
+from llmproxy.observe.json_scan import JsonScanner, parsed
+from llmproxy.observe.sse import BOM, Block, DataLines, EventSplitter, parse_event
 from llmproxy.observe.units import OutputTally
 from llmproxy.turns import give_way, in_slices
 
@@ -34,17 +34,32 @@ _SCANNED_NAMES = frozenset(name.encode() for name in NAMES)
 # Of hundreds of events one or two tell something. These patterns pass over the others unparsed: a name that is
 # needed must be there, and with something else than null. Whatever is unclear (a value on another `data:` line)
 # counts as telling, and the parser decides.
-tells = re.compile(rb'"(?:usage|error)"(?!\s*+:\s*+null)').search
-tells_or_has_model = re.compile(rb'"(?:usage|error|model)"(?!\s*+:\s*+null)').search
+tells = re.compile(rb'"(?:usage|error|response\.failed)"(?!\s*+:\s*+null)').search
+tells_or_has_model = re.compile(rb'"(?:usage|error|response\.failed|model)"(?!\s*+:\s*+null)').search
+
+# Runs name what failed in the event's name alone. Their streams are few: each event is parsed.
+_names_failures = re.compile(r"/v1/threads/").match
 
 # Their objects have a model or a time of creation of their own, which is not the call's.
-_SILENT_ENDPOINTS = re.compile(r"/v1/(?:files|models|uploads|vector_stores|containers)(?:/|$)").match
+_is_silent = re.compile(r"/v1/(?:files|models|uploads|vector_stores|containers)(?:/|$)").match
 _JSON_TYPE = re.compile(r"application/(?:[\w.-]+\+)?json").fullmatch
+
+
+# What a Content-Type says of a body.
+Label = Literal["events", "json", "text"]
+# The first field of an event stream, or a comment; no other body that is looked into begins so.
+_begins_event = re.compile(rb"(?:data|event|id|retry)?:").match
+_FIRST_WORD_BYTES = len(b"event:")
 
 
 class _Body(Protocol):
     def feed(self, piece: bytes) -> None: ...
     def finish(self) -> None: ...
+
+
+class _Watched(_Body, Protocol):
+    @property
+    def is_stream(self) -> bool: ...
 
 
 class UsageObserver:
@@ -54,13 +69,13 @@ class UsageObserver:
     Args:
         facts: Filled by `body`.
         body: Gets what `decoder` makes of the bytes; None where there is nothing to look into.
-        is_stream: The response is one of events, or of a WebSocket's messages.
+        is_stream: What cannot be looked into is one of events, or of a WebSocket's messages.
     """
 
     def __init__(
         self,
         facts: Facts,
-        body: _Body | None,
+        body: _Watched | None,
         *,
         decoder: BodyDecoder | None = None,
         is_stream: bool = False,
@@ -68,7 +83,12 @@ class UsageObserver:
         self._facts = facts
         self._body = body
         self._decoder = decoder
-        self.is_stream: Final = is_stream
+        self._is_stream = is_stream
+
+    @property
+    def is_stream(self) -> bool:
+        """The response is one of events, or of a WebSocket's messages: by its label until its body has begun."""
+        return self._is_stream if self._body is None else self._body.is_stream
 
     def feed(self, chunk: bytes) -> None:
         """Takes body bytes as they came from the upstream: maybe compressed, cut anywhere."""
@@ -90,6 +110,7 @@ class UsageObserver:
         """No more bytes: the response ended or was cut. A second call does nothing."""
         body, self._body, self._decoder = self._body, None, None
         if body is not None:
+            self._is_stream = body.is_stream
             with suppress(Exception):
                 body.finish()
 
@@ -109,40 +130,115 @@ class UsageObserver:
         return self._facts.service_tier
 
     @property
-    def usage_source(self) -> Literal["reported", "absent"]:
-        return "absent" if self._facts.usage is None else "reported"
+    def usage_source(self) -> UsageSource:
+        return self._facts.usage_source
+
+    @property
+    def usage_of(self) -> str | None:
+        """The object under whose id the usage counts once; see `stored.Owner`."""
+        return self._facts.owner.object_id
+
+    @property
+    def has_failed(self) -> bool:
+        """The upstream told of an error, in a body or amid a stream."""
+        return self._facts.has_failed
 
     @property
     def error(self) -> dict[str, str | None] | None:
-        """Scrubbed code and type of an error the upstream reported, in a body or amid a stream."""
+        """Its scrubbed code and type, where there is something to show."""
         return self._facts.error
 
 
-def observe(endpoint: str, *, status: int, content_type: str | None, content_encoding: str | None) -> UsageObserver:
+def observe(
+    endpoint: str, *, method: str = "POST", status: int, content_type: str | None, content_encoding: str | None
+) -> UsageObserver:
     """
     An observer for one response.
 
     Args:
-        endpoint: The parsed path, such as "/v1/chat/completions".
-        content_type: As the upstream sent it; JSON and event streams are looked into, anything else is not.
+        endpoint: The path, as requested.
+        content_type: As the upstream sent it; JSON, event streams and plain text, which may be either, are looked
+            into, anything else is not.
         content_encoding: As the upstream sent it; a coding we cannot undo is not looked into.
     """
-    facts = Facts()
-    is_stream, is_json = _kind(content_type)
-    if not is_stream and (not is_json or (status < 400 and _SILENT_ENDPOINTS(endpoint))):
+    facts = Facts(endpoint, may_make=method == "POST")
+    label = _label(content_type)
+    is_stream = label == "events"
+    if label is None or (not is_stream and status < HTTPStatus.BAD_REQUEST and _is_silent(facts.path)):
         return UsageObserver(facts, None)
-    body: _Body = EventStream(facts) if is_stream else JsonBody(facts)
-    if content_encoding is None or is_identity(content_encoding):
-        return UsageObserver(facts, body, is_stream=is_stream)
-    decoder = body_decoder(content_encoding)
-    return UsageObserver(facts, body if decoder else None, decoder=decoder, is_stream=is_stream)
+    decoder = None
+    if content_encoding is not None and not is_identity(content_encoding):
+        decoder = body_decoder(content_encoding)
+        if decoder is None:
+            return UsageObserver(facts, None, is_stream=is_stream)
+    return UsageObserver(facts, Body(facts, label), decoder=decoder)
 
 
 @lru_cache(maxsize=256)
-def _kind(content_type: str | None) -> tuple[bool, bool]:
-    """Whether a content type is an event stream, and whether it is JSON."""
+def _label(content_type: str | None) -> Label | None:
+    """What a content type promises; None for what is not looked into."""
     media_type = (content_type or "").partition(";")[0].strip().lower()
-    return media_type == "text/event-stream", bool(_JSON_TYPE(media_type))
+    if media_type == "text/event-stream":
+        return "events"
+    if _JSON_TYPE(media_type):
+        return "json"
+    return "text" if media_type in ("", "text/plain") else None
+
+
+class Body:
+    """
+    A body that is read as what it begins as, whatever its label says: JSON, or events.
+
+    Attributes:
+        is_stream: It is one of events; while nothing of it is known, its label's word.
+    """
+
+    def __init__(self, facts: Facts, label: Label) -> None:
+        self._facts = facts
+        self._label = label
+        self._start = b""
+        self._body: _Body | None = None
+        self.is_stream = label == "events"
+
+    def feed(self, piece: bytes) -> None:
+        if self._body is None:
+            piece = self._begin(piece)
+        if self._body is not None:
+            self._body.feed(piece)
+
+    def finish(self) -> None:
+        if self._body is not None:
+            self._body.finish()
+
+    def _begin(self, piece: bytes) -> bytes:
+        """Choose how to read it, as soon as its first word tells; all that is there to be read by then."""
+        # Upstreams that keep a connection alive send blank lines before what they have to say.
+        start = (self._start + piece).removeprefix(BOM).lstrip()
+        self._body = self._begun(start)
+        self._start = b"" if self._body else start
+        return start
+
+    def _begun(self, start: bytes) -> _Body | None:
+        if start.startswith((b"{", b"[")):
+            self.is_stream = False
+            return JsonBody(self._facts)
+        if _begins_event(start):
+            self.is_stream = True
+        elif len(start) < _FIRST_WORD_BYTES:
+            return None
+        if self.is_stream:
+            return EventStream(self._facts)
+        return JsonBody(self._facts) if self._label == "json" else _Unread()
+
+
+class _Unread:
+    """What is neither."""
+
+    def feed(self, piece: bytes) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
 
 
 class DocumentScanner:
@@ -190,11 +286,10 @@ class JsonBody:
         self._facts.take(self._parse_buffer() if self._scanner is None else self._scanner.document())
 
     def _parse_buffer(self) -> object:
-        try:
-            return orjson.loads(self._buffer)
-        except orjson.JSONDecodeError:
-            # Cut off, or not quite JSON: what is complete in it still counts.
-            return self._scan_buffer().document()
+        # Cut off, or not quite JSON: what is complete in it still counts.
+        with suppress(ValueError, RecursionError):
+            return parsed(self._buffer)
+        return self._scan_buffer().document()
 
     def _scan_buffer(self) -> DocumentScanner:
         scanner = DocumentScanner()
@@ -211,7 +306,8 @@ class EventStream:
         self._splitter = EventSplitter(max_event_bytes=MAX_EVENT_BYTES)
         self._lines = DataLines()
         self._scanner: DocumentScanner | None = None
-        self._tells = tells_or_has_model  # until the model is known
+        # Until the model is known.
+        self._tells: Callable[[bytes], object] = bool if _names_failures(facts.path) else tells_or_has_model
 
     def feed(self, piece: bytes) -> None:
         # The usual read is whole events with nothing to tell; they need not even be taken apart.
@@ -233,14 +329,9 @@ class EventStream:
     def _take_event(self, raw: bytes) -> None:
         if not self._tells(raw):
             return
-        event = parse_event(raw)
-        if event is None:
-            return
-        try:
-            document = orjson.loads(event.data)
-        except orjson.JSONDecodeError:
-            return
-        self._take(document)
+        if event := parse_event(raw):
+            take_message(self._facts, event.data, is_error=event.name == "error")
+            self._look_for_what_is_missing()
 
     def _take_part(self, block: Block) -> None:
         if block.starts or self._scanner is None:
@@ -248,10 +339,30 @@ class EventStream:
         for data in self._lines.feed(block.raw):
             self._scanner.feed(data)
         if block.ends:
-            self._take(self._scanner.document())
-            self._scanner = None
+            scanner, self._scanner = self._scanner, None
+            self._facts.take(scanner.document())
+            self._look_for_what_is_missing()
 
-    def _take(self, document: object) -> None:
-        self._facts.take(document)
-        if self._facts.model is not None:
+    def _look_for_what_is_missing(self) -> None:
+        if self._facts.model is not None and self._tells is not bool:
             self._tells = tells
+
+
+def take_message(facts: Facts, data: bytes | bytearray, *, is_error: bool = False) -> None:
+    """
+    Reads one event's or message's data: whatever is odd about it, those that follow are read too.
+
+    Args:
+        is_error: Its name says so.
+    """
+    # Caught broadly for the same reason as in `UsageObserver.feed`.
+    with suppress(Exception):
+        try:
+            document = parsed(data)
+        except RecursionError:
+            scanner = DocumentScanner(inside=ENVELOPE)
+            scanner.feed(bytes(data))
+            document = scanner.document()
+        if is_error and isinstance(document, dict) and "error" not in document:
+            document = {"error": document}
+        facts.take(document)

@@ -11,9 +11,10 @@ and paths are counted by the part of the API.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
+from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -67,6 +68,11 @@ OVERHEAD = Histogram(
 )
 CLAIM = Histogram(
     "llmproxy_claim_seconds", "The statement that admits and counts a call, waits included.", buckets=_CLAIM_BUCKETS_S
+)
+FAILED_INSIDE = Counter(
+    "llmproxy_failed_inside_total",
+    "Calls whose upstream told of an error within a response that had begun with a good status.",
+    ["project", "endpoint"],
 )
 USAGE_TOKENS = Counter("llmproxy_usage_tokens_total", "Tokens as reported by the upstream.", ["model", "kind"])
 USAGE_CLAMPED = Counter(
@@ -166,12 +172,16 @@ def call_ended(record: CallRecord, *, overhead_s: float | None) -> None:
         _first_byte(endpoint).observe(record.ttft_ms / 1000)
     if overhead_s is not None:
         OVERHEAD.observe(overhead_s)
-    if record.usage_source == "reported" and record.metadata:
-        _count_tokens(record.metadata)
-    if record.cost:
-        _cost(record.project_id, _model_of(record), record.cost_source or NONE).inc(record.cost / MICRO)
-    elif record.cost_source == "unpriced":
-        _unpriced(_model_of(record)).inc()
+    if record.failed_inside:
+        _failed_inside(record.project_id, endpoint).inc()
+    # What others may tell too is counted by who knows whether they did.
+    if record.usage_of is None:
+        if record.usage_source in ("reported", "partial") and record.metadata:
+            count_usage(record.metadata.get("model"), record.metadata)
+        if record.cost:
+            count_cost(record.project_id, _model_of(record), record.cost_source or NONE, record.cost)
+        elif record.cost_source == "unpriced":
+            count_unpriced(_model_of(record))
 
 
 def _model_of(record: CallRecord) -> str:
@@ -179,12 +189,22 @@ def _model_of(record: CallRecord) -> str:
     return model if isinstance(model, str) else NONE
 
 
-def _count_tokens(metadata: dict[str, object]) -> None:
-    model = metadata.get("model")
+def count_cost(project: str | None, model: str, source: str, cost: int) -> None:
+    """Count what a call cost, in micro-dollars."""
+    _cost(project, model or NONE, source).inc(cost / MICRO)
+
+
+def count_unpriced(model: str) -> None:
+    """Count a call that used what has no price."""
+    _unpriced(model or NONE).inc()
+
+
+def count_usage(model: object, usage: Mapping[str, Any]) -> None:
+    """Count a call's tokens, by their names in a record's metadata."""
     for kind, name in (("prompt", "prompt_tokens"), ("completion", "completion_tokens")):
-        amount = metadata.get(name)
+        amount = usage.get(name)
         if type(amount) is int and amount > 0:
-            _tokens(model if isinstance(model, str) else NONE, kind).inc(amount)
+            _tokens(model if model and isinstance(model, str) else NONE, kind).inc(amount)
 
 
 # The library's own way to a labelled number costs more than the number.
@@ -195,6 +215,11 @@ def _requests(project: str | None, endpoint: str, status: int, outcome: str) -> 
     name = _capped(project, _projects, MAX_PROJECTS) if project else NONE
     shown = str(status) if status in _KNOWN_STATUSES else f"{status // 100}xx"
     return REQUESTS.labels(name, endpoint, shown, outcome)
+
+
+@lru_cache(maxsize=10_000)
+def _failed_inside(project: str | None, endpoint: str) -> Counter:
+    return FAILED_INSIDE.labels(_capped(project, _projects, MAX_PROJECTS) if project else NONE, endpoint)
 
 
 @lru_cache

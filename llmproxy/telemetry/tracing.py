@@ -158,7 +158,8 @@ class CallSpan:
 
             span.update_name(_name(record))
             span.set_attributes(_attributes(record, _model_in(request_body)))
-            if record.outcome in ("upstream_failed", "upstream_timeout") or record.status_code >= 500:
+            has_failed = record.outcome in ("upstream_failed", "upstream_timeout") or record.failed_inside
+            if has_failed or record.status_code >= 500:
                 span.set_status(StatusCode.ERROR)
         span.end()
 
@@ -175,8 +176,10 @@ def _method(method: str) -> str:
 
 def _attributes(record: CallRecord, model: str | None) -> dict[str, str | int | float]:
     usage = record.metadata or {}
-    error = (record.error or {}).get("code") or record.outcome
-    failed = record.outcome != "complete" or record.status_code >= 400
+    # What an object had used when it was made is not what reading it uses.
+    used: dict[str, Any] = {} if record.usage_source == "stored" else usage
+    error = (record.error or {}).get("code") or ("failed_inside" if record.failed_inside else record.outcome)
+    failed = record.outcome != "complete" or record.status_code >= 400 or record.failed_inside
     known: dict[str, Any] = {
         "http.request.method": record.method if record.method in METHODS else "_OTHER",
         "url.path": record.endpoint,
@@ -186,8 +189,8 @@ def _attributes(record: CallRecord, model: str | None) -> dict[str, str | int | 
         "gen_ai.provider.name": PROVIDER,
         "gen_ai.request.model": model,
         "gen_ai.response.model": usage.get("model"),
-        "gen_ai.usage.input_tokens": usage.get("prompt_tokens"),
-        "gen_ai.usage.output_tokens": usage.get("completion_tokens"),
+        "gen_ai.usage.input_tokens": used.get("prompt_tokens"),
+        "gen_ai.usage.output_tokens": used.get("completion_tokens"),
         "llmproxy.request_id": record.request_id,
         "llmproxy.project_id": record.project_id,
         "llmproxy.outcome": record.outcome,

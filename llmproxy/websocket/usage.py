@@ -12,12 +12,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import orjson
 from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
 from llmproxy.observe.facts import ENVELOPE, Facts, read_model
-from llmproxy.observe.usage import MAX_EVENT_BYTES, DocumentScanner, UsageObserver, tells_or_has_model
+from llmproxy.observe.usage import MAX_EVENT_BYTES, DocumentScanner, UsageObserver, take_message, tells_or_has_model
 from llmproxy.turns import in_slices
 
 # With each of these a response is over: of Realtime, and of Responses.
@@ -82,14 +81,17 @@ class _SessionFacts(Facts):
 
     def take(self, document: object) -> None:
         """Reads one message."""
-        if not isinstance(document, dict):
+        if not isinstance(document, dict) or not isinstance(kind := document.get("type"), str):
             return
-        kind, session = document.get("type"), document.get("session")
+        session = document.get("session")
         if kind in _FINAL_EVENTS:
-            self._responses = _added(self._responses, self._one(document, self.model))
+            one = self._one(document, self.model)
+            self.has_failed = one.has_failed  # whatever went wrong before, the session went on
+            self._responses = _added(self._responses, one.usage)
         elif kind == _TRANSCRIBED:
             transcription = {"usage": document.get("usage")}
-            self._transcriptions = _added(self._transcriptions, self._one(transcription, self._hearing_model))
+            one = self._one(transcription, self._hearing_model)
+            self._transcriptions = _added(self._transcriptions, one.usage)
         elif kind == "error":
             super().take(document)
         elif isinstance(session, dict):
@@ -97,16 +99,17 @@ class _SessionFacts(Facts):
             self._hearing_model = _hearing_model_of(session) or self._hearing_model
         self.usage = self._responses or self._transcriptions
 
-    def _one(self, document: dict[str, Any], model: str | None) -> dict[str, Any] | None:
-        """The usage of one response, which is also told to whoever prices it; `model` is where it names none."""
+    def _one(self, document: dict[str, Any], model: str | None) -> Facts:
+        """What one response told, which is also told to whoever prices it; `model` is where it names none."""
         one = Facts()
         one.take(document)
         self.model, self.created = one.model or self.model, self.created if one.created is None else one.created
         self.error, self.service_tier = one.error or self.error, one.service_tier or self.service_tier
         self.units = _added(self.units, {name: told for name, told in one.units.items() if name in _ADDED}) or {}
         one.model = one.model or model
+        self.is_partial |= one.is_partial
         self._on_response(one)
-        return one.usage
+        return one
 
 
 def _hearing_model_of(session: dict[str, Any]) -> str | None:
@@ -161,6 +164,8 @@ def lost() -> str | None:
 class _Messages:
     """Text messages out of a server's frames."""
 
+    is_stream = True
+
     def __init__(self, facts: _SessionFacts, deflate: PerMessageDeflate | None) -> None:
         self._facts = facts
         self._frames = FrameProtocol(client=True, extensions=[deflate] if deflate else [])
@@ -198,7 +203,7 @@ class _Messages:
             return
         is_telling = _tells if self._facts.model is not None else tells_or_has_model
         if is_telling(message):
-            self._facts.take(orjson.loads(message))
+            take_message(self._facts, message)
 
     def finish(self) -> None:
         """A message that was not ended was never sent."""

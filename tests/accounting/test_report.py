@@ -24,7 +24,7 @@ def add(database: Engine):
 
     def add_records(*records) -> None:
         with sums.transaction() as connection:
-            sums.add(connection, in_every_view(fold(map(read, records))))
+            sums.add(connection, in_every_view(fold(map(read, records)).rows))
 
     return add_records
 

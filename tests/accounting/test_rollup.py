@@ -15,7 +15,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from accounting.fold import fold
-from accounting.rollup import MAX_MODELS, OTHER_MODELS, Rollup, UsageSums, node_id
+from accounting.names import MAX_MODELS, MAX_MODELS_OF_ONE_PROJECT, OTHER_MODELS
+from accounting.rollup import Rollup, UsageSums, node_id
 from accounting.views import CALLS, VIEWS
 from database.engine import _listen_on_sqlite
 from llmproxy.api_log.reader import LogReader, ReaderBusy
@@ -95,6 +96,12 @@ def mixed_records(count: int, seed: int = 1) -> list[dict]:
     return made
 
 
+def sums_in(call: dict) -> dict:
+    """What a record adds to the sums."""
+    [sums] = fold([read(call)]).rows.values()
+    return sums
+
+
 @pytest.mark.parametrize(
     ("call", "counted"),
     [
@@ -103,12 +110,20 @@ def mixed_records(count: int, seed: int = 1) -> list[dict]:
         (record(outcome="upstream_failed", usage_source="absent"), {"requests", "errors"}),
         (record(outcome="upstream_timeout", status_code=504), {"requests", "errors", "usage_reported"}),
         (record(outcome="client_closed", status_code=499), {"requests", "client_closed", "usage_reported"}),
+        (record(failed_inside=True), {"requests", "errors", "usage_reported"}),
+        (record(failed_inside=True, outcome="client_closed"), {"requests", "errors", "usage_reported"}),
+        (record(error={"code": None, "type": "server_error"}), {"requests", "errors", "usage_reported"}),
+        (record(error={"code": "x"}, method="GET", usage_source="stored"), {"requests"}),
+        (record(stream=True), {"requests", "usage_reported", "streams"}),
+        (record(stream=True, usage_source="absent"), {"requests", "streams", "silent_streams"}),
+        (record(stream=True, usage_source="absent", endpoint="/v1/responses"), {"requests"}),
+        (record(stream=True, usage_source="absent", outcome="client_closed"), {"requests", "client_closed"}),
         (refused(), {"requests", "refusals"}),
         (refused("token_revoked", upstream_status=200), {"requests", "refusals"}),
     ],
 )
 def test_a_record_counts_as_one_thing(call, counted):
-    [sums] = fold([read(call)]).values()
+    sums = sums_in(call)
 
     ones = {name for name in COUNTS if sums.get(name) == 1}
     assert ones == counted
@@ -130,19 +145,19 @@ def test_a_record_counts_as_one_thing(call, counted):
     ],
 )
 def test_costs_are_whole_micro_dollars_and_within_reason(call, cost, unpriced):
-    [sums] = fold([read(call)]).values()
+    sums = sums_in(call)
 
     assert (sums.get("cost", 0), sums.get("unpriced", 0)) == (cost, unpriced)
 
 
 def test_what_a_call_used_before_it_was_cut_counts():
-    [sums] = fold([read(record(outcome="refused", error={"code": "token_revoked", "type": "x"}))]).values()
+    sums = sums_in(record(outcome="refused", error={"code": "token_revoked", "type": "x"}))
 
     assert (sums["refusals"], sums.get("errors", 0), sums["prompt_tokens"]) == (1, 0, 10)
 
 
 def test_tokens_are_those_that_the_upstream_told():
-    [sums] = fold([read(record())]).values()
+    sums = sums_in(record())
 
     assert {name: sums.get(name, 0) for name in COUNTS} == {
         "requests": 1,
@@ -156,6 +171,10 @@ def test_tokens_are_those_that_the_upstream_told():
         "reasoning_tokens": 2,
         "cost": 70,
         "unpriced": 0,
+        "total_tokens": 15,
+        "audio_seconds": 0,
+        "streams": 0,
+        "silent_streams": 0,
     }
 
 
@@ -227,13 +246,49 @@ def test_refusals_of_nobody_s_token_add_up_in_one_row(rollup, log, database):
     assert list(requests_by_cell(database).values()) == [3]
 
 
-def test_models_that_an_upstream_makes_up_do_not_fill_the_tables(rollup, log, database):
-    append(log, [record(metadata={"model": f"model-{number}"}) for number in range(MAX_MODELS + 30)])
+def made_up(project: str, numbers: range) -> list[dict]:
+    return [record(project_id=project, metadata={"model": f"{project}-{number}"}) for number in numbers]
 
-    catch_up(rollup, max_records=1000)
 
-    by_model = {cell[3]: count for cell, count in requests_by_cell(database).items()}
-    assert (len(by_model), by_model[OTHER_MODELS]) == (MAX_MODELS + 1, 30)
+def models_in(engine: Engine) -> Counter:
+    """Requests by model."""
+    found: Counter = Counter()
+    for cell, count in requests_by_cell(engine).items():
+        found[cell[3]] += count
+    return found
+
+
+def test_a_project_whose_upstream_makes_up_models_has_its_share_of_the_names_alone(rollup, log, database):
+    append(log, made_up("p", range(MAX_MODELS_OF_ONE_PROJECT + 30)) + made_up("q", range(1)))
+
+    catch_up(rollup)
+
+    by_model = models_in(database)
+    assert (len(by_model), by_model[OTHER_MODELS], by_model["q-0"]) == (MAX_MODELS_OF_ONE_PROJECT + 2, 30, 1)
+
+
+def test_all_projects_together_have_so_many_names_over_any_number_of_restarts(log, database):
+    calls = [call for number in range(15) for call in made_up(f"p{number}", range(MAX_MODELS_OF_ONE_PROJECT))]
+    append(log, calls)
+    # Made before anything is counted, as workers are, of which one after the other has its turn.
+    for rollup in [Rollup(log, UsageSums(database, "node-1")) for _ in range(6)]:
+        rollup.step(max_records=MAX_MODELS_OF_ONE_PROJECT * 5 // 2)
+        rollup.close()
+
+    by_model = models_in(database)
+    assert (len(by_model), by_model.total()) == (MAX_MODELS + 1, len(calls))
+
+
+def test_a_known_name_costs_no_project_its_share(rollup, log, database):
+    append(log, made_up("p", range(MAX_MODELS_OF_ONE_PROJECT)))
+    append(
+        log,
+        [record(project_id="q", metadata={"model": "gpt-4o"}), record(project_id="p", metadata={"model": "gpt-4o"})],
+    )
+
+    catch_up(rollup)
+
+    assert models_in(database)["gpt-4o"] == 2
 
 
 def test_two_nodes_on_one_database_keep_a_position_each(database, tmp_path):

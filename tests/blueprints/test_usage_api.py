@@ -53,6 +53,9 @@ def test_a_project_s_usage(operator, add):
         "total_tokens": 30,
         "cost_usd": 0.00014,
         "unpriced": 0,
+        "audio_seconds": 0,
+        "streams": 0,
+        "silent_streams": 0,
         "duration_ms": {"p50": 750.0, "p95": 975.0},
         "ttft_ms": {"p50": 150.0, "p95": 195.0},
     }

@@ -18,7 +18,7 @@ from llmproxy.keyring import KeyRing
 from models import AuditEntry, Token
 from tests.accounting.test_rollup import catch_up, mixed_records
 from tests.databases import POSTGRESQL, SQLITE, execute
-from tests.records import append
+from tests.records import append, record
 
 KEYRING = KeyRing([b"k" * 32])
 ACTOR = Actor("tester")
@@ -34,7 +34,7 @@ def full(database: Engine, session: Session, tmp_path: Path) -> Engine:
     used = {"request_count": 7, "window_started_at": datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC)}
     session.execute(update(Token).where(Token.label.is_(None)).values(**used))
     session.commit()
-    append(tmp_path / "api_logs.jsonl", mixed_records(200))
+    append(tmp_path / "api_logs.jsonl", [*mixed_records(200), record(usage_of="batch_1")])
     rollup = Rollup(tmp_path / "api_logs.jsonl", UsageSums(database, "node-1"))
     catch_up(rollup)
     rollup.close()
@@ -69,7 +69,9 @@ def test_everything_arrives(full, database_url, target_url, tmp_path):
     left = rows_of(full)
     assert in_target(target_url, rows_of) == left
     assert {table.name: table.rows for table in done.tables} == {name: len(rows) for name, rows in left.items()}
-    assert {"projects", "tokens", "audit", "usage_keys", "usage_sums", "reader_positions"} == set(left)
+    assert {"projects", "tokens", "audit", "usage_keys", "usage_sums", "seen_objects", "reader_positions"} == set(
+        left
+    )
     assert all(left.values()) and done.keys_opened == 3
 
 

@@ -23,7 +23,7 @@ from database.engine import background_transaction, is_reachable, open_engine, w
 from database.schema import migrate_to_head
 from llmproxy.admission import StoreUnavailable, hash_token
 from llmproxy.headers import origin_of
-from models import AuditEntry, Project, Token, db
+from models import AuditEntry, Project, Token, db, usage_keys, usage_sums
 from tests.databases import database_of
 from tests.servers import wait_for
 
@@ -245,6 +245,8 @@ def test_the_audit_trail_keeps_zones_and_json(session):
 
 # Migrations
 
+NEW_IN_0008 = ("total_tokens", "audio_seconds", "streams", "silent_streams")
+
 
 def test_the_migrations_lead_to_the_models(database):
     with database.connect() as connection:
@@ -295,6 +297,25 @@ def test_calls_go_where_they_went_once_base_urls_stand_for_themselves(tmp_path, 
 def path_in_0003(base_url: str) -> str:
     """Where code of before revision 0004 sends what came to /v1."""
     return urlsplit(base_url).path.rstrip("/").removesuffix("/v1") + "/v1"
+
+
+def test_totals_that_were_shown_before_they_were_summed_stay(tmp_path):
+    engine = open_engine(database_of(tmp_path, empty=True))
+    schema.upgrade(engine, "0007")
+    key = {"id": 1, "view": 1, "node_id": "n", "project_id": "p", "token_id": "t", "model": "m", "endpoint": "chat"}
+    with engine.begin() as connection:
+        connection.execute(usage_keys.insert().values(refusal="", **key))
+        columns = [column.name for column in usage_sums.columns if column.name not in NEW_IN_0008]
+        values = dict.fromkeys(columns, 1) | {"prompt_tokens": 20, "completion_tokens": 9}
+        names, places = ", ".join(columns), ", ".join(f":{name}" for name in columns)
+        connection.execute(text(f"INSERT INTO usage_sums ({names}) VALUES ({places})"), values)
+
+    schema.upgrade(engine, "0008")
+    with engine.connect() as connection:
+        [row] = connection.execute(text(f"SELECT {', '.join(NEW_IN_0008)} FROM usage_sums")).all()
+    engine.dispose()
+
+    assert tuple(row) == (29, 0, 0, 0)
 
 
 def test_several_processes_that_start_at_once_migrate_once(tmp_path):

@@ -11,6 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from tests.http_by_hand import HandClient, call
 from tests.post_server import PostHandler, PostServer
 from tests.servers import DEPLOYED, Server, Token, wait_for
+from tests.upstream import ScriptedUpstream, answering
 
 CHAT = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "planted prompt"}]}'
 STREAM = CHAT[:-1] + b', "stream": true, "stream_options": {"include_usage": true}}'
@@ -203,6 +204,27 @@ def test_a_refusal_and_a_failure_are_told_apart(traced, collector, upstream, tok
     assert (span.status.code, attributes(span)["error.type"]) == (Status.STATUS_CODE_UNSET, "invalid_api_key")
     span = collector.span_of(failed["x-proxy-request-id"])
     assert (span.status.code, attributes(span)["error.type"]) == (Status.STATUS_CODE_ERROR, "upstream_unreachable")
+
+
+def test_what_fails_inside_a_good_response_failed(traced, collector):
+    answer = b'{"error": {"message": "x", "type": "server_error", "code": "model_overloaded"}}'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    with ScriptedUpstream(answering(head % len(answer) + answer)) as upstream:
+        token = traced.issue_token(traced.create_project(base_url=upstream.url))
+        failed = call(traced.url, "POST", "/v1/chat/completions", token.bearer, JSON, body=CHAT)
+
+    span = collector.span_of(failed["x-proxy-request-id"])
+    assert (span.status.code, attributes(span)["error.type"]) == (Status.STATUS_CODE_ERROR, "model_overloaded")
+
+
+def test_reading_uses_nothing(traced, collector):
+    answer = b'{"id":"resp_1","object":"response","background":false,"usage":{"input_tokens":20,"output_tokens":9}}'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    with ScriptedUpstream(answering(head % len(answer) + answer)) as upstream:
+        token = traced.issue_token(traced.create_project(base_url=upstream.url))
+        read = call(traced.url, "GET", "/v1/responses/resp_1", token.bearer)
+
+    assert not [name for name in attributes(collector.span_of(read["x-proxy-request-id"])) if "usage" in name]
 
 
 def test_a_client_that_leaves_ends_its_span(traced, collector, upstream, token):

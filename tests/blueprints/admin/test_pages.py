@@ -265,6 +265,13 @@ def test_one_record_is_shown_in_full(browser: Browser, write_record: Write):
     assert browser.get(f"/admin/requests/{record.request_id}?at=nonsense.5").status_code == 200
 
 
+def test_a_call_that_failed_inside_a_good_response_is_shown_as_one(browser: Browser, write_record: Write):
+    record = write_record(failed_inside=True)
+
+    for page in (browser.get("/admin/requests"), browser.get(f"/admin/requests/{record.request_id}")):
+        assert "Failed inside" in page.text and 'class="status bad"' in page.text
+
+
 def test_a_place_in_the_log_shows_no_other_record(browser: Browser, write_record: Write):
     write_record()
     place = link_to_record(browser.get("/admin/requests").text).partition("?")[2]

@@ -25,9 +25,12 @@ class Answer:
     content_type: str = JSON
     status: int = 200
     error: dict[str, str | None] | None = None
+    method: str = "POST"
 
     @property
     def usage_source(self) -> str:
+        if self.method == "GET" and self.metadata:
+            return "stored"
         counts = {"prompt_tokens", "total_tokens", "seconds"}
         return "reported" if counts & set(self.metadata or {}) else "absent"
 
@@ -337,6 +340,7 @@ BATCH = Answer(
         "model": "gpt-5-2025-08-07",
         "created": 1711471533,
     },
+    method="GET",
 )
 
 FILE = Answer(

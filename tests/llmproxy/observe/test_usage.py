@@ -32,6 +32,7 @@ CODINGS = {
 def observer_of(answer: Answer, content_encoding=None):
     return observe(
         answer.endpoint,
+        method=answer.method,
         status=answer.status,
         content_type=answer.content_type,
         content_encoding=content_encoding,
@@ -101,12 +102,9 @@ def test_only_event_streams_are_streams(answer):
 @pytest.mark.parametrize(
     "content_type",
     [
-        None,
-        "",
         "audio/mpeg",
         "application/octet-stream",
         "multipart/form-data; boundary=x",
-        "text/plain",
         "text/html",
         "application/jsonl",
     ],
@@ -198,7 +196,7 @@ def test_the_last_usage_of_a_stream_wins_and_is_no_sum():
 @pytest.mark.parametrize(
     "document",
     [
-        {"choices": [{"usage": {"prompt_tokens": 1}}]},
+        {"choices": [{"message": {"usage": {"prompt_tokens": 1}}}]},
         {"data": {"usage": {"prompt_tokens": 1}, "model": "m", "error": {"code": "x"}}},
         {"text": '"usage":{"prompt_tokens":1},"model":"m"'},
         {"text": '\\","usage":{"prompt_tokens":1},"model":"m","x":"'},
@@ -226,7 +224,7 @@ def test_a_body_without_an_object_tells_nothing(body):
     assert told_of_json(body) == (None, "absent", None)
 
 
-@pytest.mark.parametrize("count", [True, -1, 2**53 + 1, 1.0, "7", None, [7], 10**30])
+@pytest.mark.parametrize("count", [True, -1, -0.5, 2**53 + 1, "7", None, [7], 10**30, 1e300])
 def test_a_count_that_is_no_count_is_left_out(count):
     metadata, _, _ = told_of_json({"usage": {"prompt_tokens": count, "total_tokens": 7}})
 
@@ -370,6 +368,145 @@ def test_no_random_key_is_ever_told(noise):
     key = base64.b32encode(noise).decode()
 
     assert told_of_json({"error": {"code": key, "type": "sk-" + key}})[2] is None
+
+
+# What a reader more forgiving than ours takes.
+
+TOLD = b'"usage":{"prompt_tokens":20,"completion_tokens":9,"total_tokens":29}'
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        rb'"text":"cut \ud83d"',
+        rb'"\udc00":1',
+        b'"text":"\xff\xfe"',
+        b'"score":NaN',
+        b'"score":[Infinity,-Infinity]',
+        b'"text":"tab\tand\x01"',
+        b'"number":' + b"9" * 400,
+        b'"deep":' + b"[" * 2000 + b"]" * 2000,
+        b'"deeper":' + b"[" * 100_000 + b"]" * 100_000,
+    ],
+)
+def test_an_oddity_beside_the_usage_takes_nothing_along(odd):
+    document = b'{"model":"m",' + odd + b"," + TOLD + b"}"
+    expected = {"prompt_tokens": 20, "completion_tokens": 9, "total_tokens": 29, "model": "m"}
+
+    assert told_of_json(document)[0] == expected
+    assert told_of_stream(b"data: " + document + b"\n\n")[0] == expected
+
+
+def test_an_oddity_within_the_usage_is_left_out_alone():
+    document = b'{"usage":{"total_tokens":29,"cost":NaN,"note":"\\ud83d"}}'
+
+    assert told_of_json(document)[0] == {"total_tokens": 29}
+    assert told_of_json(document + b" " * usage.MAX_BUFFERED_BODY_BYTES)[0] == {"total_tokens": 29}
+
+
+@pytest.mark.parametrize(
+    ("counts", "source"),
+    [
+        ({"prompt_tokens": 20, "completion_tokens": 9}, "reported"),
+        ({"prompt_tokens": 20}, "reported"),
+        ({"prompt_tokens": 20, "completion_tokens": None}, "reported"),
+        ({"prompt_tokens": 20, "completion_tokens": "nine"}, "partial"),
+        ({"prompt_tokens": -1, "completion_tokens": 9}, "partial"),
+        ({"input_tokens": [], "total_tokens": 9}, "partial"),
+        ({"prompt_tokens": "20", "completion_tokens": "9"}, "absent"),
+    ],
+)
+def test_a_count_that_cannot_be_read_is_told(counts, source):
+    assert told_of_json({"usage": counts})[1] == source
+
+
+@pytest.mark.parametrize(("count", "whole"), [(11.0, 11), (11.2, 12), (0.0, 0), (1e3, 1000)])
+def test_counts_are_the_whole_numbers_that_they_mean(count, whole):
+    details = {"prompt_tokens_details": {"cached_tokens": count}}
+
+    metadata, _, _ = told_of_json({"usage": {"prompt_tokens": count} | details})
+    assert metadata == {"prompt_tokens": whole, "prompt_tokens_details": {"cached_tokens": whole}}
+
+
+@pytest.mark.parametrize(
+    "cached",
+    [
+        {"prompt_cache_hit_tokens": 4, "prompt_cache_miss_tokens": 6},
+        {"cached_tokens": 4},
+        {"cached_tokens": 9, "prompt_tokens_details": {"cached_tokens": 4}},
+    ],
+)
+def test_cached_tokens_are_known_by_all_their_names(cached):
+    metadata, _, _ = told_of_json({"usage": {"prompt_tokens": 10} | cached})
+
+    assert metadata == {"prompt_tokens": 10, "prompt_tokens_details": {"cached_tokens": 4}}
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["/v1/audio/transcriptions", "/v1/audio/translations/", "/v1/%61udio/translations"]
+)
+def test_a_transcription_that_tells_its_duration_is_told_in_seconds(endpoint):
+    body = {"task": "transcribe", "duration": 8.47, "text": "hello"}
+
+    assert told_of_json(body, endpoint=endpoint) == ({"seconds": 8.47}, "reported", None)
+    assert told_of_json(body, endpoint="/v1/chat/completions") == (None, "absent", None)
+
+
+# Labels.
+
+
+@pytest.mark.parametrize("content_type", [JSON, SSE, "text/plain", "text/plain; charset=utf-8", "", None])
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b"\n\n", b"\xef\xbb\xbf \r\n"])
+@pytest.mark.parametrize("answer", [bodies.CHAT, bodies.CHAT_STREAM], ids=["json", "sse"])
+def test_a_body_is_read_as_what_it_is_whatever_it_is_called(answer, before, content_type):
+    for size in (1, 2, 5, 10_000):
+        observer = observe("/v1/x", status=200, content_type=content_type, content_encoding=None)
+        body = before + answer.body
+        metadata, _, _ = told(observer, [body[at : at + size] for at in range(0, len(body), size)])
+
+        assert (metadata, observer.is_stream) == (answer.metadata, answer is bodies.CHAT_STREAM)
+
+
+def test_text_that_is_neither_is_passed_over():
+    text = b"A data: \n\ndata: {}" + bodies.CHAT_STREAM.body
+
+    assert told_of_json(text, content_type="text/plain") == (None, "absent", None)
+
+
+# Errors amid what went well.
+
+
+@pytest.mark.parametrize(
+    ("event", "error"),
+    [
+        ({"error": {"message": "boom"}}, None),
+        ({"error": "boom"}, None),
+        ({"type": "error", "code": "server_error", "message": "boom"}, {"code": "server_error", "type": "error"}),
+        ({"type": "response.failed", "response": {"status": "failed", "error": None}}, None),
+        ({"choices": [{"finish_reason": "error", "delta": {}}]}, None),
+    ],
+)
+def test_an_event_that_says_so_is_a_failure(event, error):
+    observer = observe("/v1/x", status=200, content_type=SSE, content_encoding=None)
+    told(observer, [b'data: {"model":"m"}\n\n', b"data: %s\n\n" % json.dumps(event).encode()])
+
+    assert (observer.has_failed, observer.error) == (True, error)
+
+
+def test_an_event_of_a_run_that_is_called_an_error_is_a_failure():
+    observer = observe("/v1/threads/t/runs", status=200, content_type=SSE, content_encoding=None)
+    told(observer, [b'event: error\ndata: {"code":"server_error","message":"boom"}\n\n'])
+
+    assert (observer.has_failed, observer.error) == (True, {"code": "server_error", "type": None})
+
+
+def test_the_error_of_an_object_that_is_read_is_no_failure_of_reading():
+    failed = {"id": "resp_1", "object": "response", "status": "failed", "error": {"code": "server_error"}}
+    for method, endpoint, expected in (("GET", "/v1/responses/resp_1", False), ("POST", "/v1/responses", True)):
+        observer = observe(endpoint, method=method, status=200, content_type=JSON, content_encoding=None)
+        told(observer, [json.dumps(failed).encode()])
+
+        assert observer.has_failed is expected
 
 
 def test_the_error_of_a_surface_without_usage_is_seen_only_when_it_failed():

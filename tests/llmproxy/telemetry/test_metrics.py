@@ -136,3 +136,27 @@ def test_calls_under_way_are_counted_and_streams_by_kind() -> None:
     assert total(text, "llmproxy_requests_in_flight") == 4
     assert total(text, "llmproxy_open_streams", kind="sse") == 2
     assert total(text, "llmproxy_open_streams", kind="websocket") == 1
+
+
+def test_a_call_that_failed_inside_is_counted_apart() -> None:
+    seen = Seen()
+    end(project_id="a project", failed_inside=True)
+    end(project_id="a project")
+
+    assert seen.growth("llmproxy_failed_inside_total", project="a project", endpoint="chat") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "counted"),
+    [
+        ({"usage_source": "partial"}, 7),
+        ({"usage_source": "stored"}, 0),
+        ({"usage_source": "reported", "usage_of": "resp_1"}, 0),
+        ({"usage_source": "absent"}, 0),
+    ],
+)
+def test_only_usage_of_the_call_s_own_is_counted_at_its_end(changes: dict[str, Any], counted: int) -> None:
+    seen = Seen()
+    end(metadata={"model": "m", "prompt_tokens": 7}, **changes)
+
+    assert seen.growth("llmproxy_usage_tokens_total") == counted

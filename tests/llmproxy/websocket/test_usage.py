@@ -192,11 +192,10 @@ def test_binary_messages_are_passed_over():
     "after",
     [
         b"\xff" * 100,
-        sent("{not json, but usage: " + '"usage": 1}'),
         b"\x81\x85\x00\x00\x00\x00hello",
         b"\x81\x02\xff\xfe",
     ],
-    ids=["no frame", "no json", "masked", "no text"],
+    ids=["no frame", "masked", "no text"],
 )
 def test_whatever_comes_what_was_told_before_stays(after):
     observer = observe_session(None)
@@ -241,3 +240,46 @@ def test_no_bytes_can_make_it_fail(pieces: list[bytes]) -> None:
         for piece in pieces:
             observer.feed(piece)
         observer.finish()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        '{not json, but usage: "usage": 1}',
+        '{"type": ["response.done"], "usage": {}}',
+        '{"type": {"a": 1}, "error": 1}',
+        '["usage"]',
+        '{"usage": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"type": "response.done", "response": {"usage": NaN}}',
+        '{"type": "response.done", "response": {"usage": {"total_tokens": "\\ud83d"}}}',
+    ],
+)
+def test_one_odd_message_takes_nothing_along(odd):
+    observer = observe_session(None)
+    observer.feed(sent(SESSION, done(), odd, done()))
+    observer.finish()
+
+    assert observer.metadata["total_tokens"] == 60
+
+
+def test_an_error_that_the_session_outlives_is_no_failure_of_it():
+    observer = observe_session(None)
+    observer.feed(sent(SESSION, '{"type": "error", "error": {"code": "bad_event"}}'))
+    assert observer.has_failed
+
+    observer.feed(sent(done()))
+    assert not observer.has_failed
+    assert observer.error == {"code": "bad_event", "type": None}
+
+
+def test_a_response_that_failed_last_is_a_failure():
+    failed = {
+        "status": "failed",
+        "status_details": {"error": {"type": "server_error", "code": "boom"}},
+        "usage": None,
+    }
+    observer = observe_session(None)
+    observer.feed(sent(SESSION, done(), json.dumps({"type": "response.done", "response": failed})))
+    observer.finish()
+
+    assert (observer.has_failed, observer.error) == (True, {"code": "boom", "type": "server_error"})
