@@ -21,11 +21,10 @@ from flask.blueprints import BlueprintSetupState
 from gevent import GreenletExit
 from werkzeug.routing import Rule
 
-from llmproxy.admission import Grant
 from llmproxy.call import Call
 from llmproxy.client.guard import CallGuard
 from llmproxy.client.interim import send_interim
-from llmproxy.client.request_body import HELD_BYTES, RequestBody
+from llmproxy.client.request_body import RequestBody
 from llmproxy.client.upload_pace import PacedStream
 from llmproxy.errors import (
     BadRequest,
@@ -62,8 +61,9 @@ MAX_ASKING_BODY_BYTES = 4 * 1024 * 1024
 # More than any body has; Python refuses to read thousands of them.
 MAX_LENGTH_DIGITS = 20
 
-# The response to TRACE shows the request, which bears the project's key; CONNECT asks for a tunnel.
-REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
+# The response to TRACE shows the request, which bears the project's key, as some servers' to TRACK and DEBUG does;
+# CONNECT asks for a tunnel.
+REFUSED_METHODS = frozenset({"CONNECT", "DEBUG", "TRACE", "TRACK"})
 
 # What proxies in front tell of the way a request came.
 FROM_A_PROXY = ("HTTP_VIA", "HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP")
@@ -174,7 +174,7 @@ def _forward(parts: Services, call: Call, environ: Environ) -> Response:
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
     api_key = parts.admission.api_key(grant)
     headers = call.traced(request_headers(environ["llmproxy.headers"], host=origin.host_header, api_key=api_key))
-    asked = grant.stream_usage == "ask" and call.endpoint == CHAT and _ask_for_usage(parts, grant, body)
+    asked = grant.stream_usage == "ask" and call.endpoint == CHAT and _ask_for_usage(body)
     if asked:  # what is compressed cannot be taken apart
         headers = with_header(headers, "Accept-Encoding", "identity")
     body.hold_if_small()
@@ -183,9 +183,7 @@ def _forward(parts: Services, call: Call, environ: Environ) -> Response:
     client = None if _is_1_0(environ) else environ.get("gunicorn.socket")
     on_interim = partial(send_interim, client) if client else None
     request = UpstreamRequest(call.method, origin, target, headers, body, call.guard.guard, on_interim)
-    response = send_up(parts, call, request)
-    body.let_go()
-    return relayed(call, response, environ, asked=asked)
+    return relayed(call, send_up(parts, call, request), environ, asked=asked)
 
 
 def checked_request(parts: Services, call: Call, environ: Environ) -> tuple[str, RequestBody]:
@@ -205,11 +203,12 @@ def checked_request(parts: Services, call: Call, environ: Environ) -> tuple[str,
         raise ProxyDraining
     stream = environ["wsgi.input"]
     if not isinstance(stream, BytesIO):  # else all of it came with the head, and nobody waits for it
-        stream = PacedStream(stream, parts.upload_pace)
+        stream = PacedStream(stream, parts.upload_pace, call.guard)
     body = RequestBody(
         stream,
         length=_body_length(environ),
         max_bytes=parts.settings.max_body_bytes,
+        is_announced="CONTENT_LENGTH" in environ,
         client_is_gone=call.guard.client_is_gone,
         on_end=call.guard.watch_client,
     )
@@ -233,14 +232,9 @@ def _is_1_0(environ: Environ) -> bool:
     return bool(environ["SERVER_PROTOCOL"] == "HTTP/1.0")
 
 
-def _ask_for_usage(parts: Services, grant: Grant, body: RequestBody) -> bool:
+def _ask_for_usage(body: RequestBody) -> bool:
     """Ask for a chat stream's usage where its caller did not; True when it is to be taken out again."""
-    if body.length is None or body.length > MAX_ASKING_BODY_BYTES:
-        return False
-    if body.length <= HELD_BYTES:
-        body.hold_if_small()
-    elif room := parts.held_bodies.lend(grant.token_id, body.length):
-        body.hold_in(room, MAX_ASKING_BODY_BYTES)
+    body.hold_if_small(MAX_ASKING_BODY_BYTES)
     changed = ask_for_usage(body.held) if body.held else None
     if changed is None:
         return False

@@ -159,7 +159,7 @@ class RateLimited(CallerError):
 
 
 class MethodRefused(CallerError):
-    """CONNECT, which asks for a tunnel, or TRACE, whose response would show the project's key."""
+    """CONNECT, which asks for a tunnel, or TRACE and its like, whose response would show the project's key."""
 
     status = 405
     message = "This method is not forwarded."

@@ -18,6 +18,9 @@ from llmproxy.errors import BadRequest
 
 Headers = list[tuple[str, str]]
 
+# Callers and upstreams choose the names of headers: what is remembered of one is remembered of short ones alone.
+MAX_REMEMBERED_CHARS = 64
+
 # Neither spaces nor controls, which could end the request line, nor a fragment, which has no place in one.
 is_token = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+").fullmatch
 _is_value = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch
@@ -139,11 +142,12 @@ def request_headers(received: Headers, *, host: str, api_key: str) -> Headers:
     names_encodings = False
     listed: set[str] = set()
     for pair in received:
-        known_as = _goes_up(pair[0])
+        name = pair[0]
+        known_as = _goes_up(name) if len(name) <= MAX_REMEMBERED_CHARS else _goes_up.__wrapped__(name)
         if known_as is _AS_SENT:
             up.append(pair)
         elif known_as in ours:
-            up.append((pair[0], ours.pop(known_as)))
+            up.append((name, ours.pop(known_as)))
         elif known_as == "accept-encoding":
             up.append(pair)
             names_encodings = True
@@ -185,7 +189,7 @@ def _listed(connection: str) -> frozenset[str]:
     return frozenset(_plain(part.strip()) for part in connection.split(","))
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=1024)
 def _goes_up(name: str) -> str | None:
     """_AS_SENT for a header that goes up as it is, None for one that does not, the name of one that is looked at."""
     if not is_token(name):
@@ -231,7 +235,8 @@ def field_lines(headers: Headers) -> bytes:
     return "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1")
 
 
-@lru_cache(maxsize=2048)
+# A name of an upstream's has 1 KB at most: the transport takes no longer one.
+@lru_cache(maxsize=512)
 def _comes_down(name: str) -> bool:
     name = name.lower()
     return name not in REMOVED_FROM_RESPONSE and not name.startswith(REMOVED_RESPONSE_PREFIX)

@@ -41,9 +41,10 @@ class CallGuard:
 
     Attributes:
         ended_by: What ended the call from outside: that the client has hung up, or why it was cut.
+        reads_client: The greenlet waits for the client, whatever it has of the upstream already; its reader says so.
     """
 
-    __slots__ = ("_client", "_guarded", "_waiter", "_watcher", "ended_by")
+    __slots__ = ("_client", "_guarded", "_waiter", "_watcher", "ended_by", "reads_client")
 
     def __init__(self, client: socket.socket | None) -> None:
         # Peeking at the real one never switches greenlets.
@@ -52,6 +53,7 @@ class CallGuard:
         self._waiter: Any = getcurrent()
         self._guarded: Abortable | None = None
         self.ended_by: ProxyError | None = None
+        self.reads_client = False
 
     def guard(self, upstream: Abortable | None) -> None:
         """
@@ -84,14 +86,17 @@ class CallGuard:
         self.ended_by = self.ended_by or reason
         if self._guarded is not None:
             self._guarded.abort()
-        else:
+        if self._waits_for_no_upstream():
             # Later, so that whoever cuts is not switched away from.
             get_hub().loop.run_callback(self._throw)
 
     def _throw(self) -> None:
         # Where the greenlet has gone on meanwhile, it has found `ended_by`, and has stopped this.
-        if self._waiter is not None:
+        if self._waiter is not None and self._waits_for_no_upstream():
             self._waiter.throw(self.ended_by)
+
+    def _waits_for_no_upstream(self) -> bool:
+        return self._guarded is None or self.reads_client
 
     def watch_client(self) -> None:
         """Begin to look for a hang-up; to be called when the client's whole request has been read."""

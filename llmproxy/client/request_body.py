@@ -34,6 +34,7 @@ class RequestBody:
     Args:
         stream: Where the client's bytes come from.
         length: Content-Length; None for a chunked body.
+        is_announced: The client sent a Content-Length, maybe one of 0.
         max_bytes: More than this raises BodyTooLarge, at once where the length is known.
         client_is_gone: Tells a client that hung up from one that sent a broken body.
         on_end: Called once the client has sent everything.
@@ -45,7 +46,7 @@ class RequestBody:
     """
 
     __slots__ = (
-        "_client_is_gone", "_give_back", "_max_bytes", "_on_end", "_stream", "bytes_read", "held", "length",
+        "_client_is_gone", "_max_bytes", "_on_end", "_stream", "bytes_read", "held", "is_announced", "length",
         "waited_s",
     )  # fmt: skip
 
@@ -55,6 +56,7 @@ class RequestBody:
         *,
         length: int | None,
         max_bytes: int,
+        is_announced: bool = False,
         client_is_gone: Callable[[], bool] = lambda: False,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
@@ -64,8 +66,8 @@ class RequestBody:
         self._max_bytes = max_bytes
         self._client_is_gone = client_is_gone
         self._on_end = on_end
-        self._give_back: Callable[[], None] | None = None
         self.length = length
+        self.is_announced = is_announced
         self.bytes_read = 0
         self.waited_s = 0.0
         self.held: bytes | None = None
@@ -81,23 +83,9 @@ class RequestBody:
             self._on_end()
         else:
             self.bytes_read = len(held)
-            whole = bytearray(held)  # a list of pieces, each of a few bytes, would take many times their size
-            for piece in self:
-                whole += piece
-            held = bytes(whole)
+            held += b"".join(self)
         self.waited_s += time.perf_counter() - began
         self.held = held
-
-    def hold_in(self, room: Callable[[], None], most: int) -> None:
-        """As `hold_if_small`, in a room that was lent for that; it is given back by calling it, at `let_go`."""
-        self._give_back = room
-        self.hold_if_small(most)
-
-    def let_go(self) -> None:
-        """Drop what a room was lent for. Further calls do nothing."""
-        if self._give_back is not None:
-            give_back, self._give_back, self.held = self._give_back, None, None
-            give_back()
 
     def __iter__(self) -> Iterator[bytes]:
         """

@@ -19,6 +19,8 @@ from llmproxy.limits.price_row import Row, build
 
 _undated = re.compile(r"(.+)-20\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])").fullmatch
 _REMEMBERED = 1024
+# No model's name is longer.
+_REMEMBERED_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,8 @@ class Prices:
 
     def find(self, model: str, project: str | None = None) -> Row | None:
         """The row of a model for the project of this name; None for a model without a price."""
-        return self._find(model, project if project in self._overlay.projects else None)
+        find = self._find if len(model) <= _REMEMBERED_CHARS else self._look_up
+        return find(model, project if project in self._overlay.projects else None)
 
     def _look_up(self, model: str, project: str | None) -> Row | None:
         layers = {

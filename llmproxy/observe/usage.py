@@ -162,7 +162,7 @@ def observe(
         content_encoding: As the upstream sent it; a coding we cannot undo is not looked into.
     """
     facts = Facts(endpoint, may_make=method == "POST")
-    label = _label(content_type)
+    label = _label(content_type and content_type[:MAX_TYPE_CHARS])
     is_stream = label == "events"
     if label is None or (not is_stream and status < HTTPStatus.BAD_REQUEST and _is_silent(facts.path)):
         return UsageObserver(facts, None)
@@ -172,6 +172,10 @@ def observe(
         if decoder is None:
             return UsageObserver(facts, None, is_stream=is_stream)
     return UsageObserver(facts, Body(facts, label), decoder=decoder)
+
+
+# Longer than any media type; a foreign text is not remembered whole.
+MAX_TYPE_CHARS = 128
 
 
 @lru_cache(maxsize=256)

@@ -186,17 +186,17 @@ def call_ended(record: CallRecord, *, overhead_s: float | None) -> None:
 
 def _model_of(record: CallRecord) -> str:
     model = (record.metadata or {}).get("model") or record.requested_model
-    return model if isinstance(model, str) else NONE
+    return model[:MODEL_CHARS] if isinstance(model, str) else NONE
 
 
 def count_cost(project: str | None, model: str, source: str, cost: int) -> None:
     """Count what a call cost, in micro-dollars."""
-    _cost(project, model or NONE, source).inc(cost / MICRO)
+    _cost(project, model[:MODEL_CHARS] or NONE, source).inc(cost / MICRO)
 
 
 def count_unpriced(model: str) -> None:
     """Count a call that used what has no price."""
-    _unpriced(model or NONE).inc()
+    _unpriced(model[:MODEL_CHARS] or NONE).inc()
 
 
 def count_usage(model: object, usage: Mapping[str, Any]) -> None:
@@ -204,7 +204,7 @@ def count_usage(model: object, usage: Mapping[str, Any]) -> None:
     for kind, name in (("prompt", "prompt_tokens"), ("completion", "completion_tokens")):
         amount = usage.get(name)
         if type(amount) is int and amount > 0:
-            _tokens(model if model and isinstance(model, str) else NONE, kind).inc(amount)
+            _tokens(model[:MODEL_CHARS] if model and isinstance(model, str) else NONE, kind).inc(amount)
 
 
 # The library's own way to a labelled number costs more than the number.
@@ -235,17 +235,17 @@ def _first_byte(endpoint: str) -> Histogram:
 @lru_cache(maxsize=10_000)
 def _cost(project: str | None, model: str, source: str) -> Counter:
     name = _capped(project, _projects, MAX_PROJECTS) if project else NONE
-    return COST.labels(name, _capped(model[:MODEL_CHARS], _models, MAX_MODELS), source)
+    return COST.labels(name, _capped(model, _models, MAX_MODELS), source)
 
 
 @lru_cache(maxsize=1000)
 def _unpriced(model: str) -> Counter:
-    return UNPRICED.labels(_capped(model[:MODEL_CHARS], _models, MAX_MODELS))
+    return UNPRICED.labels(_capped(model, _models, MAX_MODELS))
 
 
 @lru_cache(maxsize=1000)
 def _tokens(model: str, kind: str) -> Counter:
-    return USAGE_TOKENS.labels(_capped(model[:MODEL_CHARS], _models, MAX_MODELS), kind)
+    return USAGE_TOKENS.labels(_capped(model, _models, MAX_MODELS), kind)
 
 
 def _capped(name: str, known: set[str], most: int) -> str:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import httptools
 
 from llmproxy.headers import Headers
 
+MAX_NAME_BYTES = 1024
+MIN_STATUS = 100
+_is_reason = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch
+
 
 class ParsedResponse:
     """
-    One response as far as it has come; its callbacks are named by httptools.
+    One response as far as it has come; its callbacks are named by httptools. What they raise ends it as no HTTP.
 
     Args:
         may_upgrade: A 101 is the response that counts, because it was asked for.
@@ -58,11 +64,16 @@ class ParsedResponse:
         self.reason = reason.decode("latin-1")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if len(name) > MAX_NAME_BYTES:
+            raise ValueError("a header's name is too long")
         fields = self.trailers if self.head_done else self.headers
         fields.append((name.decode("latin-1"), value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
         self.status = self.parser.get_status_code()
+        # llhttp takes any three digits, and any byte of a reason but CR and LF.
+        if self.status < MIN_STATUS or not _is_reason(self.reason):
+            raise ValueError("a status or a reason that is none")
         self.head_done = self.status >= 200 or (self._may_upgrade and self.parser.should_upgrade())
         # llhttp forgets it when the message is over.
         self.keeps_alive = self.parser.should_keep_alive()

@@ -74,7 +74,8 @@ def head_of(request: UpstreamRequest, length: int | None, forwarder: EgressProxy
         lines.append(f"Proxy-Authorization: {forwarder.authorization}")
     if length is None:
         lines.append("Transfer-Encoding: chunked")
-    elif length or request.method in ("POST", "PUT", "PATCH"):  # elsewhere nobody expects a body
+    # Where nobody expects a body, one of no length is told of as the client told.
+    elif length or request.body.is_announced or request.method in ("POST", "PUT", "PATCH"):
         lines.append(f"Content-Length: {length}")
     lines.append("\r\n")
     return "\r\n".join(lines).encode("latin-1")

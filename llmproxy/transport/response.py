@@ -13,14 +13,15 @@ from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ReadTimeout
 from requests.structures import CaseInsensitiveDict
 
-from llmproxy.headers import Headers
+from llmproxy.headers import Headers, field_lines
 from llmproxy.transport.connection import Connection, Timeouts
 from llmproxy.transport.parser import ParsedResponse
 from llmproxy.transport.pool import ConnectionPool
 from llmproxy.transport.request import UpstreamRequest
 from llmproxy.turns import give_way
 
-MAX_HEAD_BYTES = 256 * 1024
+# Of a head, and of what brings nothing of a body behind it: sizes of chunks, and trailers.
+MAX_HEAD_BYTES = 64 * 1024
 
 
 class Fields(CaseInsensitiveDict[str]):
@@ -61,8 +62,8 @@ class WireResponse(ParsedResponse):
     """
 
     __slots__ = (
-        "_connection", "_ends_with_connection", "_head_bytes", "_may_reuse", "_pool", "_request", "_timeouts",
-        "fields", "is_complete",
+        "_connection", "_ends_with_connection", "_framing_bytes", "_head_bytes", "_may_reuse", "_pool", "_request",
+        "_timeouts", "fields", "is_complete",
     )  # fmt: skip
 
     def __init__(self, request: UpstreamRequest, pool: ConnectionPool, timeouts: Timeouts) -> None:
@@ -72,6 +73,7 @@ class WireResponse(ParsedResponse):
         self._timeouts = timeouts
         self._connection: Connection | None = None
         self._head_bytes = 0
+        self._framing_bytes = 0  # since the last bytes of the body
 
     def has_begun(self, connection: Connection) -> bool:
         """True when the head has arrived, or nothing ever will. Never waits."""
@@ -106,10 +108,21 @@ class WireResponse(ParsedResponse):
             self.is_excess |= bool(self.body)
             self.body.clear()
         self.fields = Fields(self.headers)
+        self._check_head()
         self.is_complete = self.is_done or is_head
         self._ends_with_connection = "content-length" not in self.fields and "transfer-encoding" not in self.fields
         self._may_reuse = body_sent
         self._connection = connection
+
+    def _check_head(self) -> None:
+        # What has been read may hold some of the body, too.
+        if self._head_bytes > MAX_HEAD_BYTES and len(field_lines(self.headers)) > MAX_HEAD_BYTES:
+            raise RequestsConnectionError("the upstream's headers are too long")
+        if "transfer-encoding" in self.fields:
+            codings = [value.strip().lower() for name, value in self.headers if name.lower() == "transfer-encoding"]
+            # Another coding would be taken off with the header that names it, and left on the body.
+            if codings != ["chunked"]:
+                raise RequestsConnectionError("the upstream's response is in a transfer coding that is not known")
 
     def _take_head(self, connection: Connection, data: bytes) -> None:
         connection.was_used = False  # from here on, a failure is not that of an idle connection
@@ -176,6 +189,9 @@ class WireResponse(ParsedResponse):
         if data:
             self._parse(data)
             self.is_complete = self.is_done
+            self._framing_bytes = 0 if self.body else self._framing_bytes + len(data)
+            if self._framing_bytes > MAX_HEAD_BYTES:
+                raise RequestsConnectionError("the upstream's chunks or trailers are too long")
         elif self._ends_with_connection:
             self.is_complete, self._may_reuse = True, False
         else:

@@ -13,7 +13,7 @@ import binascii
 from collections.abc import Mapping
 from typing import Any
 
-from llmproxy.errors import BadRequest, UpgradeRequired
+from llmproxy.errors import BadRequest, CallerError, UpgradeRequired
 from llmproxy.headers import Headers, is_token, response_headers
 
 PATHS = frozenset({"/v1/realtime", "/v1/responses"})
@@ -26,13 +26,25 @@ _PROTOCOL = "sec-websocket-protocol"
 
 
 def is_upgrade(environ: Mapping[str, Any], endpoint: str) -> bool:
-    """True for a request to open a WebSocket where there are any. An Upgrade elsewhere is passed over (RFC 9110)."""
+    """
+    True for a request to open a WebSocket.
+
+    A faulty one is refused where there are WebSockets for certain; elsewhere its Upgrade is passed over (RFC 9110).
+    """
     return (
-        endpoint in PATHS
-        and environ["REQUEST_METHOD"] == "GET"
+        environ["REQUEST_METHOD"] == "GET"
         and environ["SERVER_PROTOCOL"] == "HTTP/1.1"
         and "websocket" in _listed(environ, "HTTP_UPGRADE")
+        and (endpoint in PATHS or _is_valid(environ))
     )
+
+
+def _is_valid(environ: Mapping[str, Any]) -> bool:
+    try:
+        check_handshake(environ)
+    except CallerError:
+        return False
+    return True
 
 
 def check_handshake(environ: Mapping[str, Any]) -> None:
@@ -61,9 +73,14 @@ def _is_nonce(value: str) -> bool:
 def bearer_in_subprotocol(environ: Mapping[str, Any]) -> str | None:
     """The Authorization that the subprotocol stands for; None without one."""
     for protocol in environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", "").split(","):
-        if protocol.strip().startswith(KEY_PROTOCOL):
-            return f"Bearer {protocol.strip().removeprefix(KEY_PROTOCOL)}"
+        if _begins(protocol.strip(), KEY_PROTOCOL):
+            return f"Bearer {protocol.strip()[len(KEY_PROTOCOL) :]}"
     return None
+
+
+def _begins(protocol: str, *prefixes: str) -> bool:
+    # A server that takes them in any case must not be told what another case hides.
+    return protocol.lower().startswith(prefixes)
 
 
 def headers_up(headers: Headers, api_key: str, *, has_authorization: bool) -> Headers:
@@ -89,8 +106,8 @@ def _swapped(value: str, key_protocol: str | None) -> str:
     """A list of subprotocols with `key_protocol` in place of the client's own; without it when that is None."""
     kept = []
     for protocol in map(str.strip, value.split(",")):
-        if not protocol.startswith(KEY_PROTOCOL):
-            kept += [] if protocol.startswith(_REMOVED_PROTOCOLS) else [protocol]
+        if not _begins(protocol, KEY_PROTOCOL):
+            kept += [] if _begins(protocol, *_REMOVED_PROTOCOLS) else [protocol]
         elif key_protocol is not None:
             kept.append(key_protocol)
     return ", ".join(kept)
@@ -101,6 +118,6 @@ def headers_down(upstream: Headers, *, request_id: str) -> Headers:
     down = [
         (name, value)
         for name, value in response_headers(upstream, request_id=request_id)
-        if name.lower() != "content-length" and not (name.lower() == _PROTOCOL and KEY_PROTOCOL in value)
+        if name.lower() != "content-length" and not (name.lower() == _PROTOCOL and KEY_PROTOCOL in value.lower())
     ]
     return [*down, ("Upgrade", "websocket"), ("Connection", "Upgrade")]

@@ -38,7 +38,8 @@ Address = tuple[Any, ...]  # as sockets tell it
 MAX_LINE_BYTES = 8190
 MAX_FIELDS = 100
 MAX_LENGTH_DIGITS = 18
-_FIELD = rb"[-!#$%&'*+.^`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+"  # no underscore
+# No underscore, and no longer name than any that is used: what is found of names is remembered.
+_FIELD = rb"[-!#$%&'*+.^`|~0-9A-Za-z]{1,64}+:[\t\x20-\x7e\x80-\xff]*+"
 # The target without a fragment, nor a second slash that would begin a host.
 _HEAD = re.compile(
     rb"((?!CONNECT )[A-Z]{3,20}) (/(?!/)[\x21\x22\x24-\x7e]*) HTTP/1\.1\r\n"
@@ -260,7 +261,7 @@ def _pairs(lines: str) -> Headers:
     return [(name, value.strip(" \t")) for name, _, value in [line.partition(":") for line in lines.split("\r\n")]]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _key(name: str) -> str:
     """A field's key in WSGI's environ; empty for an unusual one."""
     name = name.upper()

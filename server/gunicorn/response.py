@@ -33,7 +33,11 @@ class _Shape(NamedTuple):
     names: frozenset[str]
 
 
-@lru_cache(maxsize=1024)
+# Upstreams choose the names; a head that is longer than nearly all are is looked at anew each time.
+MAX_REMEMBERED_CHARS = 4096
+
+
+@lru_cache(maxsize=128)
 def _shape_of(names: tuple[str, ...]) -> _Shape:
     lower = [name.lower() for name in names]
     is_plain = (
@@ -62,9 +66,10 @@ class Response(wsgi.Response):  # type: ignore[misc]
 
     def start_response(self, status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], None]:
         """gunicorn's, with one look at all headers instead of two at each. A doubtful one is left to gunicorn."""
-        shape = _shape_of(tuple([name for name, _ in headers]))
-        self._names = shape.names
         text = "".join([f"{name}: {value}\r\n" for name, value in headers])
+        names = tuple([name for name, _ in headers])
+        shape = _shape_of(names) if len(text) <= MAX_REMEMBERED_CHARS else _shape_of.__wrapped__(names)
+        self._names = shape.names
         if (
             exc_info
             or self.status is not None

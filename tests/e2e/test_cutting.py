@@ -97,13 +97,16 @@ def test_a_call_that_waits_for_its_first_byte_is_refused_in_words(proxy, upstrea
     assert len(upstream.requests("/v1/chat/completions")) == 1
 
 
-def test_an_upload_that_stands_still_is_cut(proxy, upstream, token):
+@pytest.mark.parametrize("framing", [("Content-Length", "1000000"), ("Transfer-Encoding", "chunked")])
+def test_an_upload_that_stands_still_is_refused_in_words(proxy, upstream, token, framing):
     with HandClient(proxy.url) as client:
-        client.send_request("POST", "/v1/echo", token.bearer, ("Content-Length", "1000000"))
-        client.send(b"x" * 0x20000)
+        client.send_request("POST", "/v1/echo", token.bearer, framing)
+        client.send(b"20000\r\n" * (framing[1] == "chunked") + b"x" * 0x20000)
         upstream.wait_for("receiving")
         revoke(proxy, token)
+        answer = client.read_answer()
 
+        assert (answer.status, answer.json["error"]["code"]) == (401, "token_revoked")
         assert client.has_ended()
     assert not upstream.wait_for("client_gone")["body_complete"]
     assert cut_record(proxy, token) == ("refused", 401, "token_revoked")

@@ -124,11 +124,12 @@ def test_nobody_gets_a_tunnel(proxy, upstream, token, target):
     assert upstream.requests() == []
 
 
-def test_trace_is_refused_as_it_would_show_the_projects_key(proxy, upstream, token):
-    answer = call(proxy.url, "TRACE", "/v1/models", token.bearer)
+@pytest.mark.parametrize("method", ["TRACE", "TRACK", "DEBUG"])
+def test_a_method_is_refused_whose_answer_would_show_the_projects_key(proxy, upstream, token, method):
+    answer = call(proxy.url, method, "/v1/models", token.bearer)
 
     assert (answer.status, answer.json["error"]["type"]) == (405, "invalid_request_error")
-    assert "TRACE" not in answer["allow"]
+    assert method not in answer["allow"]
     assert upstream.requests() == []
 
 

@@ -168,6 +168,16 @@ NOT_HTTP = {
     "a folded header": b"HTTP/1.1 200 OK\r\nX-A: a\r\n b\r\nContent-Length: 0\r\n\r\n",
     "a header of 1 MB": b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 2**20 + b"\r\n\r\n",
     "headers of 1 MB": b"HTTP/1.1 200 OK\r\n" + (b"X-A: " + b"a" * 10_000 + b"\r\n") * 100 + b"\r\n",
+    "a name of 2 KB": b"HTTP/1.1 200 OK\r\n" + 2048 * b"x" + b": a\r\nContent-Length: 0\r\n\r\n",
+    "headers of 70 KB, and a body": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: " + 70_000 * b"a" + b"\r\n\r\nok",
+    "a status below 100": b"HTTP/1.1 099 OK\r\nContent-Length: 2\r\n\r\nok",
+    "a status of nothing": b"HTTP/1.1 000 OK\r\nContent-Length: 2\r\n\r\nok",
+    "a control byte in the reason": b"HTTP/1.1 200 O\x01K\r\nContent-Length: 2\r\n\r\nok",
+    "a hint with one": b"HTTP/1.1 103 \x7f\r\n\r\n" + OK,
+    "another transfer coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nok",
+    "another one below the chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n" + CHUNKED[1],
+    "two transfer codings": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"
+    + CHUNKED[1],
     "a switch of protocols": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
 }
 

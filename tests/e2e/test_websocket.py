@@ -82,7 +82,7 @@ def record_of(proxy: Server, token: Token) -> dict[str, Any]:
 
 
 @on_both_servers
-@pytest.mark.parametrize("path", ["/v1/realtime?model=a%2Fb&x", "/v1/responses"])
+@pytest.mark.parametrize("path", ["/v1/realtime?model=a%2Fb&x", "/v1/responses", "/v1/live/sessions/a%2Fb/attach?x"])
 def test_messages_pass_both_ways(proxy, token_for, opens, path):
     with WebSocketUpstream() as upstream:
         token = token_for(upstream)
@@ -118,10 +118,11 @@ def record_id(proxy: Server, token: Token, client: ClientConnection) -> str:
     return record_of(proxy, token)["request_id"]
 
 
-def test_the_subprotocol_becomes_the_key_and_is_never_seen_again(proxy, token_for, opens):
+@pytest.mark.parametrize("prefix", ["openai-insecure-api-key.", "OpenAI-Insecure-API-Key."])
+def test_the_subprotocol_becomes_the_key_and_is_never_seen_again(proxy, token_for, opens, prefix):
     with WebSocketUpstream(subprotocols=["realtime"]) as upstream:
         token = token_for(upstream)
-        offered = ["realtime", f"openai-insecure-api-key.{token.secret}", "openai-organization.org-1"]
+        offered = ["realtime", f"{prefix}{token.secret}", "openai-organization.org-1", "OpenAI-Project.p"]
         with opens(None, subprotocols=offered) as client:
             assert client.subprotocol == "realtime"
             answered = str(list(client.response.headers.raw_items()))

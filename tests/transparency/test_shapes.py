@@ -59,7 +59,17 @@ simple("GET with a body", Sent("GET", "/v1/models", [JSON], b'{"a": 1}'))
 simple("DELETE with a body", Sent("DELETE", "/v1/files/file-1", [JSON], b'{"force": true}'))
 simple("OPTIONS", Sent("OPTIONS", "/v1/models", [("Origin", "https://a.example")]), "Allow: GET", body=b"ok")
 simple("an unknown method", Sent("FROBNICATE", "/v1/models", body=b"x"), body=b"ok")
-simple("an empty body", Sent("POST", "/v1/batches", [JSON], b""), body=b"{}")
+
+
+@shape("an empty body")
+def _(twice: Twice) -> None:
+    for method in ("POST", "DELETE", "GET", "PATCH"):
+        twice.recorder.answers(answer(body=b"{}"))
+        assert twice.same(Sent(method, "/v1/batches", [JSON], b"")).up.all("content-length") == ["0"]
+    twice.recorder.answers(answer(body=b"{}"))
+    assert twice.same(Sent("DELETE", "/v1/batches")).up.all("content-length") == []
+
+
 simple(
     "a multipart form with an odd boundary",
     Sent("POST", "/v1/files", [("Content-Type", "multipart/form-data; boundary=\"a'()+_,-./:=? b\"")],

@@ -24,17 +24,19 @@ def environ(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in (good | changes).items() if value is not None}
 
 
-@pytest.mark.parametrize("endpoint", ["/v1/realtime", "/v1/responses"])
+@pytest.mark.parametrize("endpoint", ["/v1/realtime", "/v1/responses", "/v1/live/sessions/x/attach", "/v1/models"])
 @pytest.mark.parametrize("upgrade", ["websocket", "WebSocket", "h2c, websocket"])
-def test_a_handshake_is_known_by_its_path_and_header(endpoint, upgrade):
+def test_a_handshake_is_known_by_its_headers_whatever_its_path(endpoint, upgrade):
     assert is_upgrade(environ(HTTP_UPGRADE=upgrade), endpoint)
 
 
 @pytest.mark.parametrize(
     ("endpoint", "changes"),
     [
-        ("/v1/models", {}),
-        ("/v1/realtime/sessions", {}),
+        ("/v1/models", {"HTTP_SEC_WEBSOCKET_KEY": None}),
+        ("/v1/models", {"HTTP_SEC_WEBSOCKET_VERSION": "8"}),
+        ("/v1/models", {"CONTENT_LENGTH": "2"}),
+        ("/v1/realtime/translations", {"HTTP_CONNECTION": "keep-alive"}),
         ("/v1/responses", {"REQUEST_METHOD": "POST"}),
         ("/v1/realtime", {"HTTP_UPGRADE": "h2c"}),
         ("/v1/realtime", {"SERVER_PROTOCOL": "HTTP/1.0"}),
@@ -42,6 +44,11 @@ def test_a_handshake_is_known_by_its_path_and_header(endpoint, upgrade):
 )
 def test_what_is_no_handshake_is_an_ordinary_call(endpoint, changes):
     assert not is_upgrade(environ(**changes), endpoint)
+
+
+@pytest.mark.parametrize("endpoint", ["/v1/realtime", "/v1/responses"])
+def test_a_faulty_handshake_where_there_are_websockets_for_certain_is_one(endpoint):
+    assert is_upgrade(environ(HTTP_SEC_WEBSOCKET_KEY=None), endpoint)
 
 
 def test_a_good_handshake_passes():
@@ -74,6 +81,7 @@ def test_a_subprotocol_may_stand_for_the_header():
     offered = f"realtime,{TOKEN} , x"
 
     assert bearer_in_subprotocol(environ(HTTP_SEC_WEBSOCKET_PROTOCOL=offered)) == "Bearer the-token"
+    assert bearer_in_subprotocol(environ(HTTP_SEC_WEBSOCKET_PROTOCOL=offered.upper())) == "Bearer THE-TOKEN"
     assert bearer_in_subprotocol(environ(HTTP_SEC_WEBSOCKET_PROTOCOL="realtime")) is None
     assert bearer_in_subprotocol(environ()) is None
 
@@ -138,4 +146,13 @@ def test_the_upstreams_yes_comes_down_with_its_choices():
 def test_a_key_that_an_upstream_echoes_does_not_come_down():
     down = headers_down([("Sec-WebSocket-Protocol", f"openai-insecure-api-key.{KEY}")], request_id="id")
 
+    assert KEY not in str(down)
+
+
+def test_what_stays_here_stays_in_any_case():
+    offered = "OpenAI-Insecure-API-Key.the-token, OPENAI-Organization.org-1, openai-PROJECT.p, Realtime"
+    up = headers_up([AUTHORIZATION, ("Sec-WebSocket-Protocol", offered)], KEY, has_authorization=False)
+    down = headers_down([("Sec-WebSocket-Protocol", f"OpenAI-Insecure-API-Key.{KEY}")], request_id="1")
+
+    assert up == [("Sec-WebSocket-Protocol", f"openai-insecure-api-key.{KEY}, Realtime"), *UPGRADE]
     assert KEY not in str(down)
