@@ -17,7 +17,7 @@ from control import audit, projects
 from control.audit import Actor
 from control.errors import Conflict, NotFound
 from database.engine import Session, write_transaction
-from llmproxy.admission import hash_token, utc_now
+from llmproxy.admission import hash_token, utc_now, without_prefix
 from models import Token, new_id
 
 # A form that was sent twice gets its first answer again for so long; later, it has been used up.
@@ -104,7 +104,7 @@ def revoke(session: Session, actor: Actor, *, token_id: str | None = None, secre
 
 
 def _find_by_secret(session: Session, secret: str) -> Token:
-    token: Token | None = session.get(Token, hash_token(secret))
+    token: Token | None = session.get(Token, hash_token(without_prefix(secret)))
     if token is None:
         raise NotFound("token", "token")
     return token

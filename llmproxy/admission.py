@@ -114,9 +114,14 @@ def bearer_of(authorization: str | None) -> str:
     return secret
 
 
-def _without_prefix(secret: str) -> str:
+def without_prefix(secret: str) -> str:
+    """A token's secret, whether or not it stands behind `sk-`."""
+    return secret.removeprefix(KEY_PREFIX)
+
+
+def _secret_in(longer: str) -> str:
     """The secret behind the prefix. Raises UnknownToken for what is none."""
-    bare = secret.removeprefix(KEY_PREFIX)
+    bare = without_prefix(longer)
     # What has not the form of a secret is none: spare the database the write lock.
     if len(bare) != SECRET_LENGTH or not bare.isascii():
         raise UnknownToken
@@ -149,7 +154,7 @@ class Admission:
         """
         secret = bearer_of(authorization)
         if len(secret) != SECRET_LENGTH or not secret.isascii():
-            secret = _without_prefix(secret)
+            secret = _secret_in(secret)
         try:
             return self._claim(hash_token(secret), now)
         except StoreUnavailable as exc:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from http.cookiejar import DefaultCookiePolicy
 from urllib.parse import parse_qs, urlsplit
 
@@ -159,6 +160,8 @@ def _authorization(token: str | None, credentials: tuple[str, str] | None) -> st
 def _explain(status: int) -> str:
     if status in _TEMPORARY or status >= 500:
         return f"it answered {status}"
+    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return f"it answered {status}: check the credentials in HTTP_PROXY"
     if status in (401, 403):
         return f"it answered {status}: check LOGGING_TOKEN"
     return f"it answered {status}: check LOGGING_URL"

@@ -61,6 +61,13 @@ def test_what_is_no_token_is_refused_as_a_bearer_is(proxy, token, headers, code)
     assert (answer.status, answer.json["error"]["code"]) == (401, code)
 
 
+def test_a_token_that_leaked_behind_sk_is_revoked_as_it_is_found(proxy):
+    token = proxy.issue_token()
+
+    assert proxy.manage("DELETE", "/tokens", {"token": f"sk-{token.secret}"})[0] == 204
+    assert ask(proxy, token.bearer).json["error"]["code"] == "token_revoked"
+
+
 def test_the_client_for_azure_works_with_a_token(proxy, token):
     with openai.AzureOpenAI(base_url=f"{proxy.url}/v1", api_key=token.secret, api_version="v1") as client:
         assert client.models.list().data

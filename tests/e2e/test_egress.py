@@ -233,8 +233,16 @@ def test_the_start_says_which_way_calls_go(server, egress, name):
         assert f"{name} is set: what NO_PROXY does not name is reached through {place}" in server.output()
 
 
-def test_records_and_traces_take_the_same_way(upstream, egress, receiver: Receiver, tmp_path: Path):  # noqa: F811
-    collector = Collector()
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def shipping(egress, receiver: Receiver, collector, upstream, tmp_path: Path) -> Iterator[Server]:  # noqa: F811
+    """A proxy whose receivers are behind the egress proxy, its upstream not."""
     (tmp_path / "proxy").write_text(egress.proxy_url)
     settings = {
         "UPSTREAM_URL": upstream.url, "HTTP_PROXY_FILE": str(tmp_path / "proxy"), "OTEL_BSP_SCHEDULE_DELAY": "50",
@@ -242,12 +250,36 @@ def test_records_and_traces_take_the_same_way(upstream, egress, receiver: Receiv
         "OTEL_EXPORTER_OTLP_ENDPOINT": named(collector.url, "collector.test"),
     }  # fmt: skip
     with Server(DEPLOYED, tmp_path / "data", **settings) as server:
-        answer = call(server.url, "GET", "/v1/models", server.issue_token().bearer)
-        collector.span_of(answer["x-proxy-request-id"])
-        wait_for(lambda: receiver.records, timeout_s=20)
-        server.secrets |= set(CREDENTIALS.split(":"))
-        assert server.leaks() == []
-    collector.close()
+        server.secrets |= {*CREDENTIALS.split(":"), "planted-p@ssword", "planted-receiver-secret"}
+        yield server
+        assert server.leaks() == [], [line for line in server.output().splitlines() if "planted" in line]
 
-    hosts = {line.split("/")[2].partition(":")[0] for line in egress.asked}
-    assert hosts == {"logs.test", "collector.test"}
+
+def hosts_in(lines: list[str]) -> set[str]:
+    return {line.split("/")[2].partition(":")[0] for line in lines}
+
+
+def test_records_and_traces_take_the_same_way(shipping, egress, collector, receiver: Receiver):  # noqa: F811
+    answer = call(shipping.url, "GET", "/v1/models", shipping.issue_token().bearer)
+    collector.span_of(answer["x-proxy-request-id"])
+    wait_for(lambda: receiver.records, timeout_s=20)
+
+    assert hosts_in(egress.asked) == {"logs.test", "collector.test"}
+
+
+def test_a_refusal_to_pass_on_records_and_traces_is_logged_without_a_secret(shipping, egress):
+    egress.refuses = 407
+    call(shipping.url, "GET", "/v1/models", shipping.issue_token().bearer)
+    wait_for(lambda: hosts_in(egress.asked) == {"logs.test", "collector.test"}, timeout_s=20)
+
+    wait_for(lambda: "it answered 407: check the credentials in HTTP_PROXY" in shipping.output(), timeout_s=20)
+
+
+def test_records_wait_for_a_proxy_that_is_away(upstream, receiver: Receiver, tmp_path: Path):  # noqa: F811
+    settings = {"UPSTREAM_URL": upstream.url, "LOGGING_URL": named(receiver.url, "logs.test")}
+    settings |= {"HTTP_PROXY": "http://planted-user:planted-word@127.0.0.1:9", "LOG_STRICT": "on"}
+    with Server(DEPLOYED, tmp_path / "data", **settings) as server:
+        assert call(server.url, "GET", "/v1/models", server.issue_token().bearer).status == 200
+        wait_for(lambda: "the egress proxy refused, or cannot be reached" in server.output(), timeout_s=20)
+        server.secrets |= {"planted-user", "planted-word"}
+        assert server.leaks() == []
