@@ -19,7 +19,7 @@ from llmproxy.client.upload_pace import UploadPace
 from llmproxy.keyring import KeyRing
 from llmproxy.limits.prices import Prices
 from llmproxy.live_calls import LiveCalls
-from llmproxy.telemetry import metrics
+from llmproxy.telemetry import metrics, outages
 from llmproxy.upstream import Upstream
 
 EXTENSION = "llmproxy"
@@ -56,6 +56,7 @@ class Services:
     def close(self) -> None:
         """End this process's part: what its log still holds in memory is written, or told as lost."""
         self.log.close()
+        outages.tell(is_last=True)
         self.tell_gauges()
 
     def tell_gauges(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,9 +13,8 @@ from control.errors import Conflict, KeyNeeded, NotFound
 from control.listing import NoSuchPlace
 from control.sign_ins import TooManyFailures
 from database.errors import DATABASE_DOWN, Unstorable
-from llmproxy.errors import ProxyError
-
-log = logging.getLogger(__name__)
+from llmproxy.errors import AuthUnavailable, ProxyError
+from llmproxy.telemetry import outages
 
 UNUSABLE = "That cannot be right"
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 503: "service_unavailable_error"}
@@ -65,7 +63,8 @@ def register(app: Flask | Blueprint, respond: Callable[..., Response] = _as_json
         return respond(exc, UNUSABLE, 400, f"{param} {words}" if param else words, param=param)
 
     def database_down(exc: Exception) -> Response:
-        log.error("the database does not answer: %s", type(getattr(exc, "orig", exc)).__name__)
+        cause = type(getattr(exc, "orig", exc)).__name__
+        outages.note("database_unavailable", f"an operator's request failed: {cause}. {AuthUnavailable.remedy}")
         title, code, later = "The database does not answer", "database_unavailable", {"Retry-After": "1"}
         return respond(exc, title, 503, f"{title}. Try again.", code=code, headers=later)
 
@@ -75,7 +74,7 @@ def register(app: Flask | Blueprint, respond: Callable[..., Response] = _as_json
         return respond(exc, exc.name, exc.code or 500, exc.description or "The request failed.", headers=headers)
 
     def fault(exc: Exception) -> Response:
-        log.exception("a request failed", exc_info=exc)
+        outages.broke("an operator's request failed", exc)
         return respond(exc, "Something broke", 500, "The proxy failed. Its log says why.")
 
     def too_many(exc: TooManyFailures) -> Response:

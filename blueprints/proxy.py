@@ -7,7 +7,6 @@ recorded like everything else.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -47,12 +46,10 @@ from llmproxy.headers import (
 from llmproxy.observe.asked_usage import UsageChunkFilter, ask_for_usage
 from llmproxy.observe.usage import observe
 from llmproxy.relay import RawResponse, Relay
-from llmproxy.telemetry import tracing
+from llmproxy.telemetry import outages, tracing
 from llmproxy.transport.request import UpstreamRequest
 from llmproxy.transport.response import UpstreamResponse
 from services import Services
-
-log = logging.getLogger(__name__)
 
 CHAT = "/v1/chat/completions"
 # To ask for usage the body must be read as a whole; a larger one goes up as it is, and its usage stays unknown.
@@ -158,9 +155,9 @@ def respond(
     except GreenletExit:
         # The process ends, and this has outlasted every cut. There is still time for words, and for the record.
         reason = ProxyDraining()
-    except Exception:
+    except Exception as exc:
         # A fault of ours must not cost the caller its response, nor the operator the record.
-        log.exception("forwarding failed")
+        outages.broke("forwarding failed", exc)
         reason = ProxyError()
     call.guard.stop()
     return _refuse(call, call.guard.ended_by or reason)
@@ -251,7 +248,6 @@ def send_up(parts: Services, call: Call, request: UpstreamRequest) -> UpstreamRe
         # It speaks of the operator's key; told to the caller it would cost a good token.
         call.guard.stop()
         response.raw.close()
-        log.error("the upstream refused the API key of project %s", call.project_id)
         raise UpstreamAuthFailed
     return response
 

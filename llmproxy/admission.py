@@ -11,7 +11,6 @@ Fails closed: when the store cannot answer, nobody passes, and nobody is told th
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,6 +19,7 @@ from typing import NamedTuple, Protocol
 
 from llmproxy.errors import (
     AuthUnavailable,
+    KeyUnreadable,
     MissingBearer,
     ProjectInactive,
     ProxyError,
@@ -35,8 +35,6 @@ from llmproxy.urls import seal_origin
 WINDOW = timedelta(hours=1)
 SECRET_LENGTH = 36  # a UUID in its usual form
 KEY_PREFIX = "sk-"  # of OpenAI's own keys; some clients take nothing else for one
-
-log = logging.getLogger(__name__)
 
 
 class StoreUnavailable(Exception):
@@ -158,8 +156,9 @@ class Admission:
         try:
             return self._claim(hash_token(secret), now)
         except StoreUnavailable as exc:
-            log.error("cannot check tokens: %s", exc)
-            raise AuthUnavailable from exc
+            unavailable = AuthUnavailable()
+            unavailable.detail = str(exc)
+            raise unavailable from exc
 
     def _claim(self, token_hash: str, now: datetime) -> Grant:
         # Twice, because a window may end between the refused claim and the look that explains it.
@@ -186,8 +185,9 @@ class Admission:
         try:
             return self._open(grant.sealed_key, grant.project_id, grant.base_url)
         except SealBroken as exc:
-            log.error("cannot open the upstream key of project %s: %s", grant.project_id, exc)
-            raise AuthUnavailable("The proxy cannot open this project's API key. Tell your operator.") from exc
+            unreadable = KeyUnreadable()
+            unreadable.detail = str(exc)
+            raise unreadable from exc
 
 
 def _open_key(keyring: KeyRing, sealed: str, row_id: str, base_url: str | None) -> str:

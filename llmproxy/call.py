@@ -29,7 +29,7 @@ from llmproxy.limits.prices import Prices
 from llmproxy.live_calls import LiveCalls
 from llmproxy.observe.facts import Facts
 from llmproxy.observe.usage import UsageObserver
-from llmproxy.telemetry import metrics
+from llmproxy.telemetry import metrics, outages
 from llmproxy.telemetry.tracing import CallSpan
 
 
@@ -221,6 +221,10 @@ class Call:
         bytes_in += body.bytes_read if body else 0
         record = self._record(cut, billed, bytes_in=bytes_in, bytes_out=bytes_out)
         self._log.write(record)
+        if cut and cut.remedy:
+            grant = self._grant
+            whose_name = grant.project_name if grant else None
+            outages.failed(cut, project_id=record.project_id, project_name=whose_name)
         metrics.call_ended(record, overhead_s=self._overhead_s)
         if billed.charge.is_clamped:
             metrics.USAGE_CLAMPED.inc()

@@ -25,6 +25,7 @@ What can go wrong, as one tree. Each class says whose fault it is, its status, i
     │   └── UpstreamTimeout          504  upstream_timeout
     ├── Unavailable                  this proxy, for now
     │   ├── AuthUnavailable          503  auth_unavailable
+    │   │   └── KeyUnreadable        503  auth_unavailable
     │   ├── ProxyDraining            503  proxy_draining
     │   └── LogUnavailable           503  log_unavailable
     └── ClientGone                   499  nobody is left to answer; only a record says so
@@ -52,8 +53,12 @@ class ProxyError(Exception):
 
     Attributes:
         token_id, project_id: Whose call it refuses, where admission recognised a token and did not admit it.
+        remedy: What the operator can do, where that is to be told in the process's log.
+        detail: What happened, for the same log; no caller is told.
     """
 
+    remedy = ""
+    detail = ""
     token_id: str | None = None
     project_id: str | None = None
     status = 500
@@ -237,6 +242,7 @@ class UpstreamAuthFailed(UpstreamError):
 
     code = "upstream_auth_failed"
     message = "The upstream refused the project's API key. Your operator must replace it."
+    remedy = "Enter a good key for the project, on /admin/ or by PATCH /manage/projects/<id>."
     extra_headers = (DO_NOT_RETRY,)
 
 
@@ -245,6 +251,7 @@ class UpstreamUnreachable(UpstreamError):
 
     code = "upstream_unreachable"
     message = "The upstream could not be reached, or hung up before it answered. Try again."
+    remedy = "Try it on /admin/health; look at its status page, the base_url, name servers, certificates."
 
 
 class EgressRefused(UpstreamError):
@@ -252,6 +259,7 @@ class EgressRefused(UpstreamError):
 
     code = "egress_refused"
     message = "A proxy on the way to the upstream refused to connect there. Your operator must allow it."
+    remedy = "Let that proxy pass the upstream's host and port, or name the host in NO_PROXY."
     extra_headers = (DO_NOT_RETRY,)
 
 
@@ -261,6 +269,7 @@ class UpstreamTimeout(UpstreamError):
     status, code = 504, "upstream_timeout"
     outcome: Outcome = "upstream_timeout"
     message = "The upstream did not answer in time. Try again."
+    remedy = "Try it on /admin/health; CONNECT_TIMEOUT, FIRST_BYTE_TIMEOUT and IDLE_TIMEOUT bound the waiting."
 
 
 class Unavailable(ProxyError):
@@ -275,6 +284,14 @@ class AuthUnavailable(Unavailable):
 
     code = "auth_unavailable"
     message = "The proxy cannot check tokens at the moment. Keep yours and try again."
+    remedy = "Is the database up, reachable, out of connections, its disk full? docs/operations.md has more."
+
+
+class KeyUnreadable(AuthUnavailable):
+    """Nothing on the key ring opens the project's upstream key."""
+
+    message = "The proxy cannot open this project's API key. Tell your operator."
+    remedy = "Put the encryption key that sealed it on ENCRYPTION_KEY, or enter the project's upstream key again."
 
 
 class ProxyDraining(Unavailable):
@@ -289,6 +306,7 @@ class LogUnavailable(Unavailable):
 
     code = "log_unavailable"
     message = "The proxy cannot record calls at the moment, and is set to refuse them then. Try again."
+    remedy = "Make room on the disk of DATA_DIR, or make it writable; LOG_STRICT=off lets calls go unrecorded."
 
 
 class ClientGone(ProxyError):

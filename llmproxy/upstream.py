@@ -5,7 +5,6 @@ library's errors become ours.
 
 from __future__ import annotations
 
-import logging
 from typing import Any, cast
 
 import requests
@@ -18,8 +17,6 @@ from llmproxy.transport.adapter import UpstreamAdapter
 from llmproxy.transport.connection import Timeouts, verifying_context
 from llmproxy.transport.request import UpstreamRequest
 from llmproxy.transport.response import UpstreamResponse
-
-log = logging.getLogger(__name__)
 
 
 class UpstreamSession(requests.Session):
@@ -65,7 +62,6 @@ class Upstream:
         try:
             return self._session.send(request)
         except RequestException as exc:
-            log.warning("upstream %s failed: %s", request.origin.host_header, exc)
             raise translate(exc) from exc
 
     def count_connections(self) -> tuple[int, int]:
@@ -80,6 +76,7 @@ class Upstream:
 
 def translate(exc: RequestException) -> ProxyError:
     """Our error for one of requests'."""
-    if isinstance(exc, RefusedByProxy):
-        return EgressRefused()
-    return UpstreamTimeout() if isinstance(exc, Timeout) else UpstreamUnreachable()
+    kind = UpstreamTimeout if isinstance(exc, Timeout) else UpstreamUnreachable
+    error = EgressRefused() if isinstance(exc, RefusedByProxy) else kind()
+    error.detail = str(exc)
+    return error

@@ -36,12 +36,13 @@ from llmproxy.admission import utc_now
 from llmproxy.api_log.reader import ReaderBusy
 from llmproxy.api_log.retention import Dropped
 from llmproxy.api_log.shipper import Shipper
-from llmproxy.telemetry import tracing
+from llmproxy.telemetry import outages, tracing
 from services import Services
 
 LOG_TICK_S = 1.0
 ROLLUP_TICK_S = 2.0
 GAUGES_TICK_S = 1.0
+OUTAGES_TICK_S = 1.0
 CHECKPOINT_TICK_S = 1.0
 # A call is to be cut within 5 s; one that neither reads nor sends is only ended at the second look.
 CUT_TICK_S = 1.5
@@ -80,6 +81,7 @@ class Background:
         self._greenlets = [
             self._every(LOG_TICK_S, "keeping the call log", _LogKeeper(parts)),
             self._every(GAUGES_TICK_S, "looking at gauges", parts.tell_gauges),
+            self._every(OUTAGES_TICK_S, "telling of outages", outages.tell),
             self._every(ROLLUP_TICK_S, "adding up usage", lambda: catch_up(rollup)),
             self._every(SIGN_INS_TICK_S, "telling of failed sign-ins", lambda: _tell_of_sign_ins(parts)),
             self._every(CUT_TICK_S, "cutting calls that lost their permission", cutter),

@@ -60,7 +60,7 @@ class UpstreamAdapter(BaseAdapter):
                 raise refusal(raw.status, request.origin, connection.forwarder)
         except TimeoutError as exc:
             connection.close()
-            raise ReadTimeout("the upstream did not respond in time") from exc
+            raise ReadTimeout(f"no response from {connection.origin.host} in time") from exc
         except OSError as exc:
             may_repeat = _may_repeat(request, connection, exc)
             connection.close()
