@@ -10,10 +10,12 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from http import HTTPStatus
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
-from accounting.views import CALLS, VIEWS, hour_of
+from accounting.views import CALLS, VIEWS, View, hour_of
 from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.endpoints import endpoint_class, plain_path
 from models import BUCKETS_MS, DIMENSIONS, DURATION, MODEL_LENGTH, OBJECT_ID_LENGTH, REFUSAL_LENGTH, TTFT
@@ -27,7 +29,7 @@ NO_CODE = "none"
 _OWN = frozenset({"reported", "partial"})
 # Where a caller's `stream_options` decide whether a stream tells its usage.
 _ASKED_FOR_USAGE = frozenset({"chat", "completions"})
-_changes_metadata = re.compile(
+_of_metadata = re.compile(
     r"/v1/(?:chat/completions/[^/]+|(?:responses|batches)/[^/]+/cancel|threads/[^/]+/runs/[^/]+(?:/cancel)?)"
 ).fullmatch
 _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
@@ -83,6 +85,14 @@ class Folded(NamedTuple):
     sights: list[Sight]
 
 
+def _kept(view: View) -> Callable[[tuple[object, ...]], tuple[Any, ...]]:
+    """Takes a view's dimensions out of a row that has one more value, '' for the others."""
+    return itemgetter(*(Row._fields.index(name) if name in view.dimensions else -1 for name in DIMENSIONS))
+
+
+_KEPT = [(view, _kept(view)) for view in VIEWS if view is not CALLS]
+
+
 def fold(records: Iterable[ReadRecord], *, model_name: Callable[[str, str], str] = lambda _, model: model) -> Folded:
     """
     Sum up.
@@ -129,12 +139,10 @@ def with_used(rows: Rows, sights: list[Sight]) -> Rows:
 
 def in_every_view(calls: Rows) -> Rows:
     """Sums in CALLS, and the same in every other view."""
-    found: Rows = {}
-    for view in VIEWS:
-        keeps = [name in view.dimensions for name in DIMENSIONS]
-        for (_, hour, *values), sums in calls.items():
-            kept = (value if keep else "" for value, keep in zip(values, keeps, strict=True))
-            add(found, Row(view.id, hour // view.hours * view.hours, *kept), sums)
+    found = calls.copy()  # whose sums nothing is added to: no other view has a row of theirs
+    for view, kept in _KEPT:
+        for row, sums in calls.items():
+            add(found, Row(view.id, row.hour // view.hours * view.hours, *kept((*row, ""))), sums)
     return found
 
 
@@ -206,8 +214,13 @@ def _priced(record: ReadRecord) -> Sums:
 def _is_reading(record: ReadRecord) -> bool:
     """Whether a call only read something, or changed its metadata: older records call such usage the call's own."""
     if record.method == "POST":
-        return _changes_metadata(plain_path(record.endpoint or "")) is not None
+        return _changes_metadata(record.endpoint or "")
     return record.status_code != HTTPStatus.SWITCHING_PROTOCOLS
+
+
+@lru_cache(maxsize=256)  # nearly all are of a few endpoints
+def _changes_metadata(endpoint: str) -> bool:
+    return _of_metadata(plain_path(endpoint)) is not None
 
 
 def _text(value: str | None, length: int) -> str:

@@ -64,8 +64,10 @@ _NEW_KEYS = (
     f"FROM unnest(%s::smallint[], {', '.join(['%s::text[]'] * (len(_KEY_COLUMNS) - 1))}) "
     f"{_ON_KEY}, {', '.join(_KEY_COLUMNS)}"
 )
-_STILL_THERE = "SELECT id FROM usage_keys WHERE id IN (SELECT value FROM json_each(?))"
-_STILL_THERE_ALL = "SELECT id FROM usage_keys WHERE id = ANY(%s) FOR KEY SHARE"
+_THERE = "SELECT id FROM usage_keys WHERE id IN (SELECT value FROM json_each(?))"
+_COUNT_THERE = f"SELECT count(*) FROM ({_THERE})"  # noqa: S608
+_ALL_THERE = "SELECT id FROM usage_keys WHERE id = ANY(%s) FOR KEY SHARE"
+_COUNT_ALL_THERE = f"SELECT count(*) FROM ({_ALL_THERE}) AS there"  # noqa: S608
 _SAVE_POSITION = (
     "INSERT INTO reader_positions (node_id, reader, position, saved_at) VALUES (?, ?, ?, ?) "
     "ON CONFLICT (node_id, reader) DO UPDATE SET position = excluded.position, saved_at = excluded.saved_at"
@@ -177,14 +179,12 @@ class UsageSums:
     def _forget_deleted(self, connection: Connection, known: dict[tuple[Any, ...], int]) -> None:
         """Forget keys that a cleanup has deleted since, and keep it from deleting others until the commit."""
         ids = list(known.values())
-        if self._is_sqlite:
-            found = connection.exec_driver_sql(_STILL_THERE, (f"[{','.join(map(str, ids))}]",))
-        else:
-            found = connection.exec_driver_sql(_STILL_THERE_ALL, (ids,))
-        there = set(found.scalars())
-        if len(there) < len(known):
+        wanted: Any = f"[{','.join(map(str, ids))}]" if self._is_sqlite else ids
+        count, there = (_COUNT_THERE, _THERE) if self._is_sqlite else (_COUNT_ALL_THERE, _ALL_THERE)
+        if connection.exec_driver_sql(count, (wanted,)).scalar_one() < len(ids):
+            found = set(connection.exec_driver_sql(there, (wanted,)).scalars())
             for key, known_id in known.items():
-                if known_id not in there:
+                if known_id not in found:
                     del self._ids[key]
 
     def _save_position(self, connection: Connection, position: Position) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from urllib.parse import unquote
 
 ENDPOINTS = {
@@ -23,5 +24,10 @@ def plain_path(endpoint: str) -> str:
 
 def endpoint_class(endpoint: object) -> str:
     """The part of the API that a path belongs to, such as 'chat' or 'embeddings'; 'other' when it is none we know."""
-    parts = plain_path(endpoint).split("/", 3) if isinstance(endpoint, str) else []
+    return _class_of(endpoint) if isinstance(endpoint, str) else OTHER
+
+
+@lru_cache(maxsize=1024)  # nearly all calls are of a few endpoints
+def _class_of(endpoint: str) -> str:
+    parts = plain_path(endpoint).split("/", 3)
     return parts[2] if len(parts) > 2 and parts[2] in ENDPOINTS else OTHER

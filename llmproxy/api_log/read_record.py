@@ -81,8 +81,8 @@ class ReadRecord:
     @property
     def failed_inside(self) -> bool:
         """An error was told within a response with a good status."""
-        if self.fields.get("failed_inside") is True:
-            return True
+        if self.fields.get("error") is None or "failed_inside" in self.fields:
+            return self.fields.get("failed_inside") is True
         # Older records have the error alone, also where it was that of an object which was read.
         has_error = self.error_code is not None or self.error_type is not None
         is_good = self.outcome == "complete" and (self.status_code or 0) < HTTPStatus.BAD_REQUEST
@@ -91,7 +91,8 @@ class ReadRecord:
     @property
     def cost(self) -> int | None:
         """Micro-dollars; None where nobody could tell."""
-        return None if self.cost_usd is None else round(self.cost_usd * MICRO)
+        dollars = self.cost_usd
+        return None if dollars is None else round(dollars * MICRO)
 
     @property
     def is_unpriced(self) -> bool:
