@@ -12,7 +12,7 @@ from flask import request as current_request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 
 import commands
-from blueprints import admin, errors, health, management, proxy, usage, websocket
+from blueprints import admin, errors, health, management, prices, proxy, usage, websocket
 from blueprints.cross_origin import CrossOrigin
 from blueprints.root_path import BelowRootPath
 from config import Settings
@@ -75,7 +75,7 @@ def create_app(settings: Settings) -> Flask:
     with app.app_context():
         app.extensions[EXTENSION] = _services(settings, set_up(db.engine))
     errors.register(app)
-    for blueprint in (proxy.bp, management.bp, usage.bp, health.bp, admin.bp):
+    for blueprint in (proxy.bp, management.bp, usage.bp, prices.bp, health.bp, admin.bp):
         app.register_blueprint(blueprint)
     commands.register(app)
     if settings.cors_origins:

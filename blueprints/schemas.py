@@ -230,6 +230,13 @@ class _When(Time):
         return super()._deserialize(value.replace(" ", "+"), *args, **kwargs)
 
 
+class PriceQuery(_Limited):
+    """Whose price, if it is not about those that are missing."""
+
+    model = typed.String()
+    project = typed.String()
+
+
 class UsageQuery(_Limited):
     """Whose usage, over what time, summed by what."""
 

@@ -16,6 +16,9 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from accounting.report import Usage
 from llmproxy.api_log.record import MICRO
+from llmproxy.limits.price_fields import TIERS
+from llmproxy.limits.price_row import NEVER, Row
+from llmproxy.limits.price_words import amounts, fees
 from llmproxy.times import iso_utc
 from models import AuditEntry, Project, Token
 from services import Services
@@ -74,6 +77,26 @@ def usage_json(usage: Usage) -> dict[str, Any]:
     """Sums of usage."""
     sums = asdict(usage)
     return sums | {"cost_usd": sums.pop("cost") / MICRO}
+
+
+def price_json(row: Row) -> dict[str, Any]:
+    """A model's prices: by tier, up to the line and above it."""
+    tiers = {}
+    for tier in (None, *(tier for tier in TIERS if tier in row.short)):
+        above = {"long": amounts(row.long[tier])} if row.long_over < NEVER else {}
+        tiers[tier or "default"] = amounts(row.short[tier]) | above
+    return {
+        "model": row.model,
+        "origin": row.origin,
+        "source": row.source or None,
+        "date": row.date or None,
+        "max_in": row.max_in,
+        "max_out": row.max_out,
+        "reasons": row.reasons,
+        "long_over": row.long_over if row.long_over < NEVER else None,
+        "tiers": tiers,
+        "tools": fees(row),
+    }
 
 
 def _shown(row: Any, *names: str) -> dict[str, Any]:

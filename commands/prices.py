@@ -9,6 +9,7 @@ from flask import current_app
 from flask.cli import AppGroup
 
 from accounting.report import EVERYBODY, unpriced_models
+from control import projects
 from llmproxy.admission import utc_now
 from llmproxy.limits.price_words import describe, how_to_price, why_unpriced
 from llmproxy.limits.prices import Prices
@@ -40,6 +41,8 @@ def check() -> None:
     for model, calls in found.items():
         calls_of = f"{model or 'no model named'}: {calls} call{'' if calls == 1 else 's'} without a price"
         click.echo(f"{calls_of}. {why_unpriced(prices, model)}")
+    for name in sorted(prices.projects - projects.names(db.session, prices.projects)):
+        click.echo(f'PRICES_FILE has prices for a project "{name}", but there is none of this name')
     missing = sum(bool(model) and prices.find(model) is None for model in found)
     if missing:
         raise click.ClickException(f"{missing} model{' has' if missing == 1 else 's have'} no price")

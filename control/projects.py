@@ -8,6 +8,7 @@ shape; what only the database knows (names taken, ids unknown, tokens alive) is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import delete as delete_from
@@ -35,6 +36,11 @@ def find(session: Session, project_id: str, *, field: str = "id") -> Project:
     if project is None:
         raise NotFound(field, "project")
     return project
+
+
+def names(session: Session, wanted: Iterable[str]) -> set[str]:
+    """Those of the names that projects have."""
+    return set(session.scalars(select(Project.name).where(Project.name.in_(wanted))))
 
 
 def create(

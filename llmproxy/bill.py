@@ -24,6 +24,7 @@ class Sent(NamedTuple):
 
     Attributes:
         project: The project's name, for prices of its own.
+        endpoint: The plain path; see `endpoints.plain_path`.
         upstream_status: None where no response came.
         observer: Of the response, finished; None where none was passed on.
         body: The request's, where it was held in memory.
@@ -111,7 +112,9 @@ def _charge(prices: Prices, call: Sent, told: dict[str, Any], requested_model: s
     model = (observer and observer.model) or requested_model
     if observer and observer.usage_source != "absent":
         tier = observer.service_tier
-        return charge(prices, model=model, project=call.project, endpoint=call.endpoint, told=told, tier=tier)
+        charged = charge(prices, model=model, project=call.project, endpoint=call.endpoint, told=told, tier=tier)
+        is_stored = observer.usage_source == "stored" and charged.source == "reported"
+        return charged._replace(source="stored") if is_stored else charged
     # What was asked for is no use where nobody knows that it was served.
     used = told if call.upstream_status is not None else {}
     return charge_untold(

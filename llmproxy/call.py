@@ -24,7 +24,7 @@ from llmproxy.client.request_body import RequestBody
 from llmproxy.endpoints import plain_path
 from llmproxy.errors import ProxyError
 from llmproxy.headers import Headers
-from llmproxy.limits.charge import Charge, both
+from llmproxy.limits.charge import PRICED, Charge, both
 from llmproxy.limits.prices import Prices
 from llmproxy.live_calls import LiveCalls
 from llmproxy.observe.facts import Facts
@@ -275,7 +275,7 @@ class Call:
             error=error,
             cost=charge.microdollars,
             cost_source=charge.source,
-            price_date=self._prices.date if self._prices and charge.source in ("reported", "computed") else None,
+            price_date=self._prices.date if self._prices and charge.source in PRICED else None,
             service_tier=observer.service_tier if observer else None,
             requested_model=billed.requested_model,
             client_address=self._client_address,

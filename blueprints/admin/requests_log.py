@@ -25,6 +25,7 @@ PAGE_SIZE = 50
 OUTCOMES: dict[str, str] = {name: name.replace("_", " ").capitalize() for name in get_args(Outcome)}
 COST_SOURCES = {
     "reported": "By the usage that the upstream told",
+    "stored": "By the usage of what was read, which counts once",
     "computed": "By what was asked for and made",
     "none": "Costs nothing",
     "absent": "The upstream told no usage",

@@ -14,9 +14,12 @@ from llmproxy.limits.cost import NotPriced, cost
 from llmproxy.limits.prices import Prices
 from llmproxy.limits.usage import Usage, clamp, usage_of
 
-# `reported` by tokens or seconds that the response told; `computed` from other units of request and response;
-# `none`: it costs nothing; `absent`: it told nothing that a price could be put on; `unpriced`: it did, and has none.
-CostSource = Literal["reported", "computed", "none", "absent", "unpriced"]
+# `reported` by tokens or seconds that the response told; `stored`: those of an object that was read, which count
+# once, however often it is; `computed` from other units of request and response; `none`: it costs nothing; `absent`:
+# it told nothing that a price could be put on; `unpriced`: it did, and has none.
+CostSource = Literal["reported", "stored", "computed", "none", "absent", "unpriced"]
+
+PRICED = ("reported", "stored", "computed")
 
 # What is made, asked or changed there costs nothing, or is paid by what comes of it later.
 _FREE = re.compile(
@@ -69,10 +72,13 @@ def charge(
     row = prices.find(model, project) if model else prices.fees
     if row is None:
         return UNPRICED
-    if _is_batch(endpoint) or "completion_window" in told:
+    is_batch = _is_batch(endpoint) is not None
+    if is_batch or "completion_window" in told:
         tier = "batch"
     try:
-        return Charge(cost(row, usage, tier), "reported", is_clamped=not _is_possible(usage))
+        # A batch tells the sum of all that it did.
+        microdollars = cost(row, usage, tier, is_sum=is_batch)
+        return Charge(microdollars, "reported", is_clamped=not _is_possible(usage))
     except NotPriced:
         return UNPRICED
 
@@ -90,7 +96,11 @@ def charge_untold(
     if not any(unit in told for unit in _UNITS):
         return UNKNOWN
     charged = charge(prices, model=model, project=project, endpoint=endpoint, told=told, tier=None)
-    return charged if charged is UNPRICED else charged._replace(source="computed")
+    if charged is not UNPRICED:
+        return charged._replace(source="computed")
+    # A model that is billed by tokens has a price: what is missing is their number.
+    row = prices.find(model, project) if model else None
+    return UNKNOWN if row and row.short[None].is_by_tokens else UNPRICED
 
 
 def both(one: Charge, more: Charge) -> Charge:

@@ -26,37 +26,38 @@ class BeyondReason(Exception):
     """The usage would cost more than a million dollars, so it is none."""
 
 
-def cost(row: Row, usage: Usage, tier: str | None = None) -> int:
+def cost(row: Row, usage: Usage, tier: str | None = None, *, is_sum: bool = False) -> int:
     """
     Micro-dollars that the call cost, from 0 to 10^12.
 
     Args:
         tier: As the response told it, "batch" for what a batch did. None, and any tier that the row does not price,
             is the default.
+        is_sum: The usage is that of many requests, each of which is taken to be below the line.
 
     Raises NotPriced and BeyondReason. Counts that cannot be are clamped.
     """
     tokens_in, cached, tokens_out = usage.input, usage.cached, usage.output
     # What Row.rates does, without the call to it: this is on every call's path.
-    rates_of = row.long if tokens_in > row.long_over else row.short
+    rates_of = row.long if tokens_in > row.long_over and not is_sum else row.short
     rates = rates_of.get(tier) or rates_of[None]
     if usage.extras is None and rates.is_plain and 0 <= cached <= tokens_in and tokens_out >= 0:
         pico = (tokens_in - cached) * rates.text_in + cached * rates.text_cached + tokens_out * rates.text_out
     else:
-        pico = picodollars(row, usage, tier)
+        pico = picodollars(row, usage, tier, is_sum=is_sum)
     if pico > _MOST_PICO:
         raise BeyondReason
     return -(-pico // PICO_PER_MICRO)
 
 
-def picodollars(row: Row, usage: Usage, tier: str | None = None) -> int:
+def picodollars(row: Row, usage: Usage, tier: str | None = None, *, is_sum: bool = False) -> int:
     """
     The exact cost, before it is rounded.
 
     Tokens that were told are the bill; seconds, characters and images are where none were. Raises NotPriced.
     """
     usage = clamp(usage)
-    rates, extras = row.rates(tier, usage.input), usage.extras or NO_EXTRAS
+    rates, extras = row.rates(tier, 0 if is_sum else usage.input), usage.extras or NO_EXTRAS
     pico = row.call
     if usage.input or usage.output:
         pico += _input(row, rates, usage, extras) + _output(row, rates, usage, extras)

@@ -53,6 +53,11 @@ class Rates:
     second: Mapping[str, int]
     image: Mapping[str, Mapping[str, int]]
 
+    @property
+    def is_by_tokens(self) -> bool:
+        """Tokens are what is billed, or among it."""
+        return self.text_in > 0 or self.text_out > 0
+
     def price_of_second(self, size: str) -> int:
         """For a second of video of this size."""
         return self.second.get(size, self.second.get(ANY, NO_PRICE))

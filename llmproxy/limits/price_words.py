@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from typing import Any
 
 from llmproxy.limits.price_fields import ANY, PICO_PER_DOLLAR, TIERS
 from llmproxy.limits.price_row import NEVER, NO_PRICE, Rates, Row
@@ -58,6 +59,32 @@ def describe(row: Row) -> str:
         fees = ", ".join(f"{tool} ${_dollars(fee)}" for tool, fee in row.tools.items() if fee)
         lines.append(f"  tools, a use: {fees}")
     return "\n".join(lines)
+
+
+def amounts(rates: Rates) -> dict[str, Any]:
+    """
+    A row's prices at one tier and window: dollars as decimal text, under the names that a file gives them.
+
+    Tokens and characters are per million; each of them is there only if it is billed.
+    """
+    told: dict[str, Any] = {}
+    if not _is_by_other_units(rates):
+        tokens = {title: getattr(rates, name) for title, (name, _) in _COLUMNS.items()}
+        told = {title: _decimal(price * 10**6) for title, price in tokens.items() if price != NO_PRICE}
+    if rates.minute != NO_PRICE:
+        told["minute"] = _decimal(rates.minute)
+    if rates.characters != NO_PRICE:
+        told["characters"] = _decimal(rates.characters * 10**6)
+    if rates.second:
+        told["second"] = _decimals(rates.second)
+    if rates.image:
+        told["image"] = {quality: _decimals(sizes) for quality, sizes in rates.image.items()}
+    return told
+
+
+def fees(row: Row) -> dict[str, str]:
+    """What a use of each tool costs, in dollars as decimal text."""
+    return _decimals(row.tools)
 
 
 def _facts(row: Row) -> Iterator[str]:
@@ -114,7 +141,17 @@ def _per_million(pico: int) -> str:
     return "none" if pico == NO_PRICE else _dollars(pico * 10**6)
 
 
+def _decimals(prices: Mapping[str, int]) -> dict[str, str]:
+    return {name: _decimal(price) for name, price in prices.items()}
+
+
 def _dollars(pico: int) -> str:
-    """Without needless zeros, but with cents."""
+    """As `_decimal`, with thousands apart."""
+    whole, _, decimals = _decimal(pico).partition(".")
+    return f"{int(whole):,}.{decimals}"
+
+
+def _decimal(pico: int) -> str:
+    """Dollars, without needless zeros, but with cents."""
     whole, _, decimals = format((Decimal(pico) / PICO_PER_DOLLAR).normalize(), "f").partition(".")
-    return f"{int(whole):,}.{decimals:0<2}"
+    return f"{whole}.{decimals:0<2}"

@@ -71,6 +71,11 @@ class Prices:
         # Callers choose the names, so only so many answers are kept.
         self._find = lru_cache(maxsize=_REMEMBERED)(self._look_up)
 
+    @property
+    def projects(self) -> frozenset[str]:
+        """The names of projects with prices of their own."""
+        return frozenset(self._overlay.projects)
+
     def find(self, model: str, project: str | None = None) -> Row | None:
         """The row of a model for the project of this name; None for a model without a price."""
         find = self._find if len(model) <= _REMEMBERED_CHARS else self._look_up

@@ -350,3 +350,11 @@ def test_flask_without_settings_says_so_in_one_line_and_makes_nothing(arguments,
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert all(name in done.stderr for name in config.REQUIRED_WHEN_DEPLOYED)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_prices_of_a_project_that_is_not_there_are_told_of(run, tmp_path):
+    (tmp_path / "prices.toml").write_text('[project."no such".model.m]\nin = 1\n')
+
+    output = run("prices", "check", prices=config.own_prices(str(tmp_path / "prices.toml")))[1]
+
+    assert 'PRICES_FILE has prices for a project "no such", but there is none of this name\n' in output

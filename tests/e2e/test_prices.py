@@ -119,10 +119,43 @@ def test_what_a_batch_did_costs_what_batches_do(record_of, model, tokens, dollar
     usage = {"input_tokens": tokens[0], "output_tokens": tokens[1], "total_tokens": sum(tokens)}
     batch = {"object": "batch", "model": model, "status": "completed", "usage": usage, "service_tier": "default"}
 
-    assert costs(record_of("/v1/batches/batch_1", as_json(batch), body=None, headers=(), method="GET")) == (
-        dollars,
-        "reported",
-    )
+    record = record_of("/v1/batches/batch_1", as_json(batch), None, (), "GET")
+
+    assert costs(record) == (dollars, "stored")
+
+
+def test_a_batch_of_many_requests_is_not_above_the_line_of_one(record_of):
+    usage = {"input_tokens": MILLION, "output_tokens": 0, "total_tokens": MILLION}
+    batch = {"id": "b", "object": "batch", "model": "gpt-5.4", "status": "completed", "usage": usage}
+
+    assert costs(record_of("/v1/batches/b", as_json(batch), None, (), "GET")) == (1.25, "stored")
+
+
+def test_a_response_in_the_background_costs_once_however_often_it_is_fetched(proxy, recorder, token_for):
+    token = token_for(recorder.url)
+    whole, _ = response("gpt-5", 1_000, 100, id="resp_1", background=True, status="completed")
+    done = json.loads(whole.partition(b"\r\n\r\n")[2])
+    queued = done | {"usage": None, "status": "queued"}
+    recorder.answers(as_json(queued))
+    call(proxy.url, "POST", RESPONSES, token.bearer, JSON, body=b'{"model": "gpt-5", "background": true}')
+    recorder.answers(as_json(done))
+    for _ in range(3):
+        call(proxy.url, "GET", f"{RESPONSES}/resp_1", token.bearer)
+
+    def total():
+        sums = proxy.manage("GET", f"/usage?token_id={token.id}")[1]["total"]
+        return sums if sums["requests"] == 4 else None
+
+    sums = wait_for(total)
+    assert (sums["cost_usd"], sums["unpriced"]) == (0.00225, 0)
+    told = [costs(record) for record in proxy.wait_for_records(4, token)]
+    assert told == [(None, "absent"), *[(0.00225, "stored")] * 3]
+
+
+def test_reading_a_stored_response_again_costs_nothing(record_of):
+    stored = response("gpt-5", 1_000, 100, id="resp_2", background=False, status="completed")[0]
+
+    assert costs(record_of(f"{RESPONSES}/resp_2", stored, None, (), "GET")) == (0, "none")
 
 
 def test_images_by_tokens_cost_what_openai_charges(record_of):
@@ -151,6 +184,19 @@ def test_speech_is_billed_by_the_characters_of_its_request(record_of):
     record = record_of("/v1/audio/speech", http(b"ID3\x04", "audio/mpeg"), body)
 
     assert (*costs(record), record["metadata"]) == (0.015, "computed", {"characters": 1_000})
+
+
+def test_speech_that_is_billed_by_tokens_has_no_known_cost_where_none_are_told(record_of):
+    body = json.dumps({"model": "gpt-4o-mini-tts", "voice": "alloy", "input": "hello"}).encode()
+
+    assert costs(record_of("/v1/audio/speech", http(b"ID3\x04", "audio/mpeg"), body)) == (None, "absent")
+
+
+@pytest.mark.parametrize("path", ["/v1/audio/speech/", "/v1/%61udio/speech", "/v1//audio/speech"])
+def test_a_path_is_read_as_servers_read_it(record_of, path):
+    body = json.dumps({"model": "tts-1", "voice": "alloy", "input": "x" * 1_000}).encode()
+
+    assert costs(record_of(path, http(b"ID3\x04", "audio/mpeg"), body)) == (0.015, "computed")
 
 
 def test_a_video_is_billed_by_its_seconds(record_of):

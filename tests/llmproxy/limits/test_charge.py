@@ -65,7 +65,13 @@ def test_other_units_are_computed(prices, model, endpoint, told, microdollars):
 
 
 def test_other_units_without_a_price_are_unpriced(prices):
-    assert untold(prices, {"images": 1}, model="gpt-image-1", endpoint="/v1/images/generations") is UNPRICED
+    assert untold(prices, {"images": 1}, model="dall-e-9", endpoint="/v1/images/generations") is UNPRICED
+    assert untold(prices, {"characters": 5}, model="whisper-1", endpoint="/v1/audio/speech") is UNPRICED
+
+
+def test_a_model_that_is_billed_by_tokens_is_not_unpriced_for_want_of_their_number(prices):
+    assert untold(prices, {"images": 1}, model="gpt-image-1", endpoint="/v1/images/generations") is UNKNOWN
+    assert untold(prices, {"characters": 5}, model="gpt-4o-mini-tts", endpoint="/v1/audio/speech") is UNKNOWN
 
 
 def test_a_call_that_told_nothing_has_no_known_price(prices):

@@ -117,6 +117,14 @@ def test_the_line_is_looked_for_in_all_tokens_that_were_read(prices):
     assert cost(prices.find("gpt-5.4"), Usage(272_001, 272_001)) == 136_001
 
 
+def test_the_sum_of_many_requests_is_below_the_line_as_each_of_them_is(prices):
+    row = prices.find("gpt-5.4")
+
+    assert cost(row, Usage(MILLION), "batch", is_sum=True) == 10 * cost(row, Usage(MILLION // 10), "batch")
+    sound = Usage(MILLION, extras=Extras(audio_in=1))
+    assert picodollars(row, sound, is_sum=True) == picodollars(row, Usage(MILLION), is_sum=True)
+
+
 # Kinds
 
 
