@@ -21,6 +21,7 @@ from database.engine import Engine, engine_options, set_up
 from llmproxy.admission import Admission
 from llmproxy.api_log.writer import LogWriter
 from llmproxy.client.address import ClientAddress
+from llmproxy.client.held_bodies import HeldBodies
 from llmproxy.client.upload_pace import UploadPace
 from llmproxy.keyring import KeyRing
 from llmproxy.limits.prices import Prices, read_sheet
@@ -118,6 +119,7 @@ def _services(settings: Settings, engine: Engine) -> Services:
         admission=Admission(store, keyring),
         keyring=keyring,
         upload_pace=UploadPace(settings.min_body_rate, grace_s=settings.idle_timeout_s),
+        held_bodies=HeldBodies(),
         upstream=Upstream(timeouts, settings.egress),
         log=LogWriter(
             settings.log_path,

@@ -15,6 +15,7 @@ from database.engine import Engine, connections
 from llmproxy.admission import Admission, Connections, utc_now
 from llmproxy.api_log.writer import LogWriter
 from llmproxy.client.address import ClientAddress
+from llmproxy.client.held_bodies import HeldBodies
 from llmproxy.client.upload_pace import UploadPace
 from llmproxy.keyring import KeyRing
 from llmproxy.limits.prices import Prices
@@ -40,6 +41,7 @@ class Services:
     keyring: KeyRing
     upstream: Upstream
     upload_pace: UploadPace
+    held_bodies: HeldBodies
     log: LogWriter
     prices: Prices | None
     sign_ins: SignIns = field(default_factory=SignIns)

@@ -20,10 +20,11 @@ from flask.blueprints import BlueprintSetupState
 from gevent import GreenletExit
 from werkzeug.routing import Rule
 
+from llmproxy.admission import Grant
 from llmproxy.call import Call
 from llmproxy.client.guard import CallGuard
 from llmproxy.client.interim import send_interim
-from llmproxy.client.request_body import RequestBody
+from llmproxy.client.request_body import HELD_BYTES, RequestBody
 from llmproxy.client.upload_pace import PacedStream
 from llmproxy.errors import (
     BadRequest,
@@ -171,7 +172,7 @@ def _forward(parts: Services, call: Call, environ: Environ) -> Response:
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
     api_key = parts.admission.api_key(grant)
     headers = call.traced(request_headers(environ["llmproxy.headers"], host=origin.host_header, api_key=api_key))
-    asked = grant.stream_usage == "ask" and call.endpoint == CHAT and _ask_for_usage(body)
+    asked = grant.stream_usage == "ask" and call.endpoint == CHAT and _ask_for_usage(parts, grant, body)
     if asked:  # what is compressed cannot be taken apart
         headers = with_header(headers, "Accept-Encoding", "identity")
     body.hold_if_small()
@@ -180,7 +181,9 @@ def _forward(parts: Services, call: Call, environ: Environ) -> Response:
     client = None if _is_1_0(environ) else environ.get("gunicorn.socket")
     on_interim = partial(send_interim, client) if client else None
     request = UpstreamRequest(call.method, origin, target, headers, body, call.guard.guard, on_interim)
-    return relayed(call, send_up(parts, call, request), environ, asked=asked)
+    response = send_up(parts, call, request)
+    body.let_go()
+    return relayed(call, response, environ, asked=asked)
 
 
 def checked_request(parts: Services, call: Call, environ: Environ) -> tuple[str, RequestBody]:
@@ -229,9 +232,14 @@ def _is_1_0(environ: Environ) -> bool:
     return bool(environ["SERVER_PROTOCOL"] == "HTTP/1.0")
 
 
-def _ask_for_usage(body: RequestBody) -> bool:
+def _ask_for_usage(parts: Services, grant: Grant, body: RequestBody) -> bool:
     """Ask for a chat stream's usage where its caller did not; True when it is to be taken out again."""
-    body.hold_if_small(MAX_ASKING_BODY_BYTES)
+    if body.length is None or body.length > MAX_ASKING_BODY_BYTES:
+        return False
+    if body.length <= HELD_BYTES:
+        body.hold_if_small()
+    elif room := parts.held_bodies.lend(grant.token_id, body.length):
+        body.hold_in(room, MAX_ASKING_BODY_BYTES)
     changed = ask_for_usage(body.held) if body.held else None
     if changed is None:
         return False

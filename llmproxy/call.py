@@ -230,6 +230,8 @@ class Call:
             metrics.USAGE_CLAMPED.inc()
         if self._span:
             self._span.end(record, body.held if body else None)
+        if body:
+            body.let_go()
 
     def _billed(self) -> Bill:
         if not self._grant or not self._sent_up:

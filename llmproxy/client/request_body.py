@@ -46,8 +46,8 @@ class RequestBody:
     """
 
     __slots__ = (
-        "_client_is_gone", "_max_bytes", "_on_end", "_stream", "bytes_read", "held", "is_announced", "length",
-        "waited_s",
+        "_client_is_gone", "_give_back", "_max_bytes", "_on_end", "_stream", "bytes_read", "held", "is_announced",
+        "length", "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +66,7 @@ class RequestBody:
         self._max_bytes = max_bytes
         self._client_is_gone = client_is_gone
         self._on_end = on_end
+        self._give_back: Callable[[], None] | None = None
         self.length = length
         self.is_announced = is_announced
         self.bytes_read = 0
@@ -83,9 +84,23 @@ class RequestBody:
             self._on_end()
         else:
             self.bytes_read = len(held)
-            held += b"".join(self)
+            whole = bytearray(held)  # a list of pieces, each of a few bytes, would take many times their size
+            for piece in self:
+                whole += piece
+            held = bytes(whole)
         self.waited_s += time.perf_counter() - began
         self.held = held
+
+    def hold_in(self, room: Callable[[], None], most: int) -> None:
+        """As `hold_if_small`, in a room that was lent for that; it is given back by calling it, at `let_go`."""
+        self._give_back = room
+        self.hold_if_small(most)
+
+    def let_go(self) -> None:
+        """Drop what a room was lent for. Further calls do nothing."""
+        if self._give_back is not None:
+            give_back, self._give_back, self.held = self._give_back, None, None
+            give_back()
 
     def __iter__(self) -> Iterator[bytes]:
         """

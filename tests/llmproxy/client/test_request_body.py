@@ -114,3 +114,32 @@ def test_whatever_the_reads_the_body_arrives_whole_and_ends_once(
 
     assert (got, body.bytes_read, ended.count) == (data, len(data), 1)
     assert stream.largest <= PIECE_BYTES
+
+
+def test_what_room_was_lent_for_is_dropped_and_the_room_given_back_once() -> None:
+    body, give_back = RequestBody(Stream(b"x" * 10, read_bytes=3), length=10, max_bytes=10), Counter()
+    body.hold_in(give_back, 10)
+    assert (body.held, give_back.count) == (b"x" * 10, 0)
+
+    body.let_go()
+    body.let_go()
+
+    assert (body.held, give_back.count) == (None, 1)
+
+
+def test_a_body_that_breaks_off_gives_its_room_back() -> None:
+    body, give_back = RequestBody(Stream(b"x"), length=10, max_bytes=10), Counter()
+    with pytest.raises(ClientGone):
+        body.hold_in(give_back, 10)
+
+    body.let_go()
+
+    assert give_back.count == 1
+
+
+def test_what_is_held_without_room_stays() -> None:
+    body = RequestBody(Stream(b"x" * 10), length=10, max_bytes=10)
+    body.hold_if_small()
+    body.let_go()
+
+    assert body.held == b"x" * 10
