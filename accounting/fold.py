@@ -10,14 +10,13 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from http import HTTPStatus
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from accounting.views import CALLS, VIEWS, View, hour_of
 from llmproxy.api_log.read_record import ReadRecord
-from llmproxy.endpoints import endpoint_class, plain_path
+from llmproxy.endpoints import CHAT, COMPLETIONS, endpoint_class, plain_path
 from models import BUCKETS_MS, DIMENSIONS, DURATION, MODEL_LENGTH, OBJECT_ID_LENGTH, REFUSAL_LENGTH, TTFT
 
 ID_LENGTH = 36
@@ -26,10 +25,11 @@ MAX_TOKENS = 10**9
 # A million dollars in micro-dollars: no call costs more.
 MAX_COST = 10**12
 NO_CODE = "none"
+_MAKING = frozenset({CHAT, COMPLETIONS, "/v1/responses", "/v1/embeddings"})
 _OWN = frozenset({"reported", "partial"})
 # Where a caller's `stream_options` decide whether a stream tells its usage.
 _ASKED_FOR_USAGE = frozenset({"chat", "completions"})
-_of_metadata = re.compile(
+_changes_metadata = re.compile(
     r"/v1/(?:chat/completions/[^/]+|(?:responses|batches)/[^/]+/cancel|threads/[^/]+/runs/[^/]+(?:/cancel)?)"
 ).fullmatch
 _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
@@ -214,13 +214,10 @@ def _priced(record: ReadRecord) -> Sums:
 def _is_reading(record: ReadRecord) -> bool:
     """Whether a call only read something, or changed its metadata: older records call such usage the call's own."""
     if record.method == "POST":
-        return _changes_metadata(record.endpoint or "")
+        endpoint = record.endpoint or ""
+        # What new calls are made to is known at sight.
+        return endpoint not in _MAKING and _changes_metadata(plain_path(endpoint)) is not None
     return record.status_code != HTTPStatus.SWITCHING_PROTOCOLS
-
-
-@lru_cache(maxsize=256)  # nearly all are of a few endpoints
-def _changes_metadata(endpoint: str) -> bool:
-    return _of_metadata(plain_path(endpoint)) is not None
 
 
 def _text(value: str | None, length: int) -> str:

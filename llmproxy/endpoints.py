@@ -10,6 +10,7 @@ ENDPOINTS = {
     "batches", "models",
 }  # fmt: skip
 OTHER = "other"
+_MAX_REMEMBERED_CHARS = 128
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
@@ -24,10 +25,13 @@ def plain_path(endpoint: str) -> str:
 
 def endpoint_class(endpoint: object) -> str:
     """The part of the API that a path belongs to, such as 'chat' or 'embeddings'; 'other' when it is none we know."""
-    return _class_of(endpoint) if isinstance(endpoint, str) else OTHER
+    if not isinstance(endpoint, str):
+        return OTHER
+    # Nearly all calls are of a few endpoints; long paths of strangers are not remembered.
+    return _class_of(endpoint) if len(endpoint) <= _MAX_REMEMBERED_CHARS else _class_of.__wrapped__(endpoint)
 
 
-@lru_cache(maxsize=1024)  # nearly all calls are of a few endpoints
+@lru_cache(maxsize=1024)
 def _class_of(endpoint: str) -> str:
     parts = plain_path(endpoint).split("/", 3)
     return parts[2] if len(parts) > 2 and parts[2] in ENDPOINTS else OTHER
