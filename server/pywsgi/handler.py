@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 from typing import ClassVar
@@ -17,6 +18,8 @@ from server.gunicorn.request import Address, OrdinaryRequest, Parser, Request
 log = logging.getLogger(__name__)
 
 HEAD_DEADLINE_S = 15.0
+# How a connection ends of which the other side has gone.
+_ENDS = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 
 
 class Handler:
@@ -41,6 +44,9 @@ class Handler:
         try:
             while (request := self._next(parser)) is not None and self._answer(request, parser):
                 pass
+        except OSError as exc:  # the client has left, or the upstream broke off
+            if exc.errno not in _ENDS:
+                log.exception("a connection failed")
         except Exception as exc:
             tell(self._server.parts, self._sock, self._address, exc)
         finally:
@@ -70,10 +76,8 @@ class Handler:
             response.force_close()
         try:
             return respond(self._server.application, response, environ)
-        except OSError:  # the client has left, or the upstream broke off
-            return False
-        except Exception:
-            if not response.headers_sent:
+        except Exception as exc:
+            if isinstance(exc, OSError) or not response.headers_sent:
                 raise
             log.exception("a response failed")
             return False
