@@ -116,7 +116,7 @@ def _services(settings: Settings, engine: Engine) -> Services:
     return Services(
         settings=settings,
         engine=engine,
-        admission=Admission(store, keyring),
+        admission=Admission(store, keyring, settings.upstream_allowed_hosts),
         keyring=keyring,
         upload_pace=UploadPace(settings.min_body_rate, grace_s=settings.idle_timeout_s),
         held_bodies=HeldBodies(),

@@ -24,6 +24,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from llmproxy.api_log.logging_url import CloudWatchTarget, parse_logging_url
 from llmproxy.client.address import Network, networks_of
+from llmproxy.destinations import hosts_of
 from llmproxy.egress import Bypass, Egress, EgressProxy, bypass_of, proxy_of
 from llmproxy.keyring import KEY_BYTES, keys_of
 from llmproxy.limits.price_file import BadPrices, read_overlay
@@ -247,6 +248,11 @@ class Settings:
     no_proxy: tuple[Bypass, ...] = setting("NO_PROXY", (), bypass_of,
         "Hosts, domains, addresses and networks that are reached directly, with commas; loopback always is.",
         any_case=True)
+    upstream_allowed_hosts: tuple[str, ...] = setting("UPSTREAM_ALLOWED_HOSTS", (), hosts_of,
+        "Hosts that a project's `base_url` may name, with commas; `*.example.com` stands for all below. Calls of"
+        " others are refused. The host of `UPSTREAM_URL` need not be listed.", shown="all")
+    allow_organization_routes: bool = setting("ALLOW_ORGANIZATION_ROUTES", False, switch,
+        "With `on`, `/v1/organization/*` is forwarded: administration, which is no caller's business.")
     management_token: str = setting("MANAGEMENT_TOKEN", "", header_text,
         "Opens `/manage/*`. Required under gunicorn.",
         shown="made by `make run`", secret=True, guards=True, required=True)

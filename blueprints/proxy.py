@@ -30,6 +30,7 @@ from llmproxy.errors import (
     BadRequest,
     LogUnavailable,
     MethodRefused,
+    OrganizationRefused,
     ProxyDraining,
     ProxyError,
     UpstreamAuthFailed,
@@ -39,6 +40,7 @@ from llmproxy.headers import (
     bearer_in_key_header,
     checked_target,
     endpoint_of,
+    is_organization,
     origin_of,
     request_headers,
     response_headers,
@@ -191,7 +193,7 @@ def checked_request(parts: Services, call: Call, environ: Environ) -> tuple[str,
     The target to forward to, and the body, of which nothing has been read.
 
     Raises:
-        MethodRefused, BadRequest, BodyTooLarge: it may not be forwarded, whoever asks.
+        MethodRefused, BadRequest, OrganizationRefused, BodyTooLarge: it may not be forwarded, whoever asks.
         ProxyDraining, LogUnavailable: this process takes no calls.
     """
     if call.method in REFUSED_METHODS:
@@ -199,6 +201,8 @@ def checked_request(parts: Services, call: Call, environ: Environ) -> tuple[str,
     if "HTTP_HOST" not in environ and environ["SERVER_PROTOCOL"] == "HTTP/1.1":
         raise BadRequest("A request of HTTP/1.1 must have a Host header.")  # RFC 9112 section 3.2
     target = checked_target(environ["RAW_URI"], environ.get("HTTP_HOST"))
+    if is_organization(target) and not parts.settings.allow_organization_routes:
+        raise OrganizationRefused
     if parts.refusing.is_set():
         raise ProxyDraining
     stream = environ["wsgi.input"]

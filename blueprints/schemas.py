@@ -10,11 +10,14 @@ import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from flask import current_app
 from marshmallow import RAISE, Schema, ValidationError, post_load, pre_load, validate, validates_schema
 from marshmallow import fields as typed
 
+from llmproxy.destinations import require_allowed, require_private_if_plain
 from llmproxy.urls import checked_upstream_url
 from models import NAME_LENGTH
+from services import Services
 
 MAX_DURATION_HOURS = 8760
 MAX_RATE_LIMIT = 2**31 - 1
@@ -66,12 +69,16 @@ def check_key(value: str) -> None:
         raise ValidationError(f"must have 1 to {MAX_KEY_LENGTH} characters.")
     if not value.isascii() or not value.isprintable() or " " in value:
         raise ValidationError("must be printable ASCII without spaces.")
+    if value.lower().startswith("sk-admin-"):
+        raise ValidationError("must not be an admin key, which opens the whole organization: send a project's.")
 
 
 def check_base_url(value: str) -> None:
-    """Raise ValidationError for what can be no upstream's base URL."""
+    """Raise ValidationError for what can be no upstream's base URL, or may not."""
     try:
         checked_upstream_url(value)
+        require_allowed(value, Services.of(current_app).settings.upstream_allowed_hosts)
+        require_private_if_plain(value)
     except ValueError as exc:
         raise ValidationError(f"{exc}.") from exc
 

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
 
+from llmproxy.destinations import NotAllowed, require_allowed
 from llmproxy.errors import (
     AuthUnavailable,
     KeyUnreadable,
@@ -27,6 +28,7 @@ from llmproxy.errors import (
     TokenExpired,
     TokenRevoked,
     UnknownToken,
+    UpstreamNotAllowed,
 )
 from llmproxy.keyring import KeyRing, SealBroken
 from llmproxy.telemetry import metrics
@@ -127,12 +129,17 @@ def _secret_in(longer: str) -> str:
 
 
 class Admission:
-    """Admits requests against a token store, and opens upstream keys with a key ring."""
+    """
+    Admits requests against a token store, and opens upstream keys with a key ring.
 
-    def __init__(self, store: TokenStore, keyring: KeyRing) -> None:
+    Args:
+        allowed_hosts: See `destinations.require_allowed`.
+    """
+
+    def __init__(self, store: TokenStore, keyring: KeyRing, allowed_hosts: tuple[str, ...] = ()) -> None:
         self._store = store
         # The row is read anew for every call; the sealed text in it opens to the same key each time.
-        self._open = lru_cache(maxsize=1024)(partial(_open_key, keyring))
+        self._open = lru_cache(maxsize=1024)(partial(_open_key, keyring, allowed_hosts))
 
     def connections(self) -> Connections:
         """What the claims hold open at this moment."""
@@ -180,7 +187,7 @@ class Admission:
         The upstream's key for a granted call. It never leaves the process but to the upstream.
 
         Raises:
-            AuthUnavailable: nothing on the key ring opens it.
+            AuthUnavailable: nothing on the key ring opens it, or it may not go to the project's upstream.
         """
         try:
             return self._open(grant.sealed_key, grant.project_id, grant.base_url)
@@ -188,9 +195,16 @@ class Admission:
             unreadable = KeyUnreadable()
             unreadable.detail = str(exc)
             raise unreadable from exc
+        except NotAllowed as exc:
+            not_allowed = UpstreamNotAllowed()
+            not_allowed.detail = str(exc)
+            raise not_allowed from exc
 
 
-def _open_key(keyring: KeyRing, sealed: str, row_id: str, base_url: str | None) -> str:
+def _open_key(
+    keyring: KeyRing, allowed_hosts: tuple[str, ...], sealed: str, row_id: str, base_url: str | None
+) -> str:
+    require_allowed(base_url, allowed_hosts)
     return keyring.open(sealed, row_id=row_id, origin=seal_origin(base_url))
 
 

@@ -8,6 +8,7 @@ What can go wrong, as one tree. Each class says whose fault it is, its status, i
     │   ├── TokenExpired             401  token_expired
     │   ├── TokenRevoked             401  token_revoked
     │   ├── ProjectInactive          403  project_inactive
+    │   ├── OrganizationRefused      403  organization_refused
     │   ├── RateLimited              429  rate_limit_exceeded
     │   ├── MethodRefused            405
     │   ├── BodyTooSlow              408  request_timeout
@@ -25,7 +26,8 @@ What can go wrong, as one tree. Each class says whose fault it is, its status, i
     │   └── UpstreamTimeout          504  upstream_timeout
     ├── Unavailable                  this proxy, for now
     │   ├── AuthUnavailable          503  auth_unavailable
-    │   │   └── KeyUnreadable        503  auth_unavailable
+    │   │   ├── KeyUnreadable        503  auth_unavailable
+    │   │   └── UpstreamNotAllowed   503  auth_unavailable
     │   ├── ProxyDraining            503  proxy_draining
     │   └── LogUnavailable           503  log_unavailable
     └── ClientGone                   499  nobody is left to answer; only a record says so
@@ -137,6 +139,14 @@ class ProjectInactive(CallerError):
 
     status, type, code = 403, "permission_error", "project_inactive"
     message = "The project of this token is switched off. Ask your operator to switch it on."
+    extra_headers = (DO_NOT_RETRY,)
+
+
+class OrganizationRefused(CallerError):
+    """Administration of the upstream's organization, which no withering token is for."""
+
+    status, type, code = 403, "permission_error", "organization_refused"
+    message = "This proxy does not forward /v1/organization."
     extra_headers = (DO_NOT_RETRY,)
 
 
@@ -292,6 +302,13 @@ class KeyUnreadable(AuthUnavailable):
 
     message = "The proxy cannot open this project's API key. Tell your operator."
     remedy = "Put the encryption key that sealed it on ENCRYPTION_KEY, or enter the project's upstream key again."
+
+
+class UpstreamNotAllowed(AuthUnavailable):
+    """The project's upstream is none of those that its key may be sent to."""
+
+    message = "The upstream of this project is not allowed. Tell your operator."
+    remedy = "List the host of the project's base_url in UPSTREAM_ALLOWED_HOSTS, or give it another."
 
 
 class ProxyDraining(Unavailable):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from llmproxy.errors import BadRequest
 
@@ -25,6 +25,9 @@ MAX_REMEMBERED_CHARS = 64
 is_token = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+").fullmatch
 _is_value = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch
 _is_api_target = re.compile(r"/v1/[!\"$-~\x80-\xff]*").fullmatch
+_is_unusual = re.compile(r"[%\\]|//").search
+# What stands before an upstream may decode, too.
+_MOST_DECODINGS = 3
 HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection"}
 )
@@ -98,6 +101,18 @@ def checked_target(raw_target: str, host: str | None) -> str:
     if ("." in path or "%" in path) and _has_dot_segment(path):
         raise BadRequest("The path must not hold dot segments.")
     return target
+
+
+def is_organization(target: str) -> bool:
+    """Whether a checked target is of the organization's administration, in whatever an upstream might take for it."""
+    path = target.partition("?")[0]
+    if not _is_unusual(path):
+        return path[4:16].lower() == "organization" and path[16:17] in ("", "/", ";")
+    decoded = path
+    for _ in range(_MOST_DECODINGS):
+        decoded = unquote(decoded)
+    segments = [segment for segment in decoded.lower().replace("\\", "/").split("/") if segment]
+    return len(segments) > 1 and segments[1].partition(";")[0].strip() == "organization"
 
 
 def endpoint_of(raw_target: str) -> str:

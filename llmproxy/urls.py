@@ -27,6 +27,29 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+# Where a cloud tells its machines their own credentials, apart from the link-local addresses: AWS and Google over
+# IPv6, Azure, Alibaba, Oracle.
+_METADATA = frozenset(
+    map(ipaddress.ip_address, ("fd00:ec2::254", "fd20:ce::254", "168.63.129.16", "100.100.100.200", "192.0.0.192"))
+)
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def is_off_limits(text: str) -> bool:
+    """Whether no upstream may have this address: link-local ones, and those of a cloud's metadata."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        within = address.ipv4_mapped or address.sixtofour
+        if address in _NAT64:
+            within = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if within is not None:
+            return is_off_limits(str(within))
+    return address.is_link_local or address in _METADATA
+
+
 def web_url(raw: str) -> SplitResult:
     """The parts of a URL of HTTP. ValueError says what is wrong, without repeating the URL."""
     try:
@@ -82,6 +105,8 @@ def checked_upstream_url(raw: str) -> str:
         raise ValueError("must be scheme, host, port and path alone")
     if not raw.isascii() or any(ord(char) <= 0x20 or char in '"<>\\^`{|}\x7f' for char in raw):
         raise ValueError("must not hold spaces, control or non-ASCII characters")
+    if is_off_limits(url.hostname or ""):
+        raise ValueError("must not name a link-local address or a cloud's metadata")
     segments = url.path.lower().replace("%2e", ".").split("/")
     if "." in segments or ".." in segments:
         raise ValueError("must not hold dot segments")

@@ -86,6 +86,7 @@ WRONG = {
     "HTTPS_PROXY": "socks5://u:planted-secret@h", "HTTP_PROXY": "http://u:planted-secret@h/x",
     "NO_PROXY": "10.0.0.0/33",
     "ROOT_PATH": "llm", "CORS_ORIGINS": "https://app.example/", "TRUSTED_PROXIES": "10.0.0.1/8",
+    "UPSTREAM_ALLOWED_HOSTS": "https://h", "ALLOW_ORGANIZATION_ROUTES": "perhaps",
     "LOG_CLIENT_ADDRESS": "perhaps",
     "USAGE_RETENTION_DAYS": "nan", "AUDIT_RETENTION_DAYS": "x",
 }  # fmt: skip

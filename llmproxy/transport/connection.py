@@ -24,6 +24,7 @@ from llmproxy.transport.names import NAMES, Address
 from llmproxy.transport.readiness import Readiness
 from llmproxy.transport.tunnel import open_tunnel
 from llmproxy.turns import give_way
+from llmproxy.urls import is_off_limits
 
 READ_BYTES = 64 * 1024
 # A read that brings so much, which is all that TLS ever brings, is seldom the last of what is there.
@@ -78,7 +79,11 @@ class Connection:
         self.is_aborted = False
         self.idle_since = 0.0
         host, port = (origin.host, origin.port) if proxy is None else (proxy.host, proxy.port)
-        sock = _connected(NAMES.addresses(host), port, timeout_s)
+        addresses = NAMES.addresses(host)
+        # Whatever a name leads to at this moment. A proxy's own address is the operator's.
+        if proxy is None and not (addresses := [each for each in addresses if not is_off_limits(each.host)]):
+            raise OSError(f"{host} leads to a link-local address or a cloud's metadata alone")
+        sock = _connected(addresses, port, timeout_s)
         try:
             if proxy is not None and tunnels:
                 open_tunnel(sock, origin, proxy)

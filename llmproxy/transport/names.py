@@ -91,7 +91,7 @@ class Names:
         """
         if not monkey.is_module_patched("socket"):
             return _look_up(host)
-        if literal := _literal(host):
+        if literal := numeric_addresses(host):
             return literal
         name, now = self._name(host), time.monotonic()
         age_s = now - name.found_at
@@ -150,10 +150,11 @@ class Names:
 NAMES = Names()
 
 
-def _literal(host: str) -> list[Address]:
+def numeric_addresses(host: str) -> list[Address]:
+    """What a host that is an address, however written, stands for; empty for a name."""
     try:
         return _look_up(host, _socket.AI_NUMERICHOST)
-    except OSError:
+    except (OSError, UnicodeError):
         return []
 
 

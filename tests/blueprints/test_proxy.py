@@ -136,11 +136,11 @@ def test_a_call_goes_up_with_the_projects_key_and_its_answer_comes_back(
 def test_a_project_with_a_base_url_calls_that(
     client: FlaskClient, operator: Operator, settings: Settings, upstream: MockedUpstream
 ) -> None:
-    project = operator.create_project(base_url="http://models.test:9/openai/v1/")
-    upstream.register_uri("GET", "http://models.test:9/openai/v1/models", json={}, headers=JSON)
+    project = operator.create_project(base_url="http://models.local:9/openai/v1/")
+    upstream.register_uri("GET", "http://models.local:9/openai/v1/models", json={}, headers=JSON)
 
     assert Caller(client, operator.issue_token(project), settings.data_dir).call("GET", "/v1/models").json == {}
-    assert upstream.last_request.headers["Host"] == "models.test:9"
+    assert upstream.last_request.headers["Host"] == "models.local:9"
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "get"])
