@@ -158,20 +158,20 @@ def add(to: Rows, row: Row, more: Sums) -> None:
 
 def _counted(record: ReadRecord, endpoint: str) -> Sums:
     """What a record adds besides usage."""
-    outcome = record.outcome
+    outcome, calls = record.outcome, record.count
     is_good = False
-    counted = {"requests": 1}
+    counted = {"requests": calls}
     if outcome == "refused":
-        counted["refusals"] = 1
+        counted["refusals"] = calls
         # How quickly the proxy says no is not how quickly it forwards. A call that it cut later was forwarded.
         if record.upstream_status is None:
             return counted
     elif record.failed_inside:  # whose client may well have hung up on it
         counted["errors"] = 1
     elif outcome == "client_closed":
-        counted["client_closed"] = 1
+        counted["client_closed"] = calls
     elif outcome != "complete" or (record.status_code or 0) >= HTTPStatus.BAD_REQUEST:
-        counted["errors"] = 1
+        counted["errors"] = calls
     else:
         is_good = True
     if is_good and record.is_stream and endpoint in _ASKED_FOR_USAGE and record.method == "POST":
@@ -180,7 +180,7 @@ def _counted(record: ReadRecord, endpoint: str) -> Sums:
             counted["silent_streams"] = 1
     for buckets, took_ms in ((DURATION, record.duration_ms), (TTFT, record.ttft_ms)):
         if took_ms is not None and took_ms >= 0:
-            counted[buckets[bisect_left(BUCKETS_MS, took_ms)]] = 1
+            counted[buckets[bisect_left(BUCKETS_MS, took_ms)]] = calls
     return counted
 
 

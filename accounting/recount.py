@@ -64,7 +64,7 @@ def recount(path: Path, engine: Engine, sums: UsageSums, *, replace_from: dateti
     done = Recount()
     work.clear()
     for records in _records(path, sums.load()):
-        done.records += len(records)
+        done.records += sum(record.count for record in records)
         done.before_prices += sum(record.is_before_prices for record in records)
         work.gather(records)
     for hour in work.hours():

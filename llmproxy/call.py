@@ -54,6 +54,9 @@ class RecordWriter(Protocol):
     def write(self, record: CallRecord) -> bool:
         """Write a record, now or later. Never raises, never waits."""
 
+    def write_refusal(self, record: CallRecord) -> None:
+        """The same, for a call that nobody was admitted for: it may be counted with others."""
+
 
 class Call:
     """
@@ -220,7 +223,10 @@ class Call:
         body, billed = self._body, self._billed()
         bytes_in += body.bytes_read if body else 0
         record = self._record(cut, billed, bytes_in=bytes_in, bytes_out=bytes_out)
-        self._log.write(record)
+        if self._grant is None:
+            self._log.write_refusal(record)
+        else:
+            self._log.write(record)
         if cut and cut.remedy:
             grant = self._grant
             whose_name = grant.project_name if grant else None

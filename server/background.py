@@ -33,7 +33,7 @@ from control.cutting import Cutter
 from database import lease
 from database.engine import Engine, background_transaction, checkpoint
 from llmproxy.admission import utc_now
-from llmproxy.api_log.reader import ReaderBusy
+from llmproxy.api_log.reader import LogReader, ReaderBusy
 from llmproxy.api_log.retention import Dropped
 from llmproxy.api_log.shipper import Shipper
 from llmproxy.telemetry import outages, tracing
@@ -72,6 +72,7 @@ class Background:
         self._disk = ThreadPool(DISK_THREADS)
         cleaner = _Cleaner(engine, parts.settings)
         rollup = ledger.open_rollup(parts.settings, engine, fsync=self._fsync)
+        _register(rollup.reader)
         cutter = Cutter(
             engine,
             parts.live,
@@ -99,6 +100,7 @@ class Background:
         if not self._parts.settings.logging_url:
             return None
         shipper = ledger.open_shipper(self._parts.settings, fsync=self._fsync)
+        _register(shipper.reader)
         self._greenlets.append(gevent.spawn(_ship, shipper))
         return shipper
 
@@ -127,6 +129,14 @@ class Background:
         if self._shipper:
             self._shipper.stop()
         gevent.joinall([*self._greenlets, gevent.spawn(self._flush_spans)], timeout=timeout_s)
+
+
+def _register(reader: LogReader) -> None:
+    """Before the first call is answered: what the cap on disk use deletes of a young log would not be counted."""
+    try:
+        reader.register()
+    except OSError as exc:
+        log.warning("the call log's reader %r cannot be registered: %s", reader.name, exc.strerror)
 
 
 def _ship(shipper: Shipper) -> None:
@@ -188,6 +198,7 @@ class _LogKeeper:
     def __call__(self) -> None:
         writer = self._parts.log
         writer.flush_pending()
+        writer.enforce_cap()
         dropped = writer.dropped
         if dropped != self._noted:
             ledger.note_dropped(self._parts.settings, dropped - self._noted)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.databases import database_of, execute
+from tests.exposition import total
 
 ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED, DEPLOYED = "embedded", "deployed"
@@ -41,6 +42,8 @@ LISTENS = re.compile(r"(?:serves|Listening at:) (http://[^/\s]+:\d+)")
 MANAGEMENT_TOKEN = "management-token-of-the-tests"
 ADMIN_PASSWORD = "admin-password-of-the-tests"
 UPSTREAM_KEY = "sk-planted-upstream-key-0123456789"
+
+REQUESTS = "llmproxy_requests_total"
 
 T = TypeVar("T")
 _numbers = itertools.count(1)
@@ -91,6 +94,7 @@ class Server:
         self._cwd = cwd
         self._output = data_dir.with_name(f"{data_dir.name}.{next(_numbers)}.output")
         self._process: subprocess.Popen[bytes] | None = None
+        self._failing: Token | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -199,6 +203,17 @@ class Server:
         self.secrets.add(token["token"])
         return Token(token["token"], token["id"], token["project_id"])
 
+    def leave_records(self, count: int) -> list[str]:
+        """So many calls that are admitted, and fail for want of an upstream; the ids of their records."""
+        if self._failing is None:
+            self._failing = self.issue_token(self.create_project(base_url="http://127.0.0.1:9"), rate_limit=10**6)
+        ids = []
+        for _ in range(count):
+            status, headers, _ = fetch(self.url, "GET", "/v1/models", dict([self._failing.bearer]))
+            assert status == 502
+            ids.append(headers["x-proxy-request-id"])
+        return ids
+
     # What it wrote
 
     def rows(self, query: str) -> list[dict[str, Any]]:
@@ -214,16 +229,28 @@ class Server:
         return [record for record in found if token is None or record["token"] == token.id]
 
     def wait_for_records(self, count: int, token: Token | None = None) -> list[dict[str, Any]]:
-        """The records as soon as there are `count`: they are written after the last byte left."""
+        """The records as soon as they tell of `count` calls: they are written after the last byte left."""
 
         def enough() -> list[dict[str, Any]] | None:
             found = self.records(token)
-            return found if len(found) >= count else None
+            return found if calls_in(found) >= count else None
 
         return wait_for(enough, otherwise=lambda: f"{self.records(token)}\n{self.output()}")
 
+    def count_calls(self, **fields: Any) -> int:
+        """Of how many calls with these fields the log tells."""
+        return calls_in(record for record in self.records() if fields.items() <= record.items())
+
+    def wait_for_refusals(self) -> None:
+        """Until the log tells of every call that was refused since the start, as the metrics do at once."""
+
+        def is_told_of_all() -> bool:
+            return self.count_calls(outcome="refused") == total(self.metrics(), REQUESTS, outcome="refused")
+
+        wait_for(is_told_of_all, otherwise=self.records)
+
     def record_of(self, request_id: str | None) -> dict[str, Any]:
-        """The one record of this request."""
+        """The one record of this request. A refusal may be counted in another's: see `count_calls`."""
 
         def found() -> dict[str, Any] | None:
             return next((record for record in self.records() if record["request_id"] == request_id), None)
@@ -243,6 +270,11 @@ class Server:
             "metrics": self.metrics(),
         }
         return [place for place, text in places.items() if any(secret in text for secret in self.secrets)]
+
+
+def calls_in(records: Iterable[dict[str, Any]]) -> int:
+    """How many calls records stand for."""
+    return sum(record.get("count", 1) for record in records)
 
 
 def environment(data_dir: Path, *, empty: bool = False, **settings: str | None) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """How far a reader is behind. Needs no lock, so it can be asked while the reader works."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,8 @@ from llmproxy.api_log.position import Position
 from llmproxy.api_log.segment import Segment, distinct_segments
 
 _CHUNK_BYTES = 1 << 20
+# The last member of a record that stands for several (see `refusals`), without parsing all of them.
+_counts_in = re.compile(rb',"count":([0-9]{1,9})}\n').findall
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Lag:
     What a reader still has to read.
 
     Attributes:
-        records: Lines behind, or None when they were not counted.
+        records: Records behind, each for as many as it stands for; None when they were not counted.
         oldest: When the first unread record arrived; None when there is none, or it does not tell.
     """
 
@@ -37,19 +40,24 @@ def measure_lag(path: Path, position: Position, *, count_records: bool = False) 
     The lag of a position in the log at `path`.
 
     Args:
-        count_records: Counts the unread lines, by reading them; leave it out where a scrape must be quick.
+        count_records: Counts the unread records, by reading them; leave it out where a scrape must be quick.
     """
     owed = [(segment, position.owed_bytes(segment.id, segment.size)) for segment in distinct_segments(path)]
     behind = [(segment, size) for segment, size in owed if size]
     return Lag(
         bytes=sum(size for _, size in behind),
-        records=sum(_count_lines(segment, size) for segment, size in behind) if count_records else None,
+        records=sum(_count_records(segment, size) for segment, size in behind) if count_records else None,
         oldest=_first_arrival(*behind[0]) if behind else None,
     )
 
 
-def _count_lines(segment: Segment, owed: int) -> int:
-    return sum(chunk.count(b"\n") for chunk in _unread(segment, owed))
+def _count_records(segment: Segment, owed: int) -> int:
+    found, rest = 0, b""
+    for chunk in _unread(segment, owed):
+        *lines, rest = (rest + chunk).rsplit(b"\n", 1)
+        whole = lines[0] + b"\n" if lines else b""
+        found += whole.count(b"\n") + sum(int(count) - 1 for count in _counts_in(whole))
+    return found
 
 
 def _first_arrival(segment: Segment, owed: int) -> datetime | None:

@@ -14,6 +14,9 @@ import orjson
 from llmproxy.api_log.record import MICRO
 from llmproxy.times import from_iso
 
+# A line stands for the refusals of a second. More than that is no count of ours.
+MAX_COUNT = 10**9
+
 _TEXT, _WHOLE, _NUMBER, _FLAG = (str,), (int,), (int, float), (bool,)
 
 
@@ -110,6 +113,12 @@ class ReadRecord:
         if self.model or self.upstream_status is None or self.upstream_status >= HTTPStatus.BAD_REQUEST:
             return self.model
         return self.requested_model
+
+    @property
+    def count(self) -> int:
+        """How many calls it stands for; see `refusals`."""
+        count = self.fields.get("count")
+        return count if type(count) is int and 0 < count <= MAX_COUNT else 1
 
     @property
     def arrived_at(self) -> datetime | None:

@@ -117,6 +117,23 @@ class LogReader:
         # At once, so that nothing is deleted which this reader has not seen yet.
         self._register()
 
+    def register(self) -> None:
+        """
+        From now on nothing is deleted in silence which this reader has not seen, though it has never read yet.
+
+        Whoever reads under this name at this moment has done that. OSError: it could not be noted.
+        """
+        if self._registration.path.exists():
+            return
+        self._lock.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._lock.acquire():
+            return
+        try:
+            if not self._registration.path.exists():
+                self._registration.save(Position())
+        finally:
+            self._lock.release()
+
     def read_batch(self, *, max_records: int = MAX_BATCH_RECORDS, max_bytes: int = MAX_BATCH_BYTES) -> Batch:
         """
         What follows the position, from one segment, at least one line where there is one; empty at the end.

@@ -5,11 +5,12 @@ The line is UTF-8 JSON without raw newlines, ended by `\\n`, its keys always in 
 
     timestamp, request_id, token, project_id, endpoint, method, status_code, duration_ms, metadata,
     outcome, stream, ttft_ms, upstream_status, upstream_request_id, bytes_in, bytes_out, usage_source, error,
-    cost_usd, cost_source, price_date, service_tier, requested_model, client_address
+    cost_usd, cost_source, price_date, service_tier, requested_model, client_address,
 
-and, only where they have something to say, usage_of and failed_inside.
+and, only where they have something to say, usage_of, failed_inside and count.
 
-The order is part of the format: a reader finds the start of a record inside a damaged line by its first key.
+The order is part of the format: a reader finds the start of a record inside a damaged line by its first key, and a
+count by its being the last.
 """
 
 import re
@@ -57,6 +58,7 @@ class CallRecord:
         client_address: Where the call came from. None where that is not to be kept, and not in the line.
         usage_of: The object whose usage it is, where others may tell it too: it counts once under this id.
         failed_inside: The upstream told of an error within a response whose status is a good one.
+        count: Of how many calls it is the sample; in the line where there is more than one (see `refusals`).
     """
 
     timestamp: float
@@ -85,6 +87,7 @@ class CallRecord:
     client_address: str | None = None
     usage_of: str | None = None
     failed_inside: bool = False
+    count: int = 1
 
     def to_line(self) -> bytes:
         """The record's line. Never raises for what a client or an upstream can send."""
@@ -128,6 +131,8 @@ class CallRecord:
             fields["usage_of"] = self.usage_of
         if self.failed_inside:
             fields["failed_inside"] = True
+        if self.count > 1:
+            fields["count"] = self.count
         return fields
 
     def _short_line(self, fields: dict[str, Any]) -> bytes:

@@ -1,20 +1,29 @@
 """
 The cap on disk use: which rotated segments go when the call log has grown too large.
 
-Oldest first, and first those that every registered reader has passed. A segment that somebody still owes goes only
-when that does not suffice, and never in silence: it is logged, and its unread bytes are counted.
+First those that hold nothing but refusals, so that no flood of them takes real calls along. Among them and among the
+others, first what every registered reader has passed, and the oldest first. A segment that somebody still owes never
+goes in silence: it is logged, and its unread bytes are counted.
 """
 
 import logging
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmproxy.api_log.file_lock import FileLock
+from llmproxy.api_log.lines import cut
 from llmproxy.api_log.position import Position, registered_positions
 from llmproxy.api_log.segment import Segment, list_segments
 
 logger = logging.getLogger(__name__)
 
 _SAMPLE_BYTES = 64 << 10
+_PIECE_BYTES = 64 << 10
+# What the line of a call that went on to its upstream holds. Within a text its quotes would be escaped.
+_SIGNS_OF_A_CALL = (b'"outcome":"complete"', b'"outcome":"client_closed"', b'"outcome":"upstream_')
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +32,7 @@ class Dropped:
     What was deleted although a reader had not read it.
 
     Attributes:
-        records: Estimated from the lengths of the first lines: counting would read the whole segment while a
-            request waits.
+        records: Estimated from the first lines: counting would read the whole segment.
     """
 
     bytes: int = 0
@@ -37,8 +45,23 @@ class Dropped:
         return Dropped(self.bytes - other.bytes, self.records - other.records)
 
 
-def enforce_cap(active: Path, positions: Path, max_total_bytes: int) -> Dropped:
-    """Deletes segments until the log at `active` fits; the file being written is never touched."""
+def enforce_cap(active: Path, positions: Path, max_total_bytes: int) -> Dropped | None:
+    """
+    Deletes segments until the log at `active` fits; the file being written is never touched.
+
+    None when another process does that now, or rotates: try again. Takes a while where segments hold no calls, and
+    lets others run meanwhile.
+    """
+    lock = FileLock(active.with_name(f"{active.stem}.cap.lock"))
+    if not lock.acquire():
+        return None
+    try:
+        return _enforce_cap(active, positions, max_total_bytes)
+    finally:
+        lock.release()
+
+
+def _enforce_cap(active: Path, positions: Path, max_total_bytes: int) -> Dropped:
     segments = list_segments(active)
     excess = sum(segment.size for segment in segments) - max_total_bytes
     if excess <= 0:
@@ -54,8 +77,27 @@ def enforce_cap(active: Path, positions: Path, max_total_bytes: int) -> Dropped:
 
 
 def _in_order_of_loss(segments: list[Segment], readers: dict[str, Position]) -> list[Segment]:
-    passed = [segment for segment in segments if all(segment.id in reader.done for reader in readers.values())]
-    return passed + [segment for segment in segments if segment not in passed]
+    def owed(segment: Segment) -> bool:
+        return any(segment.id not in reader.done for reader in readers.values())
+
+    # The sort keeps those that are alike in their order: oldest first.
+    return sorted(segments, key=lambda segment: (_holds_calls(segment), owed(segment)))
+
+
+def _holds_calls(segment: Segment) -> bool:
+    """Whether any call in it went on to an upstream: nearly always one of the first lines tells."""
+    return any(sign in piece for piece in _pieces(segment) for sign in _SIGNS_OF_A_CALL)
+
+
+def _pieces(segment: Segment) -> Iterator[bytes]:
+    """The segment's bytes, each piece with the end of the one before it. Nothing of a segment that is gone."""
+    longest = max(map(len, _SIGNS_OF_A_CALL))
+    with suppress(OSError), segment.path.open("rb") as file:
+        before = b""
+        while piece := file.read(_PIECE_BYTES):
+            yield before + piece
+            before = piece[-longest:]
+            time.sleep(0)
 
 
 def _delete(segment: Segment, readers: dict[str, Position]) -> Dropped:
@@ -78,4 +120,6 @@ def _estimate_records(segment: Segment, size: int) -> int:
             sample = file.read(_SAMPLE_BYTES)
     except OSError:
         return 0
-    return max(1, round(size * sample.count(b"\n") / len(sample))) if sample else 0
+    found = cut(sample, max_lines=_SAMPLE_BYTES)
+    calls = sum(record.count for record in found.records)
+    return max(1, round(size * calls / found.used)) if found.used else 0

@@ -14,7 +14,7 @@ Guarantees:
   file, and are read there: a writer holds a shared flock on the file it writes to, so a reader that gets
   the exclusive one knows that nobody will append any more.
 * A file that reached `max_file_bytes` is renamed to a segment by whichever process sees it first. That process
-  also holds the log under `max_total_bytes` (see `retention`).
+  also holds the log under `max_total_bytes` (see `retention`), in `enforce_cap`.
 """
 
 import fcntl
@@ -30,6 +30,7 @@ from pathlib import Path
 
 from llmproxy.api_log.file_lock import is_file_at
 from llmproxy.api_log.record import CallRecord
+from llmproxy.api_log.refusals import Refusals
 from llmproxy.api_log.retention import Dropped, enforce_cap
 from llmproxy.api_log.segment import rotate
 
@@ -77,23 +78,29 @@ class LogWriter:
         self._is_plain = False  # open, nothing pending, nothing owed: a line may be written straight away
         self._check_at = -1.0
         self._warn_at = -1.0
-        self._pending: deque[bytes] = deque()
+        self._pending: deque[tuple[bytes, int]] = deque()  # lines, and how many calls each stands for
         self._pending_bytes = 0
         self._lost = 0
+        self._is_cap_due = False  # this process has rotated the log since it was last held under its cap
         self._dropped = Dropped()
+        self._refusals = Refusals(self.write, monotonic=monotonic)
 
     def write(self, record: CallRecord) -> bool:
         """True when the record is in the file now; False when it waits in memory or is lost (and counted)."""
         try:
             line = record.to_line()
             if not self._is_plain or self._monotonic() >= self._check_at:
-                return self._write_in_turn(line)
-            return self._append(line) or self._keep(line)
+                return self._write_in_turn(line, record.count)
+            return self._append(line) or self._keep(line, record.count)
         except Exception:
             # The log may fail; the call that it describes may not.
-            self._lost += 1
+            self._lost += record.count
             self._warn("A call record could not be written and is lost", exc_info=True)
             return False
+
+    def write_refusal(self, record: CallRecord) -> None:
+        """The same for a call that nobody was admitted for: written now, or counted in a line of the next seconds."""
+        self._refusals.add(record)
 
     def can_write(self) -> bool:
         """Whether a record would be written now, for callers that refuse work that cannot be logged."""
@@ -106,12 +113,26 @@ class LogWriter:
         is_read_only = bool(space.f_flag & os.ST_RDONLY)
         return not is_read_only and space.f_bavail * space.f_frsize >= STRICT_RESERVE_BYTES
 
+    def enforce_cap(self) -> None:
+        """
+        Deletes what the log has grown by too much since the last rotation of this process. May take a while.
+
+        Meant to be called about once a second, beside calls: it is on no call's path.
+        """
+        if not self._is_cap_due:
+            return
+        dropped = enforce_cap(self.path, self.path.parent / "positions", self._max_total_bytes)
+        if dropped is not None:
+            self._is_cap_due = False
+            self._dropped += dropped
+
     def flush_pending(self) -> int:
         """
-        Writes some of what waits and keeps up with rotation; the number of lines that still wait.
+        Writes some of what waits, and the refusals of seconds that are over; the number of lines that still wait.
 
         Meant to be called about once a second, so that an idle process lets go of a rotated file too.
         """
+        self._refusals.flush()
         with self._lock:
             self._recheck()
             self._drain(FLUSH_LINES)
@@ -119,6 +140,7 @@ class LogWriter:
 
     def write_out(self) -> None:
         """Writes all that waits, as far as that goes: for the end of a process, when nobody is held up by it."""
+        self._refusals.flush(at_once=True)
         with self._lock:
             self._check_at = -1.0
             self._recheck()
@@ -132,11 +154,12 @@ class LogWriter:
         """
         with self._lock:
             self.write_out()
-            self._lost += len(self._pending)
-            if self._pending:
+            waiting = sum(count for _, count in self._pending)
+            self._lost += waiting
+            if waiting:
                 logger.error(
                     "%d call records could not be written before the end; %d are lost since the start",
-                    len(self._pending), self._lost,
+                    waiting, self._lost,
                 )  # fmt: skip
             self._pending.clear()
             self._pending_bytes = 0
@@ -148,7 +171,7 @@ class LogWriter:
 
     @property
     def pending(self) -> int:
-        """Records that wait in memory for room."""
+        """Lines that wait in memory for room."""
         return len(self._pending)
 
     @property
@@ -177,22 +200,22 @@ class LogWriter:
             return False
         return True
 
-    def _write_in_turn(self, line: bytes) -> bool:
+    def _write_in_turn(self, line: bytes, count: int) -> bool:
         """The careful way: the right file, what waited first, then this line."""
         with self._lock:
             self._recheck()
             self._drain(FLUSH_LINES)
-            return (self._is_plain and self._append(line)) or self._keep(line)
+            return (self._is_plain and self._append(line)) or self._keep(line, count)
 
-    def _keep(self, line: bytes) -> bool:
-        """Holds a line in memory, or counts it as lost when the memory is full. Always False."""
+    def _keep(self, line: bytes, count: int) -> bool:
+        """Holds a line in memory, or counts its calls as lost when the memory is full. Always False."""
         with self._lock:
             self._is_plain = False
             if self._pending_bytes + len(line) > self._max_pending_bytes:
-                self._lost += 1
+                self._lost += count
                 self._warn("The memory for waiting call records is full: %d lost so far", self._lost)
             else:
-                self._pending.append(line)
+                self._pending.append((line, count))
                 self._pending_bytes += len(line)
         return False
 
@@ -201,9 +224,9 @@ class LogWriter:
         if not self._is_open or not self._ends_the_torn_line():
             return
         for _ in range(min(limit, len(self._pending))):
-            if not self._append(self._pending[0]):
+            if not self._append(self._pending[0][0]):
                 return
-            self._pending_bytes -= len(self._pending.popleft())
+            self._pending_bytes -= len(self._pending.popleft()[0])
         self._is_plain = not self._pending and not self._owes_newline
 
     def _ends_the_torn_line(self) -> bool:
@@ -228,11 +251,10 @@ class LogWriter:
 
     def _rotate(self) -> None:
         try:
-            if rotate(self.path, self._fd, self._now()) is not None:
-                self._dropped += enforce_cap(self.path, self.path.parent / "positions", self._max_total_bytes)
+            self._is_cap_due |= rotate(self.path, self._fd, self._now()) is not None
         except OSError as exc:
             # The file grows on; that is better than a record that is not written.
-            self._warn("The call log cannot be rotated or held under its cap: %s", exc.strerror)
+            self._warn("The call log cannot be rotated: %s", exc.strerror)
 
     def _open(self) -> None:
         fd = _open_shared(self.path)

@@ -58,7 +58,7 @@ def test_a_recount_of_right_sums_changes_nothing(database, log, run, rollup):
     done = run()
 
     assert all_rows(database) == before
-    assert (done.records, done.kept) == (200, [])
+    assert done.kept == [] and done.records == sum(counted_by_hand(log).values()) > 200
 
 
 def test_hours_that_lack_records_are_put_right(database, log, run, rollup):

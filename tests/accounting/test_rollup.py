@@ -74,7 +74,8 @@ def counted_by_hand(*paths: Path) -> Counter:
             code = (call["error"] or {}).get("code", "") if call["outcome"] == "refused" else ""
             model = (call["metadata"] or {}).get("model", "")
             chat = "chat" if call["endpoint"].startswith("/v1/chat") else "embeddings"
-            found[hour // 3600, call["project_id"] or "", call["token"] or "", model, chat, code] += 1
+            cell = hour // 3600, call["project_id"] or "", call["token"] or "", model, chat, code
+            found[cell] += call.get("count", 1)
     return found
 
 
@@ -86,7 +87,9 @@ def mixed_records(count: int, seed: int = 1) -> list[dict]:
         stamp = f"2026-11-{draw.randrange(20, 24)}T{draw.randrange(24):02}:{draw.randrange(60):02}:00.000Z"
         who = {"timestamp": stamp, "token": draw.choice(tokens)}
         kind = draw.random()
-        if kind < 0.1:
+        if kind < 0.05:
+            made.append(refused("invalid_api_key", timestamp=stamp, token=None, project_id=None, count=17))
+        elif kind < 0.1:
             made.append(refused("invalid_api_key", timestamp=stamp, token=None, project_id=None))
         elif kind < 0.2:
             made.append(refused(**who))
@@ -154,6 +157,19 @@ def test_what_a_call_used_before_it_was_cut_counts():
     sums = sums_in(record(outcome="refused", error={"code": "token_revoked", "type": "x"}))
 
     assert (sums["refusals"], sums.get("errors", 0), sums["prompt_tokens"]) == (1, 0, 10)
+
+
+def test_a_line_that_stands_for_a_second_s_refusals_counts_as_all_of_them():
+    sums = sums_in(refused(count=523))
+
+    assert (sums["requests"], sums["refusals"]) == (523, 523)
+
+
+@pytest.mark.parametrize("count", [0, -5, 1.5, "7", True, None, 10**10])
+def test_a_count_that_is_none_counts_as_one(count):
+    sums = sums_in(refused(count=count))
+
+    assert (sums["requests"], sums["refusals"]) == (1, 1)
 
 
 def test_tokens_are_those_that_the_upstream_told():
@@ -226,7 +242,7 @@ def test_every_view_has_the_same_sums(rollup, log, database):
     catch_up(rollup, max_records=70)
 
     assert [sums_of(database, view) for view in VIEWS] == [sums_of(database)] * len(VIEWS)
-    assert sums_of(database)["requests"] == 300
+    assert sums_of(database)["requests"] == sum(counted_by_hand(log).values()) > 300
 
 
 def test_the_tables_hold_what_the_file_holds(rollup, log, database):
@@ -407,7 +423,9 @@ def test_a_process_killed_again_and_again_counts_every_record_once(rollup, log, 
 
     catch_up(rollup)
     assert requests_by_cell(database) == counted_by_hand(log)
-    assert [sums_of(database, view)["requests"] for view in VIEWS] == [1200] * len(VIEWS)
+    assert [sums_of(database, view)["requests"] for view in VIEWS] == [sum(counted_by_hand(log).values())] * len(
+        VIEWS
+    )
 
 
 def test_another_process_takes_over_when_the_one_that_adds_is_killed(rollup, log, database, database_url):

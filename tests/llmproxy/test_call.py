@@ -43,10 +43,15 @@ class Log:
 
     def __init__(self) -> None:
         self.records: list[CallRecord] = []
+        self.refused: list[str] = []
 
     def write(self, record: CallRecord) -> bool:
         self.records.append(record)
         return True
+
+    def write_refusal(self, record: CallRecord) -> None:
+        self.refused.append(record.request_id)
+        self.records.append(record)
 
 
 def arrived(log: Log, endpoint: str = "/v1/x", *, live: LiveCalls | None = None, **more: Any) -> Call:
@@ -227,6 +232,17 @@ def test_a_call_that_was_refused_before_all_else_leaves_a_record_too() -> None:
         0,
         False,
     )
+
+
+def test_only_what_nobody_was_admitted_for_may_be_counted_with_others() -> None:
+    log = Log()
+    unknown, admitted = arrived(log), arrived(log)
+    admitted.admitted(GRANT)
+    for call in (unknown, admitted):
+        call.end(TokenRevoked(), bytes_out=0)
+
+    assert log.refused == [unknown.request_id]
+    assert [record.request_id for record in log.records] == [unknown.request_id, admitted.request_id]
 
 
 def test_a_refusal_says_whose_call_it_was_where_admission_knew() -> None:

@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import uuid
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +14,7 @@ from llmproxy.api_log.reader import LogReader, ReaderBusy
 from llmproxy.api_log.retention import Dropped
 from server import background
 from tests.receiver import Receiver, receiver  # noqa: F401
-from tests.servers import DEPLOYED, Server, fetch, on_both_servers, wait_for
+from tests.servers import DEPLOYED, Server, on_both_servers, wait_for
 
 pytestmark = on_both_servers
 
@@ -29,12 +28,6 @@ def server(server_kind, tmp_path, receiver: Receiver):  # noqa: F811
         assert "planted" not in running.output() + running.metrics()
 
 
-def refuse(server: Server, times: int) -> None:
-    """So many requests that leave a record each, and need no upstream."""
-    for _ in range(times):
-        assert fetch(server.url, "GET", "/v1/models", {"Authorization": f"Bearer {uuid.uuid4()}"})[0] == 401
-
-
 def wait_for_usage(server: Server, requests: int) -> dict:
     def added_up():
         _, usage = server.manage("GET", "/usage")
@@ -44,12 +37,12 @@ def wait_for_usage(server: Server, requests: int) -> dict:
 
 
 def test_calls_become_usage_and_are_shipped(server, receiver):  # noqa: F811
-    refuse(server, 30)
+    server.leave_records(30)
 
     usage = wait_for_usage(server, 30)
     shipped = wait_for(lambda: receiver.records if len(receiver.records) >= 30 else None, timeout_s=20)
 
-    assert (usage["requests"], usage["refusals"]) == (30, 30)
+    assert (usage["requests"], usage["errors"]) == (30, 30)
     ids = {record["request_id"] for record in server.records()}
     assert {record["request_id"] for record in shipped} == ids
 
@@ -58,20 +51,20 @@ def test_when_a_worker_is_killed_the_others_do_its_work(tmp_path, receiver):  # 
     settings = {"WEB_CONCURRENCY": "2", "LOGGING_URL": receiver.url}
     with Server(DEPLOYED, tmp_path / "data", **settings) as server:
         for calls in (5, 10, 15):
-            refuse(server, 5)
+            server.leave_records(5)
             # A record is written after the answer has left.
             server.wait_for_records(calls)
             oldest = server.worker_pids()[0]
             os.kill(oldest, signal.SIGKILL)
             wait_for(lambda gone=oldest: gone not in server.worker_pids() and len(server.worker_pids()) == 2)
-        refuse(server, 5)
+        server.leave_records(5)
 
         assert wait_for_usage(server, 20)["requests"] == 20
         wait_for(lambda: len({record["request_id"] for record in receiver.records}) == 20, timeout_s=20)
 
 
 def test_metrics_tell_how_far_the_readers_are(server):
-    refuse(server, 3)
+    server.leave_records(3)
     wait_for_usage(server, 3)
 
     metrics = server.metrics()
@@ -175,6 +168,9 @@ def test_what_the_cap_deletes_unread_is_kept_for_the_operator(tmp_path: Path):
         def flush_pending(self):
             pass
 
+        def enforce_cap(self):
+            pass
+
     class Parts:
         log = Writer()
         settings = type("Settings", (), {"data_dir": tmp_path})()
@@ -189,7 +185,7 @@ def test_what_the_cap_deletes_unread_is_kept_for_the_operator(tmp_path: Path):
 
 
 def test_a_recount_can_have_the_lock_between_two_ticks(server):
-    refuse(server, 3)
+    server.leave_records(3)
     wait_for_usage(server, 3)
 
     reader = LogReader(server.data_dir / "api_logs.jsonl", "rollup")

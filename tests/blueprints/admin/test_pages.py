@@ -272,6 +272,15 @@ def test_a_call_that_failed_inside_a_good_response_is_shown_as_one(browser: Brow
         assert "Failed inside" in page.text and 'class="status bad"' in page.text
 
 
+def test_a_record_that_stands_for_many_refusals_says_so(browser: Browser, write_record: Write):
+    write_record(outcome="refused", status_code=401, count=1523)
+
+    rows, full = browser.get("/admin/requests"), browser.get("/admin/requests/11111111-2222-4333-8444-555555555555")
+
+    assert "× 1,523" in rows.text
+    assert "It stands for 1,523 calls" in full.text
+
+
 def test_a_place_in_the_log_shows_no_other_record(browser: Browser, write_record: Write):
     write_record()
     place = link_to_record(browser.get("/admin/requests").text).partition("?")[2]

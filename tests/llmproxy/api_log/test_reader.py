@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from llmproxy.api_log import lag as lag_module
 from llmproxy.api_log.position import FilePositions, Position, registered_positions
 from llmproxy.api_log.reader import LogReader, ReaderBusy
 from llmproxy.api_log.record import MAX_LINE_BYTES
@@ -351,3 +352,44 @@ class TestLag:
         reader.commit(reader.read_batch(max_records=1))
 
         assert LogReader(log_path, "shipper").lag(count_records=True).records == 1
+
+    def test_a_line_that_stands_for_several_counts_as_all_of_them(
+        self, append, call_record, open_reader, log_path, monkeypatch
+    ):
+        monkeypatch.setattr(lag_module, "_CHUNK_BYTES", 100)
+        append(2)
+        with log_path.open("ab") as file:
+            file.write(call_record(count=40).to_line() + call_record(count=2).to_line())
+
+        assert open_reader().lag(count_records=True).records == 44
+
+
+class TestRegistration:
+    def test_what_a_reader_that_never_read_would_owe_is_counted(self, open_reader, log_path):
+        open_reader("rollup").register()
+
+        (position,) = registered_positions(log_path.parent / "positions").values()
+        assert position == Position()
+
+    def test_a_reader_that_has_read_stays_where_it_is(self, append, open_reader, read_on):
+        append(3)
+        reader = open_reader()
+        read_on(reader)
+        reader.close()
+        open_reader().register()
+
+        assert open_reader().lag().bytes == 0
+
+    def test_while_another_process_reads_it_is_left_to_that(self, open_reader, log_path):
+        reader = open_reader()
+        reader.acquire()
+        (log_path.parent / "positions" / "shipper.json").unlink(missing_ok=True)
+        open_reader().register()
+
+        assert registered_positions(log_path.parent / "positions") == {}
+
+    def test_another_process_can_read_afterwards(self, append, open_reader, read_on):
+        ids = append(2)
+        open_reader().register()
+
+        assert read_on(open_reader()) == ids

@@ -10,7 +10,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from llmproxy.api_log import retention
 from llmproxy.api_log import writer as writer_module
+from llmproxy.api_log.file_lock import FileLock
 from llmproxy.api_log.read_record import parse_line
 from llmproxy.api_log.segment import list_segments
 from llmproxy.api_log.writer import LogWriter
@@ -375,6 +377,7 @@ class TestRotation:
         for _ in range(20):
             write(writer, 2)
             clock.advance(1)
+            writer.enforce_cap()
 
         assert sum(item.size for item in list_segments(log_path)) < 5000 + 2 * 2000
 
@@ -387,6 +390,7 @@ class TestRotation:
             write(writer, 2)
             read_on(shipper)
             clock.advance(1)
+            writer.enforce_cap()
 
         assert sum(item.size for item in list_segments(log_path)) < 10_000 + 2 * 2000
         assert writer.dropped.bytes == 0 and caplog.records == []
@@ -396,6 +400,7 @@ class TestRotation:
         for _ in range(40):
             write(writer, 2)
             clock.advance(1)
+            writer.enforce_cap()
 
         assert sum(item.size for item in list_segments(log_path)) < 10_000 + 2 * 2000
         assert writer.dropped.records == 0 and caplog.records == []
@@ -411,11 +416,69 @@ class TestRotation:
             ids += write(writer, 2)
             read_on(swift)
             clock.advance(1)
+            writer.enforce_cap()
         kept = all_ids(log_path)
 
         assert kept == ids[-len(kept) :]
         assert writer.dropped.records == len(ids) - len(kept)
         assert "lagging had not read" in caplog.text and "swift" not in caplog.text
+
+    def test_what_holds_refusals_alone_goes_before_what_holds_calls(
+        self, open_writer, open_reader, read_on, write, call_record, log_path, clock
+    ):
+        refused = {"outcome": "refused", "upstream_status": None, "metadata": None, "status_code": 401}
+        writer = open_writer(max_file_bytes=2000, max_total_bytes=10_000)
+        open_reader("lagging").acquire()
+        calls = write(writer, 8)
+        for _ in range(40):
+            writer.write(call_record(**refused))
+            clock.advance(1)
+            writer.enforce_cap()
+        calls += write(writer, 1)
+
+        assert calls == [identity for identity in all_ids(log_path) if identity in calls]
+        assert sum(item.size for item in list_segments(log_path)) < 10_000 + 2 * 2000
+        assert writer.dropped.records > 0
+
+    def test_one_call_among_many_refusals_is_enough_to_be_kept_longer(
+        self, open_writer, call_record, log_path, clock, monkeypatch
+    ):
+        monkeypatch.setattr(retention, "_PIECE_BYTES", 100)
+        refused = {"outcome": "refused", "upstream_status": None}
+        writer = open_writer(max_file_bytes=3000, max_total_bytes=10_000)
+        kept = call_record()
+        for number in range(40):
+            writer.write(kept if number == 3 else call_record(**refused))
+            clock.advance(1)
+            writer.enforce_cap()
+
+        assert kept.request_id in all_ids(log_path)
+
+    def test_losses_are_told_by_the_calls_that_lines_stand_for(
+        self, open_writer, open_reader, call_record, clock, log_path
+    ):
+        open_reader("lagging").acquire()
+        writer = open_writer(max_file_bytes=2000, max_total_bytes=4000)
+        for _ in range(20):
+            writer.write(call_record(outcome="refused", count=100))
+            clock.advance(1)
+            writer.enforce_cap()
+
+        assert writer.dropped.records == 100 * (20 - len(all_ids(log_path)))
+
+    def test_two_processes_never_count_the_same_loss(self, open_writer, write, log_path, clock):
+        writer = open_writer(max_file_bytes=2000, max_total_bytes=4000)
+        with_lock = FileLock(log_path.with_name("api_logs.cap.lock"))
+        assert with_lock.acquire()
+        for _ in range(20):
+            write(writer, 2)
+            clock.advance(1)
+            writer.enforce_cap()
+        before = sum(item.size for item in list_segments(log_path))
+        with_lock.release()
+        writer.enforce_cap()
+
+        assert before > 10_000 and sum(item.size for item in list_segments(log_path)) < 4000 + 2 * 2000
 
 
 def test_threads_share_a_writer_through_rotations(log_path, call_record, open_writer):
