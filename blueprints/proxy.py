@@ -26,6 +26,7 @@ from llmproxy.client.guard import CallGuard
 from llmproxy.client.interim import send_interim
 from llmproxy.client.request_body import HELD_BYTES, RequestBody
 from llmproxy.client.upload_pace import PacedStream
+from llmproxy.endpoints import CHAT, COMPLETIONS, plain_path
 from llmproxy.errors import (
     BadRequest,
     LogUnavailable,
@@ -54,7 +55,6 @@ from llmproxy.transport.request import UpstreamRequest
 from llmproxy.transport.response import UpstreamResponse
 from services import Services
 
-CHAT = "/v1/chat/completions"
 # To ask for usage the body must be read as a whole; a larger one goes up as it is, and its usage stays unknown.
 MAX_ASKING_BODY_BYTES = 4 * 1024 * 1024
 
@@ -174,7 +174,7 @@ def _forward(parts: Services, call: Call, environ: Environ) -> Response:
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
     api_key = parts.admission.api_key(grant)
     headers = call.traced(request_headers(environ["llmproxy.headers"], host=origin.host_header, api_key=api_key))
-    asked = grant.stream_usage == "ask" and call.endpoint == CHAT and _ask_for_usage(parts, grant, body)
+    asked = grant.stream_usage == "ask" and _may_be_asked(call.endpoint) and _ask_for_usage(parts, grant, body)
     if asked:  # what is compressed cannot be taken apart
         headers = with_header(headers, "Accept-Encoding", "identity")
     body.hold_if_small()
@@ -236,13 +236,19 @@ def _is_1_0(environ: Environ) -> bool:
     return bool(environ["SERVER_PROTOCOL"] == "HTTP/1.0")
 
 
+def _may_be_asked(endpoint: str) -> bool:
+    """Whether streams of an endpoint tell their usage when they are asked to."""
+    return plain_path(endpoint) in (CHAT, COMPLETIONS)
+
+
 def _ask_for_usage(parts: Services, grant: Grant, body: RequestBody) -> bool:
-    """Ask for a chat stream's usage where its caller did not; True when it is to be taken out again."""
-    if body.length is None or body.length > MAX_ASKING_BODY_BYTES:
-        return False
-    if body.length <= HELD_BYTES:
+    """Ask for a stream's usage where its caller did not; True when it is to be taken out again."""
+    size = MAX_ASKING_BODY_BYTES if body.length is None else body.length
+    if body.length is None and body.gather(HELD_BYTES):
+        pass  # chunked, and small
+    elif size <= HELD_BYTES:
         body.hold_if_small()
-    elif room := parts.held_bodies.lend(grant.token_id, body.length):
+    elif size <= MAX_ASKING_BODY_BYTES and (room := parts.held_bodies.lend(grant.token_id, size)):
         body.hold_in(room, MAX_ASKING_BODY_BYTES)
     changed = ask_for_usage(body.held) if body.held else None
     if changed is None:
@@ -275,7 +281,9 @@ def relayed(call: Call, response: UpstreamResponse, environ: Environ, *, asked: 
         content_type=headers.get("content-type"),
         content_encoding=headers.get("content-encoding"),
     )
-    hides_usage = asked and observer.is_stream and "content-encoding" not in headers
+    # What is called otherwise may be a stream all the same, unless it has a length.
+    may_stream = observer.is_stream or "content-length" not in headers
+    hides_usage = asked and may_stream and "content-encoding" not in headers
     relay = Relay(
         call,
         raw,

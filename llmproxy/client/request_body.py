@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Protocol
 
 from llmproxy.errors import BadRequest, BodyTooLarge, ClientGone
@@ -46,8 +47,8 @@ class RequestBody:
     """
 
     __slots__ = (
-        "_client_is_gone", "_give_back", "_max_bytes", "_on_end", "_stream", "bytes_read", "held", "is_announced",
-        "length", "waited_s",
+        "_ahead", "_client_is_gone", "_give_back", "_max_bytes", "_on_end", "_stream", "bytes_read", "held",
+        "is_announced", "length", "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +68,7 @@ class RequestBody:
         self._client_is_gone = client_is_gone
         self._on_end = on_end
         self._give_back: Callable[[], None] | None = None
+        self._ahead = bytearray()  # what was read of a chunked body that was too long to be held
         self.length = length
         self.is_announced = is_announced
         self.bytes_read = 0
@@ -91,10 +93,29 @@ class RequestBody:
         self.waited_s += time.perf_counter() - began
         self.held = held
 
+    def gather(self, most: int) -> bool:
+        """
+        Hold a chunked body if it has `most` bytes at most; whether it is held. Raises as iterating over it does.
+
+        What was read of a longer one stays: iterating over it begins with that, and a second call goes on from there.
+        """
+        began = time.perf_counter()
+        for piece in self._arriving():
+            self._ahead += piece
+            if len(self._ahead) > most:
+                break
+        else:
+            self.held, self._ahead = bytes(self._ahead), bytearray()
+        self.waited_s += time.perf_counter() - began
+        return self.held is not None
+
     def hold_in(self, room: Callable[[], None], most: int) -> None:
-        """As `hold_if_small`, in a room that was lent for that; it is given back by calling it, at `let_go`."""
+        """As `hold_if_small` or `gather`, in a room that was lent for that; given back by calling it, at `let_go`."""
         self._give_back = room
-        self.hold_if_small(most)
+        if self.length is None:
+            self.gather(most)
+        else:
+            self.hold_if_small(most)
 
     def let_go(self) -> None:
         """Drop what a room was lent for. Further calls do nothing."""
@@ -112,6 +133,12 @@ class RequestBody:
             BodyTooLarge: a chunked body went over the limit.
             BodyTooSlow: it did not keep to its pace.
         """
+        if not self._ahead:
+            return self._arriving()
+        ahead, self._ahead = bytes(self._ahead), bytearray()
+        return chain((ahead,), self._arriving())
+
+    def _arriving(self) -> Iterator[bytes]:
         while self.length is None or self.bytes_read < self.length:
             piece = self._read()
             if not piece:

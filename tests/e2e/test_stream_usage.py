@@ -1,6 +1,7 @@
 """`stream_usage: "ask"` of a project: streams are accounted for, and their callers notice nothing."""
 
 import contextlib
+import hashlib
 import json
 
 import pytest
@@ -9,8 +10,12 @@ from llmproxy.client.held_bodies import MOST_BYTES_OF_A_TOKEN
 from mock_openai.mock import MockOpenAI
 from tests.http_by_hand import HandClient
 from tests.servers import Server, fetch
+from tests.upstream import Peer, ScriptedUpstream, answering
 
 CHAT = "/v1/chat/completions"
+CHUNK = b'data: {"model":"m","choices":[{"delta":{}}],"usage":null}\n\n'
+USAGE_CHUNK = b'data: {"model":"m","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}\n\n'
+DONE = b"data: [DONE]\n\n"
 PLAIN = {"model": "gpt-4o", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -54,6 +59,66 @@ def test_without_the_setting_nothing_is_asked(proxy, upstream: MockOpenAI, token
 
     assert upstream.last_request()["json"] == PLAIN
     assert [record["usage_source"] for record in proxy.wait_for_records(1, token)] == ["absent"]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/v1/completions",
+        "/v1/chat/completions/",
+        "/v1//chat/completions",
+        "/v1/%63hat/completions",
+        "/v1/chat%2Fcompletions?x=%20",
+        "/v1/completion%73/",
+    ],
+)
+def test_a_path_is_known_however_it_is_written_and_goes_up_as_it_was(proxy, target):
+    seen_up = []
+
+    def answers(peer: Peer) -> None:
+        seen_up.append(peer.read_request())
+        peer.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\r\n")
+        peer.send(CHUNK + USAGE_CHUNK + DONE)
+
+    with ScriptedUpstream(answers) as upstream:
+        token = proxy.issue_token(proxy.create_project(base_url=upstream.url, stream_usage="ask"))
+        _, _, seen = fetch(proxy.url, "POST", target, dict([token.bearer]), PLAIN)
+
+    assert seen == CHUNK + DONE
+    assert seen_up[0].startswith(f"POST {target} ".encode()) and b'"include_usage":true' in seen_up[0]
+    [record] = proxy.wait_for_records(1, token)
+    assert (record["endpoint"], record["usage_source"]) == (target.partition("?")[0], "reported")
+
+
+@pytest.mark.parametrize("content_type", [b"application/json", b"text/plain", b""])
+def test_the_chunk_that_was_asked_for_is_taken_out_whatever_the_stream_is_called(proxy, content_type):
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: %s\r\n\r\n" % content_type
+    with ScriptedUpstream(answering(head + CHUNK + USAGE_CHUNK + DONE)) as upstream:
+        token = proxy.issue_token(proxy.create_project(base_url=upstream.url, stream_usage="ask"))
+        _, _, seen = fetch(proxy.url, "POST", CHAT, dict([token.bearer]), PLAIN)
+
+    assert seen == CHUNK + DONE
+    assert [record["usage_source"] for record in proxy.wait_for_records(1, token)] == ["reported"]
+
+
+@pytest.mark.parametrize(("size", "is_asked"), [(0, True), (100_000, True), (4_100_000, True), (4_300_000, False)])
+def test_a_chunked_body_is_asked_in_up_to_the_limit(proxy, upstream: MockOpenAI, asking_token, size, is_asked):
+    """The limit is 4 MiB."""
+    body = json.dumps({**PLAIN, "padding": "x" * size}).encode()
+    pieces = [body[at : at + 50_000] for at in range(0, len(body), 50_000)]
+    with HandClient(proxy.url) as client:
+        headers = asking_token.bearer, ("Content-Type", "application/json"), ("Transfer-Encoding", "chunked")
+        client.send_request("POST", CHAT, *headers)
+        for piece in pieces:
+            client.send(b"%x\r\n%s\r\n" % (len(piece), piece))
+        client.send(b"0\r\n\r\n")
+        assert client.read_answer().status == 200
+
+    asked = b'{"stream_options":{"include_usage":true},' + body[1:]
+    expected = hashlib.sha256(asked if is_asked else body).hexdigest()
+    assert upstream.last_request()["body_sha256"] == expected
+    [record] = proxy.wait_for_records(1, asking_token)
+    assert record["bytes_in"] == len(body)
 
 
 def test_of_many_large_bodies_at_once_some_go_up_as_they_were_sent(proxy, upstream: MockOpenAI, asking_token):

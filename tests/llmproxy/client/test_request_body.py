@@ -137,6 +137,22 @@ def test_a_body_that_breaks_off_gives_its_room_back() -> None:
     assert give_back.count == 1
 
 
+@given(st.binary(max_size=300), st.lists(st.integers(0, 320), max_size=3), st.integers(1, 100))
+def test_a_chunked_body_is_held_if_it_fits_and_arrives_whole_otherwise(
+    data: bytes, limits: list[int], read_bytes: int
+) -> None:
+    ended = Counter()
+    body = RequestBody(Stream(data, read_bytes=read_bytes), length=None, max_bytes=300, on_end=ended)
+    for most in limits:
+        if body.gather(most):
+            break
+        assert len(data) > most
+    got = body.held if body.held is not None else b"".join(body)
+
+    assert (got, body.bytes_read, ended.count) == (data, len(data), 1)
+    assert (body.held is not None) == (len(data) <= max(limits, default=-1))
+
+
 def test_what_is_held_without_room_stays() -> None:
     body = RequestBody(Stream(b"x" * 10), length=10, max_bytes=10)
     body.hold_if_small()
