@@ -6,7 +6,7 @@ a claim is not (``NORMAL``): a power cut may forget the last few counts, never a
 holds on PostgreSQL, by ``synchronous_commit``.
 
 A statement in SQLite stops the whole process, so a write transaction never spans anything that yields; the lock
-before it is waited for outside of SQLite.
+before it is waited for outside of SQLite, and questions outside of one are asked in threads (`sqlite_reads`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from sqlalchemy import Connection, QueuePool, create_engine, event, orm
 from sqlalchemy import Engine as Engine  # by this name for the floors above
 from sqlalchemy.engine import make_url
 
+from database import sqlite_reads
 from database.errors import DatabaseError, NoAnswer
 from llmproxy.admission import Connections
 
@@ -46,7 +47,7 @@ def engine_options(database_url: str, *, pool_size: int = POOL_SIZE, prepare: bo
         prepare: See `database.postgres.connector`.
     """
     if database_url.startswith("sqlite"):
-        return {"url": database_url, "connect_args": {"timeout": BUSY_TIMEOUT_S}}
+        return {"url": database_url, "connect_args": {"timeout": BUSY_TIMEOUT_S, "factory": sqlite_reads.Connection}}
     # SQLite needs none of it, and starts sooner.
     from database.postgres import ImpatientConnection, connector
 

@@ -30,7 +30,7 @@ from config import Settings
 from control import audit
 from control.cleanup import Cleanup
 from control.cutting import Cutter
-from database import lease
+from database import lease, sqlite_reads
 from database.engine import Engine, background_transaction, checkpoint
 from llmproxy.admission import utc_now
 from llmproxy.api_log.reader import LogReader, ReaderBusy
@@ -69,6 +69,7 @@ class Background:
         self._ending = Event()
         engine = parts.engine
         _give_up_on_silence(engine)
+        sqlite_reads.ask_in_threads()
         self._disk = ThreadPool(DISK_THREADS)
         cleaner = _Cleaner(engine, parts.settings)
         rollup = ledger.open_rollup(parts.settings, engine, fsync=self._fsync)

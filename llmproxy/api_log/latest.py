@@ -10,7 +10,6 @@ Damaged lines are stepped over.
 """
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ import orjson
 from llmproxy.api_log.read_record import ReadRecord, parse_line
 from llmproxy.api_log.record import MAX_LINE_BYTES
 from llmproxy.api_log.segment import Segment, list_segments, open_segment
+from llmproxy.turns import give_way
 
 # One search reads at most so much of the log: a few tens of milliseconds where the filter is rare.
 SEARCH_BYTES = 64 << 20
@@ -204,12 +204,12 @@ def _candidates(
         for offset, block in _blocks(segment, start, end):
             found.searched_bytes += len(block)
             for line_start, line in _lines_with(block, needles):
+                give_way()  # to the calls that are being forwarded
                 yield Place(segment.id, offset + line_start), line
             if found.searched_bytes >= SEARCH_BYTES:
                 found.older = Place(segment.id, offset)
                 return
-            # Calls that are being forwarded get their turn between two blocks.
-            time.sleep(0)
+            give_way()
 
 
 def _blocks(segment: Segment, start: int, end: int) -> Iterator[tuple[int, bytes]]:
