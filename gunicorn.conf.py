@@ -55,7 +55,7 @@ sendfile = False
 
 on_starting = partial(hooks.on_starting, settings)
 when_ready = hooks.when_ready
-on_reload = master.do_not_wait_for_old_workers
+on_reload = hooks.on_reload
 post_fork = hooks.post_fork
 post_worker_init = hooks.post_worker_init
 child_exit = hooks.child_exit

@@ -7,9 +7,11 @@ from flask import Blueprint, Response, current_app, jsonify
 from accounting import ledger
 from blueprints import sign_in
 from blueprints.errors import error_response
+from control import keys
 from database.engine import is_reachable
 from llmproxy.admission import utc_now
 from llmproxy.telemetry import metrics
+from models import db
 from services import Services
 
 bp = Blueprint("health", __name__)
@@ -23,11 +25,17 @@ def healthz() -> Response:
 
 @bp.get("/readyz")
 def readyz() -> Response:
-    """Ready for traffic: the database answers, and this process is not about to stop."""
+    """Ready for traffic: the database answers, its keys open, and this process is not about to stop."""
     if Services.of(current_app).draining.is_set():
         return error_response(503, "This process is shutting down.", code="proxy_draining")
     if not is_reachable(Services.of(current_app).engine):
         return error_response(503, "The database does not answer.", code="auth_unavailable")
+    seals = keys.seals(db.session, Services.of(current_app).keyring)
+    if seals.keys and seals.shut == seals.keys:
+        # A node with another encryption key must not take the place of one that has the right one.
+        return error_response(503, "ENCRYPTION_KEY opens no stored upstream key.", code="auth_unavailable")
+    if seals.shut:
+        return jsonify(status="degraded", unreadable_keys=seals.shut)
     return jsonify(status="ready")
 
 

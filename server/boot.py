@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from flask import Flask
 
 import config
-from database.errors import DriverError, NoAnswer
+from control.findings import findings
+from database.errors import DatabaseError, DriverError, NoAnswer
 from database.schema import SchemaTooNew, migrate_to_head
 from services import Services
 
@@ -38,6 +40,13 @@ def warn(settings: config.Settings, log: logging.Logger = log) -> None:
             log.info("%s is set: what NO_PROXY does not name is reached through %s", name, proxy.place)
     if settings.upstream_is_unencrypted:
         log.warning("UPSTREAM_URL %s is not encrypted: keys and prompts travel in the clear", settings.upstream_url)
+
+
+def warn_of_projects(parts: Services, log: logging.Logger = log) -> None:
+    """Say what is not in order with the stored projects, if the database answers: once, however many workers."""
+    with suppress(DatabaseError):
+        for line in findings(parts.engine, parts.keyring):
+            log.warning("%s", line)
 
 
 def migrated(app: Flask, *, others_serve: bool) -> Flask:

@@ -9,6 +9,8 @@ import shutil
 from functools import partial
 from typing import Any
 
+import gevent
+
 from config import Settings
 from control import sign_ins
 from llmproxy.telemetry import metrics, shared_values
@@ -20,6 +22,9 @@ from server.gunicorn.worker import Worker
 from services import Services
 
 log = logging.getLogger("gunicorn.error")
+
+# The worker that speaks for all that were started with it.
+_first_age = 1
 
 
 def on_starting(settings: Settings, _arbiter: Any) -> None:
@@ -63,6 +68,15 @@ def post_worker_init(worker: Worker) -> None:
     worker.stopping = Stopping(parts, Background(parts))
     metrics.WORKERS_WANTED.set(worker.cfg.workers)
     booting.note_that_it_serves(worker)
+    if worker.age == _first_age:
+        gevent.spawn(boot.warn_of_projects, parts, log)
+
+
+def on_reload(arbiter: Any) -> None:
+    """The workers to come are a generation of their own."""
+    global _first_age  # noqa: PLW0603
+    _first_age = arbiter.worker_age + 1
+    master.do_not_wait_for_old_workers(arbiter)
 
 
 def child_exit(_arbiter: Any, worker: Worker) -> None:

@@ -15,7 +15,7 @@ from gevent.pywsgi import WSGIServer
 from llmproxy.sockets import shut_down
 from llmproxy.telemetry import metrics
 from llmproxy.urls import is_loopback
-from server import first_run, overrides
+from server import boot, first_run, overrides
 from server.background import Background
 from server.drain import Stopping
 from server.pywsgi import self_test
@@ -79,6 +79,7 @@ def serve(app: Flask) -> None:
     stopping = Stopping(parts, Background(parts))
     _obey_signals(stopping)
     server.start()
+    gevent.spawn(boot.warn_of_projects, parts)
     print(first_run.greeting(settings, sock.getsockname()[1]), flush=True)
     stopping.wait(server)
 

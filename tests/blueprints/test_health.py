@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -9,7 +10,7 @@ from app import create_app
 from config import Settings
 from llmproxy.telemetry import metrics
 from services import Services
-from tests.blueprints.conftest import close
+from tests.blueprints.conftest import Operator, close
 
 METRICS_TOKEN = "metrics-token-of-the-tests"
 
@@ -44,6 +45,37 @@ def test_a_process_without_its_database_is_alive_but_not_ready(client: FlaskClie
     assert client.get("/healthz").status_code == 200
     response = client.get("/readyz")
     assert (response.status_code, response.json["error"]["code"]) == (503, "auth_unavailable")
+
+
+def with_key(settings: Settings, *keys: bytes) -> tuple[int, Any]:
+    """How ready a node with these encryption keys is."""
+    app = create_app(replace(settings, encryption_keys=keys))
+    try:
+        response = app.test_client().get("/readyz")
+        return response.status_code, response.json
+    finally:
+        close(app)
+
+
+def test_a_process_that_opens_no_stored_key_is_not_ready(operator: Operator, settings: Settings) -> None:
+    other, right = b"x" * 32, settings.encryption_keys[0]
+    assert with_key(settings, other)[0] == 200  # there is none yet
+    operator.create_project()
+
+    status, told = with_key(settings, other)
+    assert (status, told["error"]["code"]) == (503, "auth_unavailable")
+    assert with_key(settings, other, right) == (200, {"status": "ready"})
+
+
+def test_a_process_that_opens_some_of_the_stored_keys_is_ready_and_says_so(
+    operator: Operator, settings: Settings
+) -> None:
+    operator.create_project()
+    app = create_app(replace(settings, encryption_keys=(b"x" * 32,)))
+    Operator(app.test_client()).create_project(name="of another key")
+    close(app)
+
+    assert with_key(settings, *settings.encryption_keys) == (200, {"status": "degraded", "unreadable_keys": 1})
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
