@@ -30,7 +30,7 @@ from llmproxy.upstream import Upstream
 from models import db
 from services import EXTENSION, Services
 
-_SHEET = Path(__file__).with_name("prices") / "openai.json"
+SHEET = Path(__file__).with_name("prices") / "openai.json"
 
 
 class _AdminSessions(SecureCookieSessionInterface):
@@ -132,4 +132,4 @@ def _services(settings: Settings, engine: Engine) -> Services:
 
 
 def _prices(settings: Settings) -> Prices | None:
-    return None if settings.prices is None else Prices(read_sheet(_SHEET.read_bytes()), settings.prices)
+    return None if settings.prices is None else Prices(read_sheet(SHEET.read_bytes()), settings.prices)

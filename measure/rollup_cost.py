@@ -110,6 +110,8 @@ def _record(progress: float, draw: random.Random, project: str, token: str) -> C
         bytes_out=2000,
         usage_source="absent" if refused else "reported",
         error={"code": "rate_limit_exceeded", "type": "requests"} if refused else None,
+        cost=0 if refused else prompt * 3,
+        cost_source="none" if refused else "reported",
     )
 
 

@@ -140,7 +140,8 @@ def _count(told: Mapping[str, object], name: str) -> int:
 
 def _details(told: Mapping[str, object], name: str) -> Mapping[str, object]:
     value = told.get(name)
-    return value if isinstance(value, Mapping) else {}
+    # As JSON is read: to ask for any Mapping takes longer than all the rest.
+    return value if isinstance(value, dict) else {}
 
 
 def clamp(usage: Usage) -> Usage:

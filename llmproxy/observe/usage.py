@@ -250,17 +250,19 @@ class DocumentScanner:
     Reads what `Facts` takes out of a document of any size, in pieces.
 
     Args:
+        path: What was asked, in plain form; empty for a WebSocket. Responses alone have an output to look into.
         inside: A member whose own members tell as much as the document's.
     """
 
-    def __init__(self, *, inside: str | None = None) -> None:
+    def __init__(self, path: str, *, inside: str | None = None) -> None:
         self._inside = inside
         self._members = JsonScanner(_SCANNED_NAMES, inside=inside.encode() if inside else None)
-        self._tally = OutputTally()
+        self._tally = OutputTally() if not path or path.startswith("/v1/responses") else None
 
     def feed(self, piece: bytes) -> None:
         self._members.feed(piece)
-        self._tally.feed(piece)
+        if self._tally is not None:
+            self._tally.feed(piece)
 
     def document(self) -> dict[str, Any]:
         """The document, as far as it is complete and tells something; of its output a tally."""
@@ -296,7 +298,7 @@ class JsonBody:
         return self._scan_buffer().document()
 
     def _scan_buffer(self) -> DocumentScanner:
-        scanner = DocumentScanner()
+        scanner = DocumentScanner(self._facts.path)
         scanner.feed(bytes(self._buffer))
         self._buffer.clear()
         return scanner
@@ -339,7 +341,7 @@ class EventStream:
 
     def _take_part(self, block: Block) -> None:
         if block.starts or self._scanner is None:
-            self._lines, self._scanner = DataLines(), DocumentScanner(inside=ENVELOPE)
+            self._lines, self._scanner = DataLines(), DocumentScanner(self._facts.path, inside=ENVELOPE)
         for data in self._lines.feed(block.raw):
             self._scanner.feed(data)
         if block.ends:
@@ -364,7 +366,7 @@ def take_message(facts: Facts, data: bytes | bytearray, *, is_error: bool = Fals
         try:
             document = parsed(data)
         except RecursionError:
-            scanner = DocumentScanner(inside=ENVELOPE)
+            scanner = DocumentScanner(facts.path, inside=ENVELOPE)
             scanner.feed(bytes(data))
             document = scanner.document()
         if is_error and isinstance(document, dict) and "error" not in document:

@@ -189,7 +189,7 @@ class _Messages:
         else:
             self._text += text
             if len(self._text) > MAX_EVENT_BYTES:
-                self._scanner = DocumentScanner(inside=ENVELOPE)
+                self._scanner = DocumentScanner(self._facts.path, inside=ENVELOPE)
                 self._scanner.feed(bytes(self._text))
                 self._text.clear()
         if ends:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import app
 import config
 from tests.servers import DEPLOYED, Server
 
@@ -42,6 +43,16 @@ def test_what_git_must_not_see_the_image_must_not_either() -> None:
     left_out = {line.removeprefix("**/") for line in (ROOT / ".dockerignore").read_text().splitlines()}
 
     assert ignored <= left_out
+
+
+def test_the_image_has_the_price_sheet() -> None:
+    [removed] = re.findall(r"rm -rf ([^&]+)", DOCKERFILE)
+    left_out = (ROOT / ".dockerignore").read_text().splitlines()
+
+    assert "COPY . ." in DOCKERFILE
+    assert app.SHEET.relative_to(ROOT).parts == ("prices", "openai.json")
+    assert app.SHEET.is_file()
+    assert not {"prices", "prices/openai.json", "*.json", "**/*.json"} & {*removed.split(), *left_out}
 
 
 def test_the_image_has_the_benchmark_unless_it_is_built_without() -> None:

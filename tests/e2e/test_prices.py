@@ -5,9 +5,12 @@ import signal
 import uuid
 
 import pytest
+from websockets.sync.client import connect
+from websockets.sync.server import ServerConnection
 
 from tests.http_by_hand import call
 from tests.servers import DEPLOYED, Server, wait_for
+from tests.websocket_upstream import WebSocketUpstream
 
 JSON = ("Content-Type", "application/json")
 MILLION = 10**6
@@ -210,6 +213,38 @@ def test_a_container_has_the_fee_of_its_size(record_of):
     body = b'{"name": "c", "memory_limit": "4g"}'
 
     assert costs(record_of("/v1/containers", as_json({"object": "container"}), body)) == (0.12, "computed")
+
+
+SPOKEN = {
+    "input_tokens": 2_000, "output_tokens": 1_000, "total_tokens": 3_000,
+    "input_token_details": {
+        "text_tokens": 500, "audio_tokens": 1_500, "cached_tokens": 1_000,
+        "cached_tokens_details": {"text_tokens": 100, "audio_tokens": 900},
+    },
+    "output_token_details": {"text_tokens": 200, "audio_tokens": 800},
+}  # fmt: skip
+
+
+def test_a_realtime_session_costs_what_openai_charges_for_each_of_its_responses(proxy, token_for):
+    heard = {"audio": {"input": {"transcription": {"model": "gpt-4o-transcribe"}}}}
+
+    def talk(peer: ServerConnection) -> None:
+        peer.send(json.dumps({"type": "session.created", "session": {"model": "gpt-realtime", **heard}}))
+        done = {"type": "response.done", "response": {"object": "realtime.response", "usage": SPOKEN}}
+        for _ in range(2):
+            peer.send(json.dumps(done))
+        transcribed = "conversation.item.input_audio_transcription.completed"
+        peer.send(json.dumps({"type": transcribed, "transcript": "hello", "usage": TRANSCRIBED}))
+
+    with WebSocketUpstream(talk) as upstream:
+        token = token_for(upstream.url)
+        url = proxy.url.replace("http", "ws") + "/v1/realtime?model=gpt-realtime"
+        with connect(url, additional_headers=dict([token.bearer]), proxy=None) as client:
+            for _ in client:
+                pass
+
+    [record] = proxy.wait_for_records(1, token)
+    assert costs(record) == (2 * 0.0756 + 0.0045, "reported")
 
 
 def test_a_failed_call_costs_nothing(record_of):
