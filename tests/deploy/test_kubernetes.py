@@ -19,7 +19,6 @@ MANIFESTS = [
     manifest for name in KUSTOMIZATION["resources"] for manifest in yaml.safe_load_all((DIRECTORY / name).read_text())
 ]
 LITERALS = dict(literal.split("=", 1) for literal in KUSTOMIZATION["configMapGenerator"][0]["literals"])
-# What gunicorn reads itself.
 
 
 def the(kind: str) -> dict[str, Any]:
