@@ -198,9 +198,10 @@ def test_a_replaced_key_is_sent_by_every_worker_from_the_next_call_on(deployed, 
 
 
 def test_a_changed_base_url_is_where_the_next_call_goes(deployed, upstream):
-    token = deployed.issue_token()
+    token = deployed.issue_token(deployed.create_project(base_url=upstream.url))
     call(deployed.url, "GET", "/v1/models", token.bearer)
-    deployed.manage("PATCH", f"/projects/{token.project_id}", {"base_url": upstream.url + "/moved"})
+    change = {"base_url": upstream.url + "/moved"}
+    assert deployed.manage("PATCH", f"/projects/{token.project_id}", change)[0] == 200
     call(deployed.url, "GET", "/v1/models", token.bearer)
 
     assert [request["target"] for request in upstream.requests()] == ["/v1/models", "/moved/models"]
