@@ -122,6 +122,15 @@ class Consumer:
     usage: Usage
 
 
+@dataclass(frozen=True, slots=True)
+class SilentStreams:
+    """A project that does not ask for its streams' usage, and how many percent of them told none, at least 1."""
+
+    project_id: str
+    name: str
+    percent: int
+
+
 def whole_hours(begin: datetime, end: datetime) -> tuple[datetime, datetime]:
     """The span of whole hours around a span of time: what a report over it covers."""
     first, last = hours_around(begin, end)
@@ -167,6 +176,22 @@ def refusals_by_reason(session: Session, filters: Filters, begin: datetime, end:
     sums = _sources(filters.columns, hours_around(begin, end), ("requests",), column="refusal")
     found = _by_column(session, "refusal", sums, ("requests",), limit=None)
     return {code: int(count) for code, count in found if code}
+
+
+def silent_streams(session: Session, filters: Filters, begin: datetime, end: datetime) -> list[SilentStreams]:
+    """The projects that could ask for usage that their streams did not tell, those with most of it first."""
+    names = ("silent_streams", "streams")
+    sums = _sources(filters.columns, hours_around(begin, end), names, column="project_id")
+    found = {
+        project_id: (silent, of) for project_id, silent, of in _by_column(session, "project_id", sums, names, None)
+    }
+    not_asking = select(Project.id, Project.name).where(Project.id.in_(found), Project.stream_usage != "ask")
+    names_of = {row.id: row.name for row in session.execute(not_asking)}
+    return [
+        SilentStreams(project_id, names_of[project_id], max(1, round(100 * silent / of)))
+        for project_id, (silent, of) in found.items()
+        if project_id in names_of
+    ]
 
 
 def unpriced_models(

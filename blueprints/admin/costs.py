@@ -1,4 +1,4 @@
-"""What calls cost, and which of them had no price: what several pages show of it."""
+"""What calls used and cost, and which of them told no usage or had no price: what several pages show of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from flask import current_app
 
-from accounting.report import Filters, Usage, totals, unpriced_models
+from accounting.report import Filters, SilentStreams, Usage, silent_streams, totals, unpriced_models
 from llmproxy.admission import utc_now
 from llmproxy.limits.price_words import why_unpriced
 from models import db
@@ -45,3 +45,10 @@ def last_month(filters: Filters) -> Usage:
     """The usage of the last 30 days."""
     now = utc_now()
     return totals(db.session, filters, now - MONTH, now)
+
+
+def silent_last_month(project_id: str) -> SilentStreams | None:
+    """How many of a project's streams told no usage in the last 30 days; None where all did, or it asks for it."""
+    now = utc_now()
+    found = silent_streams(db.session, Filters(project_id=project_id), now - MONTH, now)
+    return found[0] if found else None

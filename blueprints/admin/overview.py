@@ -82,6 +82,7 @@ def overview() -> Response:
         charts=charts(periods, with_cost=price_date() is not None),
         price_date=price_date(),
         unpriced=unpriced(EVERYBODY, span.length),
+        silent=usage_report.silent_streams(db.session, EVERYBODY, begin, now)[:TOP],
         labels=[period.start.strftime(span.form) for period in periods],
         ends=_ends(periods, span),
         tops={kind: _ranks(usage_report.top(db.session, kind, EVERYBODY, begin, now, limit=TOP)) for kind in _KINDS},

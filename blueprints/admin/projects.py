@@ -105,6 +105,15 @@ def switch_project(project_id: str) -> Response:
     return _changed(_change(project_id, is_active=on), words)
 
 
+@bp.post("/projects/<project_id>/stream-usage")
+def ask_for_usage(project_id: str) -> Response:
+    """Have the usage of its streams asked for, or not, as the field `stream_usage` (ask, as-sent) says."""
+    values = schemas.ProjectChange().load({"stream_usage": request.form.get("stream_usage", "")})
+    changed = _change(project_id, **values)
+    words = "is asked for in every stream" if changed.stream_usage == "ask" else "is what its callers ask for"
+    return _changed(changed, f"The usage of “{changed.name}” {words} from now on.")
+
+
 @bp.get("/projects/<project_id>/revoke")
 def confirm_revoke(project_id: str) -> Response:
     """Ask before every token is revoked."""
@@ -187,6 +196,7 @@ def _project_page(
         usage=costs.last_month(Filters(project_id=found.id)),
         price_date=costs.price_date(),
         unpriced=costs.unpriced(Filters(project_id=found.id), costs.MONTH),
+        silent=costs.silent_last_month(found.id),
     )
 
 

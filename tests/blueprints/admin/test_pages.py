@@ -265,6 +265,50 @@ def test_one_record_is_shown_in_full(browser: Browser, write_record: Write):
     assert browser.get(f"/admin/requests/{record.request_id}?at=nonsense.5").status_code == 200
 
 
+def test_what_was_read_is_not_shown_as_used(browser: Browser, write_record: Write):
+    record = write_record(usage_source="stored", usage_of="batch_1", method="GET", endpoint="/v1/batches/batch_1")
+
+    assert '<span class="quiet">read</span>' in browser.get("/admin/requests").text
+    page = browser.get(f"/admin/requests/{record.request_id}").text
+    assert "<h2>Tokens used</h2>" not in page and "of <code>batch_1</code>, which counts once" in page
+
+
+def streams(app: Flask, browser: Browser, write_record: Write) -> str:
+    """A project with 41 silent streams of 100."""
+    project = browser.create_project("Silent")
+    for number in range(100):
+        write_record(project_id=project, stream=True, usage_source="absent" if number < 41 else "reported")
+    roll_up(app)
+    return project
+
+
+@pytest.mark.parametrize("page", ["overview", "project"])
+def test_streams_that_told_no_usage_are_told_with_the_switch_beside_it(
+    app: Flask, browser: Browser, write_record: Write, page: str
+):
+    project = streams(app, browser, write_record)
+    path = {"overview": "/admin/", "project": f"/admin/projects/{project}"}[page]
+    action = f"/admin/projects/{project}/stream-usage"
+    text = browser.get(path).text
+    assert "41% of this project" in text and "streams told no usage" in text and f'action="{action}"' in text
+
+    browser.submit(path, action, stream_usage="ask")
+
+    with app.app_context():
+        assert projects.find(db.session, project).stream_usage == "ask"
+    assert "told no usage" not in browser.get(path).text
+
+
+def test_the_switch_takes_nothing_else(app: Flask, browser: Browser, write_record: Write):
+    project = streams(app, browser, write_record)
+
+    answer = browser.submit("/admin/", f"/admin/projects/{project}/stream-usage", stream_usage="x")
+
+    assert answer.status_code == 400
+    with app.app_context():
+        assert projects.find(db.session, project).stream_usage == "as-sent"
+
+
 def test_a_call_that_failed_inside_a_good_response_is_shown_as_one(browser: Browser, write_record: Write):
     record = write_record(failed_inside=True)
 
