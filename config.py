@@ -253,6 +253,8 @@ class Settings:
         " others are refused. The host of `UPSTREAM_URL` need not be listed.", shown="all")
     allow_organization_routes: bool = setting("ALLOW_ORGANIZATION_ROUTES", False, switch,
         "With `on`, `/v1/organization/*` is forwarded: administration, which is no caller's business.")
+    hide_openai_account: bool = setting("HIDE_OPENAI_ACCOUNT", False, switch,
+        "With `on`, responses come down without `openai-organization` and `openai-project`, which name your account.")
     management_token: str = setting("MANAGEMENT_TOKEN", "", header_text,
         "Opens `/manage/*`. Required under gunicorn.",
         shown="made by `make run`", secret=True, guards=True, required=True)

@@ -26,6 +26,7 @@ from llmproxy.client.guard import CallGuard
 from llmproxy.client.interim import send_interim
 from llmproxy.client.request_body import HELD_BYTES, RequestBody
 from llmproxy.client.upload_pace import PacedStream
+from llmproxy.concealment import BodyMask, Concealment, concealment_of
 from llmproxy.endpoints import CHAT, COMPLETIONS, plain_path
 from llmproxy.errors import (
     BadRequest,
@@ -35,6 +36,7 @@ from llmproxy.errors import (
     ProxyDraining,
     ProxyError,
     UpstreamAuthFailed,
+    UpstreamEchoedKey,
 )
 from llmproxy.headers import (
     Headers,
@@ -48,6 +50,7 @@ from llmproxy.headers import (
     with_header,
 )
 from llmproxy.observe.asked_usage import UsageChunkFilter, ask_for_usage
+from llmproxy.observe.decoding import decoded, is_identity
 from llmproxy.observe.usage import observe
 from llmproxy.relay import RawResponse, Relay
 from llmproxy.telemetry import outages, tracing
@@ -57,6 +60,9 @@ from services import Services
 
 # To ask for usage the body must be read as a whole; a larger one goes up as it is, and its usage stays unknown.
 MAX_ASKING_BODY_BYTES = 4 * 1024 * 1024
+
+# What is looked into of a compressed error: more than any has, and little to hold.
+HELD_ERROR_BYTES = 64 * 1024
 
 # More than any body has; Python refuses to read thousands of them.
 MAX_LENGTH_DIGITS = 20
@@ -182,10 +188,13 @@ def _forward(parts: Services, call: Call, environ: Environ) -> Response:
         call.guard.watch_sending_client()
     client = None if _is_1_0(environ) else environ.get("gunicorn.socket")
     on_interim = partial(send_interim, client) if client else None
-    request = UpstreamRequest(call.method, origin, target, headers, body, call.guard.guard, on_interim)
+    conceals = concealment_of(api_key, hides_account=parts.settings.hide_openai_account)
+    request = UpstreamRequest(
+        call.method, origin, target, headers, body, call.guard.guard, on_interim, conceals=conceals
+    )
     response = send_up(parts, call, request)
     body.let_go()
-    return relayed(call, response, environ, asked=asked)
+    return relayed(call, response, environ, conceals=conceals, asked=asked)
 
 
 def checked_request(parts: Services, call: Call, environ: Environ) -> tuple[str, RequestBody]:
@@ -258,8 +267,14 @@ def _ask_for_usage(parts: Services, grant: Grant, body: RequestBody) -> bool:
 
 
 def send_up(parts: Services, call: Call, request: UpstreamRequest) -> UpstreamResponse:
-    """The upstream's response, its body unread. Raises UpstreamAuthFailed, and what `Upstream.open` does."""
-    call.sent_up()
+    """
+    The upstream's response, its body unread.
+
+    Raises:
+        UpstreamAuthFailed, UpstreamEchoedKey: it speaks of the operator's key.
+        ProxyError: what `Upstream.open` does.
+    """
+    call.sent_up(request.conceals)
     response = parts.upstream.open(request)
     call.head_came(response.status_code, response.headers.get("x-request-id"))
     if response.status_code == HTTPStatus.UNAUTHORIZED:
@@ -267,10 +282,24 @@ def send_up(parts: Services, call: Call, request: UpstreamRequest) -> UpstreamRe
         call.guard.stop()
         response.raw.close()
         raise UpstreamAuthFailed
+    if response.status_code >= HTTPStatus.BAD_REQUEST and _shows_key_compressed(response, request.conceals):
+        call.guard.stop()
+        response.raw.close()
+        raise UpstreamEchoedKey
     return response
 
 
-def relayed(call: Call, response: UpstreamResponse, environ: Environ, *, asked: bool = False) -> Response:
+def _shows_key_compressed(response: UpstreamResponse, conceals: Concealment) -> bool:
+    """Whether an error holds the key where that cannot be masked."""
+    encoding = response.headers.get("content-encoding")
+    if not conceals.has_key or encoding is None or is_identity(encoding):
+        return False
+    return conceals.is_in_pieces(decoded(encoding, response.raw.hold(HELD_ERROR_BYTES)))
+
+
+def relayed(
+    call: Call, response: UpstreamResponse, environ: Environ, *, conceals: Concealment, asked: bool = False
+) -> Response:
     """The upstream's response as the client gets it; `asked` when it holds usage that the client did not ask for."""
     raw: RawResponse = response.raw
     headers = response.headers
@@ -283,13 +312,14 @@ def relayed(call: Call, response: UpstreamResponse, environ: Environ, *, asked: 
     )
     # What is called otherwise may be a stream all the same, unless it has a length.
     may_stream = observer.is_stream or "content-length" not in headers
-    hides_usage = asked and may_stream and "content-encoding" not in headers
+    is_error = response.status_code >= HTTPStatus.BAD_REQUEST
+    hides_usage = asked and may_stream and not is_error and "content-encoding" not in headers
     relay = Relay(
         call,
         raw,
         observer=observer,
         on_cut=call.guard.reset_client if _is_1_0(environ) else None,
-        body_filter=UsageChunkFilter() if hides_usage else None,
+        body_filter=UsageChunkFilter() if hides_usage else _key_mask(response, conceals),
         trailers=None if hides_usage else environ["llmproxy.trailers"],  # a checksum would not fit
     )
     down = response_headers(raw.headers, request_id=call.request_id)
@@ -301,6 +331,13 @@ def relayed(call: Call, response: UpstreamResponse, environ: Environ, *, asked: 
     call.head_went(response.status_code, observer)
     # A client of a stream wants the head at once; a small response had better leave in one packet.
     return Response(relay, status, down, head_first=not raw.has_body_bytes())
+
+
+def _key_mask(response: UpstreamResponse, conceals: Concealment) -> BodyMask | None:
+    """For an error that is not compressed: where upstreams and gateways repeat what they were sent."""
+    if response.status_code < HTTPStatus.BAD_REQUEST or not conceals.has_key:
+        return None
+    return conceals.body_mask() if is_identity(response.headers.get("content-encoding")) else None
 
 
 class _Refusal:

@@ -12,6 +12,7 @@ from http import HTTPStatus
 
 from blueprints.proxy import Environ, Response, StartResponse, checked_request, relayed, respond, send_up
 from llmproxy.call import Call
+from llmproxy.concealment import concealment_of
 from llmproxy.headers import bearer_in_key_header, endpoint_of, origin_of, request_headers
 from llmproxy.transport.request import UpstreamRequest
 from llmproxy.transport.response import UpstreamResponse
@@ -46,12 +47,13 @@ def _open(parts: Services, call: Call, environ: Environ) -> Response:
         has_authorization=authorization is not None,
     )
     body.hold_if_small()
+    conceals = concealment_of(api_key, hides_account=parts.settings.hide_openai_account)
     request = UpstreamRequest(
-        call.method, origin, target, call.traced(headers), body, call.guard.guard, may_upgrade=True
+        call.method, origin, target, call.traced(headers), body, call.guard.guard, conceals=conceals, may_upgrade=True
     )
     response = send_up(parts, call, request)
     if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-        return relayed(call, response, environ)
+        return relayed(call, response, environ, conceals=conceals)
     call.guard.stop()
     if call.guard.ended_by is not None:
         response.raw.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from enum import IntEnum
 from http import HTTPStatus
 from random import getrandbits
@@ -21,6 +22,7 @@ from llmproxy.api_log.record import CallRecord
 from llmproxy.bill import Bill, Sent, bill, not_sent, price_response
 from llmproxy.client.guard import CallGuard
 from llmproxy.client.request_body import RequestBody
+from llmproxy.concealment import NOTHING, Concealment
 from llmproxy.endpoints import plain_path
 from llmproxy.errors import ProxyError
 from llmproxy.headers import Headers
@@ -77,9 +79,9 @@ class Call:
     """
 
     __slots__ = (
-        "_arrived", "_arrived_at", "_body", "_charged", "_client_address", "_cut", "_grant", "_head_came",
-        "_is_session", "_live", "_log", "_observer", "_overhead_s", "_phase", "_prices", "_sent_up", "_span",
-        "_status", "_ttft_s", "_upstream_request_id", "_upstream_status", "endpoint", "guard", "method",
+        "_arrived", "_arrived_at", "_body", "_charged", "_client_address", "_conceals", "_cut", "_grant",
+        "_head_came", "_is_session", "_live", "_log", "_observer", "_overhead_s", "_phase", "_prices", "_sent_up",
+        "_span", "_status", "_ttft_s", "_upstream_request_id", "_upstream_status", "endpoint", "guard", "method",
         "request_id",
     )  # fmt: skip
 
@@ -120,6 +122,7 @@ class Call:
         self._upstream_status: int | None = None
         self._upstream_request_id: str | None = None
         self._status = 0
+        self._conceals = NOTHING
         self._observer: UsageObserver | None = None
         live.join(self)
 
@@ -162,9 +165,15 @@ class Call:
         self._enter(Phase.ADMITTED)
         self._grant = grant
 
-    def sent_up(self) -> None:
-        """It is handed to the upstream, which takes the time from here on."""
+    def sent_up(self, conceals: Concealment = NOTHING) -> None:
+        """
+        It is handed to the upstream, which takes the time from here on.
+
+        Args:
+            conceals: What of that the upstream tells may stand in no record.
+        """
         self._enter(Phase.SENT_UP)
+        self._conceals = conceals
         self._sent_up = time.perf_counter()
 
     def head_came(self, status: int, request_id: str | None) -> None:
@@ -222,7 +231,7 @@ class Call:
             self._status = cut.status
         body, billed = self._body, self._billed()
         bytes_in += body.bytes_read if body else 0
-        record = self._record(cut, billed, bytes_in=bytes_in, bytes_out=bytes_out)
+        record = _concealed(self._record(cut, billed, bytes_in=bytes_in, bytes_out=bytes_out), self._conceals)
         if self._grant is None:
             self._log.write_refusal(record)
         else:
@@ -297,6 +306,19 @@ class Call:
         if self._phase != phase - 1:
             raise WrongOrder(f"a call that is {self._phase.name} cannot become {phase.name}")
         self._phase = phase
+
+
+def _concealed(record: CallRecord, conceals: Concealment) -> CallRecord:
+    """The record without what may not be seen: it goes into the log, and from there to pages, metrics and spans."""
+    if not conceals.is_in([getattr(record, name) for name in _TOLD]):
+        return record
+    return replace(record, **{name: conceals.value(getattr(record, name)) for name in _TOLD})
+
+
+# What an upstream told, or whoever has heard it of that.
+_TOLD = (
+    "metadata", "error", "upstream_request_id", "service_tier", "usage_of", "requested_model", "endpoint", "method",
+)  # fmt: skip
 
 
 def _new_id() -> str:

@@ -21,6 +21,7 @@ What can go wrong, as one tree. Each class says whose fault it is, its status, i
     │   └── BadRequest               400  no HTTP, unroutable, or a body that cannot be read
     ├── UpstreamError                the upstream, or the way to it
     │   ├── UpstreamAuthFailed       502  upstream_auth_failed
+    │   ├── UpstreamEchoedKey        502  upstream_echoed_key
     │   ├── UpstreamUnreachable      502  upstream_unreachable
     │   ├── EgressRefused            502  egress_refused
     │   └── UpstreamTimeout          504  upstream_timeout
@@ -253,6 +254,15 @@ class UpstreamAuthFailed(UpstreamError):
     code = "upstream_auth_failed"
     message = "The upstream refused the project's API key. Your operator must replace it."
     remedy = "Enter a good key for the project, on /admin/ or by PATCH /manage/projects/<id>."
+    extra_headers = (DO_NOT_RETRY,)
+
+
+class UpstreamEchoedKey(UpstreamError):
+    """The upstream's error holds the project's key where it cannot be masked: it is compressed."""
+
+    code = "upstream_echoed_key"
+    message = "The upstream's error is not passed on, because it shows the project's API key. Tell your operator."
+    remedy = "Find out why the upstream, or a gateway before it, repeats the key in its errors; replace the key."
     extra_headers = (DO_NOT_RETRY,)
 
 

@@ -87,6 +87,7 @@ WRONG = {
     "NO_PROXY": "10.0.0.0/33",
     "ROOT_PATH": "llm", "CORS_ORIGINS": "https://app.example/", "TRUSTED_PROXIES": "10.0.0.1/8",
     "UPSTREAM_ALLOWED_HOSTS": "https://h", "ALLOW_ORGANIZATION_ROUTES": "perhaps",
+    "HIDE_OPENAI_ACCOUNT": "perhaps",
     "LOG_CLIENT_ADDRESS": "perhaps",
     "USAGE_RETENTION_DAYS": "nan", "AUDIT_RETENTION_DAYS": "x",
 }  # fmt: skip

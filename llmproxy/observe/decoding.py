@@ -14,11 +14,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Protocol
 
 import brotli
 from backports import zstd
 
+from llmproxy.turns import give_way
+
+# Enough of a body whose beginning alone is looked into.
+DECODED_BYTES = 1024 * 1024
 PIECE_BYTES = 64 * 1024
 FREE_BYTES = 8 * 1024 * 1024
 MAX_RATIO = 100
@@ -176,3 +181,19 @@ def body_decoder(content_encoding: str) -> BodyDecoder | None:
     if len(names) > MAX_CODINGS or not all(name in _CODINGS for name in names):
         return None
     return BodyDecoder([_CODINGS[name]() for name in reversed(names)])
+
+
+def decoded(content_encoding: str, beginning: bytes) -> Iterator[bytes]:
+    """What can be undone of a body's beginning, DECODED_BYTES or so; itself where the coding is not known."""
+    decoder = body_decoder(content_encoding)
+    if decoder is None:
+        yield beginning
+        return
+    size = 0
+    with suppress(Exception):  # on someone else's bytes, as in `UsageObserver`
+        for piece in decoder.decode(beginning):
+            yield piece
+            size += len(piece)
+            if size >= DECODED_BYTES:
+                return
+            give_way()

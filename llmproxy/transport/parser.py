@@ -6,6 +6,7 @@ import re
 
 import httptools
 
+from llmproxy.concealment import NOTHING, Concealment
 from llmproxy.headers import Headers
 
 MAX_NAME_BYTES = 1024
@@ -18,6 +19,7 @@ class ParsedResponse:
     One response as far as it has come; its callbacks are named by httptools. What they raise ends it as no HTTP.
 
     Args:
+        conceals: What of its fields nobody may see.
         may_upgrade: A 101 is the response that counts, because it was asked for.
 
     Attributes:
@@ -31,6 +33,8 @@ class ParsedResponse:
     """
 
     __slots__ = (
+        "_conceals",
+        "_is_to_conceal",
         "_may_upgrade",
         "body",
         "head_done",
@@ -45,7 +49,7 @@ class ParsedResponse:
         "trailers",
     )
 
-    def __init__(self, *, may_upgrade: bool = False) -> None:
+    def __init__(self, *, conceals: Concealment = NOTHING, may_upgrade: bool = False) -> None:
         self.parser = httptools.HttpResponseParser(self)
         self.status = 0
         self.reason = ""
@@ -53,6 +57,8 @@ class ParsedResponse:
         self.interim: list[tuple[int, Headers]] = []
         self.trailers: Headers = []
         self.body: list[bytes] = []
+        self._conceals = conceals
+        self._is_to_conceal = True
         self._may_upgrade = may_upgrade
         self.head_done = self.is_done = self.is_excess = self.keeps_alive = False
 
@@ -74,6 +80,8 @@ class ParsedResponse:
         # llhttp takes any three digits, and any byte of a reason but CR and LF.
         if self.status < MIN_STATUS or not _is_reason(self.reason):
             raise ValueError("a status or a reason that is none")
+        if self._is_to_conceal:
+            self.headers, self.reason = self._conceals.fields(self.headers), self._conceals.text(self.reason)
         self.head_done = self.status >= 200 or (self._may_upgrade and self.parser.should_upgrade())
         # llhttp forgets it when the message is over.
         self.keeps_alive = self.parser.should_keep_alive()
@@ -84,6 +92,8 @@ class ParsedResponse:
     def on_message_complete(self) -> None:
         if self.head_done:
             self.is_done = True
+            if self.trailers:
+                self.trailers = self._conceals.fields(self.trailers)
             return
         self.interim.append((self.status, self.headers))
         self.headers = []

@@ -9,6 +9,7 @@ from requests.structures import CaseInsensitiveDict
 
 from llmproxy.client.guard import Abortable
 from llmproxy.client.request_body import RequestBody
+from llmproxy.concealment import NOTHING, Concealment
 from llmproxy.egress import EgressProxy
 from llmproxy.headers import Headers, Origin
 
@@ -27,6 +28,7 @@ class UpstreamRequest(PreparedRequest):
             one is made, which a caller ends by throwing into this greenlet. What it raises ends the call.
         on_interim: Called with status and headers of each response before the one that counts (100, 102, 103), as
             soon as it came and while the call goes on. Must not raise.
+        conceals: What of its response nobody may see.
         may_upgrade: It asks for another protocol, and a 101 is a good response to it.
     """
 
@@ -43,6 +45,7 @@ class UpstreamRequest(PreparedRequest):
         on_connection: Callable[[Abortable | None], None],
         on_interim: OnInterim | None = None,
         *,
+        conceals: Concealment = NOTHING,
         may_upgrade: bool = False,
     ) -> None:
         self.method = method
@@ -53,6 +56,7 @@ class UpstreamRequest(PreparedRequest):
         self.body = body
         self.on_connection = on_connection
         self.on_interim = on_interim
+        self.conceals = conceals
         self.may_upgrade = may_upgrade
 
     @property

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import httptools
 from requests import Response
 from requests.exceptions import ConnectionError as RequestsConnectionError
-from requests.exceptions import ReadTimeout
+from requests.exceptions import ReadTimeout, RequestException
 from requests.structures import CaseInsensitiveDict
 
 from llmproxy.headers import Headers, field_lines
@@ -67,7 +68,7 @@ class WireResponse(ParsedResponse):
     )  # fmt: skip
 
     def __init__(self, request: UpstreamRequest, pool: ConnectionPool, timeouts: Timeouts) -> None:
-        super().__init__(may_upgrade=request.may_upgrade)
+        super().__init__(conceals=request.conceals, may_upgrade=request.may_upgrade)
         self._request = request
         self._pool = pool
         self._timeouts = timeouts
@@ -126,6 +127,8 @@ class WireResponse(ParsedResponse):
 
     def _take_head(self, connection: Connection, data: bytes) -> None:
         connection.was_used = False  # from here on, a failure is not that of an idle connection
+        # A key may stand across two reads: a head that comes in several is looked at in any case.
+        self._is_to_conceal = self._head_bytes > 0 or self._conceals.concerns(data)
         self._head_bytes += len(data)
         self._parse(data)
         if self.interim:
@@ -176,6 +179,15 @@ class WireResponse(ParsedResponse):
         data = body[0] if len(body) == 1 else b"".join(body)
         body.clear()
         return data
+
+    def hold(self, most: int) -> bytes:
+        """The body's beginning, to its end or somewhat over `most` bytes, which is left to be read all the same."""
+        held = sum(map(len, self.body))
+        with suppress(RequestException):  # which comes again when it is read
+            while not self.is_complete and held <= most:
+                self._receive()
+                held = sum(map(len, self.body))
+        return b"".join(self.body)
 
     def _receive(self) -> None:
         if self._connection is None:

@@ -15,6 +15,7 @@ TABLE = [
     (errors.ProjectInactive, 403, "permission_error", "project_inactive", True),
     (errors.BadRequest, 400, "invalid_request_error", None, False),
     (errors.UpstreamAuthFailed, 502, "server_error", "upstream_auth_failed", True),
+    (errors.UpstreamEchoedKey, 502, "server_error", "upstream_echoed_key", True),
     (errors.UpstreamUnreachable, 502, "server_error", "upstream_unreachable", False),
     (errors.EgressRefused, 502, "server_error", "egress_refused", True),
     (errors.UpstreamTimeout, 504, "server_error", "upstream_timeout", False),
