@@ -17,6 +17,7 @@ from llmproxy.errors import ProxyError
 EVERY_S = 60.0
 # More projects than this are told of together.
 MOST = 1000
+MOST_TEXT = 300
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ def failed(reason: ProxyError, *, project_id: str | None, project_name: str | No
     if len(_outages) >= MOST and (project_id, cause) not in _outages:
         project_id = None
     whose = "" if project_id is None else f" in project {project_name!r} ({project_id})"
-    detail = f": {reason.detail}" if reason.detail else ""
+    # What libraries say has more than one line at times.
+    detail = f": {' '.join(reason.detail.split())[:MOST_TEXT]}" if reason.detail else ""
     note(cause, f"{reason.code}{whose}{detail}. {reason.remedy}", project_id=project_id)
 
 

@@ -83,7 +83,11 @@ class Connection:
         # Whatever a name leads to at this moment. A proxy's own address is the operator's.
         if proxy is None and not (addresses := [each for each in addresses if not is_off_limits(each.host)]):
             raise OSError(f"{host} leads to a link-local address or a cloud's metadata alone")
-        sock = _connected(addresses, port, timeout_s)
+        try:
+            sock = _connected(addresses, port, timeout_s)
+        except OSError:
+            NAMES.doubt(host)
+            raise
         try:
             if proxy is not None and tunnels:
                 open_tunnel(sock, origin, proxy)

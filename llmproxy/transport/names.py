@@ -105,6 +105,11 @@ class Names:
                 name.failed_at = now
         return name.in_turn()
 
+    def doubt(self, host: str) -> None:
+        """None of its addresses took a connection: the next call looks it up anew, though it is fresh."""
+        if name := self._names.get(host):
+            name.found_at = min(name.found_at, time.monotonic() - FRESH_S)
+
     def _ask(self, host: str, name: _Name, now: float) -> AsyncResult:
         """What will have the answer of whichever look-up of this name ends first."""
         if name.asking == 0 or (name.asking < MOST_AT_ONCE and now - name.asked_at >= SLOW_S):

@@ -94,15 +94,17 @@ class ConnectionPool:
         The youngest is taken first, so that after a burst the others would lie here for good, and so would all of an
         origin that is never called again.
         """
-        while self._idle:
-            old = time.monotonic() - MAX_IDLE_S
-            for origin, kept in list(self._idle.items()):
-                while kept and kept[0].idle_since <= old:
-                    kept.popleft().close()
-                if not kept:
-                    del self._idle[origin]
-            gevent.sleep(min((kept[0].idle_since for kept in self._idle.values()), default=old) - old)
-        self._closing = None
+        try:
+            while self._idle:
+                old = time.monotonic() - MAX_IDLE_S
+                for origin, kept in list(self._idle.items()):
+                    while kept and kept[0].idle_since <= old:
+                        kept.popleft().close()
+                    if not kept:
+                        del self._idle[origin]
+                gevent.sleep(min((kept[0].idle_since for kept in self._idle.values()), default=old) - old)
+        finally:
+            self._closing = None
 
     def count_idle(self) -> int:
         """How many connections wait for a next call."""
@@ -115,4 +117,3 @@ class ConnectionPool:
                 kept.pop().close()
         if self._closing is not None:
             self._closing.kill(block=False)
-            self._closing = None

@@ -83,7 +83,7 @@ def child_exit(_arbiter: Any, worker: Worker) -> None:
     """Forget how a dead worker was; what it has counted stays counted."""
     try:
         shared_values.absorb(master.metrics_dir(), worker.pid)
-    except OSError as exc:  # the memory is full, say: no reason for the master to end
+    except Exception as exc:  # full memory, or a file that a killed worker left half written: nothing to end for
         log.warning("what worker %d has counted is lost: %s", worker.pid, exc)
 
 

@@ -181,14 +181,16 @@ def replace_workers_one_by_one(arbiter: Any) -> None:
         wanted = arbiter.num_workers
         for _ in range(wanted - sum(worker.age > last_that_leaves for worker in arbiter.WORKERS.values())):
             arbiter.spawn_worker()
-        workers = sorted(arbiter.WORKERS.items(), key=lambda item: item[1].age)
-        leaving = [pid for pid, worker in workers if worker.age <= last_that_leaves]
-        staying = workers[len(leaving) :]
-        serving = sum(int(worker.serves) for _, worker in staying)
-        # SIGTTOU lowers what is wanted. A worker that was told before goes on leaving.
-        too_many = [pid for pid, _ in staying[: max(0, len(staying) - wanted)]]
-        for pid in leaving[: max(0, len(leaving) + serving - wanted)] + too_many:
-            arbiter.kill_worker(pid, signal.SIGTERM)
+        workers = sorted(arbiter.WORKERS.values(), key=lambda worker: worker.age)
+        old = [worker for worker in workers if worker.age <= last_that_leaves]
+        new = workers[len(old) :]
+        # Nobody needs an old one that does not serve yet. The oldest of the others may have been told before.
+        leaving = [worker for worker in old if not int(worker.serves)]
+        old = [worker for worker in old if int(worker.serves)]
+        leaving += old[: max(0, len(old) + sum(int(worker.serves) for worker in new) - wanted)]
+        leaving += new[: max(0, len(new) - wanted)]  # SIGTTOU lowers what is wanted
+        for worker in leaving:
+            arbiter.kill_worker(worker.pid, signal.SIGTERM)
 
     arbiter.reload, arbiter.manage_workers = reload_and_remember, manage
 

@@ -5,7 +5,6 @@ gunicorn's own master takes a worker that could not boot for a reason to end eve
 """
 
 import base64
-import contextlib
 import os
 import signal
 import subprocess
@@ -97,14 +96,16 @@ def kill_one(server: Server) -> int:
     return idle
 
 
-def serves(server: Server, token: Token) -> bool:
-    with contextlib.suppress(OSError):
-        return call(server.url, "GET", "/v1/models", token.bearer).status == 200
-    return False
+def outcome(server: Server, token: Token) -> object:
+    """A call's status, or what kept it from having one."""
+    try:
+        return call(server.url, "GET", "/v1/models", token.bearer).status
+    except OSError as exc:
+        return repr(exc)
 
 
-def calls_are_answered(server: Server, token: Token, times: int = 20) -> bool:
-    return all(serves(server, token) for _ in range(times))
+def outcomes(server: Server, token: Token, times: int = 20) -> set[object]:
+    return {outcome(server, token) for _ in range(times)}
 
 
 def serving(server: Server) -> float:
@@ -120,11 +121,11 @@ def test_a_worker_that_cannot_be_replaced_is_once_it_can(server, upstream, fault
         killed = kill_one(server)
         wait_for(lambda: "tried again" in server.output(), timeout_s=20, otherwise=server.output)
 
-        assert calls_are_answered(server, token)
+        assert outcomes(server, token) == {200}
         (faults / fault).unlink()
         wait_for(lambda: len(server.worker_pids()) == 2 and killed not in server.worker_pids(), timeout_s=40)
         assert finish().endswith(b"data: [DONE]\n\n")
-        assert calls_are_answered(server, token)
+        assert outcomes(server, token) == {200}
 
 
 def test_a_stop_does_not_wait_for_a_worker_that_cannot_boot(server, faults):
@@ -143,11 +144,35 @@ def test_a_reload_whose_workers_cannot_boot_leaves_the_old_ones_until_they_can(s
     server.process.send_signal(signal.SIGHUP)
     wait_for(lambda: "tried again" in server.output(), timeout_s=20, otherwise=server.output)
 
-    assert calls_are_answered(server, token, 40)
+    assert outcomes(server, token, 40) == {200}
     assert before <= set(server.worker_pids())
     (faults / "no application").unlink()
     wait_for(lambda: not before & set(server.worker_pids()), timeout_s=60, otherwise=server.output)
-    assert calls_are_answered(server, token)
+    assert outcomes(server, token) == {200}
+
+
+def test_reloads_one_upon_another_leave_nothing_behind_and_nobody_without_an_answer(server, upstream, faults):
+    token = server.issue_token()
+    before = set(server.worker_pids())
+    (faults / "no application").touch()
+    for times in range(1, 4):
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda times=times: server.output().count("Hang up") == times, otherwise=server.output)
+        wait_for(lambda: len(set(server.worker_pids()) - before) == 2, timeout_s=20, otherwise=server.worker_pids)
+
+        assert before <= set(server.worker_pids()) and outcomes(server, token) == {200}
+    (faults / "no application").unlink()
+    wait_for(lambda: len(server.worker_pids()) == 2 and not before & set(server.worker_pids()), timeout_s=60)
+    assert outcomes(server, token) == {200}
+
+
+def test_the_number_of_workers_is_changed_by_signals_as_before(server):
+    for number, wanted in ((signal.SIGTTIN, 3), (signal.SIGTTOU, 2), (signal.SIGTTOU, 1)):
+        server.process.send_signal(number)
+        wait_for(lambda wanted=wanted: len(server.worker_pids()) == wanted, timeout_s=20, otherwise=server.output)
+    wait_for(lambda: serving(server) == 1)
+
+    assert fetch(server.url, "GET", "/healthz")[0] == 200
 
 
 def test_a_secrets_file_that_is_gone_for_a_moment_stops_no_worker_from_being_replaced(server, upstream, tmp_path):
@@ -157,7 +182,7 @@ def test_a_secrets_file_that_is_gone_for_a_moment_stops_no_worker_from_being_rep
         killed = kill_one(server)
         wait_for(lambda: len(server.worker_pids()) == 2 and killed not in server.worker_pids(), timeout_s=20)
 
-        assert calls_are_answered(server, token)
+        assert outcomes(server, token) == {200}
         assert finish().endswith(b"data: [DONE]\n\n")
     assert "wrong settings" not in server.output()
 
@@ -187,10 +212,10 @@ def test_a_reload_that_asks_for_a_library_that_is_not_there_changes_nothing(serv
     wait_for(lambda: "not reloading: " in server.output(), otherwise=server.output)
 
     assert "LOGGING_URL: needs boto3: pip install" in server.output()
-    assert server.worker_pids() == before and calls_are_answered(server, token)
+    assert server.worker_pids() == before and outcomes(server, token) == {200}
     killed = kill_one(server)
     wait_for(lambda: len(server.worker_pids()) == 2 and killed not in server.worker_pids(), timeout_s=20)
-    assert calls_are_answered(server, token)
+    assert outcomes(server, token) == {200}
 
 
 @contextmanager
@@ -215,7 +240,7 @@ def test_a_data_directory_that_became_read_only_stops_no_worker_from_being_repla
             statuses = {call(server.url, "GET", "/v1/models", token.bearer).status for _ in range(40)}
             # SQLite's file lies there, too.
             assert statuses <= ({200, 503} if server.settings.get("DATABASE_URL") is None else {200})
-        wait_for(lambda: calls_are_answered(server, token), timeout_s=20, otherwise=server.output)
+        wait_for(lambda: outcomes(server, token) == {200}, timeout_s=20, otherwise=server.output)
         assert finish().endswith(b"data: [DONE]\n\n")
 
 
@@ -229,7 +254,7 @@ def test_a_worker_beside_a_newer_version_that_excludes_it_says_so_and_the_others
     wait_for(lambda: "tried again" in server.output(), timeout_s=20, otherwise=server.output)
 
     assert server.output().count("the database is of schema 9999") == 1
-    assert calls_are_answered(server, token)
+    assert outcomes(server, token) == {200}
     execute(url, f"UPDATE alembic_version SET version_num = '{head['version_num']}'")
     execute(url, f"UPDATE schema_floor SET oldest = '{head['oldest']}'")
     wait_for(lambda: serving(server) == 2, timeout_s=40, otherwise=server.output)

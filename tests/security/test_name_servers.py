@@ -38,13 +38,9 @@ class NameServer:
         self.directory = directory
         (directory / "sitecustomize.py").write_text(NAME_SERVER)
 
-    def answer(self, name: str) -> None:
-        """From here on it leads to this machine."""
-        (self.directory / name).write_text("127.0.0.1")
-
-    def fall_silent(self, name: str) -> None:
-        """From here on nobody answers for it."""
-        (self.directory / name).unlink()
+    def answer(self, name: str, address: str = "127.0.0.1") -> None:
+        """From here on it leads there, by default to the upstream of the tests."""
+        (self.directory / name).write_text(address)
 
     def asked(self, name: str) -> int:
         """How many look-ups there were of it."""
@@ -107,6 +103,15 @@ def test_a_name_that_is_answered_for_again_is_called_again(server, upstream, nam
     names.answer("back.test")
 
     wait_for(lambda: call(server.url, "GET", "/v1/models", token.bearer).status == 200)
+
+
+def test_an_upstream_that_moved_is_found_by_the_next_call(server, upstream, names):
+    names.answer("moved.test", "127.0.0.2")
+    token = token_of(server, upstream, "moved.test")
+    assert call(server.url, "GET", "/v1/models", token.bearer).status == 502
+    names.answer("moved.test")
+
+    assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
 
 
 def test_a_stop_does_not_wait_for_a_name_server(server, upstream, names):

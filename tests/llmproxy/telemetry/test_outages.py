@@ -40,6 +40,12 @@ def test_the_first_is_told_at_once_with_project_cause_and_what_to_do(caplog: pyt
     assert line.startswith("upstream_unreachable in project 'name of p' (p): Connection refused. Try it on /admin/")
 
 
+def test_a_detail_is_one_line_of_bounded_length(caplog: pytest.LogCaptureFixture) -> None:
+    fail(detail="two\nlines\r\n" + "x" * 10_000)
+
+    assert "two lines xxx" in caplog.messages[0] and "\n" not in caplog.messages[0] and len(caplog.messages[0]) < 600
+
+
 def test_what_follows_is_told_once_a_minute_with_its_number(caplog: pytest.LogCaptureFixture, clock: Clock) -> None:
     for number in range(30):
         fail(detail=f"refused {number}")

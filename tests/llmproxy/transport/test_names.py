@@ -159,6 +159,17 @@ def test_a_name_that_is_there_no_longer_is_not_used_on(names: Names, server: Nam
             names.addresses("a")
 
 
+def test_a_name_that_took_no_connection_is_looked_up_anew_though_it_is_fresh(
+    names: Names, server: NameServer, clock: Clock
+) -> None:
+    names.addresses("a")
+    server.answers["a"] = ["10.0.0.2"]
+    names.doubt("a")
+    names.doubt("unknown")
+
+    assert hosts(names.addresses("a")) == ["10.0.0.2"]
+
+
 def test_an_answer_that_comes_late_is_used_by_the_next(names: Names, server: NameServer, clock: Clock) -> None:
     names.addresses("a")
     server.is_silent = True
