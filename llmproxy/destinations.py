@@ -6,8 +6,13 @@ import ipaddress
 import re
 from urllib.parse import urlsplit
 
+from gevent import Timeout
+
 from llmproxy.transport.names import NAMES, numeric_addresses
 from llmproxy.urls import is_loopback
+
+# How long an operator waits for a name server that does not answer.
+LOOK_UP_S = 5.0
 
 _is_host = re.compile(r"(?:\*\.)?[a-z0-9_.:-]+").fullmatch
 # Names that lead nowhere outside of somebody's own network (RFC 6762, 8375, 6761; ICANN's .internal).
@@ -53,7 +58,8 @@ def require_private_if_plain(base_url: str) -> None:
     if not found and ("." not in host or host.endswith(_PRIVATE_ENDINGS)):
         return
     try:
-        found = found or NAMES.addresses(host)
+        with Timeout(LOOK_UP_S, TimeoutError):
+            found = found or NAMES.addresses(host)
     except (OSError, UnicodeError) as exc:
         raise ValueError("must start with https://: nobody can tell whether that host is in your network") from exc
     if not all(_is_private(address.host) for address in found):

@@ -19,7 +19,7 @@ monkey.patch_all()
 here = os.path.dirname(__file__)
 def getaddrinfo(host, port, *more):
     name = host.decode() if isinstance(host, bytes) else host
-    if not name or not name.endswith(".test") or (more and more[-1] == _socket.AI_NUMERICHOST):
+    if not name or not name.endswith((".internal", ".test")) or (more and more[-1] == _socket.AI_NUMERICHOST):
         return real(host, port, *more)
     file = os.path.join(here, name)
     with open(file + ".asked", "a") as asked:
@@ -67,11 +67,11 @@ def token_of(server: Server, upstream, host: str):
 
 
 def test_calls_to_a_name_that_nobody_answers_for_stop_no_other_projects(server, upstream, names):
-    names.answer("live.test")
-    dead, live = token_of(server, upstream, "dead.test"), token_of(server, upstream, "live.test")
+    names.answer("live.internal")
+    dead, live = token_of(server, upstream, "dead.internal"), token_of(server, upstream, "live.internal")
     with ThreadPoolExecutor(12) as pool:
         failing = [pool.submit(call, server.url, "GET", "/v1/models", dead.bearer) for _ in range(12)]
-        wait_for(lambda: names.asked("dead.test"))
+        wait_for(lambda: names.asked("dead.internal"))
         served = [call(server.url, "GET", "/v1/models", live.bearer).status for _ in range(3)]
         # Nor is the disk waited for by the same threads.
         wait_for(lambda: server.manage("GET", "/usage")[1]["total"]["requests"] >= 3, otherwise=server.output)
@@ -79,17 +79,17 @@ def test_calls_to_a_name_that_nobody_answers_for_stop_no_other_projects(server, 
 
         assert served == [200, 200, 200]
         assert {answer.result().status for answer in failing} == {504}
-        assert names.asked("dead.test") <= 2
+        assert names.asked("dead.internal") <= 2
 
 
 def test_many_names_that_nobody_answers_for_hold_up_no_name_that_is_known(server, upstream, names):
-    names.answer("live.test")
-    live = token_of(server, upstream, "live.test")
-    dead = [token_of(server, upstream, f"dead-{number}.test") for number in range(40)]
+    names.answer("live.internal")
+    live = token_of(server, upstream, "live.internal")
+    dead = [token_of(server, upstream, f"dead-{number}.internal") for number in range(40)]
     assert call(server.url, "GET", "/v1/models", live.bearer).status == 200
     with ThreadPoolExecutor(40) as pool:
         failing = [pool.submit(call, server.url, "GET", "/v1/models", token.bearer) for token in dead]
-        wait_for(lambda: sum(names.asked(f"dead-{number}.test") for number in range(40)) >= 30)
+        wait_for(lambda: sum(names.asked(f"dead-{number}.internal") for number in range(40)) >= 30)
         # Several at once, so that they need connections of their own.
         served = [pool.submit(call, server.url, "GET", "/v1/models", live.bearer) for _ in range(8)]
 
@@ -98,24 +98,32 @@ def test_many_names_that_nobody_answers_for_hold_up_no_name_that_is_known(server
 
 
 def test_a_name_that_is_answered_for_again_is_called_again(server, upstream, names):
-    token = token_of(server, upstream, "back.test")
+    token = token_of(server, upstream, "back.internal")
     assert call(server.url, "GET", "/v1/models", token.bearer).status == 504
-    names.answer("back.test")
+    names.answer("back.internal")
 
     wait_for(lambda: call(server.url, "GET", "/v1/models", token.bearer).status == 200)
 
 
 def test_an_upstream_that_moved_is_found_by_the_next_call(server, upstream, names):
-    names.answer("moved.test", "127.0.0.2")
-    token = token_of(server, upstream, "moved.test")
+    names.answer("moved.internal", "127.0.0.2")
+    token = token_of(server, upstream, "moved.internal")
     assert call(server.url, "GET", "/v1/models", token.bearer).status == 502
-    names.answer("moved.test")
+    names.answer("moved.internal")
 
     assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
 
 
+def test_an_operator_does_not_wait_for_a_name_server_for_long(server, names):
+    body = {"name": "x", "openai_api_key": "sk-x", "base_url": "http://dead.test"}
+    status, answer = server.manage("POST", "/projects", body)
+
+    assert (status, answer["error"]["param"]) == (400, "base_url")
+    assert "nobody can tell" in answer["error"]["message"] and names.asked("dead.test")
+
+
 def test_a_stop_does_not_wait_for_a_name_server(server, upstream, names):
-    token = token_of(server, upstream, "dead.test")
+    token = token_of(server, upstream, "dead.internal")
     assert call(server.url, "GET", "/v1/models", token.bearer).status == 504
     server.terminate()
 
