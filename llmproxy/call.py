@@ -243,10 +243,10 @@ class Call:
         metrics.call_ended(record, overhead_s=self._overhead_s)
         if billed.charge.is_clamped:
             metrics.USAGE_CLAMPED.inc()
-        if self._span:
-            self._span.end(record, body.held if body else None)
         if body:
             body.let_go()
+        if self._span:
+            self._span.end(record, body.held if body else None)
 
     def _billed(self) -> Bill:
         if not self._grant or not self._sent_up:

@@ -7,6 +7,7 @@ Joining and leaving are on every call's path, so each is one operation on a set.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Protocol
 
 from llmproxy.errors import ProxyError
@@ -30,6 +31,9 @@ class LiveCall(Protocol):
     @property
     def is_session(self) -> bool:
         """A WebSocket, which serves many requests and may stay open for good."""
+
+    def end(self, cut: ProxyError | None, *, bytes_out: int) -> None:
+        """Write its record."""
 
     def cut(self, reason: ProxyError) -> None:
         """End it so that its client sees it; `reason` goes to the record. Never waits, and may be called again."""
@@ -62,3 +66,9 @@ class LiveCalls:
         for call in self:
             if call.is_session:
                 call.cut(reason)
+
+    def abandon(self, reason: ProxyError) -> None:
+        """Record every call as ended, for a process that ends on the spot. What each had sent stays untold."""
+        for call in self:
+            with suppress(Exception):  # one that is just being recorded, say: the others shall be, too
+                call.end(reason, bytes_out=0)

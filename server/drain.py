@@ -81,6 +81,11 @@ class Stopping:
         self._hurried.set()
         self.begin(overlap=False)
 
+    def abort(self) -> None:
+        """Record what runs, and write what waits: this process ends on the spot, and waits for nobody."""
+        self._parts.live.abandon(ProxyDraining())
+        self._parts.close()
+
     def wait(self, front: Front) -> None:
         """Return when this process was asked to end and has done what there is to do before."""
         self._asked.wait()

@@ -15,6 +15,7 @@ import orjson
 
 from llmproxy.observe.json_scan import JsonScanner, members
 from llmproxy.observe.sse import Block, EventSplitter, parse_event
+from llmproxy.turns import in_slices
 
 # The chunk with the usage has under 1 KiB. What is larger is something else, and goes through as it comes.
 MAX_EVENT_BYTES = 64 * 1024
@@ -125,6 +126,11 @@ class UsageChunkFilter:
             return self._after(chunk)
         if self._splitter.is_between_events and chunk.endswith(b"\n\n") and not _has_usage(chunk):
             return chunk
+        return b"".join([self._part_of(part) for part in in_slices(chunk)])
+
+    def _part_of(self, chunk: bytes) -> bytes:
+        if self._is_done:
+            return self._after(chunk)
         passed = b"".join([self._passed(block) for block in self._splitter.feed(chunk)])
         return passed + self._released()
 

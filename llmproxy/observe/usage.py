@@ -342,8 +342,7 @@ class EventStream:
     def _take_part(self, block: Block) -> None:
         if block.starts or self._scanner is None:
             self._lines, self._scanner = DataLines(), DocumentScanner(self._facts.path, inside=ENVELOPE)
-        for data in self._lines.feed(block.raw):
-            self._scanner.feed(data)
+        self._scanner.feed(b"".join(self._lines.feed(block.raw)))
         if block.ends:
             scanner, self._scanner = self._scanner, None
             self._facts.take(scanner.document())

@@ -104,13 +104,14 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def handle_abort(self, *_: object) -> NoReturn:
         """
-        End this process, which the master has not heard of for too long, and say where it stood.
+        End this process, which the master has not heard of for too long; record its calls, and say where it stood.
 
         gunicorn's own raises SystemExit in whatever runs at that moment. In a connection's greenlet that ends the one
         connection, and leaves a worker that takes connections and closes them unanswered, for ever.
         """
         try:
             faulthandler.dump_traceback(all_threads=False)
+            self.stopping.abort()
         finally:
             os._exit(1)
 

@@ -10,12 +10,18 @@ class RunningCall:
     def __init__(self, live: LiveCalls, *, is_session: bool) -> None:
         self.is_session = is_session
         self.cuts: list[ProxyError] = []
+        self.ends: list[ProxyError | None] = []
         self._live = live
         live.join(self)
 
     def cut(self, reason: ProxyError) -> None:
         self.cuts.append(reason)
         self._live.leave(self)
+
+    def end(self, cut: ProxyError | None, *, bytes_out: int) -> None:
+        if self.is_session:
+            raise RuntimeError("it has ended already")
+        self.ends.append(cut)
 
 
 def test_every_call_can_be_cut_though_each_leaves_then() -> None:
@@ -43,3 +49,11 @@ def test_leaving_twice_does_nothing() -> None:
     live.leave(call)
 
     assert list(live) == []
+
+
+def test_every_call_is_abandoned_though_one_cannot_be() -> None:
+    live, reason = LiveCalls(), ProxyDraining()
+    calls = [RunningCall(live, is_session=turn == 1) for turn in range(3)]
+    live.abandon(reason)
+
+    assert [call.ends for call in calls] == [[reason], [], [reason]]

@@ -69,3 +69,11 @@ def test_no_bytes_are_too_odd(noise, at):
 
     read_asked("/v1/audio/transcriptions", body[:at] + noise + body[at:])
     read_asked("/v1/images/edits", noise)
+
+
+def test_a_form_with_a_boundary_beyond_any_tells_nothing():
+    boundary = b"x" * 71
+    form = b'--%b\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--%b--\r\n'
+
+    assert read_asked("/v1/audio/transcriptions", form % (boundary, boundary)) == (None, {})
+    assert read_asked("/v1/audio/transcriptions", form % (boundary[1:], boundary[1:])) == ("whisper-1", {})
