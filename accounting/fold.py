@@ -121,7 +121,7 @@ def fold(records: Iterable[ReadRecord], *, model_name: Callable[[str, str], str]
             at = int(arrived_at.timestamp())
             used = _used(record) | _priced(record)
             found.sights.append(Sight(project_id, object_id, record.request_id, is_stored, at, row, used))
-        elif record.usage_source in _OWN and not _is_reading(record):
+        elif tells_own_usage(record) and not is_reading(record):
             counted |= _used(record) | _priced(record)
         elif not record.is_before_prices:
             counted |= _priced(record)
@@ -211,7 +211,12 @@ def _priced(record: ReadRecord) -> Sums:
     return priced
 
 
-def _is_reading(record: ReadRecord) -> bool:
+def tells_own_usage(record: ReadRecord) -> bool:
+    """Whether a record says that its usage is that of its call, and of nothing else."""
+    return record.usage_source in _OWN and not record.usage_of
+
+
+def is_reading(record: ReadRecord) -> bool:
     """Whether a call only read something, or changed its metadata: older records call such usage the call's own."""
     if record.method == "POST":
         endpoint = record.endpoint or ""

@@ -12,6 +12,7 @@ take nothing away.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,7 +21,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, select
 
-from accounting.fold import Row, Rows, add, in_every_view, with_used
+from accounting.fold import Row, Rows, add, in_every_view, is_reading, tells_own_usage, with_used
 from accounting.rollup import UsageSums
 from accounting.seen import counting
 from accounting.views import CALLS, RECOUNT, View, moment
@@ -29,7 +30,7 @@ from llmproxy.api_log.position import Position
 from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.api_log.record import MAX_LINE_BYTES
 from llmproxy.api_log.segment import distinct_segments
-from models import DIMENSIONS, SUMS, usage_keys, usage_sums
+from models import COUNTS, DIMENSIONS, SUMS, usage_keys, usage_sums
 
 _CHUNK_BYTES = 256 << 10
 _BUSY_MS = 10_000
@@ -42,15 +43,19 @@ class Recount:
 
     Attributes:
         records: Counted in the files.
+        reads: Of them, those of older versions whose usage is that of an object which was read: it counts no more.
         before_prices: Of them, those with usage that a version before prices wrote: they count as unpriced.
         replaced: Hours whose sums are what the files say now, in order.
         kept: Hours that were left as they were, because the files hold fewer of their records.
+        changes: What differs in the replaced hours: the name of a sum -> what it was, and what it is now.
     """
 
     records: int = 0
+    reads: int = 0
     before_prices: int = 0
     replaced: list[datetime] = field(default_factory=list)
     kept: list[datetime] = field(default_factory=list)
+    changes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def recount(path: Path, engine: Engine, sums: UsageSums, *, replace_from: datetime | None = None) -> Recount:
@@ -65,16 +70,27 @@ def recount(path: Path, engine: Engine, sums: UsageSums, *, replace_from: dateti
     work.clear()
     for records in _records(path, sums.load()):
         done.records += sum(record.count for record in records)
-        done.before_prices += sum(record.is_before_prices for record in records)
+        done.reads += sum(tells_own_usage(record) and is_reading(record) for record in records)
+        done.before_prices += sum(record.is_before_prices and not is_reading(record) for record in records)
         work.gather(records)
     for hour in work.hours():
         (done.replaced if work.settle(hour) else done.kept).append(moment(hour))
     work.clear()
+    done.changes = {
+        name: (work.before[name], work.after[name]) for name in COUNTS if work.before[name] != work.after[name]
+    }
     return done
 
 
 class _Recounting:
+    """
+    Attributes:
+        before, after: The sums of the hours that were replaced.
+    """
+
     def __init__(self, engine: Engine, sums: UsageSums, replace_from: datetime | None) -> None:
+        self.before: Counter[str] = Counter()
+        self.after: Counter[str] = Counter()
         self._engine = engine
         self._sums = sums
         self._replace_from = replace_from
@@ -98,6 +114,9 @@ class _Recounting:
             if not is_forced and _requests(counted) < _requests(current):
                 return False
             self._sums.add(connection, in_every_view(_difference(counted, current)))
+        for total, calls in ((self.before, current), (self.after, counted)):
+            for each in calls.values():
+                total.update(each)
         return True
 
     def clear(self) -> None:

@@ -125,9 +125,13 @@ def _tell(done: Recount) -> None:
     hours = sorted(done.replaced + done.kept)
     span = f", {hours[0]:%Y-%m-%dT%H:%MZ} to {hours[-1] + timedelta(hours=1):%Y-%m-%dT%H:%MZ}" if hours else ""
     click.echo(f"recounted {done.records} records of {len(hours)} hours{span}")
+    if done.reads:
+        click.echo(f"{done.reads} of them only read what was used before: their usage counts no more")
     if done.before_prices:
         click.echo(f"{done.before_prices} of them are older than prices: they have no cost, and count as unpriced")
     click.echo(f"replaced the sums of {len(done.replaced)} hours")
+    for name, (before, after) in done.changes.items():
+        click.echo(f"{name}: {before} before, {after} now")
     for hour in done.kept:
         click.echo(f"kept the sums of {hour:%Y-%m-%dT%H:%MZ}: the files hold fewer of its records")
 

@@ -17,6 +17,7 @@ from accounting.rollup import Rollup, UsageSums, node_id
 from app import create_app
 from control import projects
 from control.audit import Actor
+from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.api_log.retention import Dropped
 from llmproxy.keyring import KeyRing
 from models import Project, db
@@ -178,6 +179,26 @@ def test_rebuild_recounts_and_says_what(run, log):
         0,
         "recounted 3 records of 2 hours, 2026-11-23T10:00Z to 2026-11-23T13:00Z\nreplaced the sums of 2 hours\n",
     )
+
+
+def test_rebuild_of_a_log_of_before_says_what_counts_otherwise_now(run, log, monkeypatch):
+    """The issue's own log: a response of 29 tokens, read three times, and a stream that failed inside."""
+    usage = {"metadata": {"prompt_tokens": 20, "completion_tokens": 9, "total_tokens": 29, "model": "gpt-5"}}
+    read = usage | {"method": "GET", "endpoint": "/v1/responses/resp_1"}
+    failed = {"usage_source": "absent", "metadata": None, "error": {"code": "server_error", "type": None}}
+    append(log, [older(endpoint="/v1/responses", **usage), *[older(**read)] * 3, older(stream=True, **failed)])
+    with monkeypatch.context() as before:
+        before.setattr("accounting.fold.is_reading", lambda record: False)
+        before.setattr(ReadRecord, "failed_inside", False)
+        run("ledger", "rebuild")
+
+    _, output = run("ledger", "rebuild")
+
+    assert "3 of them only read what was used before: their usage counts no more\n" in output
+    assert "1 of them are older than prices: they have no cost, and count as unpriced\n" in output
+    assert "errors: 0 before, 1 now\n" in output
+    assert "total_tokens: 116 before, 29 now\n" in output
+    assert run("ledger", "rebuild")[1].endswith("replaced the sums of 1 hours\n")
 
 
 def test_rebuild_says_which_records_have_no_cost(run, log):
