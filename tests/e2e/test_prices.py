@@ -295,7 +295,7 @@ def test_costs_are_counted_for_prometheus(record_of, proxy):
     record = record_of(CHAT, chat("gpt-4o-2024-08-06", MILLION, MILLION)[0])
 
     labels = f'{{model="gpt-4o-2024-08-06",project="{record["project_id"]}",source="reported"}}'
-    assert f"llmproxy_cost_usd_total{labels} 12.5" in proxy.metrics()
+    wait_for(lambda: f"llmproxy_cost_usd_total{labels} 12.5" in proxy.metrics())
 
 
 OWN = """

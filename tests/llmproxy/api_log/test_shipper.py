@@ -36,7 +36,7 @@ def open_shipper(open_reader, open_http_sink, dead_letters):
     def make(sink=None, wait=None, **options):
         options = {"uniform": lambda low, high: high, "max_age_s": 0.0} | options
         shippers.append(
-            Shipper(open_reader(), sink or open_http_sink(read_timeout_s=0.2), dead_letters, wait=wait, **options)
+            Shipper(open_reader(), sink or open_http_sink(read_timeout_s=1), dead_letters, wait=wait, **options)
         )
         return shippers[-1]
 
