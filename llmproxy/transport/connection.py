@@ -20,7 +20,7 @@ import gevent.socket
 from llmproxy.egress import EgressProxy
 from llmproxy.headers import Origin
 from llmproxy.sockets import poll, prepare, shut_down
-from llmproxy.transport.names import NAMES, Address
+from llmproxy.transport.names import NAMES, Address, numeric_addresses
 from llmproxy.transport.readiness import Readiness
 from llmproxy.transport.tunnel import open_tunnel
 from llmproxy.turns import give_way
@@ -80,9 +80,10 @@ class Connection:
         self.idle_since = 0.0
         host, port = (origin.host, origin.port) if proxy is None else (proxy.host, proxy.port)
         addresses = NAMES.addresses(host)
-        # Whatever a name leads to at this moment. A proxy's own address is the operator's.
-        if proxy is None and not (addresses := [each for each in addresses if not is_off_limits(each.host)]):
-            raise OSError(f"{host} leads to a link-local address or a cloud's metadata alone")
+        if proxy is None:
+            addresses = _allowed(addresses, host)
+        else:  # it looks names up by itself, but an address is known here
+            _allowed(numeric_addresses(origin.host), origin.host)
         try:
             sock = _connected(addresses, port, timeout_s)
         except OSError:
@@ -177,6 +178,14 @@ class Connection:
     def _stop_waiting(self) -> None:
         if self._readiness is not None:
             self._readiness.close()
+
+
+def _allowed(addresses: list[Address], host: str) -> list[Address]:
+    """Those that an upstream may have, whatever led to them at this moment. Raises OSError when none is left."""
+    allowed = [each for each in addresses if not is_off_limits(each.host)]
+    if addresses and not allowed:
+        raise OSError(f"{host} leads to a link-local address or a cloud's metadata alone")
+    return allowed
 
 
 def _connected(addresses: Sequence[Address], port: int, timeout_s: float) -> socket.socket:

@@ -30,7 +30,7 @@ def authority() -> trustme.CA:
 @pytest.fixture(scope="module")
 def tls_upstream(authority, tmp_path_factory) -> Iterator[MockOpenAI]:
     place = tmp_path_factory.mktemp("tls")
-    certificate = authority.issue_cert("*.upstream.test")
+    certificate = authority.issue_cert("*.upstream.internal")
     certificate.cert_chain_pems[0].write_to_path(place / "cert.pem")
     certificate.private_key_pem.write_to_path(place / "key.pem")
     with MockOpenAI(cert=place / "cert.pem", key=place / "key.pem") as mock:
@@ -56,8 +56,8 @@ def server(server_kind, running_egress, authority, tmp_path_factory) -> Iterator
     place = tmp_path_factory.mktemp(server_kind)
     authority.cert_pem.write_to_path(ca := place / "ca.pem")
     settings = {
-        "HTTPS_PROXY": running_egress.proxy_url, "http_proxy": running_egress.proxy_url, "no_proxy": "near.test",
-        "SSL_CERT_FILE": str(ca), "CONNECT_TIMEOUT": "2", "UPSTREAM_URL": "https://nobody.test",
+        "HTTPS_PROXY": running_egress.proxy_url, "http_proxy": running_egress.proxy_url, "no_proxy": "near.internal",
+        "SSL_CERT_FILE": str(ca), "CONNECT_TIMEOUT": "2", "UPSTREAM_URL": "https://nobody.internal",
     }  # fmt: skip
     with Server(server_kind, place / "data", **settings) as running:
         running.secrets |= set(CREDENTIALS.split(":")) | {"planted-p@ssword", "planted-reason"}
@@ -69,7 +69,7 @@ def server(server_kind, running_egress, authority, tmp_path_factory) -> Iterator
 @pytest.fixture
 def name() -> str:
     """Of an upstream that nobody has connected to yet."""
-    return f"{uuid.uuid4().hex}.upstream.test"
+    return f"{uuid.uuid4().hex}.upstream.internal"
 
 
 def named(url: str, name: str) -> str:
@@ -126,7 +126,7 @@ def test_events_arrive_as_they_are_sent(server, egress, upstream, tls_upstream, 
 def test_a_websocket_takes_a_tunnel(server, egress, authority, upstream, encrypted, name):
     context = None
     if encrypted:
-        authority.issue_cert("*.upstream.test").configure_cert(context := ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        authority.issue_cert("*.upstream.internal").configure_cert(context := ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
     with WebSocketUpstream(tls=context) as websockets:
         token = token_for(server, websockets.url, name)
         where = server.url.replace("http", "ws") + "/v1/realtime"
@@ -181,11 +181,26 @@ def test_a_proxy_that_says_nothing_is_waited_for_as_long_as_a_connection_may_tak
 
 
 def test_the_upstream_proves_who_it_is_through_the_tunnel(server, egress, tls_upstream):
-    project = server.create_project(base_url=named(tls_upstream.url, "other.test"))
+    project = server.create_project(base_url=named(tls_upstream.url, "other.internal"))
     answer = call(server.url, "GET", "/v1/models", server.issue_token(project).bearer)
 
     assert (answer.status, answer.json["error"]["code"]) == (502, "upstream_unreachable")
     assert len(egress.asked) == 1
+
+
+METADATA = ["2852039166", "0xA9FEA9FE", "169.16689662", "[::ffff:a9fe:a9fe]", "169.254.169.254"]
+
+
+@pytest.mark.parametrize("host", METADATA)
+def test_no_proxy_is_asked_for_a_clouds_metadata(server, egress, host):
+    """A name is the proxy's to look up; an address is known here."""
+    body = {"base_url": f"https://{host}:1/v1", "name": f"metadata at {host}", "openai_api_key": "sk-x"}
+    status, project = server.manage("POST", "/projects", body)
+    if status != 400:
+        answer = call(server.url, "GET", "/v1/models", server.issue_token(project["id"]).bearer)
+        assert (answer.status, answer.json["error"]["code"]) == (502, "upstream_unreachable")
+
+    assert egress.asked == []
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
@@ -197,7 +212,7 @@ def test_loopback_is_reached_directly(server, egress, upstream, name):
 
 
 def test_what_no_proxy_names_is_not_looked_for_at_the_proxy(server, egress, upstream):
-    project = server.create_project(base_url=named(upstream.url, "a.near.test"))
+    project = server.create_project(base_url=named(upstream.url, "a.near.internal"))
 
     assert call(server.url, "GET", "/v1/models", server.issue_token(project).bearer).status in (502, 504)
     assert egress.asked == []
