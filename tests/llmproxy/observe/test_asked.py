@@ -31,6 +31,8 @@ def form(fields, files=None):
         ("/v1/containers", {"memory_limit": "16g"}, (None, {"tool_calls": {"container_16g": 1}})),
         ("/v1/videos", {"model": "sora-2", "seconds": "4"}, ("sora-2", {"seconds": 4})),
         ("/v1/chat/completions", {"model": "gpt-5", "n": 3, "input": "x"}, ("gpt-5", {})),
+        ("/v1/audio/transcriptions", {"model": "whisper-1", "seconds": 0, "characters": 1}, ("whisper-1", {})),
+        ("/v1/audio/speech", {"model": "tts-1", "input": "cut \ud83d", "seconds": 1}, ("tts-1", {"characters": 5})),
         ("/v1/images/generations", {"n": "many", "model": 7, "size": 9}, (None, {"images": 1})),
         ("/v1/audio/speech", {"input": ["no", "text"], "model": "a\x00b"}, (None, {})),
     ],
