@@ -23,8 +23,10 @@ from llmproxy.api_log.writer import LogWriter
 from llmproxy.client.address import ClientAddress
 from llmproxy.client.held_bodies import HeldBodies
 from llmproxy.client.upload_pace import UploadPace
+from llmproxy.fairness import Fairness
 from llmproxy.keyring import KeyRing
 from llmproxy.limits.prices import Prices, read_sheet
+from llmproxy.live_calls import LiveCalls
 from llmproxy.transport.connection import Timeouts
 from llmproxy.upstream import Upstream
 from models import db
@@ -113,10 +115,14 @@ def _services(settings: Settings, engine: Engine) -> Services:
         first_byte_s=settings.first_byte_timeout_s,
         idle_s=settings.idle_timeout_s,
     )
+    live = LiveCalls()
+    fairness = Fairness(live, max_sessions=settings.max_websockets_per_token)
     return Services(
         settings=settings,
         engine=engine,
-        admission=Admission(store, keyring, settings.upstream_allowed_hosts),
+        admission=Admission(store, keyring, settings.upstream_allowed_hosts, fairness),
+        live=live,
+        fairness=fairness,
         keyring=keyring,
         upload_pace=UploadPace(settings.min_body_rate, grace_s=settings.idle_timeout_s),
         held_bodies=HeldBodies(),

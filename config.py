@@ -270,6 +270,8 @@ class Settings:
         "With `true`, as in the image, gunicorn on SQLite makes a missing key and keeps it in `DATA_DIR`.")
     rate_limit_per_hour: int = setting("RATE_LIMIT_PER_HOUR", 1000, between(1, 2**31 - 1),
         "Requests per hour of a token without a limit of its own.")
+    max_websockets_per_token: int = setting("MAX_WEBSOCKETS_PER_TOKEN", 100, between(1, MOST),
+        "WebSockets that a token may have open on one worker; one more is refused with 429.")
     prices: Overlay | None = setting("PRICES_FILE", Overlay, own_prices,
         "Prices of your own, a TOML file (see docs/prices.md); `none` puts no price on calls.",
         shown="the sheet's alone")

@@ -17,6 +17,7 @@ from llmproxy.api_log.writer import LogWriter
 from llmproxy.client.address import ClientAddress
 from llmproxy.client.held_bodies import HeldBodies
 from llmproxy.client.upload_pace import UploadPace
+from llmproxy.fairness import Fairness
 from llmproxy.keyring import KeyRing
 from llmproxy.limits.prices import Prices
 from llmproxy.live_calls import LiveCalls
@@ -38,6 +39,8 @@ class Services:
     settings: Settings
     engine: Engine
     admission: Admission
+    live: LiveCalls
+    fairness: Fairness
     keyring: KeyRing
     upstream: Upstream
     upload_pace: UploadPace
@@ -47,7 +50,6 @@ class Services:
     sign_ins: SignIns = field(default_factory=SignIns)
     client_address: ClientAddress = field(default_factory=ClientAddress)
     draining: Event = field(default_factory=Event)
-    live: LiveCalls = field(default_factory=LiveCalls)
     refusing: Event = field(default_factory=Event)
 
     @staticmethod

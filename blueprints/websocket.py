@@ -37,7 +37,7 @@ def _open(parts: Services, call: Call, environ: Environ) -> Response:
     check_handshake(environ)
     target, body = checked_request(parts, call, environ)
     authorization = environ.get("HTTP_AUTHORIZATION") or bearer_in_key_header(environ)
-    grant = parts.admission.admit(authorization or bearer_in_subprotocol(environ), datetime.now(UTC))
+    grant = parts.admission.admit(authorization or bearer_in_subprotocol(environ), datetime.now(UTC), is_session=True)
     call.admitted(grant)
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
     api_key = parts.admission.api_key(grant)

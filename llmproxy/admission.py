@@ -30,6 +30,7 @@ from llmproxy.errors import (
     UnknownToken,
     UpstreamNotAllowed,
 )
+from llmproxy.fairness import Fairness
 from llmproxy.keyring import KeyRing, SealBroken
 from llmproxy.telemetry import metrics
 from llmproxy.urls import seal_origin
@@ -134,10 +135,18 @@ class Admission:
 
     Args:
         allowed_hosts: See `destinations.require_allowed`.
+        fairness: Refuses tokens that hold too much of this process; None lets each hold what it likes.
     """
 
-    def __init__(self, store: TokenStore, keyring: KeyRing, allowed_hosts: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        store: TokenStore,
+        keyring: KeyRing,
+        allowed_hosts: tuple[str, ...] = (),
+        fairness: Fairness | None = None,
+    ) -> None:
         self._store = store
+        self._fairness = fairness
         # The row is read anew for every call; the sealed text in it opens to the same key each time.
         self._open = lru_cache(maxsize=1024)(partial(_open_key, keyring, allowed_hosts))
 
@@ -145,13 +154,14 @@ class Admission:
         """What the claims hold open at this moment."""
         return self._store.connections()
 
-    def admit(self, authorization: str | None, now: datetime) -> Grant:
+    def admit(self, authorization: str | None, now: datetime, *, is_session: bool = False) -> Grant:
         """
         Count this request and grant it.
 
         Args:
             authorization: The header as the client sent it, or what stands for it; None where there is none.
             now: Aware UTC.
+            is_session: It asks for a WebSocket.
 
         Raises:
             CallerError: the reason for the caller, which names whose token it was where one was recognised.
@@ -160,12 +170,18 @@ class Admission:
         secret = bearer_of(authorization)
         if len(secret) != SECRET_LENGTH or not secret.isascii():
             secret = _secret_in(secret)
+        token_hash = hash_token(secret)
+        if self._fairness:
+            self._fairness.check(token_hash, is_session=is_session)
         try:
-            return self._claim(hash_token(secret), now)
+            grant = self._claim(token_hash, now)
         except StoreUnavailable as exc:
             unavailable = AuthUnavailable()
             unavailable.detail = str(exc)
             raise unavailable from exc
+        if self._fairness:
+            self._fairness.check_claimed(token_hash, grant.token_id, grant.project_id, is_session=is_session)
+        return grant
 
     def _claim(self, token_hash: str, now: datetime) -> Grant:
         # Twice, because a window may end between the refused claim and the look that explains it.

@@ -79,10 +79,10 @@ class Call:
     """
 
     __slots__ = (
-        "_arrived", "_arrived_at", "_body", "_charged", "_client_address", "_conceals", "_cut", "_grant",
-        "_head_came", "_is_session", "_live", "_log", "_observer", "_overhead_s", "_phase", "_prices", "_sent_up",
-        "_span", "_status", "_ttft_s", "_upstream_request_id", "_upstream_status", "endpoint", "guard", "method",
-        "request_id",
+        "_arrived", "_arrived_at", "_asks_for_session", "_body", "_charged", "_client_address", "_conceals", "_cut",
+        "_grant", "_head_came", "_is_session", "_live", "_log", "_observer", "_overhead_s", "_phase", "_prices",
+        "_sent_up", "_span", "_status", "_ttft_s", "_upstream_request_id", "_upstream_status", "endpoint", "guard",
+        "method", "request_id",
     )  # fmt: skip
 
     def __init__(
@@ -108,7 +108,7 @@ class Call:
         self._charged: Charge | None = None
         self._cut: Callable[[ProxyError], None] = guard.cut
         self._span = span
-        self._is_session = asks_for_session
+        self._asks_for_session = self._is_session = asks_for_session
         self._client_address = client_address
         self._phase = Phase.ARRIVED
         self._arrived_at = time.time()
@@ -164,6 +164,7 @@ class Call:
         """Its token may make it."""
         self._enter(Phase.ADMITTED)
         self._grant = grant
+        self._live.hold(grant.token_id, is_session=self._asks_for_session)
 
     def sent_up(self, conceals: Concealment = NOTHING) -> None:
         """
@@ -226,6 +227,8 @@ class Call:
             raise WrongOrder(f"a call that is {self._phase.name} cannot end so")
         self._phase = Phase.ENDED
         self._live.leave(self)
+        if self._grant:
+            self._live.let_go(self._grant.token_id, is_session=self._asks_for_session)
         self._cut = self.guard.cut  # a tunnel and its call would know each other, and wait for the collector
         if cut and (cut.outcome == "client_closed" or not has_response):
             self._status = cut.status

@@ -10,6 +10,7 @@ What can go wrong, as one tree. Each class says whose fault it is, its status, i
     │   ├── ProjectInactive          403  project_inactive
     │   ├── OrganizationRefused      403  organization_refused
     │   ├── RateLimited              429  rate_limit_exceeded
+    │   ├── ConcurrencyLimited       429  concurrency_limit_exceeded
     │   ├── MethodRefused            405
     │   ├── BodyTooSlow              408  request_timeout
     │   ├── BodyTooLarge             413  request_too_large
@@ -39,6 +40,7 @@ A message tells the caller what to do. It never holds a token, a key or a text f
 from __future__ import annotations
 
 import math
+import random
 from http import HTTPStatus
 from typing import Literal
 
@@ -171,6 +173,28 @@ class RateLimited(CallerError):
             ("x-ratelimit-limit-requests", str(limit)),
             ("x-ratelimit-remaining-requests", "0"),
             ("x-ratelimit-reset-requests", f"{wait_s}s"),
+        )
+
+
+class ConcurrencyLimited(CallerError):
+    """
+    The token holds so much of this process that others would get none.
+
+    Args:
+        message: Of what it holds too much.
+        token_id, project_id: Whose call it refuses.
+    """
+
+    status, type, code = 429, "requests", "concurrency_limit_exceeded"
+
+    def __init__(self, message: str, token_id: str, project_id: str) -> None:
+        # Drawn, so that those who were refused together do not come back together.
+        wait_s = random.uniform(1, 3)  # noqa: S311
+        super().__init__(f"{message} Try again in {math.ceil(wait_s)} s.")
+        self.token_id, self.project_id = token_id, project_id
+        self.extra_headers = (
+            ("retry-after", str(math.ceil(wait_s))),
+            ("retry-after-ms", str(math.ceil(wait_s * 1000))),
         )
 
 

@@ -49,8 +49,30 @@ class LiveCalls:
 
     def __init__(self) -> None:
         self._calls: set[LiveCall] = set()
+        self._held: dict[str, list[int]] = {}
         self.join = self._calls.add
         self.leave = self._calls.discard
+
+    def hold(self, token_id: str, *, is_session: bool) -> None:
+        """A call of this token is admitted, which is, or may become, a WebSocket."""
+        held = self._held.get(token_id)
+        if held is None:
+            held = self._held[token_id] = [0, 0]
+        held[0] += 1
+        held[1] += is_session
+
+    def let_go(self, token_id: str, *, is_session: bool) -> None:
+        """It has ended."""
+        held = self._held[token_id]
+        held[0] -= 1
+        held[1] -= is_session
+        if not held[0]:
+            del self._held[token_id]
+
+    def held_by(self, token_id: str) -> tuple[int, int]:
+        """How many admitted calls of this token are under way, and how many of them are WebSockets."""
+        calls, sessions = self._held.get(token_id, (0, 0))
+        return calls, sessions
 
     def __iter__(self) -> Iterator[LiveCall]:
         """The calls as they are now; they may join and leave meanwhile."""

@@ -88,6 +88,7 @@ WRONG = {
     "ROOT_PATH": "llm", "CORS_ORIGINS": "https://app.example/", "TRUSTED_PROXIES": "10.0.0.1/8",
     "UPSTREAM_ALLOWED_HOSTS": "https://h", "ALLOW_ORGANIZATION_ROUTES": "perhaps",
     "HIDE_OPENAI_ACCOUNT": "perhaps",
+    "MAX_WEBSOCKETS_PER_TOKEN": "0",
     "LOG_CLIENT_ADDRESS": "perhaps",
     "USAGE_RETENTION_DAYS": "nan", "AUDIT_RETENTION_DAYS": "x",
 }  # fmt: skip

@@ -78,6 +78,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self.alive = True
             self.stopping.begin()
         self.listeners = [self._open(sock) for sock in self.sockets]
+        self.parts.fairness.serves([listener.pool for listener in self.listeners])
         gevent.spawn(self._beat)
         self.stopping.wait(self)
 

@@ -79,6 +79,7 @@ def serve(app: Flask) -> None:
     stopping = Stopping(parts, Background(parts))
     _obey_signals(stopping)
     server.start()
+    parts.fairness.serves([server.pool])
     gevent.spawn(boot.warn_of_projects, parts)
     print(first_run.greeting(settings, sock.getsockname()[1]), flush=True)
     stopping.wait(server)

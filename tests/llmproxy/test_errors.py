@@ -39,6 +39,17 @@ def test_a_refusal_has_its_status_type_code_and_headers(
     assert len(reason.message) > 20
 
 
+def test_who_holds_too_much_may_come_back_soon_and_not_all_at_once() -> None:
+    refusals = [errors.ConcurrencyLimited("Too many.", "token", "project") for _ in range(50)]
+
+    waits_ms = {int(dict(refusal.extra_headers)["retry-after-ms"]) for refusal in refusals}
+    assert len(waits_ms) > 20 and 1000 <= min(waits_ms) <= max(waits_ms) <= 3000
+    assert {(refusal.token_id, refusal.project_id, refusal.status) for refusal in refusals} == {
+        ("token", "project", 429)
+    }
+    assert errors.DO_NOT_RETRY not in refusals[0].extra_headers
+
+
 def test_a_limit_and_a_size_are_named_in_numbers() -> None:
     limited, too_large = RateLimited(limit=7, reset_in_s=0.2), BodyTooLarge(limit=99)
 

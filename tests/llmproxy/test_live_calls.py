@@ -33,6 +33,20 @@ def test_every_call_can_be_cut_though_each_leaves_then() -> None:
     assert list(live) == []
 
 
+def test_what_a_token_holds_is_known_until_it_has_let_go_of_it() -> None:
+    live = LiveCalls()
+    live.hold("t", is_session=True)
+    live.hold("t", is_session=False)
+    live.hold("u", is_session=False)
+    held = [live.held_by(token) for token in ("t", "u", "v")]
+    live.let_go("t", is_session=True)
+    less = live.held_by("t")
+    live.let_go("t", is_session=False)
+
+    assert held == [(2, 1), (1, 0), (0, 0)]
+    assert (less, live.held_by("t")) == ((1, 0), (0, 0))
+
+
 def test_sessions_can_be_cut_alone() -> None:
     live, reason = LiveCalls(), ProxyDraining()
     session, call = RunningCall(live, is_session=True), RunningCall(live, is_session=False)
