@@ -18,7 +18,7 @@ from llmproxy.transport.response import EndedBeforeResponse, UpstreamResponse, W
 from llmproxy.transport.tunnel import refusal
 
 # RFC 9110 section 9.2.2: sent twice they have the effect of once.
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 
 class UpstreamAdapter(BaseAdapter):
