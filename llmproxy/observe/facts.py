@@ -73,7 +73,7 @@ class Facts:
     """
 
     __slots__ = (
-        "_bills_by_duration", "_reader", "created", "error", "has_failed", "is_partial", "model", "owner",
+        "_reader", "created", "error", "has_failed", "is_partial", "model", "owner",
         "service_tier", "units", "usage",
     )  # fmt: skip
 
@@ -88,7 +88,6 @@ class Facts:
         self.service_tier: str | None = None
         self.units: dict[str, Any] = {}
         self._reader = stored.Reader(endpoint, may_make=may_make)
-        self._bills_by_duration = _bills_by_duration(self._reader.path) is not None
 
     def take(self, document: object) -> None:
         """Reads one body or event."""
@@ -111,8 +110,8 @@ class Facts:
         told = document.get("usage")
         if not isinstance(told, dict):
             told = _first_choice(document).get("usage")  # Moonshot's place for it
-        if not isinstance(told, dict) and self._bills_by_duration:
-            told = {"seconds": document.get("duration")}
+            if not isinstance(told, dict) and _bills_by_duration(self.path):
+                told = {"seconds": document.get("duration")}
         if (usage := read_usage(told)) and (owner := self._reader.owner(document)):
             self.usage, self.owner, self.is_partial = usage, owner, is_partial(told, usage)
 
@@ -169,6 +168,8 @@ def read_usage(usage: object) -> dict[str, Any] | None:
 
 def is_partial(usage: Any, told: dict[str, Any]) -> bool:
     """Whether a usage object has a count of prompt or completion that is none of those that were read."""
+    if "prompt_tokens" in told and "completion_tokens" in told:  # nearly always
+        return False
     return any(
         name not in told and any(usage.get(spelling) is not None for spelling in _COUNTS[name])
         for name in ("prompt_tokens", "completion_tokens")
@@ -213,7 +214,10 @@ def _first_choice(document: dict[str, Any]) -> dict[str, Any]:
 
 def _first_count(usage: dict[str, Any], spellings: tuple[str, ...]) -> int | None:
     for spelling in spellings:
-        if (count := _count(usage.get(spelling))) is not None:
+        count = usage.get(spelling)
+        if type(count) is int and 0 <= count <= _MAX_COUNT:  # nearly always
+            return count
+        if count is not None and (count := _count(count)) is not None:
             return count
     return None
 

@@ -53,13 +53,12 @@ _FIRST_WORD_BYTES = len(b"event:")
 
 
 class _Body(Protocol):
-    def feed(self, piece: bytes) -> None: ...
-    def finish(self) -> None: ...
-
-
-class _Watched(_Body, Protocol):
     @property
     def is_stream(self) -> bool: ...
+    def feed(self, piece: bytes) -> _Body | None:
+        """Takes the next bytes; what takes those after them, where that is another."""
+
+    def finish(self) -> None: ...
 
 
 class UsageObserver:
@@ -70,12 +69,15 @@ class UsageObserver:
         facts: Filled by `body`.
         body: Gets what `decoder` makes of the bytes; None where there is nothing to look into.
         is_stream: What cannot be looked into is one of events, or of a WebSocket's messages.
+
+    Attributes:
+        is_stream: The response is one of those: by its label until its body has begun.
     """
 
     def __init__(
         self,
         facts: Facts,
-        body: _Watched | None,
+        body: _Body | None,
         *,
         decoder: BodyDecoder | None = None,
         is_stream: bool = False,
@@ -83,12 +85,7 @@ class UsageObserver:
         self._facts = facts
         self._body = body
         self._decoder = decoder
-        self._is_stream = is_stream
-
-    @property
-    def is_stream(self) -> bool:
-        """The response is one of events, or of a WebSocket's messages: by its label until its body has begun."""
-        return self._is_stream if self._body is None else self._body.is_stream
+        self.is_stream = is_stream if body is None else body.is_stream
 
     def feed(self, chunk: bytes) -> None:
         """Takes body bytes as they came from the upstream: maybe compressed, cut anywhere."""
@@ -96,21 +93,25 @@ class UsageObserver:
             return
         try:
             if self._decoder is None:
-                self._body.feed(chunk)
+                if (body := self._body.feed(chunk)) is not None:
+                    self._go_on_with(body)
                 return
             for piece in self._decoder.decode(chunk):
-                self._body.feed(piece)
+                if (body := self._body.feed(piece)) is not None:
+                    self._go_on_with(body)
                 give_way()
         except Exception:
             # Everything in here works on someone else's bytes. Caught broadly on purpose, and silently: the relay has
             # a client to serve, and a message could quote the body.
             self.finish()
 
+    def _go_on_with(self, body: _Body) -> None:
+        self._body, self.is_stream = body, body.is_stream
+
     def finish(self) -> None:
         """No more bytes: the response ended or was cut. A second call does nothing."""
         body, self._body, self._decoder = self._body, None, None
         if body is not None:
-            self._is_stream = body.is_stream
             with suppress(Exception):
                 body.finish()
 
@@ -171,7 +172,7 @@ def observe(
         decoder = body_decoder(content_encoding)
         if decoder is None:
             return UsageObserver(facts, None, is_stream=is_stream)
-    return UsageObserver(facts, Body(facts, label), decoder=decoder)
+    return UsageObserver(facts, Beginning(facts, label), decoder=decoder)
 
 
 # Longer than any media type; a foreign text is not remembered whole.
@@ -189,60 +190,49 @@ def _label(content_type: str | None) -> Label | None:
     return "text" if media_type in ("", "text/plain") else None
 
 
-class Body:
-    """
-    A body that is read as what it begins as, whatever its label says: JSON, or events.
-
-    Attributes:
-        is_stream: It is one of events; while nothing of it is known, its label's word.
-    """
+class Beginning:
+    """The beginning of a body, which tells what to read it as, whatever its label says: JSON, or events."""
 
     def __init__(self, facts: Facts, label: Label) -> None:
         self._facts = facts
         self._label = label
         self._start = b""
-        self._body: _Body | None = None
         self.is_stream = label == "events"
 
-    def feed(self, piece: bytes) -> None:
-        if self._body is None:
-            piece = self._begin(piece)
-        if self._body is not None:
-            self._body.feed(piece)
-
-    def finish(self) -> None:
-        if self._body is not None:
-            self._body.finish()
-
-    def _begin(self, piece: bytes) -> bytes:
-        """Choose how to read it, as soon as its first word tells; all that is there to be read by then."""
+    def feed(self, piece: bytes) -> _Body | None:
         # Upstreams that keep a connection alive send blank lines before what they have to say.
         start = (self._start + piece).removeprefix(BOM).lstrip()
-        self._body = self._begun(start)
-        self._start = b"" if self._body else start
-        return start
+        body = self._begun(start)
+        if body is None:
+            self._start = start
+        else:
+            body.feed(start)
+        return body
 
     def _begun(self, start: bytes) -> _Body | None:
+        """What reads on, as soon as the first word tells."""
         if start.startswith((b"{", b"[")):
-            self.is_stream = False
             return JsonBody(self._facts)
         if _begins_event(start):
-            self.is_stream = True
-        elif len(start) < _FIRST_WORD_BYTES:
+            return EventStream(self._facts)
+        if len(start) < _FIRST_WORD_BYTES:
             return None
         if self.is_stream:
             return EventStream(self._facts)
         return JsonBody(self._facts) if self._label == "json" else _Unread()
 
+    def finish(self) -> None:
+        """Too little to tell anything."""
+
 
 class _Unread:
     """What is neither."""
 
-    def feed(self, piece: bytes) -> None:
-        pass
+    is_stream = False
 
-    def finish(self) -> None:
-        pass
+    def feed(self, piece: bytes) -> None: ...
+
+    def finish(self) -> None: ...
 
 
 class DocumentScanner:
@@ -275,6 +265,8 @@ class DocumentScanner:
 class JsonBody:
     """A JSON body: parsed at the end when it is small, scanned as it comes when it is not."""
 
+    is_stream = False
+
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
         self._buffer = bytearray()
@@ -306,6 +298,8 @@ class JsonBody:
 
 class EventStream:
     """Server-sent events: most are passed over unparsed, large ones are scanned in parts."""
+
+    is_stream = True
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
