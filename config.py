@@ -310,7 +310,8 @@ class Settings:
     logging_token: str = setting("LOGGING_TOKEN", "", header_text,
         "Bearer token for `LOGGING_URL`.", secret=True)
     metrics_token: str = setting("METRICS_TOKEN", "", header_text,
-        "Bearer token that `/metrics` then asks for.", secret=True, guards=True)
+        "Bearer token that `/metrics` asks for; without one, it answers the node itself alone.",
+        secret=True, guards=True)
     otlp_endpoint: str = setting("OTEL_EXPORTER_OTLP_ENDPOINT", "", collector_url,
         "Traces go to this collector, by OTLP over HTTP. Needs `pip install -r requirements-otel.txt`.")
     otlp_headers: str = setting("OTEL_EXPORTER_OTLP_HEADERS", "", header_text,

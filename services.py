@@ -47,6 +47,7 @@ class Services:
     held_bodies: HeldBodies
     log: LogWriter
     prices: Prices | None
+    exposition: metrics.Exposition = field(default_factory=metrics.Exposition)
     sign_ins: SignIns = field(default_factory=SignIns)
     client_address: ClientAddress = field(default_factory=ClientAddress)
     draining: Event = field(default_factory=Event)

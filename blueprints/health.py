@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, current_app, jsonify
+from flask import Blueprint, Response, current_app, jsonify, request
 
-from accounting import ledger
 from blueprints import sign_in
 from blueprints.errors import error_response
 from control import keys
 from database.engine import is_reachable
-from llmproxy.admission import utc_now
 from llmproxy.telemetry import metrics
+from llmproxy.urls import is_loopback
 from models import db
 from services import Services
 
 bp = Blueprint("health", __name__)
+
+# What proxies add, one or the other of them.
+_OF_PROXIES = ("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Forwarded", "Via")
 
 
 @bp.get("/healthz")
@@ -41,11 +43,18 @@ def readyz() -> Response:
 
 @bp.get("/metrics")
 def exposition() -> Response:
-    """Metrics in Prometheus' text format; behind METRICS_TOKEN when that is set."""
-    if Services.of(current_app).settings.metrics_token and sign_in.who(sign_in.metrics) is None:
+    """Metrics in Prometheus' text format; behind METRICS_TOKEN, or for who asks from this very machine."""
+    parts = Services.of(current_app)
+    if not parts.settings.metrics_token and not _is_near():
+        return error_response(403, "Set METRICS_TOKEN to have the metrics asked for from other machines.")
+    if parts.settings.metrics_token and sign_in.who(sign_in.metrics) is None:
         response = error_response(401, "Send METRICS_TOKEN in the header `Authorization: Bearer <token>`.")
         response.headers["WWW-Authenticate"] = sign_in.metrics.authenticate_header()
         return response
-    Services.of(current_app).tell_gauges()
-    ledger.publish_metrics(Services.of(current_app).settings, utc_now())
-    return Response(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
+    return Response(parts.exposition.text(parts.tell_gauges), content_type=metrics.CONTENT_TYPE)
+
+
+def _is_near() -> bool:
+    """Whether it comes from this machine, and not by a proxy on it that serves others."""
+    is_passed_on = any(name in request.headers for name in _OF_PROXIES)
+    return is_loopback(request.remote_addr or "") and not is_passed_on

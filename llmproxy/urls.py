@@ -22,7 +22,7 @@ _OWN_SEGMENTS = frozenset({"v1", "manage", "admin", "healthz", "readyz", "metric
 def is_loopback(host: str) -> bool:
     """True for localhost and the loopback addresses."""
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host.lower().removeprefix("::ffff:")).is_loopback
     except ValueError:
         return False
 

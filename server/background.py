@@ -33,6 +33,7 @@ from control.cutting import Cutter
 from database import lease, sqlite_reads
 from database.engine import Engine, background_transaction, checkpoint
 from llmproxy.admission import utc_now
+from llmproxy.api_log.file_lock import FileLock
 from llmproxy.api_log.reader import LogReader, ReaderBusy
 from llmproxy.api_log.retention import Dropped
 from llmproxy.api_log.shipper import Shipper
@@ -84,6 +85,7 @@ class Background:
             self._every(LOG_TICK_S, "keeping the call log", _LogKeeper(parts)),
             self._every(GAUGES_TICK_S, "looking at gauges", parts.tell_gauges),
             self._every(OUTAGES_TICK_S, "telling of outages", outages.tell),
+            self._every(LOG_TICK_S, "looking at the call log", _LogGauges(parts.settings)),
             self._every(ROLLUP_TICK_S, "adding up usage", lambda: catch_up(rollup)),
             self._every(SIGN_INS_TICK_S, "telling of failed sign-ins", lambda: _tell_of_sign_ins(parts)),
             self._every(CUT_TICK_S, "cutting calls that lost their permission", cutter),
@@ -204,6 +206,18 @@ class _LogKeeper:
         if dropped != self._noted:
             ledger.note_dropped(self._parts.settings, dropped - self._noted)
             self._noted = dropped
+
+
+class _LogGauges:
+    """Tells the metrics how the call log and its readers stand: files of the node, so one of its processes does."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = FileLock(settings.data_dir / ".log_gauges.lock")
+
+    def __call__(self) -> None:
+        if self._lock.acquire():
+            ledger.publish_metrics(self._settings, utc_now())
 
 
 class _Cleaner:

@@ -11,7 +11,8 @@ and paths are counted by the part of the API.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
@@ -28,6 +29,7 @@ from llmproxy.telemetry import shared_values
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 exposition = shared_values.exposition
+FRESH_S = 1.0
 MAX_PROJECTS = 100
 MAX_MODELS = 100
 MODEL_CHARS = 100
@@ -153,6 +155,27 @@ claimed = CLAIM.observe  # with the seconds that a claim took
 _lost_so_far = 0
 _projects: set[str] = set()
 _models: set[str] = set()
+
+
+class Exposition:
+    """Prometheus' text, made once in a second at most: whoever asks for it all the time keeps no call waiting."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._made_at = float("-inf")
+        self._text = b""
+
+    def text(self, look: Callable[[], None]) -> bytes:
+        """
+        The text of within FRESH_S.
+
+        Args:
+            look: Sets the gauges.
+        """
+        if self._monotonic() - self._made_at >= FRESH_S:
+            look()
+            self._text, self._made_at = exposition(), self._monotonic()
+        return self._text
 
 
 def call_ended(record: CallRecord, *, overhead_s: float | None) -> None:

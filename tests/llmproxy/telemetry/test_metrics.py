@@ -160,3 +160,16 @@ def test_only_usage_of_the_call_s_own_is_counted_at_its_end(changes: dict[str, A
     end(metadata={"model": "m", "prompt_tokens": 7}, **changes)
 
     assert seen.growth("llmproxy_usage_tokens_total") == counted
+
+
+def test_the_text_is_made_once_in_a_second():
+    clock, looks = [100.0], []
+    exposition = metrics.Exposition(lambda: clock[0])
+    first = exposition.text(lambda: looks.append(1))
+    metrics.SIGN_IN_FAILURES.labels("admin").inc()
+
+    clock[0] += 0.99
+    assert exposition.text(lambda: looks.append(2)) == first
+    clock[0] += 0.01
+    assert exposition.text(lambda: looks.append(3)) != first
+    assert looks == [1, 3]
