@@ -14,6 +14,7 @@ from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 import commands
 from blueprints import admin, errors, health, management, prices, proxy, usage, websocket
 from blueprints.cross_origin import CrossOrigin
+from blueprints.ops_listener import OpsListener
 from blueprints.root_path import BelowRootPath
 from config import Settings
 from database.claims import open_token_store
@@ -35,6 +36,9 @@ from services import EXTENSION, Services
 SHEET = Path(__file__).with_name("prices") / "openai.json"
 
 
+_NOWHERE = "/nowhere"
+
+
 class _AdminSessions(SecureCookieSessionInterface):
     """Sessions for the admin's pages alone: a proxied call pays nothing for them."""
 
@@ -54,6 +58,9 @@ class _App(Flask):
             is_websocket = "HTTP_UPGRADE" in environ and websocket.serves(environ)
             forward = websocket.forward if is_websocket else proxy.forward
             return forward(self.extensions[EXTENSION], environ, start_response)
+        if "//" in environ["PATH_INFO"]:
+            # Flask would lead to the path with one slash, past whatever a front server's rules say of that.
+            environ["PATH_INFO"] = _NOWHERE
         return super().wsgi_app(environ, start_response)
 
 
@@ -83,6 +90,8 @@ def create_app(settings: Settings) -> Flask:
     commands.register(app)
     if settings.cors_origins:
         app.wsgi_app = CrossOrigin(app.wsgi_app, settings.cors_origins)  # type: ignore[method-assign]
+    if settings.ops_bind:
+        app.wsgi_app = OpsListener(app.wsgi_app, Services.of(app).ops_ports)  # type: ignore[method-assign]
     if settings.root_path:
         app.wsgi_app = BelowRootPath(app.wsgi_app, settings.root_path)  # type: ignore[method-assign]
     return app

@@ -78,6 +78,15 @@ def switch(raw: str) -> bool:
     return is_on
 
 
+def address_of(raw: str) -> tuple[str, int]:
+    """A host and a port to listen on."""
+    host, _, port = raw.rpartition(":")
+    bare = host.strip("[]")
+    if not bare or not port.isascii() or not port.isdigit() or int(port) >= 2**16 or (":" in bare) != (host != bare):
+        raise ValueError("must be an address and a port, such as 127.0.0.1:9090 or [::1]:9090")
+    return header_text(bare), int(port)
+
+
 def header_text(raw: str) -> str:
     """Text that can stand in a header."""
     if not raw.isascii() or not raw.isprintable() or raw != raw.strip():
@@ -223,6 +232,9 @@ class Settings:
         "Address to listen on. `python wsgi.py` serves loopback alone.")
     port: int = setting("PORT", 8080, between(0, 65535),
         "Port to listen on; 0 picks a free one.")
+    ops_bind: tuple[str, int] | None = setting("OPS_BIND", None, address_of,
+        "Address and port, as `127.0.0.1:9090`, of a listener for `/admin`, `/manage` and `/metrics`, which the other"
+        " then does not serve.")
     data_dir: Path = setting("DATA_DIR", Path("data"), Path,
         "Holds the database, the call log, positions of its readers, made secrets.")
     trusted_proxies: tuple[Network, ...] = setting("TRUSTED_PROXIES", (), networks_of,
@@ -329,6 +341,11 @@ class Settings:
     misspelt: tuple[tuple[str, str], ...] = ()
 
     @property
+    def listeners(self) -> list[tuple[str, int]]:
+        """Where to listen: for calls, and for operators last where they have a listener of their own."""
+        return [(self.host, self.port), *([self.ops_bind] if self.ops_bind else [])]
+
+    @property
     def log_path(self) -> Path:
         """The call log that is being written."""
         return self.data_dir / "api_logs.jsonl"
@@ -363,6 +380,8 @@ def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
     if settings.log_max_total_bytes < 2 * settings.log_max_file_bytes:
         needed = f"must be at least twice LOG_MAX_FILE_BYTES, which is {settings.log_max_file_bytes}"
         yield ("LOG_MAX_TOTAL_BYTES", "LOG_MAX_FILE_BYTES"), needed
+    if settings.ops_bind and settings.port and settings.ops_bind[1] == settings.port:
+        yield ("OPS_BIND", "PORT"), "must have another port than PORT, by which the two are told apart"
 
 
 def load(environ: Mapping[str, str] | None = None, *, embedded: bool = False, command: bool = False) -> Settings:

@@ -27,7 +27,7 @@ if not settings.database_url.startswith("sqlite"):
     import database.claims.postgres
     import database.postgres  # noqa: F401
 
-bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
+bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in settings.listeners]
 workers = settings.web_concurrency
 # A client that neither reads nor sends for the idle time is cut off.
 Worker.client_timeout_s = settings.idle_timeout_s

@@ -33,7 +33,7 @@ class Services:
     The assembled parts.
 
     ``draining`` is set when this process is about to stop, ``refusing`` when it takes no new calls any more; ``live``
-    has what runs, ``prices`` is None where no prices are kept.
+    has what runs, ``prices`` is None where no prices are kept, ``ops_ports`` are those of the listener for operators.
     """
 
     settings: Settings
@@ -50,6 +50,7 @@ class Services:
     exposition: metrics.Exposition = field(default_factory=metrics.Exposition)
     sign_ins: SignIns = field(default_factory=SignIns)
     client_address: ClientAddress = field(default_factory=ClientAddress)
+    ops_ports: set[str] = field(default_factory=set)
     draining: Event = field(default_factory=Event)
     refusing: Event = field(default_factory=Event)
 

@@ -25,7 +25,8 @@ def main() -> None:
     process_log.configure()
     settings = boot.settings_or_exit(partial(config.load, embedded=True))
     boot.warn(settings)
-    require_loopback(settings.host)
+    for host, _ in settings.listeners:
+        require_loopback(host)
     serve(boot.migrated(create_app(settings), others_serve=False))
 
 

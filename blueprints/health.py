@@ -6,6 +6,7 @@ from flask import Blueprint, Response, current_app, jsonify, request
 
 from blueprints import sign_in
 from blueprints.errors import error_response
+from blueprints.ops_listener import IS_OPS
 from control import keys
 from database.engine import is_reachable
 from llmproxy.telemetry import metrics
@@ -43,9 +44,9 @@ def readyz() -> Response:
 
 @bp.get("/metrics")
 def exposition() -> Response:
-    """Metrics in Prometheus' text format; behind METRICS_TOKEN, or for who asks from this very machine."""
+    """Metrics in Prometheus' text format; behind METRICS_TOKEN, or for who asks from this machine or on OPS_BIND."""
     parts = Services.of(current_app)
-    if not parts.settings.metrics_token and not _is_near():
+    if not parts.settings.metrics_token and not (request.environ.get(IS_OPS) or _is_near()):
         return error_response(403, "Set METRICS_TOKEN to have the metrics asked for from other machines.")
     if parts.settings.metrics_token and sign_in.who(sign_in.metrics) is None:
         response = error_response(401, "Send METRICS_TOKEN in the header `Authorization: Bearer <token>`.")

@@ -94,6 +94,8 @@ def checked_target(raw_target: str, host: str | None) -> str:
         BadRequest: the target is for another host, or a dot segment could lead out of ``/v1/``.
     """
     target = raw_target if raw_target.startswith("/") else _from_absolute_form(raw_target, host)
+    if target.startswith("//"):
+        raise BadRequest("The path begins with two slashes: send /v1/… with one.")
     if not _is_api_target(target):
         raise BadRequest
     path = target.partition("?")[0]

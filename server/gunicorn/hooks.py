@@ -65,6 +65,8 @@ def post_worker_init(worker: Worker) -> None:
     gc.freeze()
     # Nor look for cycles in every few calls: what a call allocates is freed without it.
     gc.set_threshold(10_000, 20, 20)
+    if parts.settings.ops_bind:
+        parts.ops_ports.add(str(worker.sockets[-1].getsockname()[1]))
     worker.stopping = Stopping(parts, Background(parts))
     metrics.WORKERS_WANTED.set(worker.cfg.workers)
     booting.note_that_it_serves(worker)

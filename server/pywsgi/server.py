@@ -32,20 +32,23 @@ class Server(WSGIServer):  # type: ignore[misc]
 
     Attributes:
         parts: Of the application.
+        ops: The listener of OPS_BIND.
         is_leaving: Every response closes its connection.
     """
 
     parts: Services
     is_leaving = False
+    ops: Server | None = None
 
     @property
-    def listeners(self) -> tuple[WSGIServer]:
-        """There is one."""
-        return (self,)
+    def listeners(self) -> tuple[Server, ...]:
+        """This one, and that for operators where they have one of their own."""
+        return (self, self.ops) if self.ops else (self,)
 
     def send_connection_close(self) -> None:
         """Let every response from now on say `Connection: close`."""
-        self.is_leaving = True
+        for each in self.listeners:
+            each.is_leaving = True
 
     def hang_up_on_the_idle(self) -> None:
         """Close what waits for a request. One that has arrived meanwhile is still read, and answered."""
@@ -66,23 +69,31 @@ def serve(app: Flask) -> None:
     """Serve `app` until SIGTERM or SIGINT, on the address that its settings name."""
     parts = Services.of(app)
     settings = parts.settings
-    try:
-        sock = listener(settings.host, settings.port)
-    except OSError as exc:
-        sys.exit(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}")
     Handler.client_timeout_s = settings.idle_timeout_s
-    server = Server(sock, app, handler_class=Handler, log=None, spawn=Pool(MAX_CONNECTIONS))
-    server.parts = parts
+    server, *ops = (_open(app, host, port) for host, port in settings.listeners)
+    for server.ops in ops:
+        parts.ops_ports.add(str(server.ops.socket.getsockname()[1]))
     ours = {"gevent": self_test.lost_of_gevent, "gunicorn": self_test.lost_of_gunicorn}
     overrides.require(settings.database_url, **{library: partial(lost, server) for library, lost in ours.items()})
     metrics.WORKERS_WANTED.set(1)
     stopping = Stopping(parts, Background(parts))
     _obey_signals(stopping)
-    server.start()
-    parts.fairness.serves([server.pool])
+    for each in server.listeners:
+        each.start()
+    parts.fairness.serves([each.pool for each in server.listeners])
     gevent.spawn(boot.warn_of_projects, parts)
-    print(first_run.greeting(settings, sock.getsockname()[1]), flush=True)
+    print(first_run.greeting(settings, server.socket.getsockname()[1]), flush=True)
     stopping.wait(server)
+
+
+def _open(app: Flask, host: str, port: int) -> Server:
+    try:
+        sock = listener(host, port)
+    except OSError as exc:
+        sys.exit(f"cannot listen on {host}:{port}: {exc.strerror}")
+    server = Server(sock, app, handler_class=Handler, log=None, spawn=Pool(MAX_CONNECTIONS))
+    server.parts = Services.of(app)
+    return server
 
 
 def _obey_signals(stopping: Stopping) -> None:
