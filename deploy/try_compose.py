@@ -48,7 +48,9 @@ from containers import (
     wait,
 )
 
-PORTS = (443, 3000)
+PORTS = (443, 8443, 3000)
+# What is for operators is on a listener of its own, outside and inside.
+OPS = ("/admin", "/manage", "/metrics")
 PLUGINS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 PROXIES = ("proxy-1", "proxy-2")
 UPSTREAM = "http://upstream:9000"
@@ -87,15 +89,16 @@ class Site:
     def secret(self, name: str) -> str:
         return (self._source / "secrets" / name).read_text().strip()
 
-    def connect(self) -> http.client.HTTPSConnection:
-        """Trusts the certificate that make_secrets.py made, and no other."""
+    def connect(self, path: str = "/v1/") -> http.client.HTTPSConnection:
+        """Where a path is served; trusts the certificate that make_secrets.py made, and no other."""
+        port = 8443 if path.startswith(OPS) else 443
         context = ssl.create_default_context(cafile=str(self._source / "secrets/tls_certificate"))
-        return http.client.HTTPSConnection("localhost", context=context, timeout=60)
+        return http.client.HTTPSConnection("localhost", port, context=context, timeout=60)
 
     def call(
         self, method: str, path: str, bearer: str, body: dict[str, Any] | str | None = None, **headers: str
     ) -> Answer:
-        connection = self.connect()
+        connection = self.connect(path)
         try:
             sent = body if isinstance(body, str | None) else json.dumps(body)
             named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -262,12 +265,15 @@ def _shows_admin_pages(site: Site) -> None:
         "Accept": "text/html",
         "Authorization": basic,
         "Cookie": cookie.partition(";")[0],
-        "Origin": "https://localhost",
+        "Origin": "https://localhost:8443",
     }
-    sent |= {"Referer": "https://localhost/admin/projects/new", "Content-Type": "application/x-www-form-urlencoded"}
+    sent |= {
+        "Referer": "https://localhost:8443/admin/projects/new",
+        "Content-Type": "application/x-www-form-urlencoded",
+    }
     done = site.call("POST", "/admin/projects", "", form, **sent)
     hold(done.status == 303, f"takes the form that a browser sends back: {done.status}, {done.body[:2000]!r}")
-    page = site.call("GET", done.headers["Location"].removeprefix("https://localhost"), "", Authorization=basic)
+    page = site.call("GET", done.headers["Location"].removeprefix("https://localhost:8443"), "", Authorization=basic)
     hold(page.status == 200 and b"from a form" in page.body, f"shows them the project: {done.headers}")
 
 
@@ -289,7 +295,8 @@ def _directly(site: Site, proxy: str, method: str, path: str, bearer: str, body:
     """What one proxy answers to a call from within its container."""
     sent = f"--data '{json.dumps(body)}'" if body else ""
     ask = f"curl -sS -X {method} -H 'Authorization: Bearer {bearer}' -H 'Content-Type: application/json' {sent}"
-    return json.loads(site.shell(f"docker exec {site.container('grafana')} {ask} http://{proxy}:8080{path}"))
+    port = 9090 if path.startswith(OPS) else 8080
+    return json.loads(site.shell(f"docker exec {site.container('grafana')} {ask} http://{proxy}:{port}{path}"))
 
 
 def _records(site: Site, proxy: str) -> int:
@@ -309,7 +316,7 @@ def _in_parallel(count: int, work: Callable[[], list[int]]) -> list[int]:
 def _is_watched(site: Site) -> None:
     """Prometheus asks both proxies and knows the alerts; the dashboard's queries are ones that it understands."""
     ask = _prometheus(site)
-    expected = {f"{name}:8080" for name in PROXIES}
+    expected = {f"{name}:9090" for name in PROXIES}
     # One that may be from before the calls, and two: a rate needs a difference.
     seen: dict[str, set[str]] = {proxy: set() for proxy in expected}
     wait(lambda: _scrapes(ask, seen) >= 3, timeout_s=120, for_what="a third scrape of both proxies")

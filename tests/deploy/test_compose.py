@@ -104,10 +104,10 @@ def test_every_image_from_elsewhere_has_its_stand_in() -> None:
     assert targets == {name for name, service in compose()["services"].items() if service["image"] != "llm-proxy"}
 
 
-def test_only_tls_and_grafana_for_this_machine_are_published() -> None:
+def test_only_tls_is_published_and_for_this_machine_what_operators_need() -> None:
     ports = {name: service["ports"] for name, service in compose()["services"].items() if "ports" in service}
 
-    assert ports == {"nginx": ["443:443"], "grafana": ["127.0.0.1:3000:3000"]}
+    assert ports == {"nginx": ["443:443", "127.0.0.1:8443:8443"], "grafana": ["127.0.0.1:3000:3000"]}
 
 
 def test_prometheus_asks_both_proxies_with_the_token_and_grafana_asks_prometheus() -> None:
@@ -118,7 +118,7 @@ def test_prometheus_asks_both_proxies_with_the_token_and_grafana_asks_prometheus
     [provider] = yaml.safe_load((provisioning / "dashboards/llm-proxy.yaml").read_text())["providers"]
     [dashboards] = [volume for volume in compose()["services"]["grafana"]["volumes"] if "llm-proxy.json" in volume]
 
-    assert job["static_configs"][0]["targets"] == [f"{name}:8080" for name in PROXIES]
+    assert job["static_configs"][0]["targets"] == [f"{name}:9090" for name in PROXIES]
     assert job["authorization"]["credentials_file"] == "/run/secrets/metrics_token"
     assert [(ROOT / "deploy/prometheus" / name).exists() for name in prometheus["rule_files"]] == [True]
     assert source["url"] == "http://prometheus:9090"

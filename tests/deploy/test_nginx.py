@@ -70,12 +70,19 @@ def pair(running_upstream, tmp_path_factory) -> Iterator[Pair]:
         yield pair
 
 
-def deployed_nginx(directory: Path, port: int, *urls: str) -> Nginx:
-    """nginx with the file as it is in the repository, but for ports and paths."""
+def deployed_nginx(directory: Path, port: int, *urls: str, ops: str = "", ops_port: int | None = None) -> Nginx:
+    """
+    nginx with the file as it is in the repository, but for ports and paths.
+
+    Args:
+        ops: What both proxies' listeners for operators are, at `ops_port` of nginx.
+    """
     text = CONFIGURATION.read_text().replace("listen 443", f"listen 127.0.0.1:{port}")
+    text = text.replace("listen 8443", f"listen 127.0.0.1:{ops_port or free_port()}")
     text = text.replace("/run/secrets", str(directory / "secrets"))
     for number, url in enumerate(urls, 1):
         text = text.replace(f"proxy-{number}:8080", url.removeprefix("http://"))
+        text = text.replace(f"proxy-{number}:9090", (ops or url).removeprefix("http://"))
     # Nobody is that far away here.
     text = text.replace("proxy_connect_timeout 5s", "proxy_connect_timeout 1s")
     return Nginx(directory, port, text)
@@ -171,8 +178,20 @@ def test_nobody_outside_says_where_a_call_comes_from(pair: Pair) -> None:
     assert [record["client_address"] for record in records] == ["127.0.0.1"]
 
 
-def test_the_metrics_stay_inside(pair: Pair) -> None:
-    assert pair.call("GET", "/metrics", pair.nodes[0].issue_token()).status == 404
+def test_what_is_for_operators_stays_inside(upstream, tmp_path: Path) -> None:
+    make_secrets(tmp_path / "secrets")
+    port, inside, ops = free_port(), free_port(), f"127.0.0.1:{free_port()}"
+    node = Server(DEPLOYED, tmp_path / "one", UPSTREAM_URL=upstream.url, OPS_BIND=ops, TRUSTED_PROXIES="127.0.0.1")
+    certificate, nobody = tmp_path / "secrets/tls_certificate", Token("", "", "")
+    with node, deployed_nginx(tmp_path, port, node.url, node.url, ops=f"http://{ops}", ops_port=inside):
+        outside, operators = Pair((node, node), port, certificate), Pair((node, node), inside, certificate)
+        for path in ("/admin/", "/manage/projects", "/metrics"):
+            for target in (path, f"/{path}", f"//{path}", f"/%2F{path.strip('/')}", path.replace("m", "%6D")):
+                assert outside.call("GET", target, nobody).status == 404
+        assert operators.call("GET", "/admin/", nobody).status == 401
+        for target in ("/metrics", "//metrics", "/%6Detrics", "/%2Fmetrics", "///metrics/"):
+            assert operators.call("GET", target, nobody).status == 404
+        assert outside.call("GET", "/v1/models", nobody).status == 401
 
 
 def test_no_call_is_lost_while_one_node_stops(upstream, tmp_path: Path) -> None:
