@@ -180,6 +180,17 @@ def test_a_proxy_that_says_nothing_is_waited_for_as_long_as_a_connection_may_tak
     assert (answer.status, answer.json["error"]["code"]) == (504, "upstream_timeout")
 
 
+def test_a_client_that_leaves_while_a_tunnel_is_asked_for_is_not_waited_for(server, egress, tls_upstream, name):
+    egress.is_silent = True
+    token = token_for(server, tls_upstream.url, name)
+    with HandClient(server.url) as client:
+        client.send_request("GET", "/v1/models", token.bearer)
+        wait_for(lambda: egress.asked)
+
+    [record] = server.wait_for_records(1, token)
+    assert record["outcome"] == "client_closed"
+
+
 def test_the_upstream_proves_who_it_is_through_the_tunnel(server, egress, tls_upstream):
     project = server.create_project(base_url=named(tls_upstream.url, "other.internal"))
     answer = call(server.url, "GET", "/v1/models", server.issue_token(project).bearer)
