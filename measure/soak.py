@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmproxy.api_log.read_record import parse_line
 from measure.suite.sample import CHAT
 from measure.suite.server import Server
 from measure.suite.stage import proxy
@@ -130,8 +131,9 @@ def soak(seconds: float, clients: int) -> tuple[State, State, Traffic, int]:
             before = _at_rest(server)
             traffic.run(seconds * (1 - WARM_UP_SHARE))
             after = _at_rest(server)
-        records = (Path(work) / "data").glob("api_logs*.jsonl*")
-        recorded = sum(path.read_bytes().count(b"\n") for path in records)
+        lines = (line for path in (Path(work) / "data").glob("api_logs*.jsonl*") for line in path.open("rb"))
+        # One record may stand for the refusals of a second.
+        recorded = sum(record.count for line in lines if (record := parse_line(line)))
     return before, after, traffic, recorded
 
 
