@@ -12,9 +12,10 @@ from collections import Counter
 from typing import Any
 
 # Members of a document that this module reads.
-NAMES = ("service_tier", "background_options", "tools", "object", "size", "quality", "seconds")
+NAMES = ("service_tier", "background_options", "object", "size", "quality", "seconds")
 
 _CALL = "_call"
+_PREVIEW = "web_search_preview"
 # These actions of a web search cost nothing, a search alone does.
 _FREE_ACTIONS = ("open_page", "find_in_page")
 _SMALLEST = "1g"
@@ -23,11 +24,13 @@ _MAX_COUNT = 2**53
 _is_word = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}", re.IGNORECASE).fullmatch
 _is_tool = re.compile(r"[a-z][a-z0-9_]{0,39}").fullmatch
 
-# An item's type, its action's, or where its code ran. Within a string the quotes would be escaped.
+# An item's type, its action's, or where its code ran; of the tools, which search there is, and what containers.
+# Within a string the quotes would be escaped.
 _marks = re.compile(
-    rb'"(?:type"\s*+:\s*+"([a-z0-9_]{1,40}_call|open_page|find_in_page)|container_id"\s*+:\s*+"([\w-]{1,60}))"'
+    rb'"(?:type"\s*+:\s*+"([a-z0-9_]{1,40}_call|open_page|find_in_page|web_search_preview[a-z0-9_]{0,20})"'
+    rb'|container_id"\s*+:\s*+"([\w-]{1,60})"|container"\s*+:\s*+(\{)|memory_limit"\s*+:\s*+"(\w{1,8})")'
 ).findall
-_QUICK_MARKS = (b'_call"', b'_page"', b'"container_id"')
+_QUICK_MARKS = (b'_call"', b'_page"', b'"container', b'"memory_limit"', b'"web_search_preview')
 # Longer than what `_marks` matches in documents that anybody writes.
 _CARRIED_BYTES = 128
 _MAX_CONTAINERS = 1000
@@ -70,17 +73,25 @@ class OutputTally:
     """
     What counts in a response's output: how many items of each type, and the containers that code ran in.
 
-    Fed with the bytes of a document that is too large to be parsed, cut anywhere, or taken from its parsed items.
+    Fed with the bytes of a document that is too large to be parsed, cut anywhere, or taken from a parsed one.
+
+    Attributes:
+        types: Of items and of their actions, and of tools that search.
+        containers: Their ids.
+        makes_containers: The tools make them, of the size `memory_limit`; else the request named one, which was paid
+            for when it was made.
     """
 
     def __init__(self) -> None:
         self.types: Counter[str] = Counter()
         self.containers: set[str] = set()
+        self.makes_containers = False
+        self.memory_limit: object = None
         self._carried = b""
 
     @classmethod
-    def of(cls, items: list[Any]) -> OutputTally:
-        """The tally of parsed items."""
+    def of(cls, items: list[Any], tools: object) -> OutputTally:
+        """The tally of parsed items, and of the tools that there were."""
         tally = cls()
         for item in _dicts(items):
             action = item.get("action")
@@ -89,6 +100,11 @@ class OutputTally:
                     tally.types[kind] += 1
             if isinstance(container_id := item.get("container_id"), str):
                 tally.containers.add(container_id)
+        for tool in _dicts(tools):
+            if isinstance(kind := tool.get("type"), str):
+                tally.types[kind] += 1
+            if isinstance(made := tool.get("container"), dict):
+                tally.makes_containers, tally.memory_limit = True, made.get("memory_limit")
         return tally
 
     def feed(self, data: bytes) -> None:
@@ -102,36 +118,36 @@ class OutputTally:
             self._count(carried, -1)
 
     def _count(self, data: bytes, times: int) -> None:
-        for kind, container_id in _marks(data):
+        for kind, container_id, begins_container, memory_limit in _marks(data):
             if kind:
                 self.types[kind.decode()] += times
+            elif begins_container:
+                self.makes_containers = True
+            elif memory_limit:
+                self.memory_limit = memory_limit.decode()
             elif len(self.containers) < _MAX_CONTAINERS:
                 self.containers.add(container_id.decode())
 
+    def calls(self) -> dict[str, int]:
+        """How often each tool was called, by the type of its items without their `_call`."""
+        calls = {kind.removesuffix(_CALL): count for kind, count in self.types.items() if kind.endswith(_CALL)}
+        if searches := calls.pop("web_search", 0) - sum(self.types[action] for action in _FREE_ACTIONS):
+            # Calls of both searches are of one type, their prices are not.
+            is_preview = any(kind.startswith(_PREVIEW) for kind in self.types)
+            calls[_PREVIEW if is_preview else "web_search"] = searches
+        if self.makes_containers and self.containers:
+            calls[container(self.memory_limit)] = len(self.containers)
+        known = {name: count for name, count in calls.items() if count > 0 and _is_tool(name)}
+        return dict(list(known.items())[:_MAX_TOOLS])
+
 
 def _tool_calls(document: dict[str, Any]) -> dict[str, int]:
-    """How often each tool was called, by the type of the output's items without its `_call`."""
     output = document.get("output")
     if isinstance(output, list):
-        output = OutputTally.of(output)
-    elif not isinstance(output, OutputTally) or document.get("object") != "response":
-        return {}
-    calls = {kind.removesuffix(_CALL): count for kind, count in output.types.items() if kind.endswith(_CALL)}
-    tools = _dicts(document.get("tools"))
-    if searches := calls.pop("web_search", 0) - sum(output.types[action] for action in _FREE_ACTIONS):
-        calls[_search_of(tools)] = searches
-    made = [asked for tool in tools if isinstance(asked := tool.get("container"), dict)]
-    # One that the request named was paid for when it was made.
-    if made and output.containers:
-        calls[container(made[0].get("memory_limit"))] = len(output.containers)
-    known = {name: count for name, count in calls.items() if count > 0 and _is_tool(name)}
-    return dict(list(known.items())[:_MAX_TOOLS])
-
-
-def _search_of(tools: list[dict[str, Any]]) -> str:
-    """The search tool that a response was given; its calls are all of one type, its prices are not."""
-    is_preview = any(str(tool.get("type")).startswith("web_search_preview") for tool in tools)
-    return "web_search_preview" if is_preview else "web_search"
+        return OutputTally.of(output, document.get("tools")).calls()
+    if isinstance(output, OutputTally) and document.get("object") == "response":
+        return output.calls()
+    return {}
 
 
 def container(memory_limit: object) -> str:

@@ -64,6 +64,13 @@ def test_prices_change_nothing_of_what_a_call_told_but_what_cannot_be(document, 
         assert priced[1:] == bare[1:]
 
 
+def test_what_was_asked_for_is_no_use_where_it_failed_inside():
+    asked = {"model": "tts-1", "input": "hello"}
+
+    assert billed({"error": {"code": "x"}}, asked, endpoint="/v1/audio/speech").charge.source == "absent"
+    assert billed({}, asked, endpoint="/v1/audio/speech").charge == (75, "computed", False)
+
+
 @given(st.lists(st.integers(0, MOST_MICRODOLLARS), max_size=20))
 def test_the_cost_of_a_sum_is_the_sum_of_costs_also_over_the_log(costs):
     lines = [orjson.dumps({"request_id": "r", "cost_usd": cost / MICRO}) for cost in costs]

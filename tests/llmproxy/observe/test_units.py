@@ -76,6 +76,20 @@ def test_calls_of_tools_are_counted_by_what_is_billed(document, calls, padding, 
     assert metadata.get("tool_calls") == calls
 
 
+@pytest.mark.parametrize("kind", ["web_search", "web_search_preview"])
+def test_tools_are_known_however_many_there_are(kind):
+    functions = [{"type": "function", "name": f"f{number}", "description": "d" * 500} for number in range(50)]
+    auto = {"type": "code_interpreter", "container": {"type": "auto", "file_ids": ["f" * 200], "memory_limit": "16g"}}
+    document = response([SEARCH, RAN, OPENED, SEARCH], tools=[*functions, {"type": kind}, auto])
+
+    for padding, step in ((0, None), (70_000, None), (70_000, 11)):
+        assert told(document, padding=padding, step=step)[0]["tool_calls"] == {
+            "code_interpreter": 1,
+            kind: 2,
+            "container_16g": 1,
+        }
+
+
 @pytest.mark.parametrize("output", ["text", {"web_search_call": 3}, [1, None, "x_call"], [{"type": 5, "action": []}]])
 def test_an_output_of_another_shape_tells_nothing(output):
     assert "tool_calls" not in told(response(output))[0]
