@@ -15,7 +15,7 @@ from llmproxy.sockets import poll, real, shut_down
 # connection. Of one that goes on sending nothing more is read, or it would be read for ever.
 DRAINED_BYTES = 64 * 1024
 LINGER_S = 5.0
-_LOOK_EVERY_S = 0.05
+_LOOK_EVERY_S = 0.25
 _PEER_LEFT = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 

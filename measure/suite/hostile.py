@@ -17,6 +17,7 @@ from measure.suite.sample import BODY, RESPONSE, request
 MIB = 1 << 20
 _OK = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nConnection: close\r\n%b\r\n"
 _UPLOAD = b"POST /v1/files?shape=%b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n%b\r\n"
+_CHUNKED = b"Transfer-Encoding: chunked\r\n"
 _WEBSOCKET = (
     b"GET /v1/realtime?shape=%b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\nConnection: Upgrade\r\n"
     b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -55,11 +56,15 @@ def _without_a_token() -> list[Shape]:
     endless = b"Content-Length: 1000000000000\r\n"
     refused = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer wrong\r\n%b\r\n"
     health = b"GET /healthz HTTP/1.1\r\nHost: x\r\n%b\r\n"
+    chunks = b"10000\r\n%b\r\n" % bytes(65536)
+    posts = b"POST /v1/models HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
     headers = b"".join(b"x-%d: %b\r\n" % (number, b"v" * 8000) for number in range(90))
     return [
         Shape("a refused upload that goes on", lambda _: _UPLOAD % (b"", b"wrong", endless), bytes(65536)),
+        Shape("a refused upload in chunks", lambda _: _UPLOAD % (b"", b"wrong", _CHUNKED), chunks),
         Shape("a body behind GET /healthz", lambda _: health % endless, bytes(65536)),
         Shape("refused calls, one behind the other", lambda _: b"", refused % b"" * 200),
+        Shape("refused calls with bodies, one behind the other", lambda _: b"", posts * 200),
         Shape("GET /healthz, one behind the other", lambda _: b"", health % b"" * 200),
         Shape("refused calls with 90 headers of 8 KB", lambda _: b"", refused % headers),
         Shape("empty lines", lambda _: b"", b"\r\n" * 32768),
@@ -67,16 +72,16 @@ def _without_a_token() -> list[Shape]:
 
 
 def _of_callers() -> list[Shape]:
-    chunked = b"Transfer-Encoding: chunked\r\n"
     members = b'"a":1,' * (4 * MIB // 6 - 20)
     repeated = b'{"stream":true,"stream_options":{},%b"model":"gpt-4o"}' % members
     nested = b'{"stream":true,"stream_options":{},"a":%b1%b,"model":"gpt-4o"}' % (b"[" * 2 * MIB, b"]" * 2 * MIB)
     return [
-        _upload("an upload in chunks of one byte", chunked, b"1\r\nx\r\n" * 10_000),
-        _upload("an upload with chunk extensions", chunked, b"1;%b\r\nx\r\n" % (b"e" * 4000) * 16),
+        _upload("an upload in chunks of one byte", _CHUNKED, b"1\r\nx\r\n" * 10_000),
+        _upload("an upload with chunk extensions", _CHUNKED, b"1;%b\r\nx\r\n" % (b"e" * 4000) * 16),
         _upload("an upload beyond what is allowed", b"Content-Length: %d\r\n" % (1 << 40), bytes(65536)),
         _asked("4 MiB of members, usage to be asked for", repeated),
         _asked("4 MiB of brackets, usage to be asked for", nested),
+        _asked("a form with a boundary of 60 KB", b"--" + b"x" * 60_000 + b"\r\n"),
         _websocket("a WebSocket's small frames, upwards", _CLIENT_FRAME * 8192, lambda: _SWITCHED),
     ]
 
@@ -91,6 +96,9 @@ def _of_upstreams() -> list[Shape]:
         "20 MB of small events": (b"text/event-stream", b"", lambda: b"data: {}\n\n" * (2 * MIB)),
         "20 MB of events with usage": (b"text/event-stream", b"", lambda: b"data: %b\n\n" % usage * (20 * MIB // 80)),
         "20 MB of empty lines in a stream": (b"text/event-stream", b"", lambda: b"\n" * 20 * MIB),
+        "20 MB of events of many lines": (
+            b"text/event-stream", b"", lambda: (b'data: {"usage":1}\n' + b":\n" * 30_000 + b"\n") * 330,
+        ),
         "one event of 20 MB": (b"text/event-stream", b"", lambda: b"data: " + b"x" * 20 * MIB),
         "200 MB of JSON, compressed": (
             b"application/json", b"Content-Encoding: gzip\r\n", lambda: _compressed(b"[1," * MIB, times=66),
@@ -101,6 +109,11 @@ def _of_upstreams() -> list[Shape]:
     }  # fmt: skip
     return [
         *(_response(name, *parts) for name, parts in bodies.items()),
+        Shape(
+            "20 MB of line ends, usage asked for",
+            lambda bearer: _request(bearer, "20 MB of line ends, usage asked for", b'{"stream":true}'),
+            response=lambda: _OK % (b"text/event-stream", b"") + b"x: y\n" + b"\r" * 20 * MIB,
+        ),
         Shape(
             "100,000 interim responses",
             lambda bearer: _request(bearer, "100,000 interim responses"),
