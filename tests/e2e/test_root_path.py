@@ -9,6 +9,7 @@ from websockets.sync.client import connect
 from mock_openai.mock import MockOpenAI
 from tests.conftest import serve
 from tests.http_by_hand import Answer, call
+from tests.nginx import free_port
 from tests.servers import ADMIN_PASSWORD, MANAGEMENT_TOKEN, Server, on_both_servers
 from tests.websocket_upstream import WebSocketUpstream
 
@@ -75,6 +76,16 @@ def test_links_redirects_and_cookies_of_the_admin_pages_stay_below_the_path(belo
         )
     assert {get(below, link.replace("&amp;", "&"), BASIC).status for link in set(links)} == {200}
     assert get(below, "/tools/llm/admin", BASIC)["location"].endswith("/tools/llm/admin/")
+
+
+def test_what_is_for_operators_stays_on_their_listener(server_kind, upstream, tmp_path):
+    ops = f"127.0.0.1:{free_port()}"
+    settings = {"UPSTREAM_URL": upstream.url, "ROOT_PATH": "/llm", "OPS_BIND": ops}
+    around = ["/admin/", "/llm/admin/", "//llm/admin/", "/llm//admin/", "/llm/llm/admin/", "/%6clm/admin/"]
+    with Server(server_kind, tmp_path / "data", **settings) as server:
+        assert {get(server, target, BASIC).status for target in around} == {404}
+        assert {call(f"http://{ops}", "GET", f"{root}/admin/", BASIC).status for root in ("", "/llm")} == {200}
+        assert call(f"http://{ops}", "GET", "/llm/v1/models", BASIC).status == 404
 
 
 def test_a_websocket_opens_below_the_path(below):
