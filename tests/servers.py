@@ -320,13 +320,13 @@ def fetch(
         connection.close()
 
 
-def open_sockets(pid: int) -> int:
-    """How many sockets a process has, of whatever kind."""
-    found = 0
+def open_sockets(pid: int) -> set[str]:
+    """The sockets that a process has, of whatever kind, by their numbers."""
+    found = set()
     for file in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):
-            found += os.readlink(file).startswith("socket:")
-    return found
+            found.add(os.readlink(file))
+    return {name.removeprefix("socket:[").rstrip("]") for name in found if name.startswith("socket:")}
 
 
 def wait_for(

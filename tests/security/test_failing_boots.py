@@ -91,7 +91,7 @@ def running_stream(server: Server, token: Token, upstream) -> Iterator[Callable[
 
 def kill_one(server: Server) -> int:
     """End a worker that runs no call without a warning; which one it was."""
-    idle = min(server.worker_pids(), key=open_sockets)
+    idle = min(server.worker_pids(), key=lambda pid: len(open_sockets(pid)))
     os.kill(idle, signal.SIGKILL)
     return idle
 
