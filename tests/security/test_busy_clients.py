@@ -90,15 +90,17 @@ def _switch_and_read(peer):
 
 def test_bodies_that_are_looked_into(proxy, upstream):
     """A project that asks for usage has its streams' requests looked into."""
-    token = proxy.issue_token(proxy.create_project(stream_usage="ask"))
+    project_id = proxy.create_project(stream_usage="ask")
+    # One token may have 16 MiB held, and beyond that bodies go up without a look.
+    tokens = [proxy.issue_token(project_id) for _ in range(12)]
     body = b'{"stream":true,"stream_options":{},%b"model":"gpt-4o","messages":[{"role":"user","content":"Hi"}]}' % (
         b'"a":1,' * 600_000
     )
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(HandClient(proxy.url)) for _ in range(12)]
-        headers = [token.bearer, ("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-        for client in clients:
-            client.send_request("POST", "/v1/chat/completions", *headers)
+        clients = [stack.enter_context(HandClient(proxy.url)) for _ in tokens]
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        for client, token in zip(clients, tokens, strict=True):
+            client.send_request("POST", "/v1/chat/completions", token.bearer, *headers)
             client.send(body[:-1])
         for client in clients:
             client.send(body[-1:])
