@@ -28,6 +28,13 @@ def only_operators() -> Response | None:
     return None
 
 
+@bp.after_request
+def keep_nowhere(response: Response) -> Response:
+    """Some answers hold a secret: no cache on the way is to have any of them."""
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
 def actor() -> Actor:
     """Who the audit trail names for a change made here."""
     return Actor("management", Services.of(current_app).client_address(request.environ))

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import current_app
-from marshmallow import RAISE, Schema, ValidationError, post_load, pre_load, validate, validates_schema
+from marshmallow import RAISE, Schema, ValidationError, post_load, pre_load, validate, validates, validates_schema
 from marshmallow import fields as typed
 
 from llmproxy.destinations import require_allowed, require_private_if_plain
@@ -162,6 +162,11 @@ class TokenChange(_Body):
     label = typed.String(allow_none=True, validate=check_name)
     rate_limit = WholeNumber(1, MAX_RATE_LIMIT, allow_none=True)
     expires_at = Time()
+
+    @validates("expires_at")
+    def _as_long_as_a_new_one(self, value: datetime, **_: Any) -> None:
+        if value > datetime.now(UTC) + timedelta(hours=MAX_DURATION_HOURS):
+            raise ValidationError(f"must be within {MAX_DURATION_HOURS} hours from now.")
 
 
 class TokenName(_Body):

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-from flask import current_app, request
+from flask import Response, current_app, request
 from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge
 
@@ -103,3 +103,11 @@ def _shown(row: Any, *names: str) -> dict[str, Any]:
     """Columns of a row, times as text."""
     values = {name: getattr(row, name) for name in names}
     return {name: iso(value) if isinstance(value, datetime) else value for name, value in values.items()}
+
+
+def without_host(response: Response) -> Response:
+    """A redirect to a path alone. Flask names the host that the request did, and the scheme behind a front server."""
+    location = response.headers.get("Location", "")
+    if location.startswith(request.host_url):
+        response.headers["Location"] = location[len(request.host_url) - 1 :]
+    return response

@@ -78,7 +78,7 @@ def issue(
 
 def change(session: Session, actor: Actor, token_id: str, *, seen: str | None = None, **fields: Any) -> Token:
     """
-    Change a token. Raises NotFound.
+    Change a token. Raises NotFound, and Conflict for a new expiry of one that has expired or was revoked.
 
     Args:
         seen: `audit.version_of` the token that the caller decided by; another one raises Stale.
@@ -88,6 +88,8 @@ def change(session: Session, actor: Actor, token_id: str, *, seen: str | None = 
         token = find(session, token_id)
         audit.require_seen(token, seen)
         before = audit.facts(token)
+        if fields.get("expires_at", token.expires_at) != token.expires_at:
+            _require_life(token)
         for name, value in fields.items():
             setattr(token, name, value)
         audit.add_change(session, actor, token, before)
@@ -122,3 +124,10 @@ def _repeated(issued: Token, wanted: Token) -> Token:
 
 def _form_used_up() -> Conflict:
     return Conflict("nonce", "This form has issued its token already.")
+
+
+def _require_life(token: Token) -> None:
+    # Its holder was told that it is over, and may have thrown it away: where, nobody knows.
+    if not token.is_active or token.expires_at <= utc_now():
+        state = "was revoked" if not token.is_active else "has expired"
+        raise Conflict("expires_at", f"The token {state}, and does not come back: issue a new one.")

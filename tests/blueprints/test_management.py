@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -238,14 +238,54 @@ def test_a_token_is_revoked_however_it_is_named_and_twice_is_once(
 
 
 def test_a_change_of_a_token_is_shown_and_audited(operator: Operator, token: dict[str, Any]) -> None:
-    change = {"label": "l", "rate_limit": 5, "expires_at": "2030-01-01T02:00:00+02:00"}
+    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(days=30)
+    written, told = soon.astimezone(timezone(timedelta(hours=2))).isoformat(), soon.isoformat().replace("+00:00", "Z")
+    change = {"label": "l", "rate_limit": 5, "expires_at": written}
     response = operator.call("PATCH", f"/tokens/{token['id']}", change)
 
     assert response.status_code == 200
-    assert response.json["expires_at"] == "2030-01-01T00:00:00Z"
+    assert response.json["expires_at"] == told
     assert (response.json["label"], response.json["rate_limit"]) == ("l", 5)
     entry = audited(operator, "project.create", "token.issue", "token.change")[2]
-    assert entry["after"] == change | {"expires_at": "2030-01-01T00:00:00Z"}
+    assert entry["after"] == change | {"expires_at": told}
+
+
+def after(**span: float) -> str:
+    return (datetime.now(UTC) + timedelta(**span)).isoformat()
+
+
+def test_no_token_is_made_to_live_longer_than_a_new_one_may(operator: Operator, token: dict[str, Any]) -> None:
+    path = f"/tokens/{token['id']}"
+
+    assert operator.call("PATCH", path, {"expires_at": after(hours=8759)}).status_code == 200
+    for too_long in (after(hours=8761), "2199-12-31T00:00:00Z"):
+        problem = refused(operator, 400, "PATCH", path, {"expires_at": too_long})
+        assert problem["param"] == "expires_at" and "8760 hours" in problem["message"]
+
+
+def test_what_is_over_does_not_come_back(operator: Operator, token: dict[str, Any], project: str) -> None:
+    expired = operator.issue_token(project)
+    operator.call("PATCH", f"/tokens/{expired['id']}", {"expires_at": after(seconds=-1)})
+    operator.call("DELETE", f"/tokens/{token['id']}")
+    for over, words in ((expired, "has expired"), (token, "was revoked")):
+        for when in (after(hours=1), after(hours=-1)):
+            problem = refused(operator, 409, "PATCH", f"/tokens/{over['id']}", {"expires_at": when, "label": "x"})
+            assert problem["param"] == "expires_at" and words in problem["message"]
+        assert operator.call("PATCH", f"/tokens/{over['id']}", {"label": "named"}).status_code == 200
+
+
+def test_what_holds_a_secret_is_kept_by_nobody_on_the_way(operator: Operator, project: str) -> None:
+    response = operator.call("POST", "/tokens", {"project_id": project, "duration_hours": 1})
+
+    assert response.headers["Cache-Control"] == "no-store"
+    assert operator.call("GET", f"/projects/{project}").headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("host", ["evil.test", "localhost:8443"])
+def test_a_redirect_names_no_host(host: str, client: FlaskClient) -> None:
+    response = client.get("/admin", base_url=f"http://{host}")
+
+    assert (response.status_code, response.headers["Location"]) == (308, "/admin/")
 
 
 def test_null_takes_a_tokens_own_limit_and_label_away(operator: Operator, project: str) -> None:
