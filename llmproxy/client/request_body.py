@@ -99,6 +99,8 @@ class RequestBody:
 
         What was read of a longer one stays: iterating over it begins with that, and a second call goes on from there.
         """
+        if len(self._ahead) > most:
+            return False
         began = time.perf_counter()
         for piece in self._arriving():
             self._ahead += piece

@@ -172,6 +172,32 @@ CASES: dict[str, tuple[list[Exchange], tuple[int, int, int]]] = {
         ],
         (19, 10, 29),
     ),
+    "a large response, read three times": (
+        [
+            post("/v1/responses", response(output=["x" * 99_999])),
+            *[get("/v1/responses/resp_1", response(output=["x" * 99_999]))] * 3,
+        ],
+        (20, 9, 29),
+    ),
+    "a large response in the background, streamed and read twice": (
+        [
+            post(
+                "/v1/responses",
+                events({"type": "response.completed", "response": response(background=True, output=["x" * 99_999])}),
+                EVENTS,
+            ),
+            *[get("/v1/responses/resp_1", response(background=True, output=["x" * 99_999]))] * 2,
+        ],
+        (20, 9, 29),
+    ),
+    "a response that is deleted": (
+        [post("/v1/responses", response()), get("/v1/responses/resp_1", response())._replace(method="DELETE")],
+        (20, 9, 29),
+    ),
+    "responses that are not kept": (
+        [post("/v1/responses", response(store=False, background=None))] * 2,
+        (40, 18, 58),
+    ),
     "an event that ends in half an emoji": ([post("/v1/responses", events(CUT_EMOJI), EVENTS)], (20, 9, 29)),
     "embeddings with a total alone": (
         [post("/v1/embeddings", {"object": "list", "usage": {"total_tokens": 12}})],

@@ -1,6 +1,7 @@
 """PostgreSQL under the running product: two nodes, the pool, PgBouncer, moving there."""
 
 import base64
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -13,6 +14,7 @@ from tests.http_by_hand import call
 from tests.pgbouncer import pgbouncer_before
 from tests.receiver import receiver  # noqa: F401
 from tests.servers import DEPLOYED, UPSTREAM_KEY, Server, fetch, wait_for
+from tests.upstream import Peer, ScriptedUpstream
 
 pytestmark = pytest.mark.postgres
 
@@ -34,6 +36,35 @@ def test_two_nodes_of_two_workers_let_exactly_the_limit_pass(upstream, tmp_path,
         # What one node's operator changes, the other one's next call sees.
         assert one.manage("DELETE", "/tokens", {"id": token.id})[0] == 204
         assert call(two.url, "GET", "/v1/models", token.bearer).status == 401
+
+
+def test_what_two_nodes_of_two_workers_read_at_once_counts_once(upstream, tmp_path, url):
+    batches = [f"batch_{number}" for number in range(20)]
+
+    def answers(peer: Peer) -> None:
+        target = peer.read_request().split(b" ", 2)[1].decode()
+        usage = {"input_tokens": 20, "output_tokens": 9, "total_tokens": 29}
+        body = json.dumps({"id": target.rpartition("/")[2], "object": "batch", "status": "completed", "usage": usage})
+        head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        peer.send((head % len(body) + body).encode())
+
+    node = {"UPSTREAM_URL": upstream.url, "DATABASE_URL": url, "WEB_CONCURRENCY": "2"}
+    with (
+        ScriptedUpstream(every=answers) as batch_keeper,
+        Server(DEPLOYED, tmp_path / "a", **node) as one,
+        Server(DEPLOYED, tmp_path / "b", **node) as two,
+    ):
+        token = one.issue_token(one.create_project(base_url=batch_keeper.url))
+        targets = [(server, f"/v1/batches/{name}") for name in batches for server in (one, two, one, two)]
+        with ThreadPoolExecutor(8) as pool:
+            seen = list(pool.map(lambda each: call(each[0].url, "GET", each[1], token.bearer).status, targets))
+        assert seen == [200] * len(targets)
+
+        def total() -> dict | None:
+            _, answer = one.manage("GET", f"/usage?project_id={token.project_id}&group_by=day")
+            return answer["total"] if answer["total"]["requests"] == len(targets) else None
+
+        assert wait_for(total, timeout_s=30)["total_tokens"] == len(batches) * 29
 
 
 def test_a_worker_holds_no_more_connections_than_it_may(upstream, tmp_path, url):
