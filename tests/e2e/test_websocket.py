@@ -554,3 +554,27 @@ def test_an_observer_that_is_lost_harms_nobody(proxy, token_for, opens):
 
     record = record_of(proxy, token)
     assert record["metadata"]["total_tokens"] == 30
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        '{"usage": no json}',
+        '{"type": ["response.done"], "usage": {}}',
+        '{"usage": NaN, "text": "\\ud83d"}',
+        '["usage"]',
+    ],
+)
+def test_one_odd_message_takes_no_usage_along(proxy, token_for, opens, odd):
+    def talk(peer: ServerConnection) -> None:
+        for message in (SESSION, done(), odd, done()):
+            peer.send(message)
+
+    with WebSocketUpstream(talk) as upstream:
+        token = token_for(upstream)
+        with opens(token) as client:
+            assert [client.recv(timeout=WAIT_S) for _ in range(4)][2] == odd
+
+    [record] = proxy.wait_for_records(1, token)
+    one = json.loads(done())["response"]["usage"]["total_tokens"]
+    assert (record["usage_source"], record["metadata"]["total_tokens"]) == ("reported", 2 * one)
