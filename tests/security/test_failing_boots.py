@@ -108,6 +108,11 @@ def outcomes(server: Server, token: Token, times: int = 20) -> set[object]:
     return {outcome(server, token) for _ in range(times)}
 
 
+def replaced(server: Server, killed: int) -> bool:
+    """Whether there are two workers, and neither is that one."""
+    return killed not in (pids := server.worker_pids()) and len(pids) == 2
+
+
 def serving(server: Server) -> float:
     """How many workers serve."""
     return total(server.metrics(), "llmproxy_workers")
@@ -180,7 +185,7 @@ def test_a_secrets_file_that_is_gone_for_a_moment_stops_no_worker_from_being_rep
     with running_stream(server, token, upstream) as finish:
         (tmp_path / "token").unlink()
         killed = kill_one(server)
-        wait_for(lambda: len(server.worker_pids()) == 2 and killed not in server.worker_pids(), timeout_s=20)
+        wait_for(lambda: replaced(server, killed), timeout_s=20)
 
         assert outcomes(server, token) == {200}
         assert finish().endswith(b"data: [DONE]\n\n")
@@ -214,7 +219,7 @@ def test_a_reload_that_asks_for_a_library_that_is_not_there_changes_nothing(serv
     assert "LOGGING_URL: needs boto3: pip install" in server.output()
     assert server.worker_pids() == before and outcomes(server, token) == {200}
     killed = kill_one(server)
-    wait_for(lambda: len(server.worker_pids()) == 2 and killed not in server.worker_pids(), timeout_s=20)
+    wait_for(lambda: replaced(server, killed), timeout_s=20)
     assert outcomes(server, token) == {200}
 
 
@@ -236,7 +241,7 @@ def test_a_data_directory_that_became_read_only_stops_no_worker_from_being_repla
     with running_stream(server, token, upstream) as finish:
         with read_only(server.data_dir):
             killed = kill_one(server)
-            wait_for(lambda: len(server.worker_pids()) == 2 and killed not in server.worker_pids(), timeout_s=20)
+            wait_for(lambda: replaced(server, killed) and serving(server) == 2, timeout_s=20)
             statuses = {call(server.url, "GET", "/v1/models", token.bearer).status for _ in range(40)}
             # SQLite's file lies there, too.
             assert statuses <= ({200, 503} if server.settings.get("DATABASE_URL") is None else {200})
