@@ -141,6 +141,7 @@ def _services(settings: Settings, engine: Engine) -> Services:
             settings.log_path,
             max_file_bytes=settings.log_max_file_bytes,
             max_total_bytes=settings.log_max_total_bytes,
+            file_mode=settings.log_file_mode,
         ),
         prices=_prices(settings),
         client_address=ClientAddress(settings.trusted_proxies),

@@ -87,6 +87,14 @@ def address_of(raw: str) -> tuple[str, int]:
     return header_text(bare), int(port)
 
 
+def file_mode(raw: str) -> int:
+    """The mode of a file that its owner reads and writes, as chmod takes it."""
+    with suppress(ValueError):
+        if (mode := int(raw, 8)) & ~0o066 == 0o600:
+            return mode
+    raise ValueError("must be a mode such as 0600 or 0640")
+
+
 def header_text(raw: str) -> str:
     """Text that can stand in a header."""
     if not raw.isascii() or not raw.isprintable() or raw != raw.strip():
@@ -313,6 +321,9 @@ class Settings:
         "With `true`, a call whose record could not be written is refused with 503.")
     log_client_address: bool = setting("LOG_CLIENT_ADDRESS", True, switch,
         "With `off`, records leave out the address that a call came from.")
+    log_file_mode: int = setting("LOG_FILE_MODE", 0o600, file_mode,
+        "Who may read the call log, as `chmod` has it: `0640` for a collector in the owner's group. All other files"
+        " that the proxy makes are 0600.", shown="`0600`")
     log_max_file_bytes: int = setting("LOG_MAX_FILE_BYTES", 64 * MIB, between(4096, MOST),
         "The call log is rotated at this size.")
     log_max_total_bytes: int = setting("LOG_MAX_TOTAL_BYTES", 10 * 1024 * MIB, between(8192, MOST),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import stat
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 
 def settings_or_exit(load: Callable[[], config.Settings]) -> config.Settings:
     """What `load` finds. Wrong settings end the process with the list of them."""
+    # The database, its log, positions, locks: whatever this process and its children make is the owner's alone.
+    os.umask(0o077)
     try:
         return load()
     except config.ConfigError as exc:
@@ -38,6 +42,9 @@ def warn(settings: config.Settings, log: logging.Logger = log) -> None:
     for name, proxy in (("HTTPS_PROXY", settings.https_proxy), ("HTTP_PROXY", settings.http_proxy)):
         if proxy is not None:
             log.info("%s is set: what NO_PROXY does not name is reached through %s", name, proxy.place)
+    if (mode := stat.S_IMODE(settings.data_dir.stat().st_mode)) & 0o077:
+        # Somebody else made it, and may have had reasons.
+        log.warning("DATA_DIR %s is open to others (mode %03o): chmod 700 it", settings.data_dir, mode)
     if settings.upstream_is_unencrypted:
         log.warning("UPSTREAM_URL %s is not encrypted: keys and prompts travel in the clear", settings.upstream_url)
 

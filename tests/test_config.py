@@ -86,6 +86,7 @@ WRONG = {
     "HTTPS_PROXY": "socks5://u:planted-secret@h", "HTTP_PROXY": "http://u:planted-secret@h/x",
     "NO_PROXY": "10.0.0.0/33",
     "ROOT_PATH": "llm", "CORS_ORIGINS": "https://app.example/", "TRUSTED_PROXIES": "10.0.0.1/8", "OPS_BIND": "9090",
+    "LOG_FILE_MODE": "0777",
     "UPSTREAM_ALLOWED_HOSTS": "https://h", "ALLOW_ORGANIZATION_ROUTES": "perhaps",
     "HIDE_OPENAI_ACCOUNT": "perhaps",
     "MAX_WEBSOCKETS_PER_TOKEN": "0",

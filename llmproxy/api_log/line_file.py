@@ -22,7 +22,7 @@ def append(path: Path, lines: bytes, *, fsync: Callable[[int], None] = lambda _:
     Raises:
         OSError: the disk does not take them; what it took is left, to be added again as a whole.
     """
-    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         size = os.fstat(fd).st_size
         if size and os.pread(fd, 1, size - 1) != b"\n":

@@ -116,7 +116,7 @@ class FilePositions:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # One holder of the reader's lock writes here, so one temporary name is enough.
         temporary = self.path.with_suffix(".tmp")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             data = position.to_json()
             if os.write(fd, data) != len(data):

@@ -61,6 +61,7 @@ class LogWriter:
         *,
         max_file_bytes: int,
         max_total_bytes: int,
+        file_mode: int = 0o600,
         pending_bytes: int = PENDING_BYTES,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -68,6 +69,7 @@ class LogWriter:
         self.path = path
         self._max_file_bytes = max_file_bytes
         self._max_total_bytes = max_total_bytes
+        self._file_mode = file_mode
         self._max_pending_bytes = pending_bytes
         self._monotonic = monotonic
         self._now = now
@@ -257,7 +259,7 @@ class LogWriter:
             self._warn("The call log cannot be rotated: %s", exc.strerror)
 
     def _open(self) -> None:
-        fd = _open_shared(self.path)
+        fd = _open_shared(self.path, self._file_mode)
         size = os.fstat(fd).st_size
         # Another process may have died in the middle of a line. A newline too many is only a blank line.
         self._owes_newline = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
@@ -275,15 +277,18 @@ class LogWriter:
             logger.warning(message, *args, exc_info=exc_info)
 
 
-def _open_shared(path: Path) -> int:
+def _open_shared(path: Path, mode: int) -> int:
     """
-    The file at `path`, open for appending and under a shared flock.
+    The file at `path`, of that mode, open for appending and under a shared flock.
 
     The path is compared again once the lock is held: between opening and locking the file may have been
     rotated, and a reader may have found it unlocked and done with it.
     """
     for _ in range(10):
-        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
+        # What the umask took away, or an older setting gave. Who may write it may not always change that.
+        with suppress(OSError):
+            os.fchmod(fd, mode)
         # A file system without flock leaves readers to their waiting time alone.
         with suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
