@@ -4,10 +4,11 @@ again without reading anything twice.
 """
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar
+
+from llmproxy.turns import give_way
 
 # Longer than any line. Between two pieces calls that are being forwarded get their turn.
 _PIECE_BYTES = 2 << 20
@@ -84,7 +85,7 @@ class Tally(Generic[T]):
         while piece := self._next_piece(fd):
             self._sum += self._measure(piece)
             self._offset += len(piece)
-            time.sleep(0)
+            give_way()
 
     def _next_piece(self, fd: int) -> bytes:
         """Whole lines that were not read yet; a piece that has no end of a line is passed over as it is."""

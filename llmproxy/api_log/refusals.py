@@ -57,7 +57,8 @@ class Refusals:
 
     def add(self, record: CallRecord) -> None:
         """Write a record, or count it."""
-        record = replace(record, endpoint=record.endpoint[:CHARS], method=record.method[:CHARS])
+        if len(record.endpoint) > CHARS or len(record.method) > CHARS:
+            record = replace(record, endpoint=record.endpoint[:CHARS], method=record.method[:CHARS])
         reason = _reason(record)
         if reason not in self._seconds and len(self._seconds) >= MAX_REASONS:
             record = replace(record, token_id=None, project_id=None)

@@ -7,7 +7,6 @@ goes in silence: it is logged, and its unread bytes are counted.
 """
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from llmproxy.api_log.file_lock import FileLock
 from llmproxy.api_log.lines import cut
 from llmproxy.api_log.position import Position, registered_positions
 from llmproxy.api_log.segment import Segment, list_segments
+from llmproxy.turns import give_way
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def _pieces(segment: Segment) -> Iterator[bytes]:
         while piece := file.read(_PIECE_BYTES):
             yield before + piece
             before = piece[-longest:]
-            time.sleep(0)
+            give_way()
 
 
 def _delete(segment: Segment, readers: dict[str, Position]) -> Dropped:
