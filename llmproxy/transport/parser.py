@@ -67,7 +67,7 @@ class ParsedResponse:
             raise ValueError("a second response to one request")
 
     def on_status(self, reason: bytes) -> None:
-        self.reason = reason.decode("latin-1")
+        self.reason += reason.decode("latin-1")  # in two pieces, where it came so
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(name) > MAX_NAME_BYTES:
