@@ -78,6 +78,17 @@ def switch(raw: str) -> bool:
     return is_on
 
 
+def one_of(*words: str) -> Callable[[str], str]:
+    """Reads one of these words."""
+
+    def read(raw: str) -> str:
+        if raw not in words:
+            raise ValueError(f"must be {' or '.join(words)}")
+        return raw
+
+    return read
+
+
 def address_of(raw: str) -> tuple[str, int]:
     """A host and a port to listen on."""
     host, _, port = raw.rpartition(":")
@@ -317,6 +328,8 @@ class Settings:
     web_concurrency: int = setting("WEB_CONCURRENCY", usable_cores, between(1, 1024),
         "gunicorn's workers. gunicorn reads it first: what is no whole number ends in its own traceback.",
         shown="one per usable core")
+    log_format: str = setting("LOG_FORMAT", "text", one_of("text", "json"),
+        "How the process's own log is written: `text`, or `json`, an object on each line.")
     log_strict: bool = setting("LOG_STRICT", False, switch,
         "With `true`, a call whose record could not be written is refused with 503.")
     log_client_address: bool = setting("LOG_CLIENT_ADDRESS", True, switch,

@@ -16,11 +16,12 @@ from functools import partial
 import app  # noqa: F401  what it loads is loaded before the fork, and so once in memory for all workers
 from server import boot, process_log
 from server.gunicorn import hooks, master
+from server.gunicorn.logger import Logger
 from server.gunicorn.request import MAX_FIELDS, MAX_LINE_BYTES
 from server.gunicorn.worker import Worker
 
-process_log.configure()
 settings = boot.settings_or_exit(master.settings)
+process_log.configure(settings.log_format)
 
 if not settings.database_url.startswith("sqlite"):
     # What an application loads for PostgreSQL alone.
@@ -44,6 +45,7 @@ timeout = 60
 graceful_timeout = master.graceful_timeout_s(settings)
 # The record of a call is the access log.
 accesslog = None
+logger_class = Logger
 control_socket_disable = True
 # By default a client on this machine may say where the application is mounted, and so move its routes.
 forwarder_headers = ""

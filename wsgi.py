@@ -22,8 +22,8 @@ def main() -> None:
     """Serve on loopback until SIGTERM or SIGINT, making whatever is missing."""
     from server.pywsgi.server import require_loopback, serve
 
-    process_log.configure()
     settings = boot.settings_or_exit(partial(config.load, embedded=True))
+    process_log.configure(settings.log_format)
     boot.warn(settings)
     for host, _ in settings.listeners:
         require_loopback(host)

@@ -166,7 +166,7 @@ def respond(
         reason = ProxyDraining()
     except Exception as exc:
         # A fault of ours must not cost the caller its response, nor the operator the record.
-        outages.broke("forwarding failed", exc)
+        outages.broke("forwarding failed", exc, request_id=call.request_id)
         reason = ProxyError()
     call.guard.stop()
     return _refuse(call, call.guard.ended_by or reason)

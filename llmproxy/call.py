@@ -242,7 +242,7 @@ class Call:
         if cut and cut.remedy:
             grant = self._grant
             whose_name = grant.project_name if grant else None
-            outages.failed(cut, project_id=record.project_id, project_name=whose_name)
+            outages.failed(cut, project_id=record.project_id, project_name=whose_name, request_id=self.request_id)
         metrics.call_ended(record, overhead_s=self._overhead_s)
         if billed.charge.is_clamped:
             metrics.USAGE_CLAMPED.inc()

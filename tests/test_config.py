@@ -79,6 +79,7 @@ WRONG = {
     "CONNECT_TIMEOUT": "nan", "FIRST_BYTE_TIMEOUT": "-1", "IDLE_TIMEOUT": "inf",
     "DRAIN_OVERLAP": "-1", "DRAIN_TIMEOUT": "x", "WEB_CONCURRENCY": "0",
     "CUT_STREAMS": "perhaps", "CUT_STREAMS_AT_EXPIRY": "perhaps", "LOG_STRICT": "perhaps",
+    "LOG_FORMAT": "xml",
     "LOG_MAX_FILE_BYTES": "1", "LOG_MAX_TOTAL_BYTES": "1", "LOGGING_URL": "cloudwatch://[planted-secret",
     "LOGGING_TOKEN": "planted-secret\u2028", "METRICS_TOKEN": "planted-secret\u00e9",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318", "OTEL_EXPORTER_OTLP_HEADERS": "planted-secret\u00e9",

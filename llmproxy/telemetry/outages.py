@@ -27,6 +27,7 @@ class _Outage:
     """One that goes on: what was told of it last, when, and how often it has happened since."""
 
     line: str
+    about: dict[str, str | None]
     told_at: float
     more: int = 0
 
@@ -34,7 +35,7 @@ class _Outage:
 _outages: dict[tuple[str | None, str], _Outage] = {}
 
 
-def failed(reason: ProxyError, *, project_id: str | None, project_name: str | None) -> None:
+def failed(reason: ProxyError, *, project_id: str | None, project_name: str | None, request_id: str) -> None:
     """A call ended for a reason that its class has a remedy for."""
     cause = type(reason).__name__
     if len(_outages) >= MOST and (project_id, cause) not in _outages:
@@ -42,27 +43,28 @@ def failed(reason: ProxyError, *, project_id: str | None, project_name: str | No
     whose = "" if project_id is None else f" in project {project_name!r} ({project_id})"
     # What libraries say has more than one line at times.
     detail = f": {' '.join(reason.detail.split())[:MOST_TEXT]}" if reason.detail else ""
-    note(cause, f"{reason.code}{whose}{detail}. {reason.remedy}", project_id=project_id)
+    note(cause, f"{reason.code}{whose}{detail}. {reason.remedy}", project_id=project_id, request_id=request_id)
 
 
-def broke(what: str, exc: BaseException) -> None:
+def broke(what: str, exc: BaseException, *, request_id: str | None = None) -> None:
     """Something failed by a fault of ours: each place of it is told with its traceback, as often as others."""
     place = type(exc).__name__
     for frame, line in traceback.walk_tb(exc.__traceback__):
         place = f"{type(exc).__name__} at {frame.f_code.co_filename}:{line}"
-    if note(place, f"{what}: {place}. This is a fault of llm-proxy: please report it"):
-        log.error("%s, with this:\n%s", what, "".join(traceback.format_exception(exc)).rstrip())
+    if note(place, f"{what}: {place}. This is a fault of llm-proxy: please report it", request_id=request_id):
+        log.error("%s, with this:", what, exc_info=exc, extra={"request_id": request_id})
 
 
-def note(cause: str, line: str, *, project_id: str | None = None) -> bool:
+def note(cause: str, line: str, *, project_id: str | None = None, request_id: str | None = None) -> bool:
     """Tell it now if it is new, or count it until its minute is over; whether it was told."""
+    about = {"project_id": project_id, "request_id": request_id}
     key = (project_id, cause)
     outage = _outages.get(key)
     if outage is None:
-        _outages[key] = _Outage(line, time.monotonic())
-        log.warning("%s", line)
+        _outages[key] = _Outage(line, about, time.monotonic())
+        log.warning("%s", line, extra=about)
         return True
-    outage.line = line
+    outage.line, outage.about = line, about
     outage.more += 1
     return False
 
@@ -75,7 +77,8 @@ def tell(*, is_last: bool = False) -> None:
             continue
         if outage.more:
             times = "once" if outage.more == 1 else f"{outage.more} times"
-            log.warning("%s more in %.0f s: %s", times, now - outage.told_at, outage.line)
+            since_s = now - outage.told_at
+            log.warning("%s more in %.0f s: %s", times, since_s, outage.line, extra=outage.about)
             outage.told_at, outage.more = now, 0
         else:
             del _outages[key]
