@@ -38,7 +38,10 @@ class Attacker:
         with suppress(OSError):
             self._sock.sendall(opening)
             while piece:
-                self.sent += self._sock.send(piece)
+                rest = memoryview(piece)
+                while rest:
+                    sent = self._sock.send(rest)
+                    self.sent, rest = self.sent + sent, rest[sent:]
 
     def _read(self) -> None:
         with suppress(OSError):

@@ -3,6 +3,7 @@
 import json
 from itertools import pairwise
 
+import gevent
 import orjson
 import pytest
 from hypothesis import given
@@ -85,6 +86,15 @@ def test_of_a_large_body_no_other_byte_changes():
 )
 def test_there_is_nothing_to_change(body):
     assert ask_for_usage(body) is None
+
+
+def test_others_run_while_a_large_body_is_looked_into():
+    turns = []
+    other = gevent.spawn(turns.append, "turn")
+    ask_for_usage(b'{"stream":true,"stream_options":{},%b"a":1}' % (b'"a":1,' * 600_000))
+
+    assert turns
+    other.join()
 
 
 _values = st.recursive(
