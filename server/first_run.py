@@ -10,12 +10,17 @@ from config import Settings
 
 def greeting(settings: Settings, port: int) -> str:
     """The text for the terminal. Secrets are shown only by the start that made them."""
-    base = f"http://{settings.host if ':' not in settings.host else f'[{settings.host}]'}:{port}"
+    base = _url(settings.host, port)
+    ops = _url(*settings.ops_bind) if settings.ops_bind else base
     parts = [f"llm-proxy serves {base}/v1 and forwards to {settings.upstream_url}"]
     if settings.made_secrets:
         parts.append(_secrets(settings))
-    parts.append(_next_commands(base, _bearer(settings)))
+    parts.append(_next_commands(base, ops, _bearer(settings)))
     return "\n\n".join(parts) + "\n"
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _secrets(settings: Settings) -> str:
@@ -33,14 +38,14 @@ def _bearer(settings: Settings) -> str:
     return f"$(cat {shlex.quote(str(kept.absolute()))})" if holds else "$MANAGEMENT_TOKEN"
 
 
-def _next_commands(base: str, bearer: str) -> str:
+def _next_commands(base: str, ops: str, bearer: str) -> str:
     field = "python3 -c 'import json,sys; print(json.load(sys.stdin)[\"%s\"])'"
     return f"""Next, in another terminal, with OPENAI_API_KEY set to your real key:
 
-PROJECT=$(curl -sS {base}/manage/projects -H "Authorization: Bearer {bearer}" \\
+PROJECT=$(curl -sS {ops}/manage/projects -H "Authorization: Bearer {bearer}" \\
   -d '{{"name": "first project", "openai_api_key": "'"$OPENAI_API_KEY"'"}}' | {field % "id"})
 
-TOKEN=$(curl -sS {base}/manage/tokens -H "Authorization: Bearer {bearer}" \\
+TOKEN=$(curl -sS {ops}/manage/tokens -H "Authorization: Bearer {bearer}" \\
   -d '{{"project_id": "'"$PROJECT"'", "duration_hours": 24}}' | {field % "token"})
 
 curl -sS {base}/v1/chat/completions -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" \\

@@ -78,3 +78,10 @@ def test_each_command_is_one_that_a_shell_can_read(tmp_path: Path) -> None:
 
     assert subprocess.run(["/bin/sh", "-n", "-c", commands], check=False).returncode == 0
     assert shlex.split(commands, comments=False)
+
+
+def test_operators_commands_go_to_their_own_listener_where_they_have_one(tmp_path):
+    commands = greeting(start(tmp_path, OPS_BIND="[::1]:9090"), 8080).split("real key:\n\n")[1]
+
+    assert commands.count("http://[::1]:9090/manage/") == 2
+    assert commands.count("http://127.0.0.1:8080/v1/") == 1
