@@ -83,6 +83,8 @@ def _listen_on_sqlite(engine: Engine) -> None:
         # The driver's own BEGIN comes too late and cannot be IMMEDIATE; `begin` below sends ours.
         connection.isolation_level = None
         set_pragmas(connection, synchronous="FULL")
+        # SQLite's own knows the case of ASCII alone; PostgreSQL's knows all.
+        connection.create_function("lower", 1, _lower, deterministic=True)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -91,6 +93,10 @@ def _listen_on_sqlite(engine: Engine) -> None:
             _begin_to_write(connection, options.get("busy_ms", BUSY_TIMEOUT_S * 1000))
         else:
             connection.exec_driver_sql("BEGIN")
+
+
+def _lower(value: object) -> str | None:
+    return None if value is None else str(value).lower()
 
 
 def _begin_to_write(connection: Connection, busy_ms: float) -> None:

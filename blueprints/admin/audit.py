@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +51,7 @@ def audit() -> Response:
     rows = queries.audit_entries(
         PAGE_SIZE + 1,
         target_type=kind if kind in TARGET_TYPES else None,
-        target_id=target,
+        target=target,
         actor=actor,
         before_id=None if before is None else min(max(before, 0), MAX_ID),
     )
@@ -59,7 +60,7 @@ def audit() -> Response:
         return jsonify(data=[audit_json(row) for row in shown], has_more=has_more)
     return page(
         "audit.html",
-        rows=[_view(row) for row in shown],
+        rows=_views(shown),
         older=shown[-1].id if has_more else None,
         before=before,
         filters={"type": kind, "target": target, "actor": actor},
@@ -68,8 +69,14 @@ def audit() -> Response:
     )
 
 
-def _view(entry: AuditEntry) -> AuditView:
-    before, after = entry.before or {}, entry.after or {}
+def _views(entries: list[AuditEntry]) -> list[AuditView]:
+    facts = [fact for entry in entries for fact in (entry.before, entry.after) if fact]
+    projects, _ = queries.names_of((fact.get("project_id") for fact in facts), ())
+    return [_view(entry, projects) for entry in entries]
+
+
+def _view(entry: AuditEntry, projects: Mapping[str | None, str]) -> AuditView:
+    before, after = (_named(facts or {}, projects) for facts in (entry.before, entry.after))
     fields = list(dict.fromkeys([*before, *after]))
     return AuditView(
         entry=entry,
@@ -78,6 +85,14 @@ def _view(entry: AuditEntry) -> AuditView:
         changes=[(name, _said(before, name), _said(after, name)) for name in fields],
         has_page=entry.target_type in ("project", "token") and entry.action != "project.delete",
     )
+
+
+def _named(facts: dict[str, Any], projects: Mapping[str | None, str]) -> dict[str, Any]:
+    """The facts with the project's name in place of its id, where it still is."""
+    name = projects.get(facts.get("project_id"))
+    if name is None:
+        return facts
+    return {"project": name} | {key: value for key, value in facts.items() if key != "project_id"}
 
 
 def _said(facts: dict[str, Any], name: str) -> str | None:

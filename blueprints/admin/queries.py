@@ -5,12 +5,14 @@ nowhere else in this package is SQL.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
+from sqlalchemy.orm import InstrumentedAttribute
 
 from blueprints.admin.display import TokenView, token_view
 from database.errors import DatabaseError
@@ -30,6 +32,9 @@ TOKEN_STATES = {
     "revoked": "Revoked",
 }
 TOKEN_ORDERS = {"newest": "Newest first", "withering": "Withering first", "used": "Used last first"}
+
+# An id or how it begins, as lists show one of a token without a label.
+_ID = re.compile(r"(?:token )?([0-9a-f]{4}[0-9a-f-]{0,32})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +100,22 @@ def tokens_page(
     if state:
         statement = statement.where(_in_state(state, now, default_limit))
     if search:
-        statement = statement.where(or_(Token.label.icontains(search, autoescape=True), Token.id == search))
-    page = _page(statement.order_by(*_ordered(order)), number)
+        statement = statement.where(or_(Token.label.icontains(search, autoescape=True), *_has_id(Token.id, search)))
+    page = _page(statement.order_by(*_ordered(order, now)), number)
     rows = [token_view(*row, now=now, default_limit=default_limit) for row in page.rows]
     return Page(rows, page.number, page.total)
+
+
+def _has_id(column: InstrumentedAttribute[str], text: str) -> list[ColumnElement[bool]]:
+    """What holds for rows whose id is, or begins like, the one in `text`; empty where there is none in it."""
+    found = _ID.fullmatch(text)
+    return [column.startswith(found[1].lower())] if found else []
+
+
+def tokens_called(text: str, limit: int) -> list[str]:
+    """Ids of the tokens with this label (in whatever case) or an id that begins so, the newest first."""
+    is_called = or_(func.lower(Token.label) == text.lower(), *_has_id(Token.id, text))
+    return list(db.session.scalars(select(Token.id).where(is_called).order_by(Token.created_at.desc()).limit(limit)))
 
 
 def _in_state(state: str, now: datetime, default_limit: int) -> ColumnElement[bool]:
@@ -116,9 +133,11 @@ def _in_state(state: str, now: datetime, default_limit: int) -> ColumnElement[bo
     }[state]
 
 
-def _ordered(order: str) -> tuple[Any, ...]:
+def _ordered(order: str, now: datetime) -> tuple[Any, ...]:
     if order == "withering":
-        return (Token.expires_at, Token.id)
+        # What withers no more stands behind, the latest first.
+        gone = case((and_(Token.is_active, Token.expires_at > now), 0), else_=1)
+        return (gone, case((gone == 0, Token.expires_at)), Token.expires_at.desc(), Token.id)
     if order == "used":
         return (Token.last_used_at.is_(None), Token.last_used_at.desc(), Token.id)
     return (Token.created_at.desc(), Token.id.desc())
@@ -156,11 +175,19 @@ def names_of(
 
 
 def audit_entries(
-    limit: int, *, target_type: str | None, target_id: str, actor: str, before_id: int | None
+    limit: int, *, target_type: str | None, target: str, actor: str, before_id: int | None
 ) -> list[AuditEntry]:
-    """Entries of the audit trail, the newest first, filtered by what is not empty."""
-    wanted = {"target_type": target_type, "target_id": target_id, "actor": actor}
+    """
+    Entries of the audit trail, the newest first, filtered by what is not empty.
+
+    Args:
+        target: A part of the name that it had, or an id or how it begins.
+    """
+    wanted = {"target_type": target_type, "actor": actor}
     statement = select(AuditEntry).filter_by(**{name: value for name, value in wanted.items() if value})
+    if target:
+        is_named = AuditEntry.target_name.icontains(target, autoescape=True)
+        statement = statement.where(or_(is_named, *_has_id(AuditEntry.target_id, target)))
     if before_id is not None:
         statement = statement.where(AuditEntry.id < before_id)
     return list(db.session.scalars(statement.order_by(AuditEntry.id.desc()).limit(limit)))

@@ -33,6 +33,15 @@ COST_SOURCES = {
 }
 _STATUS = re.compile(r"[1-5](xx|[0-9]{2})", re.IGNORECASE)
 _GOOD, _BAD = 400, 500
+_ID_LENGTH = 36
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with a filter: its field, and a sentence."""
+
+    field: str
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,19 +144,35 @@ def _sent_filters() -> dict[str, str]:
     }
 
 
-def _filter(sent: Mapping[str, str]) -> tuple[Filter, str | None]:
+def _filter(sent: Mapping[str, str]) -> tuple[Filter, Problem | None]:
     """What to search for, and what is wrong with the filters."""
     status = sent["status"].lower()
     if status and not _STATUS.fullmatch(status):
-        return Filter(), "Status must be a number like 429, or a class like 4xx."
+        return Filter(), Problem("status", "Status must be a number like 429, or a class like 4xx.")
+    token_id, problem = _token_id(sent["token"])
+    if problem:
+        return Filter(), Problem("token", problem)
     wanted = Filter(
         project_id=sent["project_id"] or None,
-        token_id=sent["token"] or None,
+        token_id=token_id,
         status=status.removesuffix("xx") or None,
         outcome=sent["outcome"] or None,
         model=sent["model"] or None,
     )
     return wanted, None
+
+
+def _token_id(text: str) -> tuple[str | None, str | None]:
+    """The token meant by an id, by how it begins, or by a label; what is wrong where that is none, or several."""
+    # The log may name tokens that are no more.
+    if not text or len(text) == _ID_LENGTH:
+        return text or None, None
+    found = queries.tokens_called(text, 2)
+    if len(found) == 1:
+        return found[0], None
+    if found:
+        return None, f"Several tokens are called “{text}”. Follow the link on the page of the one that is meant."
+    return None, f"No token has the label “{text}”, or an id that begins so."
 
 
 def _views(records: Sequence[tuple[Place | None, ReadRecord]]) -> list[RecordView]:

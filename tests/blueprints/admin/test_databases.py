@@ -34,6 +34,7 @@ def test_every_list_and_filter_works(app: Flask, browser: Browser):
         "/admin/tokens?q=%00",
         "/admin/tokens?project_id=%00",
         "/admin/audit?target=%00",
+        "/admin/requests?token=%00",
         "/admin/projects/%00",
         "/admin/tokens/%00",
     ],

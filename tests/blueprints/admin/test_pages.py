@@ -230,7 +230,29 @@ def test_requests_are_filtered(browser: Browser, write_record: Write):
     assert shown("status=504") == shown("status=5xx") == shown("outcome=upstream_timeout") == {"/v1/late"}
     assert shown("model=gpt-4o") == {"/v1/good"}
     assert shown("model=o4&status=2xx") == set()
-    assert shown("project_id=nobody") == shown("token=nobody") == set()
+    assert shown("project_id=nobody") == shown("token=" + "0" * 36) == set()
+
+
+def test_the_requests_of_a_token_are_found_by_its_label_or_short_id(
+    app: Flask, browser: Browser, write_record: Write
+):
+    project = browser.create_project()
+    with app.app_context():
+        lifetime = timedelta(days=1)
+        labels = ("nightly job", "twice", "twice")
+        ids = [
+            tokens.issue(db.session, Actor("t"), project_id=project, lifetime=lifetime, label=label)[1].id
+            for label in labels
+        ]
+    write_record(endpoint="/v1/mine", token_id=ids[0], project_id=project)
+    write_record(endpoint="/v1/other", token_id=ids[1], project_id=project)
+
+    for text in (ids[0], ids[0][:8], f"Token {ids[0][:8]}", "Nightly job"):
+        page = browser.get(f"/admin/requests?token={text}").text
+        assert "/v1/mine" in page and "/v1/other" not in page, text
+    for text, words in (("twice", "Several tokens are called"), ("nobody", "No token has the label")):
+        answer = browser.get(f"/admin/requests?token={text}")
+        assert answer.status_code == 400 and words in answer.text
 
 
 @pytest.mark.parametrize("status", ["abc", "42", "4x", "999", "٤٢٩", "429 or"])
@@ -395,6 +417,17 @@ def test_the_audit_trail_shows_what_was_done_here_and_by_the_management_api(app:
     assert KEY not in text
     assert "created the project" not in browser.get("/admin/audit?actor=management").text
     assert "No change passes this filter" in browser.get("/admin/audit?type=token").text
+
+
+def test_the_audit_trail_is_searched_by_name_or_short_id_and_names_projects(app: Flask, browser: Browser):
+    project = browser.create_project("Übersee")
+    browser.submit("/admin/tokens/new", "/admin/tokens", project_id=project, label="nightly")
+
+    for text in (project, project[:8], "übersee"):
+        page = browser.get(f"/admin/audit?target={text}").text
+        assert "created the project" in page and "issued the token" not in page, text
+    page = browser.get("/admin/audit?target=nightly").text
+    assert "<dt>project</dt><dd><ins>Übersee</ins>" in page and project not in page
 
 
 def test_a_long_audit_trail_comes_in_pages(app: Flask, browser: Browser):

@@ -264,6 +264,35 @@ def test_tokens_are_filtered_by_project_state_and_label(app: Flask, browser: Bro
     assert shown("q=%25") == set()
 
 
+def test_a_token_is_found_by_whatever_lists_show_of_it(app: Flask, browser: Browser):
+    project = browser.create_project()
+    ids = [issue(app, project, label=label).id for label in (None, "Übersee")]
+
+    def found(text: str) -> list[str]:
+        page = browser.get(f"/admin/tokens?q={text}").text
+        return [token_id for token_id in ids if f'href="/admin/tokens/{token_id}"' in page]
+
+    for text in (f"Token {ids[0][:8]}", ids[0][:8], ids[0][:8].upper(), ids[0]):
+        assert found(text) == ids[:1], text
+    for text in ("übersee", "ÜBER", "See"):
+        assert found(text) == ids[1:], text
+    assert found(ids[0][:3]) == []
+
+
+def test_what_withers_first_is_shown_before_what_has_withered(app: Flask, browser: Browser):
+    project, now = browser.create_project(), datetime.now(UTC)
+    issue(app, project, label="in 9 days", lifetime=timedelta(days=9))
+    issue(app, project, label="in 2 days", lifetime=timedelta(days=2))
+    update(app, issue(app, project, label="revoked"), is_active=False)
+    update(app, issue(app, project, label="weeks ago"), expires_at=now - timedelta(days=20))
+    update(app, issue(app, project, label="yesterday"), expires_at=now - timedelta(days=1))
+
+    text = browser.get("/admin/tokens?order=withering").text
+
+    order = ["in 2 days", "in 9 days", "revoked", "yesterday", "weeks ago"]
+    assert sorted(order, key=lambda label: text.index(f">{label}</a>")) == order
+
+
 def test_a_token_over_its_limit_is_live_again_when_the_hour_is_over(app: Flask, browser: Browser):
     token = issue(app, browser.create_project(), rate_limit=5)
     update(app, token, request_count=5, window_started_at=datetime.now(UTC) - timedelta(minutes=61))
