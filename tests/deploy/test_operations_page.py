@@ -97,7 +97,7 @@ def test_every_alert_has_its_paragraph_and_every_paragraph_its_alert() -> None:
     alerts = {rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule}
     section = PAGE.partition("\n## Alerts\n")[2].partition("\n## ")[0]
 
-    assert alerts == set(re.findall(r"^\*\*`(\w+)`\*\*", section, re.MULTILINE))
+    assert alerts == set(re.findall(r"^### (\w+)$", section, re.MULTILINE))
 
 
 def test_every_link_of_the_page_leads_somewhere() -> None:
