@@ -76,7 +76,7 @@ def closed_port() -> int:
 
 
 @pytest.mark.parametrize(
-    "where", ["http://127.0.0.1:{port}", "https://127.0.0.1:{port}", "http://no-such-host.invalid"]
+    "where", ["http://127.0.0.1:{port}", "https://127.0.0.1:{port}", "https://no-such-host.invalid"]
 )
 def test_an_upstream_that_cannot_be_connected_to(proxy, token_for, where):
     answer = call(proxy.url, "GET", "/v1/x", token_for(where.format(port=closed_port())).bearer)
