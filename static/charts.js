@@ -49,7 +49,7 @@ function options(figure, data, width) {
     width,
     height: CHART_HEIGHT,
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "UTC"),
-    padding: [8, 4, 0, 0],
+    padding: [8, 20, 0, 0],
     legend: { show: false },
     cursor: { y: false, points: { size: 7 } },
     hooks: { setCursor: [(chart) => tell(figure, data, chart.cursor.idx)] },

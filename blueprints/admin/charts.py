@@ -84,7 +84,7 @@ def charts(periods: Sequence[Period], *, with_cost: bool) -> list[Chart]:
     durations = [series("95th percentile", "fading", "duration_ms.p95"), series("Median", "fresh", "duration_ms.p50")]
     return [
         Chart("Requests", "bars", "count", requests, starts),
-        Chart("Tokens used", "bars", "count", tokens, starts),
+        Chart("LLM tokens", "bars", "count", tokens, starts),
         *([Chart("Cost", "bars", "usd", [series("Cost", "fresh", "cost")], starts)] if with_cost else []),
         Chart("Duration", "lines", "ms", durations, starts),
     ]

@@ -137,6 +137,16 @@ class TokenView:
     rate_limit: int
 
     @property
+    def is_over(self) -> bool:
+        """Whether it was revoked or has expired, for good."""
+        return self.state in ("revoked", "expired")
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether its time is over, revoked or not."""
+        return self.token.expires_at <= utc_now()
+
+    @property
     def title(self) -> str:
         """Its label, or the start of its id where it has none."""
         return self.token.label or f"Token {self.token.id[:8]}"

@@ -24,7 +24,8 @@ STREAM_USAGE = (
     SelectChoice("ask", "Always: ask the upstream for it in every stream"),
 )
 STALE_FORM = "This form was open for too long, so nothing was changed. Look it over and send it again."
-
+# The field comes back empty: an answer never holds a key.
+ENTER_AGAIN = "Enter it again: nothing was saved, and no page holds a key."
 
 Refusal = ValidationError | Conflict | KeyNeeded | NotFound | StaleForm
 
@@ -66,7 +67,14 @@ class Form(FlaskForm):  # type: ignore[misc]
                 self.problem = _sentence(text)
 
     def refuse(self, exc: Refusal) -> int:
-        """Show why it was not taken; the status of the answer."""
+        """Show why it was not taken, and what has to be entered again; the status of the answer."""
+        status = self._refuse(exc)
+        for field in self:
+            if isinstance(field, PasswordField) and field.data and not field.errors:
+                field.errors = [ENTER_AGAIN]
+        return status
+
+    def _refuse(self, exc: Refusal) -> int:
         if isinstance(exc, StaleForm):
             self.problem = STALE_FORM
             return 400
@@ -106,7 +114,7 @@ class NewProjectForm(Form):
     openai_api_key = PasswordField("API key")
     base_url = StringField("Base URL")
     stream_usage = SelectField(
-        "Token usage of streams", choices=STREAM_USAGE, default="as-sent", validate_choice=False
+        "LLM tokens of streams", choices=STREAM_USAGE, default="as-sent", validate_choice=False
     )
 
 
@@ -117,7 +125,7 @@ class ProjectForm(Form):
     name = StringField("Name")
     base_url = StringField("Base URL")
     openai_api_key = PasswordField("API key for another host", id="api_key_for_base_url")
-    stream_usage = SelectField("Token usage of streams", choices=STREAM_USAGE, validate_choice=False)
+    stream_usage = SelectField("LLM tokens of streams", choices=STREAM_USAGE, validate_choice=False)
 
     def changes(self) -> dict[str, Any]:
         """The checked values for schemas.ProjectChange; the key where one was entered. Raises ValidationError."""

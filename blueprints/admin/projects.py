@@ -95,6 +95,20 @@ def replace_key(project_id: str) -> Response:
     return _changed(changed, f"Replaced the API key of “{changed.name}”. The next request uses it.")
 
 
+@bp.get("/projects/<project_id>/switch")
+def confirm_switch_off(project_id: str) -> Response:
+    """Ask before a project is switched off."""
+    parts, found = Services.of(current_app), projects.find(db.session, project_id)
+    return page(
+        "project_off.html",
+        project=found,
+        live_tokens=live_token_count(db.session, project_id),
+        # Of this worker, who knows of no other's.
+        running=sum(call.project_id == project_id for call in parts.live),
+        cuts_streams=parts.settings.cut_streams,
+    )
+
+
 @bp.post("/projects/<project_id>/switch")
 def switch_project(project_id: str) -> Response:
     """Switch it off or on, as the field `is_active` (true, false) says."""

@@ -16,6 +16,7 @@ from blueprints.admin.site import bp
 from blueprints.wire import issued_json, read_body, token_json
 from control import tokens
 from control.audit import version_of
+from control.errors import Conflict
 from llmproxy.admission import utc_now
 from models import Token, db
 from services import Services
@@ -96,8 +97,11 @@ def change_token(token_id: str) -> Response:
     if request.is_json:
         body = read_body(schemas.TokenChange())
         return jsonify(token_json(tokens.change(db.session, actor(), token_id, **body)))
-    form = TokenForm()
-    changes = form.changes(tokens.find(db.session, token_id))
+    form, token = TokenForm(), tokens.find(db.session, token_id)
+    if _view(token).is_over:
+        # Its page has no form any more; this one was opened before.
+        raise Conflict("seen", "Nothing was saved: the token was revoked or has expired meanwhile.")
+    changes = form.changes(token)
     changed = tokens.change(db.session, actor(), token_id, seen=form.seen.data or None, **changes)
     if wants_json():
         return jsonify(token_json(changed))

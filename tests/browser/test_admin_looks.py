@@ -40,6 +40,7 @@ def pages_of(page: Page) -> dict[str, str]:
         "project": project,
         "project-new": "/admin/projects/new",
         "project-delete": f"{project}/delete",
+        "project-off": f"{project}/switch",
         "project-revoke": f"{project}/revoke",
         "tokens": "/admin/tokens",
         "token": token,

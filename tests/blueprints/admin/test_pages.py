@@ -68,7 +68,7 @@ def test_the_overview_adds_up_what_went_through(app: Flask, browser: Browser, wr
 
     assert re.search(r"<h2>Requests</h2><p class=\"figure\">5</p><p class=\"quiet\">1 refused \(20\.0%\)", text)
     assert re.search(r"<h2>Errors</h2><p class=\"figure\">1</p><p class=\"quiet\">25\.0% of what was forwarded", text)
-    assert re.search(r"<h2>Tokens used</h2><p class=\"figure\">21</p>", text)
+    assert re.search(r"<h2>LLM tokens</h2><p class=\"figure\">21</p>", text)
     assert f'href="/admin/projects/{project}">Busy project</a>' in text
     assert "<code>rate_limit_exceeded</code>" in text and "gpt-4o-mini" in text
     assert "Get started" not in text
@@ -109,8 +109,8 @@ def test_the_overview_has_a_chart_of_costs_and_who_caused_them(app: Flask, brows
     text = browser.get("/admin/").text
 
     assert "<figcaption><strong>Cost</strong>" in text
-    assert text.count("tokens used, $1.50</span>") == 3
-    assert "tokens used, $0</span>" in text
+    assert text.count("LLM tokens, $1.50</span>") == 3
+    assert "LLM tokens, $0</span>" in text
 
 
 def test_where_all_calls_had_a_price_the_day_of_the_prices_is_told(app: Flask, browser: Browser, write_record: Write):
@@ -292,7 +292,7 @@ def test_what_was_read_is_not_shown_as_used(browser: Browser, write_record: Writ
 
     assert '<span class="quiet">read</span>' in browser.get("/admin/requests").text
     page = browser.get(f"/admin/requests/{record.request_id}").text
-    assert "<h2>Tokens used</h2>" not in page and "of <code>batch_1</code>, which counts once" in page
+    assert "<h2>LLM tokens used</h2>" not in page and "of <code>batch_1</code>, which counts once" in page
 
 
 def streams(app: Flask, browser: Browser, write_record: Write) -> str:

@@ -1,13 +1,17 @@
 """Projects: every flow without a script, and the same routes as JSON."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from unittest.mock import Mock
 
 import pytest
 from flask import Flask
 
 from control import tokens
 from control.audit import Actor
+from llmproxy.live_calls import LiveCall
 from models import AuditEntry, Project, Token, db
 from services import Services
 from tests.blueprints.admin.site import KEY, Browser, Script
@@ -24,6 +28,15 @@ def issue(app: Flask, project_id: str, count: int = 1) -> None:
 def stored(app: Flask, project_id: str) -> Project | None:
     with app.app_context():
         return db.session.get(Project, project_id)
+
+
+@contextmanager
+def live_call(app: Flask, project_id: str) -> Iterator[None]:
+    """A call of the project is running."""
+    live, call = Services.of(app).live, Mock(LiveCall, project_id=project_id)
+    live.join(call)
+    yield
+    live.leave(call)
 
 
 def error_beside(answer, field: str) -> str:
@@ -113,6 +126,17 @@ def test_a_taken_name_is_told_beside_the_field(browser: Browser):
     assert 'value="taken"' in answer.text
 
 
+def test_a_refused_form_says_that_the_key_is_wanted_again_and_leads_to_the_first_fault(browser: Browser):
+    browser.create_project("taken")
+
+    text = browser.submit(*CREATE, name="taken", openai_api_key=KEY).text
+    fields = {tag for tag in re.findall(r"<input[^>]*>", text) if "autofocus" in tag}
+
+    assert "Enter it again" in text and KEY not in text
+    assert {re.search(r'name="(\w+)"', tag)[1] for tag in fields} == {"name", "openai_api_key"}
+    assert text.index('id="name"') < text.index('id="openai_api_key"')
+
+
 def test_a_project_is_renamed_and_told_apart_in_the_audit_trail(app: Flask, browser: Browser):
     project = browser.create_project("old name")
     path = f"/admin/projects/{project}"
@@ -192,9 +216,16 @@ def test_a_bad_new_key_is_told_beside_its_field(browser: Browser):
 
 def test_a_project_is_switched_off_and_on(app: Flask, browser: Browser):
     project = browser.create_project()
+    issue(app, project, 3)
     path, action = f"/admin/projects/{project}", f"/admin/projects/{project}/switch"
 
-    off = browser.follow(browser.submit(path, action, is_active="false"))
+    assert f'href="{action}"' in browser.get(path).text
+    with live_call(app, project):
+        asked = browser.get(action).text
+    assert "<strong>3 live tokens</strong>" in asked and "At least <strong>1 call</strong>" in asked
+    assert stored(app, project).is_active
+
+    off = browser.follow(browser.submit(action, action, is_active="false"))
     assert "Switched off" in off.text and not stored(app, project).is_active
     on = browser.follow(browser.submit(path, action, is_active="true"))
     assert "Switched on" in on.text and stored(app, project).is_active

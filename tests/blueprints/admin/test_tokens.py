@@ -216,6 +216,23 @@ def test_a_form_that_was_overtaken_is_not_saved(app: Flask, browser: Browser):
     assert stored(app, token.id).rate_limit == 7
 
 
+@pytest.mark.parametrize("state", ["revoked", "expired"])
+def test_what_is_over_is_not_changed_and_has_nothing_left(app: Flask, browser: Browser, state: str):
+    token = issue(app, browser.create_project(), label="before")
+    page = action = f"/admin/tokens/{token.id}"
+    form = browser.form(page, action)
+    over = {"is_active": False} if state == "revoked" else {"expires_at": datetime.now(UTC) - timedelta(days=2)}
+    update(app, token, **over)
+
+    text = browser.get(page).text
+    answer = browser.post(action, form.fields | {"label": "after"})
+
+    assert f'action="{action}"' not in text and "of 1,000 left" not in text
+    assert "never used" in text and ("Expired <time" in text) == (state == "expired")
+    assert answer.status_code == 409 and "Nothing was saved" in answer.text
+    assert stored(app, token.id).label == "before"
+
+
 def test_a_token_is_revoked_and_twice_is_no_fault(app: Flask, browser: Browser):
     token = issue(app, browser.create_project())
     path = f"/admin/tokens/{token.id}/revoke"
@@ -305,7 +322,7 @@ def test_a_token_over_its_limit_is_live_again_when_the_hour_is_over(app: Flask, 
 def test_tokens_of_a_project_that_is_off_are_shown_as_such(app: Flask, browser: Browser):
     project = browser.create_project()
     issue(app, project)
-    browser.submit(f"/admin/projects/{project}", f"/admin/projects/{project}/switch", is_active="false")
+    browser.submit(f"/admin/projects/{project}/switch", f"/admin/projects/{project}/switch", is_active="false")
 
     assert "Project off" in browser.get("/admin/tokens").text
 
