@@ -30,6 +30,7 @@ from config import Settings
 from control import audit
 from control.cleanup import Cleanup
 from control.cutting import Cutter
+from control.standing import projects_seen
 from database import lease, sqlite_reads
 from database.engine import Engine, background_transaction, checkpoint
 from llmproxy.admission import utc_now
@@ -38,6 +39,7 @@ from llmproxy.api_log.reader import LogReader, ReaderBusy
 from llmproxy.api_log.retention import Dropped
 from llmproxy.api_log.shipper import Shipper
 from llmproxy.telemetry import outages, tracing
+from llmproxy.telemetry.projects import look_at_projects
 from services import Services
 
 LOG_TICK_S = 1.0
@@ -47,6 +49,7 @@ OUTAGES_TICK_S = 1.0
 CHECKPOINT_TICK_S = 1.0
 # A call is to be cut within 5 s; one that neither reads nor sends is only ended at the second look.
 CUT_TICK_S = 1.5
+PROJECTS_TICK_S = 10.0
 CLEANUP_TICK_S = 600.0
 SIGN_INS_TICK_S = 2.0
 # Records per batch. More cost less each, but the write lock that the sums need keeps admissions waiting, and
@@ -92,6 +95,7 @@ class Background:
         ]
         if (url := parts.settings.database_url).startswith("sqlite"):
             self._greenlets.append(self._every(CHECKPOINT_TICK_S, "checkpointing", lambda: self._checkpoint(url)))
+        gevent.spawn(_forever, "looking at projects", lambda: _look_at_projects(engine), PROJECTS_TICK_S, Event())
         gevent.spawn(_forever, "cleaning up", cleaner, CLEANUP_TICK_S, Event())
         self._shipper = self._start_shipper()
         self._flush_spans = self._start_tracing()
@@ -242,6 +246,10 @@ class _Cleaner:
 
     def _leads(self) -> bool:
         return lease.hold(self._engine, "cleanup", self._me, utc_now(), timedelta(seconds=CLEANUP_TICK_S))
+
+
+def _look_at_projects(engine: Engine) -> None:
+    look_at_projects(projects_seen(engine, utc_now()))
 
 
 def _tell_of_sign_ins(parts: Services) -> None:

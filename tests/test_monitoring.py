@@ -41,6 +41,7 @@ def expressions() -> list[str]:
 def exposed(tmp_path_factory) -> dict[str, set[str]]:
     """The labels of each number that a running proxy exposes."""
     with Server(DEPLOYED, tmp_path_factory.mktemp("monitored") / "data") as server:
+        server.create_project()
         server.manage("GET", "/projects")
         # One process of the node looks at the files of the call log now and then.
         text = wait_for(lambda: told if "\nllmproxy_log_disk_bytes " in (told := server.metrics()) else None)

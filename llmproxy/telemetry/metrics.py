@@ -25,7 +25,7 @@ from llmproxy.api_log.record import MICRO, CallRecord
 from llmproxy.endpoints import endpoint_class
 from llmproxy.errors import all_codes
 from llmproxy.live_calls import LiveCall
-from llmproxy.telemetry import shared_values
+from llmproxy.telemetry import projects, shared_values
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 exposition = shared_values.exposition
@@ -174,7 +174,8 @@ class Exposition:
         """
         if self._monotonic() - self._made_at >= FRESH_S:
             look()
-            self._text, self._made_at = exposition(), self._monotonic()
+            self._text = exposition() + projects.exposition()
+            self._made_at = self._monotonic()
         return self._text
 
 

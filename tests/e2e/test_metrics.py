@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from llmproxy import __version__
-from tests.exposition import total
+from tests.exposition import samples, total
 from tests.http_by_hand import HandClient, call
 from tests.servers import DEPLOYED, Server, wait_for
 from tests.upstream import ScriptedUpstream, answering
@@ -171,3 +171,15 @@ def test_prometheus_own_tool_has_nothing_to_say_against_them(proxy):
     done = subprocess.run(["promtool", "check", "metrics"], input=ours, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
+
+
+def test_projects_are_told_by_the_name_that_they_have_now(tmp_path):
+    def named(server: Server) -> list[dict[str, str]]:
+        return [one.labels for one in samples(server.metrics()) if one.name == "llmproxy_project_info"]
+
+    with Server(DEPLOYED, tmp_path / "data") as server:
+        project = server.create_project(name="before")
+        wait_for(lambda: named(server) == [{"project": project, "name": "before"}], timeout_s=30)
+        server.manage("PATCH", f"/projects/{project}", {"name": "after"})
+
+        wait_for(lambda: named(server) == [{"project": project, "name": "after"}], timeout_s=30)

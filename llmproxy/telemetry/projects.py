@@ -1,0 +1,54 @@
+"""
+What metrics tell of projects by the database: their names, and their tokens about to expire.
+
+Each process tells what it saw last, whichever is asked: shared files would go on telling of names of before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectSeen:
+    """A project, and how many of its tokens expire soon."""
+
+    id: str
+    name: str
+    expiring: int
+
+
+class _Projects(Collector):
+    seen: tuple[ProjectSeen, ...] = ()
+
+    def collect(self) -> Iterable[Metric]:
+        info = GaugeMetricFamily("llmproxy_project_info", "Always 1.", labels=["project", "name"])
+        expiring = GaugeMetricFamily(
+            "llmproxy_tokens_expiring",
+            "Tokens that have been used for long and lately, and expire within three days.",
+            labels=["project"],
+        )
+        for project in self.seen:
+            info.add_metric([project.id, project.name], 1)
+            expiring.add_metric([project.id], project.expiring)
+        return info, expiring
+
+
+_projects = _Projects()
+_registry = CollectorRegistry()
+_registry.register(_projects)
+
+
+def look_at_projects(seen: Iterable[ProjectSeen]) -> None:
+    """Tell of these projects from now on, and of no others."""
+    _projects.seen = tuple(seen)
+
+
+def exposition() -> bytes:
+    """In Prometheus' text format."""
+    return generate_latest(_registry)

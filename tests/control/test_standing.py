@@ -1,0 +1,44 @@
+"""What the metrics are told of projects, on SQLite and PostgreSQL alike."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from control.standing import projects_seen
+from llmproxy.telemetry.projects import ProjectSeen
+from models import Project, Token
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("expires_in", "age", "unused_for", "is_active", "counts"),
+    [
+        (3 * DAY, 7 * DAY, 7 * DAY, True, True),
+        (3 * DAY + timedelta(seconds=1), 7 * DAY, DAY, True, False),
+        (timedelta(0), 30 * DAY, DAY, True, False),
+        (DAY, 7 * DAY - timedelta(seconds=1), DAY, True, False),
+        (DAY, 30 * DAY, 7 * DAY + timedelta(seconds=1), True, False),
+        (DAY, 30 * DAY, None, True, False),
+        (DAY, 30 * DAY, DAY, False, False),
+    ],
+)
+def test_a_token_counts_that_will_be_missed_soon(
+    database: Engine,
+    session: Session,
+    expires_in: timedelta,
+    age: timedelta,
+    unused_for: timedelta | None,
+    is_active: bool,
+    counts: bool,
+) -> None:
+    session.add(Project(id="p", name="shop", openai_api_key="sealed", key_hint="", created_at=NOW))
+    used_at = None if unused_for is None else NOW - unused_for
+    times = {"expires_at": NOW + expires_in, "created_at": NOW - age, "last_used_at": used_at}
+    session.add(Token(token_hash="h", id="t", project_id="p", is_active=is_active, **times))
+    session.commit()
+
+    assert projects_seen(database, NOW) == [ProjectSeen("p", "shop", int(counts))]
