@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flask import Blueprint, Flask, Response, jsonify
+from flask import Blueprint, Flask, Response, jsonify, request
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
 
+from blueprints.ops_listener import IS_OPS
+from blueprints.welcome import api_url
 from control.errors import Conflict, KeyNeeded, NotFound
 from control.listing import NoSuchPlace
 from control.sign_ins import TooManyFailures
@@ -17,6 +19,7 @@ from llmproxy.errors import AuthUnavailable, ProxyError
 from llmproxy.telemetry import outages
 
 UNUSABLE = "That cannot be right"
+_OPERATORS_PATHS = ("/admin", "/manage")
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 503: "service_unavailable_error"}
 
 
@@ -50,6 +53,14 @@ def _as_json(_exc: Exception, _title: str, *what: Any, **more: Any) -> Response:
     return error_response(*what, **more)
 
 
+def _nothing_here() -> str:
+    """For a path without a route: a client with the wrong base URL is told the right one, where calls are served."""
+    words = "There is nothing at this path."
+    if request.environ.get(IS_OPS) or request.path.startswith(_OPERATORS_PATHS):
+        return words
+    return f"{words} The API is below /v1: base_url={api_url()}"
+
+
 def register(app: Flask | Blueprint, respond: Callable[..., Response] = _as_json) -> None:
     """
     Answer every error of `app` by this table.
@@ -71,7 +82,8 @@ def register(app: Flask | Blueprint, respond: Callable[..., Response] = _as_json
     def http(exc: HTTPException) -> Response:
         # `Allow` of a 405 and the like are part of the answer.
         headers = {name: value for name, value in exc.get_headers() if not name.lower().startswith("content-")}
-        return respond(exc, exc.name, exc.code or 500, exc.description or "The request failed.", headers=headers)
+        words = _nothing_here() if exc.code == 404 else exc.description or "The request failed."
+        return respond(exc, exc.name, exc.code or 500, words, headers=headers)
 
     def fault(exc: Exception) -> Response:
         outages.broke("an operator's request failed", exc)

@@ -12,7 +12,8 @@ def greeting(settings: Settings, port: int) -> str:
     """The text for the terminal. Secrets are shown only by the start that made them."""
     base = _url(settings.host, port)
     ops = _url(*settings.ops_bind) if settings.ops_bind else base
-    parts = [f"llm-proxy serves {base}/v1 and forwards to {settings.upstream_url}"]
+    pages = f"The admin pages are at {ops}/admin/ and take the user {settings.admin_user!r} and the admin password."
+    parts = [f"llm-proxy serves {base}/v1 and forwards to {settings.upstream_url}\n{pages}"]
     if settings.made_secrets:
         parts.append(_secrets(settings))
     parts.append(_next_commands(base, ops, _bearer(settings)))
@@ -27,7 +28,6 @@ def _secrets(settings: Settings) -> str:
     shown = {"management_token": settings.management_token, "admin_password": settings.admin_password}
     lines = ["Made just now and kept there, readable by you alone; shown this once:"]
     lines += [f"  {path}  {shown.get(path.name, '(not shown)')}" for path in settings.made_secrets]
-    lines.append(f"The admin pages take the user {settings.admin_user!r} and the admin password.")
     return "\n".join(lines)
 
 
@@ -39,7 +39,11 @@ def _bearer(settings: Settings) -> str:
 
 
 def _next_commands(base: str, ops: str, bearer: str) -> str:
-    field = "python3 -c 'import json,sys; print(json.load(sys.stdin)[\"%s\"])'"
+    # An error's own sentence, where it is one: the key is not set, say, or the project is there already.
+    field = (
+        "python3 -c 'import json,sys; a=json.load(sys.stdin);"
+        ' print(a["%s"]) if "error" not in a else sys.exit(a["error"]["message"])\''
+    )
     return f"""Next, in another terminal, with OPENAI_API_KEY set to your real key:
 
 PROJECT=$(curl -sS {ops}/manage/projects -H "Authorization: Bearer {bearer}" \\

@@ -342,12 +342,13 @@ def test_an_absolute_target_for_this_host_is_recorded_by_its_path(caller: Caller
     assert caller.records()[0]["usage_source"] == "reported"
 
 
-@pytest.mark.parametrize("path", ["/v1", "/v2/models", "/", "/v1models", "/chat/completions"])
+@pytest.mark.parametrize("path", ["/v1", "/v2/models", "/v1models", "/chat/completions"])
 def test_what_is_not_below_v1_is_not_found_in_openais_form(path: str, caller: Caller) -> None:
     response = caller.call("POST", path)
 
     assert response.status_code == 404
     assert response.json["error"]["type"] == "invalid_request_error"
+    assert response.json["error"]["message"].endswith("The API is below /v1: base_url=http://localhost/v1")
 
 
 def environ_of(caller: Caller) -> dict[str, Any]:

@@ -47,6 +47,27 @@ def test_a_secret_that_was_set_is_never_shown(tmp_path: Path) -> None:
     assert "admin_password" in text
 
 
+def test_every_start_tells_where_the_admin_pages_are(tmp_path: Path) -> None:
+    start(tmp_path)
+
+    assert "The admin pages are at http://127.0.0.1:8080/admin/" in greeting(start(tmp_path), 8080)
+
+
+@pytest.mark.parametrize(
+    ("answer", "out", "err"),
+    [
+        ('{"id": "p-1", "token": "t-1"}', "p-1 t-1", ""),
+        ('{"error": {"message": "A sentence.", "code": null}}', " ", "A sentence.\nA sentence.\n"),
+    ],
+)
+def test_the_commands_to_paste_show_what_the_api_says(answer: str, out: str, err: str, tmp_path: Path) -> None:
+    commands = greeting(start(tmp_path), 8080).split("real key:\n\n")[1]
+    script = f"curl() {{ printf %s '{answer}'; }}\n{commands}\nprintf '\\n%s %s' $PROJECT $TOKEN"
+    ran = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=False)
+
+    assert (ran.stdout, ran.stderr) == (f"{answer}\n{out}", err)
+
+
 @pytest.mark.parametrize("name", ["data", "with space", 'it\'s $HOME `x` "y"'])
 def test_the_commands_to_paste_read_the_kept_token(name: str, tmp_path: Path) -> None:
     settings = start(tmp_path / name)
