@@ -31,6 +31,11 @@ function timeWords(seconds) {
   return time === "00:00" ? day : time;
 }
 
+/* How wide the axis must be, in pixels, for its longest figure: fractions of a cent are long. */
+function roomFor(_, words) {
+  return Math.max(52, ...(words ?? []).map((word) => 6 * word.length + 16));
+}
+
 /* Says beside the legend what is under the pointer. */
 function tell(figure, data, index) {
   const values = figure.querySelectorAll(".legend b:not(.at)");
@@ -59,7 +64,7 @@ function options(figure, data, width) {
     },
     axes: [
       { ...axis, grid: { show: false }, space: 64, size: 26, values: (_, values) => values.map(timeWords) },
-      { ...axis, size: 52, space: 30, incrs: STEPS, values: (_, values) => values.map((value) => inWords(data.unit, value)) },
+      { ...axis, size: roomFor, space: 30, incrs: STEPS, values: (_, values) => values.map((value) => inWords(data.unit, value)) },
     ],
     series: [
       {},
