@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -107,3 +108,17 @@ def test_a_pod_may_do_nothing_but_write_where_it_must() -> None:
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
     assert writable == {"/app/data", "/tmp"}
+
+
+def test_a_pod_reaches_its_database_upstreams_and_names_but_no_metadata_of_a_cloud() -> None:
+    policy = the("NetworkPolicy")["spec"]
+    anywhere = [rule for rule in policy["egress"] if "to" not in rule]
+    bounded = [rule for rule in policy["egress"] if "to" in rule]
+
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+    assert {port["port"] for rule in anywhere for port in rule["ports"]} == {53}
+    assert {port["port"] for rule in bounded for port in rule["ports"]} == {443, 5432}
+    blocks = [(ip_network(to["ipBlock"]["cidr"]), to["ipBlock"]["except"]) for rule in bounded for to in rule["to"]]
+    for address in map(ip_address, ("169.254.169.254", "fd00:ec2::254", "fe80::1")):
+        around = [excepted for block, excepted in blocks if address in block]
+        assert around and all(any(address in ip_network(one) for one in excepted) for excepted in around)

@@ -145,6 +145,14 @@ def test_the_target_and_odd_headers_pass_as_they_were_sent(pair: Pair, upstream)
     assert not {name for name in names if name.startswith("x-forwarded-")}
 
 
+def test_whoever_came_by_tls_is_told_to_come_so_again(pair: Pair) -> None:
+    token = pair.nodes[0].issue_token()
+    answers = [pair.call("GET", path, token) for path in ("/v1/models", "/healthz", "/nowhere")]
+
+    assert [answer.status for answer in answers] == [200, 200, 404]
+    assert [answer.all("strict-transport-security") for answer in answers] == [["max-age=31536000"]] * 3
+
+
 def test_a_body_over_nginxs_own_limit_is_the_proxys_business(pair: Pair, upstream) -> None:
     token = pair.nodes[0].issue_token()
     body = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "' + b"x" * 3_000_000 + b'"}]}'
