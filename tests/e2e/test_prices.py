@@ -291,11 +291,14 @@ def test_a_usage_that_cannot_be_is_none(record_of, proxy):
     assert "llmproxy_usage_clamped_total 0.0" not in proxy.metrics()
 
 
-def test_costs_are_counted_for_prometheus(record_of, proxy):
-    record = record_of(CHAT, chat("gpt-4o-2024-08-06", MILLION, MILLION)[0])
-
-    labels = f'{{model="gpt-4o-2024-08-06",project="{record["project_id"]}",source="reported"}}'
-    wait_for(lambda: f"llmproxy_cost_usd_total{labels} 12.5" in proxy.metrics())
+def test_costs_are_counted_for_prometheus(recorder, tmp_path):
+    recorder.answers(chat("gpt-4o-2024-08-06", MILLION, MILLION)[0])
+    # A server of its own: the metrics name the first hundred projects of a process.
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=recorder.url) as server:
+        token = server.issue_token()
+        call(server.url, "POST", CHAT, token.bearer, JSON, body=b'{"model": "asked-for"}')
+        labels = f'{{model="gpt-4o-2024-08-06",project="{token.project_id}",source="reported"}}'
+        wait_for(lambda: f"llmproxy_cost_usd_total{labels} 12.5" in server.metrics())
 
 
 OWN = """
