@@ -83,7 +83,7 @@ def _listen_on_sqlite(engine: Engine) -> None:
         # The driver's own BEGIN comes too late and cannot be IMMEDIATE; `begin` below sends ours.
         connection.isolation_level = None
         set_pragmas(connection, synchronous="FULL")
-        # SQLite's own knows the case of ASCII alone; PostgreSQL's knows all.
+        # SQLite's own knows the case of ASCII alone; PostgreSQL's knows that of its database's locale.
         connection.create_function("lower", 1, _lower, deterministic=True)
 
     @event.listens_for(engine, "begin")

@@ -37,7 +37,18 @@ class PostgresServer:
         if os.getuid() == 0:
             shutil.chown(directory, "postgres")
         self._run(
-            "initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"
+            "initdb",
+            "-D",
+            self._data,
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--no-sync",
+            "--locale=C",
+            "--lc-ctype=C.UTF-8",
         )
 
     def start(self) -> None:
