@@ -76,6 +76,9 @@ class SqliteTokenStore:
                 return self._connection.execute(statement, values).fetchall()
             except sqlite3.OperationalError as exc:
                 busy = (exc.sqlite_errorcode & 0xFF) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+                if not busy:
+                    # One opened while the disk was read-only would stay so when the disk is back.
+                    self.close()
                 if not busy or time.monotonic() > deadline:
                     raise StoreUnavailable(exc.sqlite_errorname) from exc
                 time.sleep(random.uniform(0.0005, 0.003))  # noqa: S311
