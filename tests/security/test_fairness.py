@@ -73,7 +73,8 @@ def test_a_token_that_holds_most_of_a_worker_gets_no_more_while_others_do(small)
     greedy, other = small.issue_token(), small.issue_token()
     with holding(small) as hold:
         clients = hold(greedy, 13)
-        wait_for(lambda: in_flight(small) == 13)
+        # A call is in flight from its arrival, and one whose claim comes back late is measured then.
+        wait_for(lambda: in_flight(small) == used(small, greedy) == 13)
         hold(other, 3)
         wait_for(lambda: in_flight(small) == 16)
         refusals = [call(small.url, "GET", "/v1/models", greedy.bearer) for _ in range(3)]
