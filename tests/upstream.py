@@ -204,6 +204,12 @@ def answering(*answers: bytes) -> Script:
     return script
 
 
+def answering_json(body: bytes) -> Script:
+    """A script that reads a request, answers 200 with such a body, then closes."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    return answering(head % len(body) + body)
+
+
 def keeping(*answers: bytes) -> Script:
     """A script that reads a request before each of its answers, then waits for the other side to close."""
 

@@ -15,7 +15,7 @@ from llmproxy import __version__
 from tests.exposition import samples, total
 from tests.http_by_hand import HandClient, call
 from tests.servers import DEPLOYED, Server, wait_for
-from tests.upstream import ScriptedUpstream, answering
+from tests.upstream import ScriptedUpstream, answering_json
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAT = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}]}'
@@ -146,9 +146,7 @@ def test_a_worker_that_is_killed_takes_no_count_along(upstream, tmp_path):
 def test_the_list_of_metrics_is_that_of_the_running_proxy(proxy, token, token_for):
     for body in (CHAT, CHAT.replace(b"gpt-4o-mini", b"without-a-price")):
         call(proxy.url, "POST", "/v1/chat/completions", token.bearer, JSON, body=body)
-    failure = b'{"error": {"message": "m"}}'
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(failure)
-    with ScriptedUpstream(answering(head + failure)) as upstream:
+    with ScriptedUpstream(answering_json(b'{"error": {"message": "m"}}')) as upstream:
         call(proxy.url, "POST", "/v1/chat/completions", token_for(upstream.url).bearer, JSON, body=CHAT)
     proxy.wait_for_records(2, token)
     # Until a reader has saved its position there is none to tell of.

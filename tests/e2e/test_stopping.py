@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from tests.exposition import total
-from tests.http_by_hand import Broken, HandClient, call
+from tests.http_by_hand import Answer, Broken, HandClient, call
 from tests.receiver import receiver  # noqa: F401
 from tests.servers import DEPLOYED, ROOT, Server, Token, fetch, on_both_servers, wait_for
 
@@ -240,17 +240,23 @@ def wait_for_metric(server: Server, line: str) -> None:
     wait_for(lambda: f"\n{line}\n" in server.metrics(), otherwise=server.metrics)
 
 
+def refusal_after_two_stops(server: Server, client: HandClient) -> Answer:
+    """What a client is told whose call is cut by the second stop."""
+    server.terminate()
+    wait_for(lambda: is_refused(server.url))
+    server.terminate()
+    refusal = client.read_answer()
+
+    assert (refusal.status, refusal.json["error"]["code"]) == (503, "proxy_draining")
+    return refusal
+
+
 def test_a_call_whose_claim_waits_is_cut_in_words_and_recorded(server, upstream):
     token = server.issue_token()
     with HandClient(server.url) as client, waiting_claims(server):
         client.send_request("GET", "/v1/models", token.bearer)
         wait_for_metric(server, "llmproxy_requests_in_flight 1.0")
-        server.terminate()
-        wait_for(lambda: is_refused(server.url))
-        server.terminate()
-        refusal = client.read_answer()
-
-        assert (refusal.status, refusal.json["error"]["code"]) == (503, "proxy_draining")
+        refusal = refusal_after_two_stops(server, client)
     assert server.wait() == 0
     (record,) = server.records()
     assert (record["status_code"], record["error"]["code"]) == (503, "proxy_draining")
@@ -278,12 +284,7 @@ def test_a_call_whose_body_is_still_to_come_is_cut_in_words_too(server, upstream
         client.send_request("POST", "/v1/echo", token.bearer, ("Content-Length", "10"))
         client.send(b"hello")
         wait_for_metric(server, "llmproxy_claim_seconds_count 1.0")
-        server.terminate()
-        wait_for(lambda: is_refused(server.url))
-        server.terminate()
-        refusal = client.read_answer()
-
-        assert (refusal.status, refusal.json["error"]["code"]) == (503, "proxy_draining")
+        refusal_after_two_stops(server, client)
         assert server.wait() == 0
     assert cut(server, token) == (503, "proxy_draining")
     assert upstream.requests("/v1/echo") == []

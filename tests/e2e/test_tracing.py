@@ -11,7 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from tests.http_by_hand import HandClient, call
 from tests.post_server import PostHandler, PostServer
 from tests.servers import DEPLOYED, Server, Token, wait_for
-from tests.upstream import ScriptedUpstream, answering
+from tests.upstream import ScriptedUpstream, answering_json
 
 CHAT = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "planted prompt"}]}'
 STREAM = CHAT[:-1] + b', "stream": true, "stream_options": {"include_usage": true}}'
@@ -208,8 +208,7 @@ def test_a_refusal_and_a_failure_are_told_apart(traced, collector, upstream, tok
 
 def test_what_fails_inside_a_good_response_failed(traced, collector):
     answer = b'{"error": {"message": "x", "type": "server_error", "code": "model_overloaded"}}'
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-    with ScriptedUpstream(answering(head % len(answer) + answer)) as upstream:
+    with ScriptedUpstream(answering_json(answer)) as upstream:
         token = traced.issue_token(traced.create_project(base_url=upstream.url))
         failed = call(traced.url, "POST", "/v1/chat/completions", token.bearer, JSON, body=CHAT)
 
@@ -219,8 +218,7 @@ def test_what_fails_inside_a_good_response_failed(traced, collector):
 
 def test_reading_uses_nothing(traced, collector):
     answer = b'{"id":"resp_1","object":"response","background":false,"usage":{"input_tokens":20,"output_tokens":9}}'
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-    with ScriptedUpstream(answering(head % len(answer) + answer)) as upstream:
+    with ScriptedUpstream(answering_json(answer)) as upstream:
         token = traced.issue_token(traced.create_project(base_url=upstream.url))
         read = call(traced.url, "GET", "/v1/responses/resp_1", token.bearer)
 
