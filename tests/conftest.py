@@ -109,7 +109,7 @@ def mock(upstream: MockOpenAI) -> MockOpenAI:
 
 @pytest.fixture
 def lonely_mock() -> Iterator[MockOpenAI]:
-    """A mock of its own, for tests that count connections: proxies of other tests keep theirs to the shared one."""
+    """A mock of its own: proxies of other tests keep connections to the shared one, and may yet call it."""
     with MockOpenAI() as mock:
         yield mock
 

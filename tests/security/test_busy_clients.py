@@ -43,10 +43,11 @@ def test_requests_one_behind_the_other(proxy, request_bytes):
 
 
 @pytest.mark.parametrize("chunk", [b"1\r\nx\r\n", b"1;%b\r\nx\r\n" % (b"e" * 4000)], ids=["tiny", "with extensions"])
-def test_an_upload_in_tiny_chunks(proxy, upstream, token, chunk):
-    opening = f"POST /v1/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token.secret}\r\n"
+def test_an_upload_in_tiny_chunks(proxy, lonely_mock, token_for, chunk):
+    bearer = token_for(lonely_mock.url).secret
+    opening = f"POST /v1/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bearer}\r\n"
     with attacking(proxy.url, f"{opening}Transfer-Encoding: chunked\r\n\r\n".encode(), chunk * 10_000) as attacker:
-        upstream.wait_for("receiving")
+        lonely_mock.wait_for("receiving")
         wait_for(lambda: attacker.sent > 100_000)
         assert_others_are_answered(proxy)
         assert not attacker.is_cut.is_set()
@@ -86,12 +87,12 @@ def _switch_and_read(peer):
         pass
 
 
-def test_bodies_that_are_looked_into(proxy, upstream):
-    """A project that asks for usage has its streams' requests looked into."""
-    token = proxy.issue_token(proxy.create_project(stream_usage="ask"))
+def test_bodies_that_are_looked_into(proxy, lonely_mock):
+    """A project that asks for usage has its streams' requests looked into. The last may come after its client left."""
+    token = proxy.issue_token(proxy.create_project(base_url=lonely_mock.url, stream_usage="ask"))
     body = b'{"stream":true,"stream_options":{},%b"model":"gpt-4o"}' % (b'"a":1,' * 600_000)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token.secret}\r\n"
     with attacking(proxy.url, b"", f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body) as attacker:
-        wait_for(upstream.requests)
+        wait_for(lonely_mock.requests)
         assert_others_are_answered(proxy)
         assert not attacker.is_cut.is_set()
