@@ -88,7 +88,7 @@ def _switch_and_read(peer):
 
 
 def test_bodies_that_are_looked_into(proxy, lonely_mock):
-    """A project that asks for usage has its streams' requests looked into. The last may come after its client left."""
+    """A project that asks for usage has its streams' requests looked into. The last may outlive its client."""
     token = proxy.issue_token(proxy.create_project(base_url=lonely_mock.url, stream_usage="ask"))
     body = b'{"stream":true,"stream_options":{},%b"model":"gpt-4o"}' % (b'"a":1,' * 600_000)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token.secret}\r\n"

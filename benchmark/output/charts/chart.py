@@ -18,8 +18,11 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 30
 SPARSE_DOTS = 300
 # Ticks may stand close together far from zero.
 TICK_DIGITS = 4
-# Of the 12 pixels that the stylesheet gives to texts, at most; bold ones are as wide as that.
-LETTER_WIDTH, LETTER_HEIGHT, MARK_RADIUS = 7.2, 12, 6
+# Of the 12 pixels that the stylesheet gives to texts, in the widest of usual fonts (DejaVu Sans Bold).
+LETTER_WIDTH, LETTER_HEIGHT, LETTER_DEPTH, MARK_RADIUS = 8.4, 12, 3, 6
+OTHER_WIDTHS = dict.fromkeys(" .,/:", 5.0) | dict.fromkeys("m%", 12.5)
+# Half the stroke round a mark's name: it covers what stands below.
+HALO = 2.5
 TICK_DISTANCE = 8
 
 Anchor = str
@@ -28,19 +31,21 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Text:
-    """A text at a place: `anchor` says which end of it stands there."""
+    """A text at a place: `anchor` says which end of it stands there, `halo` how far it covers what is round it."""
 
     x: float
     y: float
     text: str
     anchor: Anchor = "middle"
+    halo: float = 0.0
 
     @property
     def box(self) -> Box:
         """Left, top, right, bottom."""
-        width = len(self.text) * LETTER_WIDTH
+        width = sum(OTHER_WIDTHS.get(letter, LETTER_WIDTH) for letter in self.text)
         left = self.x - width * {"start": 0.0, "middle": 0.5, "end": 1.0}[self.anchor]
-        return left, self.y - LETTER_HEIGHT, left + width, self.y + 2
+        top, bottom = self.y - LETTER_HEIGHT, self.y + LETTER_DEPTH
+        return left - self.halo, top - self.halo, left + width + self.halo, bottom + self.halo
 
 
 @dataclass(frozen=True)
@@ -134,8 +139,8 @@ class Chart:
 def _places(mark: Mark) -> Iterator[Text]:
     """Where its name may stand, best first: that of the second side on the other side of its curve."""
     for far in range(0, 96, 16):
-        below = Text(mark.x + 10, mark.y + 16 + far, mark.name, "start")
-        above = Text(mark.x - 10, mark.y - 8 - far, mark.name, "end")
+        below = Text(mark.x + 10, mark.y + 16 + far, mark.name, "start", HALO)
+        above = Text(mark.x - 10, mark.y - 8 - far, mark.name, "end", HALO)
         yield from (below, above) if mark.side == 0 else (above, below)
         for text in (above, below):
             yield replace(text, x=mark.x + 10, anchor="start")
