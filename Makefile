@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_ARGS ?=
+SBOM ?= sbom.cdx.json
 COVERAGE = COVERAGE_SOURCE=$(CURDIR) COVERAGE_FILE=$(CURDIR)/test-output/coverage/data
 NODE_SDK := tests/node/node_modules/.package-lock.json
 
-.PHONY: run test node-sdk lint bench prices coverage image-test compose-test lock clean
+.PHONY: run test node-sdk lint bench prices sbom coverage image-test compose-test lock clean
 
 run: .venv/.runtime  ## serve on http://127.0.0.1:8080, making what is missing in data/
 	@exec $(BIN)/python wsgi.py
@@ -25,6 +26,9 @@ bench: .venv/.dev .venv/envoy  ## what the proxy costs on this machine, into doc
 
 prices: .venv/.dev  ## compile the price sheet from genai-prices and prices/overlay.toml
 	$(BIN)/uv run -q --no-project --with genai-prices==0.2.3 python -m measure.price_sheet
+
+sbom: .venv/.dev  ## the bill of materials of what serves and measures, as CycloneDX
+	$(BIN)/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --output-reproducible -o $(SBOM)
 
 image-test:  ## build the image, run it, and run its tests: as root, with podman, runc and debootstrap
 	$(PYTHON) deploy/try_image.py

@@ -14,15 +14,23 @@ import sys
 from pathlib import Path
 
 DAYS = 365
+SECRETS = (
+    "management_token",
+    "admin_password",
+    "metrics_token",
+    "postgres_password",
+    "database_password",
+    "grafana_password",
+)
 
 
 def main() -> None:
     directory = Path(sys.argv[1] if len(sys.argv) > 1 else "secrets")
     directory.mkdir(mode=0o700, exist_ok=True)
-    for name in ("management_token", "admin_password", "metrics_token", "postgres_password", "grafana_password"):
+    for name in SECRETS:
         _keep(directory / name, secrets.token_urlsafe(32))
     _keep(directory / "encryption_key", base64.b64encode(secrets.token_bytes(32)).decode())
-    password = (directory / "postgres_password").read_text().strip()
+    password = (directory / "database_password").read_text().strip()
     _keep(directory / "database_url", f"postgresql://llm_proxy:{password}@postgres:5432/llm_proxy")
     if not (directory / "tls_certificate").exists():
         _make_certificate(directory)
