@@ -8,9 +8,10 @@ from typing import Any
 from flask import Blueprint, Response, current_app, jsonify
 
 from accounting.report import EVERYBODY, unpriced_models
-from blueprints import schemas
+from blueprints import schemas, shapes
 from blueprints.management import only_operators
-from blueprints.wire import price_json, read_query
+from blueprints.operation import Operation
+from blueprints.wire import price_json
 from llmproxy.admission import utc_now
 from llmproxy.limits.price_words import why_unpriced
 from llmproxy.limits.prices import Prices
@@ -24,9 +25,9 @@ bp.before_request(only_operators)
 
 
 @bp.get("/prices")
-def prices() -> Response:
+@Operation(query=schemas.PriceQuery, answer=shapes.Prices)
+def prices(query: dict[str, Any]) -> Response:
     """The sheet's date, and either a model's prices or the models of the last 30 days without one."""
-    query = read_query(schemas.PriceQuery())
     kept = Services.of(current_app).prices
     if kept is None:
         return jsonify(date=None, price=None, unpriced=[])

@@ -29,6 +29,11 @@ USAGE_GROUPS = ("hour", "day", "project", "token", "model")
 LATEST_EXPIRY = datetime(2200, 1, 1, tzinfo=UTC)
 
 
+# What the API's document can tell of the checks below.
+_NAME = {"minLength": 1, "maxLength": NAME_LENGTH, "pattern": r"\S"}
+_KEY = {"minLength": 1, "maxLength": MAX_KEY_LENGTH, "pattern": "^[!-~]+$"}
+
+
 class WholeNumber(typed.Integer):
     """An integer and nothing that could be read as one: no bool, no float, no string."""
 
@@ -127,8 +132,8 @@ class _Body(Schema):
 class NewProject(_Body):
     """POST of a project."""
 
-    name = typed.String(required=True, validate=check_name)
-    openai_api_key = typed.String(required=True, validate=check_key)
+    name = typed.String(required=True, validate=check_name, metadata=_NAME)
+    openai_api_key = typed.String(required=True, validate=check_key, metadata=_KEY)
     base_url = typed.String(allow_none=True, validate=check_base_url)
     stream_usage = typed.String(validate=validate.OneOf(STREAM_USAGE, error="must be one of {choices}."))
 
@@ -147,7 +152,7 @@ class NewToken(_Body):
 
     project_id = typed.String(required=True)
     duration_hours = WholeNumber(1, MAX_DURATION_HOURS, required=True)
-    label = typed.String(allow_none=True, validate=check_name)
+    label = typed.String(allow_none=True, validate=check_name, metadata=_NAME)
     rate_limit = WholeNumber(1, MAX_RATE_LIMIT, allow_none=True)
 
     @post_load
@@ -159,7 +164,7 @@ class NewToken(_Body):
 class TokenChange(_Body):
     """PATCH of a token: any of the fields."""
 
-    label = typed.String(allow_none=True, validate=check_name)
+    label = typed.String(allow_none=True, validate=check_name, metadata=_NAME)
     rate_limit = WholeNumber(1, MAX_RATE_LIMIT, allow_none=True)
     expires_at = Time()
 

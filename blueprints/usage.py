@@ -10,9 +10,10 @@ from typing import Any, cast
 from flask import Blueprint, Response, jsonify, request
 
 from accounting.report import Filters, Kind, Step, series, top, totals, whole_hours
-from blueprints import schemas
+from blueprints import schemas, shapes
 from blueprints.management import only_operators
-from blueprints.wire import iso, read_query, usage_json
+from blueprints.operation import Operation
+from blueprints.wire import iso, usage_json
 from models import db
 
 bp = Blueprint("usage", __name__, url_prefix="/manage")
@@ -26,13 +27,13 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @bp.get("/usage")
-def usage() -> Response:
+@Operation(query=schemas.UsageQuery, answer=shapes.UsageReport, also=(CSV,))
+def usage(query: dict[str, Any]) -> Response:
     """
     Usage by hour, day, project, token or model, and the total of the same span.
 
     Whoever accepts text/csv rather than JSON gets the rows alone.
     """
-    query = read_query(schemas.UsageQuery())
     filters = Filters(query.get("project_id"), query.get("token_id"), query.get("model"))
     begin, end = whole_hours(query["begin"], query["end"])
     group = query["group_by"]

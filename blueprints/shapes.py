@@ -1,0 +1,148 @@
+"""
+The shapes of the management API's answers, as its description tells them: all of their fields, and no others. What
+makes them stands in `wire`; a fuzzer holds the two together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from marshmallow import Schema, fields, validate
+
+from accounting import report
+from blueprints.schemas import STREAM_USAGE, USAGE_GROUPS
+
+
+def _text(*, null: bool = False) -> fields.String:
+    return fields.String(required=True, allow_none=null)
+
+
+def _number(*, null: bool = False) -> fields.Integer:
+    return fields.Integer(required=True, allow_none=null)
+
+
+def _time(*, null: bool = False) -> fields.AwareDateTime:
+    return fields.AwareDateTime(required=True, allow_none=null)
+
+
+class Project(Schema):
+    """A project; of its key, the hint alone."""
+
+    id = _text()
+    name = _text()
+    is_active = fields.Boolean(required=True)
+    base_url = _text(null=True)
+    stream_usage = fields.String(required=True, validate=validate.OneOf(STREAM_USAGE))
+    key_hint = _text()
+    created_at = _time()
+
+
+class Token(Schema):
+    """A token, without its secret."""
+
+    id = _text()
+    project_id = _text()
+    label = _text(null=True)
+    is_active = fields.Boolean(required=True)
+    expires_at = _time()
+    request_count = _number()
+    window_started_at = _time(null=True)
+    created_at = _time()
+    last_used_at = _time(null=True)
+    rate_limit = _number()
+
+
+class IssuedToken(Schema):
+    """A token that was just issued, with its secret."""
+
+    token = _text()
+    id = _text()
+    project_id = _text()
+    expires_at = _time()
+
+
+class Projects(Schema):
+    """A page of projects."""
+
+    data = fields.List(fields.Nested(Project), required=True)
+    has_more = fields.Boolean(required=True)
+
+
+class Tokens(Schema):
+    """A page of tokens."""
+
+    data = fields.List(fields.Nested(Token), required=True)
+    has_more = fields.Boolean(required=True)
+
+
+class Revoked(Schema):
+    """How many tokens were revoked."""
+
+    revoked = _number()
+
+
+class Percentiles(Schema):
+    """Milliseconds; null where nothing was measured."""
+
+    p50 = fields.Float(required=True, allow_none=True)
+    p95 = fields.Float(required=True, allow_none=True)
+
+
+def _of_sum(name: str) -> fields.Field[Any]:
+    if name in ("duration_ms", "ttft_ms"):
+        return fields.Nested(Percentiles, required=True)
+    return fields.Float(required=True) if name == "audio_seconds" else _number()
+
+
+class Sums(Schema):
+    """Sums of usage."""
+
+    cost_usd = fields.Float(required=True)
+
+    class Meta:
+        include = {one.name: _of_sum(one.name) for one in dataclasses.fields(report.Usage) if one.name != "cost"}
+
+
+class UsageRow(Sums):
+    """Sums of usage, and of when or whom."""
+
+    hour = fields.AwareDateTime()
+    day = fields.AwareDateTime()
+    project_id = fields.String(allow_none=True)
+    token_id = fields.String(allow_none=True)
+    model = fields.String(allow_none=True)
+    name = fields.String(allow_none=True)
+
+
+class UsageReport(Schema):
+    """Sums by group, and of all."""
+
+    begin = fields.AwareDateTime(required=True, data_key="from")
+    end = fields.AwareDateTime(required=True, data_key="to")
+    group_by = fields.String(required=True, validate=validate.OneOf(USAGE_GROUPS))
+    data = fields.List(fields.Nested(UsageRow), required=True)
+    total = fields.Nested(Sums, required=True)
+    has_more = fields.Boolean()
+
+
+class Prices(Schema):
+    """The date of the price sheet, and a model's prices or the models that have none."""
+
+    date = _text(null=True)
+    price = fields.Dict(allow_none=True)
+    unpriced = fields.List(fields.Dict())
+    advice = fields.String()
+
+
+class _Problem(Schema):
+    message = _text()
+    type = _text()
+    param = _text(null=True)
+    code = _text(null=True)
+
+
+class Error(Schema):
+    """An error in OpenAI's form."""
+
+    error = fields.Nested(_Problem, required=True)

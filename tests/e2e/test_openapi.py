@@ -1,0 +1,60 @@
+"""The management API against its own document, as a generator of clients and a fuzzer read it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers import DEPLOYED, MANAGEMENT_TOKEN, Server
+
+SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
+# Rules of the product that no document can state (one of two fields, a name that is taken) may refuse what fits it.
+CHECKS = (
+    "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance",
+    "negative_data_rejection", "unsupported_method",
+)  # fmt: skip
+
+
+@pytest.fixture
+def server(tmp_path: Path):
+    with Server(DEPLOYED, tmp_path / "data") as server:
+        server.issue_token()
+        server.leave_records(3)
+        yield server
+
+
+def test_every_route_of_operators_is_described(server: Server) -> None:
+    status, document = server.manage("GET", "/openapi.json")
+
+    assert status == 200 and document["openapi"] == "3.1.0"
+    described = {(path, method) for path, methods in document["paths"].items() for method in methods}
+    assert described == {
+        ("/manage/projects", "post"), ("/manage/projects", "get"), ("/manage/projects/{project_id}", "get"),
+        ("/manage/projects/{project_id}", "patch"), ("/manage/projects/{project_id}", "delete"),
+        ("/manage/projects/{project_id}/revoke", "post"), ("/manage/tokens", "post"), ("/manage/tokens", "get"),
+        ("/manage/tokens", "delete"), ("/manage/tokens/{token_id}", "get"), ("/manage/tokens/{token_id}", "patch"),
+        ("/manage/tokens/{token_id}", "delete"), ("/manage/usage", "get"), ("/manage/prices", "get"),
+    }  # fmt: skip
+
+
+def test_what_checks_the_input_is_what_is_described(server: Server) -> None:
+    _, document = server.manage("GET", "/openapi.json")
+    shapes = document["components"]["schemas"]
+
+    assert shapes["NewToken"]["required"] == ["duration_hours", "project_id"]
+    assert shapes["NewToken"]["properties"]["duration_hours"] == {"type": "integer", "minimum": 1, "maximum": 8760}
+    assert "required" not in shapes["ProjectChange"] and shapes["ProjectChange"]["additionalProperties"] is False
+
+
+@pytest.mark.skipif(not SCHEMATHESIS.exists(), reason="schemathesis is not installed")
+def test_nothing_that_a_fuzzer_sends_gets_an_answer_that_is_not_described(server: Server) -> None:
+    command = [
+        SCHEMATHESIS, "run", f"{server.url}/manage/openapi.json", "-H", f"Authorization: Bearer {MANAGEMENT_TOKEN}",
+        "--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing", "--max-examples", "8",
+        "--max-time", "20", "--generation-deterministic", "--no-color",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-500:]
+    assert "Traceback" not in server.output()
