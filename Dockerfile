@@ -36,7 +36,7 @@ WORKDIR /app
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 RUN install -d -o 10001 -g 10001 -m 700 data \
- && ln -s /app/llm-benchmark /usr/local/bin/llm-benchmark
+ && ln -s /app/llm-benchmark /app/llm-proxy /usr/local/bin/
 VOLUME /app/data
 USER 10001:10001
 EXPOSE 8080

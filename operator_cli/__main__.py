@@ -1,0 +1,238 @@
+"""The commands. Each is one question to the management API, and what is printed of its answer."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from operator_cli.api import Api
+from operator_cli.output import show
+
+PROJECT = ("name", "id", "is_active", "key_hint", "base_url", "created_at")
+TOKEN = ("id", "label", "project_id", "is_active", "expires_at", "request_count", "rate_limit", "last_used_at")
+SUMS = ("requests", "refusals", "errors", "prompt_tokens", "completion_tokens", "cost_usd")
+_WHO = {"hour": ("hour",), "day": ("day",), "model": ("model",)}
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
+limited = click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="Rows at most.")
+active = click.option("--active/--inactive", default=None, help="Those alone that may be used, or may not.")
+an_id = click.argument("token_id", metavar="ID")
+a_project = click.argument("project", metavar="PROJECT")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--url", envvar="LLM_PROXY_URL", default="http://127.0.0.1:8080", show_default=True, show_envvar=True,
+              help="Where the proxy serves operators.")  # fmt: skip
+@click.option("--token-file", envvar="MANAGEMENT_TOKEN_FILE", type=click.File(), show_envvar=True,
+              help="Holds the management token. It may be in MANAGEMENT_TOKEN itself, too.")  # fmt: skip
+@click.option("--ca-file", envvar="LLM_PROXY_CA_FILE", type=click.Path(exists=True, dir_okay=False), show_envvar=True,
+              help="Certificates to trust, for a proxy whose own is signed by your company.")  # fmt: skip
+@click.option("--management-token", envvar="MANAGEMENT_TOKEN", hidden=True)
+@click.pass_context
+def main(
+    context: click.Context, url: str, token_file: Any, ca_file: str | None, management_token: str | None
+) -> None:
+    """Projects, tokens and usage of a running llm-proxy. PROJECT is a project's name or its id."""
+    token = token_file.read().strip() if token_file else management_token
+    if not token:
+        raise click.UsageError("Set MANAGEMENT_TOKEN, or name a file that holds it by --token-file.")
+    context.obj = Api(url, token, ca_file)
+
+
+@main.group()
+def projects() -> None:
+    """Owners of upstream keys."""
+
+
+@projects.command("list")
+@active
+@limited
+@as_json
+@click.pass_obj
+def list_projects(api: Api, active: bool | None, limit: int, as_json: bool) -> None:
+    """List projects, the newest first."""
+    show(list(api.rows("/projects", limit=limit, active=_flag(active))), as_json=as_json, columns=PROJECT)
+
+
+@projects.command("show")
+@a_project
+@as_json
+@click.pass_obj
+def show_project(api: Api, project: str, as_json: bool) -> None:
+    """Show a project."""
+    show(api.ask("GET", f"/projects/{api.project_id(project)}"), as_json=as_json, columns=PROJECT)
+
+
+@projects.command("create")
+@click.argument("name")
+@click.option("--base-url", help="Where its calls go, if not to UPSTREAM_URL.")
+@click.option("--ask-usage", is_flag=True, help="Ask for the usage of streams whose callers do not.")
+@as_json
+@click.pass_obj
+def create_project(api: Api, name: str, base_url: str | None, ask_usage: bool, as_json: bool) -> None:
+    """Create a project. Its upstream key is read from stdin, or asked for at a terminal."""
+    body = {"name": name, "openai_api_key": _key()}
+    body |= {"base_url": base_url} if base_url else {}
+    body |= {"stream_usage": "ask"} if ask_usage else {}
+    show(api.ask("POST", "/projects", body=body), as_json=as_json, columns=PROJECT)
+
+
+@projects.command("rekey")
+@a_project
+@click.pass_obj
+def rekey_project(api: Api, project: str) -> None:
+    """Give a project another upstream key, read from stdin or asked for; it holds for the next call."""
+    api.ask("PATCH", f"/projects/{api.project_id(project)}", body={"openai_api_key": _key()})
+
+
+@projects.command("on")
+@a_project
+@click.pass_obj
+def switch_on(api: Api, project: str) -> None:
+    """Let a project's tokens be used."""
+    api.ask("PATCH", f"/projects/{api.project_id(project)}", body={"is_active": True})
+
+
+@projects.command("off")
+@a_project
+@click.pass_obj
+def switch_off(api: Api, project: str) -> None:
+    """Refuse all calls of a project, until it is switched on again."""
+    api.ask("PATCH", f"/projects/{api.project_id(project)}", body={"is_active": False})
+
+
+@projects.command("delete")
+@a_project
+@click.option("--force", is_flag=True, help="Even while its tokens live.")
+@click.pass_obj
+def delete_project(api: Api, project: str, force: bool) -> None:
+    """Delete a project with its tokens."""
+    api.ask("DELETE", f"/projects/{api.project_id(project)}", query={"force": _flag(force)})
+
+
+@main.group()
+def tokens() -> None:
+    """What callers hold."""
+
+
+@tokens.command("list")
+@click.option("--project", help="Of this project alone.")
+@active
+@limited
+@as_json
+@click.pass_obj
+def list_tokens(api: Api, project: str | None, active: bool | None, limit: int, as_json: bool) -> None:
+    """List tokens, the newest first."""
+    whose = api.project_id(project) if project else None
+    show(
+        list(api.rows("/tokens", limit=limit, project_id=whose, active=_flag(active))), as_json=as_json, columns=TOKEN
+    )
+
+
+@tokens.command("show")
+@an_id
+@as_json
+@click.pass_obj
+def show_token(api: Api, token_id: str, as_json: bool) -> None:
+    """Show a token."""
+    show(api.ask("GET", f"/tokens/{_segment(token_id)}"), as_json=as_json, columns=TOKEN)
+
+
+@tokens.command("issue")
+@a_project
+@click.option("--hours", type=click.IntRange(min=1), required=True, help="How long it lives.")
+@click.option("--label", help="What it is for.")
+@click.option("--rate-limit", type=click.IntRange(min=1), help="Requests an hour, if not the proxy's own limit.")
+@as_json
+@click.pass_obj
+def issue_token(api: Api, project: str, hours: int, label: str | None, rate_limit: int | None, as_json: bool) -> None:
+    """Issue a token. Its secret alone goes to stdout: export OPENAI_API_KEY=$(llm-proxy tokens issue …)"""
+    body: dict[str, Any] = {"project_id": api.project_id(project), "duration_hours": hours, "label": label}
+    issued = api.ask("POST", "/tokens", body=body | {"rate_limit": rate_limit})
+    if as_json:
+        show(issued, as_json=True, columns=())
+        return
+    click.echo(f"token {issued['id']} expires at {issued['expires_at']}", err=True)
+    click.echo(issued["token"])
+
+
+@tokens.command("revoke")
+@an_id
+@click.pass_obj
+def revoke_token(api: Api, token_id: str) -> None:
+    """Revoke a token, by its public id."""
+    api.ask("DELETE", f"/tokens/{_segment(token_id)}")
+
+
+@tokens.command("revoke-all")
+@a_project
+@click.pass_obj
+def revoke_all(api: Api, project: str) -> None:
+    """Revoke every token of a project."""
+    revoked = api.ask("POST", f"/projects/{api.project_id(project)}/revoke")["revoked"]
+    click.echo(f"revoked {revoked} tokens", err=True)
+
+
+@main.group()
+def limits() -> None:
+    """How much a token may be used."""
+
+
+@limits.command("set")
+@an_id
+@click.option("--rate-limit", type=click.IntRange(min=1), help="Requests an hour.")
+@click.option("--default", "is_default", is_flag=True, help="The proxy's own limit.")
+@as_json
+@click.pass_obj
+def set_limit(api: Api, token_id: str, rate_limit: int | None, is_default: bool, as_json: bool) -> None:
+    """Set a token's limit; it holds for the next call."""
+    if is_default == (rate_limit is not None):
+        raise click.UsageError("Name either --rate-limit or --default.")
+    changed = api.ask("PATCH", f"/tokens/{_segment(token_id)}", body={"rate_limit": rate_limit})
+    show(changed, as_json=as_json, columns=TOKEN)
+
+
+@main.command()
+@click.option(
+    "--by", type=click.Choice(["hour", "day", "project", "token", "model"]), default="day", show_default=True
+)
+@click.option("--from", "begin", help="ISO 8601 with a zone; a day before the end, if not named.")
+@click.option("--to", "end", help="ISO 8601 with a zone; now, if not named.")
+@click.option("--project", help="Of this project alone.")
+@click.option("--token", "token_id", help="Of the token with this public id alone.")
+@click.option("--model", help="Of this model alone.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="Rows at most.")
+@as_json
+@click.pass_obj
+def usage(
+    api: Api, /, by: str, begin: str | None, end: str | None, project: str | None, as_json: bool, **who: Any
+) -> None:
+    """Sums of usage and what they cost."""
+    whose = api.project_id(project) if project else None
+    query = {"group_by": by, "from": begin, "to": end, "project_id": whose, **who}
+    answer = api.ask("GET", "/usage", query=query)
+    total = {by: "total", "name": "total", **answer["total"]}
+    show(answer if as_json else [*answer["data"], total], as_json=as_json, columns=(*_WHO.get(by, ("name",)), *SUMS))
+
+
+def _flag(value: bool | None) -> str | None:
+    return None if value is None else str(value).lower()
+
+
+def _segment(text: str) -> str:
+    """An id, as it may stand in a path."""
+    if not text.replace("-", "").isalnum():
+        raise click.BadParameter(f"{text!r} is no token's public id.", param_hint="ID")
+    return text
+
+
+def _key() -> str:
+    if sys.stdin.isatty():
+        return str(click.prompt("Upstream key", hide_input=True, err=True))
+    return sys.stdin.read().strip()
+
+
+if __name__ == "__main__":
+    main(prog_name="llm-proxy")

@@ -1,0 +1,70 @@
+"""The management API of a running proxy, as this command asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import requests
+
+TIMEOUT_S = 30
+PAGE = 100
+
+
+class Api:
+    """
+    The management API below `url`, for whoever holds `token`.
+
+    Args:
+        ca_file: Certificates to trust in place of the public ones.
+    """
+
+    def __init__(self, url: str, token: str, ca_file: str | None) -> None:
+        self._base = f"{url.rstrip('/')}/manage"
+        self._session = requests.Session()
+        # A .netrc would send its own password in the token's place, and a proxy for the world would get to see it.
+        self._session.trust_env = False
+        self._session.headers["Authorization"] = f"Bearer {token}"
+        self._session.verify = ca_file or True
+
+    def ask(self, method: str, path: str, *, query: dict[str, Any] | None = None, body: Any = None) -> Any:
+        """The JSON of the answer; None where it has none. Raises ClickException with what the proxy says."""
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        try:
+            answer = self._session.request(
+                method, self._base + path, params=given, json=body, timeout=TIMEOUT_S, allow_redirects=False
+            )
+        except (requests.RequestException, UnicodeError) as exc:
+            where = "Name the proxy by --url or LLM_PROXY_URL."
+            raise click.ClickException(f"No answer from {self._base}: {type(exc).__name__}. {where}") from exc
+        if answer.ok and not answer.content:
+            return None
+        try:
+            told = answer.json()
+            if answer.ok:
+                return told
+            words = told["error"]["message"]
+        except (ValueError, KeyError, TypeError) as exc:
+            raise click.ClickException(
+                f"{self._base} answers {answer.status_code} and no JSON: is it the proxy's listener for operators?"
+            ) from exc
+        raise click.ClickException(f"{words} ({answer.status_code})")
+
+    def rows(self, path: str, *, limit: int, **query: Any) -> Iterator[dict[str, Any]]:
+        """Rows of a list, page by page, `limit` at most."""
+        after = None
+        while limit > 0:
+            page = self.ask("GET", path, query={**query, "limit": min(limit, PAGE), "after": after})
+            yield from page["data"]
+            limit -= len(page["data"])
+            if not page["has_more"]:
+                return
+            after = page["data"][-1]["id"]
+
+    def project_id(self, named: str) -> str:
+        """The id of the project that has this name, or this id. Raises ClickException where there is none."""
+        for project in self.rows("/projects", limit=1_000_000):
+            if named in (project["name"], project["id"]):
+                return str(project["id"])
+        raise click.ClickException(f"There is no project with the name or id {named!r}.")

@@ -1,0 +1,127 @@
+"""`llm-proxy` as an operator types it, at a running proxy."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.http_by_hand import call
+from tests.servers import DEPLOYED, MANAGEMENT_TOKEN, Server
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "sk-planted-key-of-the-command-line"
+
+Typed = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def server(upstream, tmp_path: Path) -> Iterator[Server]:
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
+        yield server
+
+
+@pytest.fixture
+def typed(server: Server) -> Typed:
+    """Runs the command; what it printed and how it ended."""
+
+    def run(*arguments: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
+        variables = {"LLM_PROXY_URL": server.url, "MANAGEMENT_TOKEN": MANAGEMENT_TOKEN} | environ
+        path = {"PATH": os.environ["PATH"]}  # noqa: TID251
+        command = [sys.executable, str(ROOT / "llm-proxy"), *arguments]
+        return subprocess.run(command, env=path | variables, input=stdin, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_a_secret_alone_goes_to_stdout_and_opens_the_api_until_it_is_revoked(server: Server, typed: Typed) -> None:
+    created = typed("projects", "create", "shop", stdin=f"{KEY}\n")
+    assert created.returncode == 0 and KEY not in created.stdout + created.stderr
+
+    issued = typed("tokens", "issue", "shop", "--hours", "1", "--label", "till")
+    secret = issued.stdout.strip()
+    bearer = ("Authorization", f"Bearer {secret}")
+    assert issued.returncode == 0 and len(secret.split()) == 1 and secret not in issued.stderr
+    assert call(server.url, "GET", "/v1/models", bearer).status == 200
+
+    [listed] = json.loads(typed("tokens", "list", "--project", "shop", "--json").stdout)
+    assert listed["label"] == "till" and listed["id"] in issued.stderr
+    assert typed("tokens", "revoke", listed["id"]).returncode == 0
+    assert call(server.url, "GET", "/v1/models", bearer).status == 401
+
+
+def test_lists_are_tables_with_names_of_columns_or_json(server: Server, typed: Typed) -> None:
+    for number in range(3):
+        server.create_project(name=f"project {number}")
+
+    head, *rows = typed("projects", "list").stdout.splitlines()
+    assert head.split()[:2] == ["NAME", "ID"]
+    assert [row.split("  ")[0] for row in rows] == ["project 2", "project 1", "project 0"]
+    assert len(json.loads(typed("projects", "list", "--limit", "2", "--json").stdout)) == 2
+
+
+def test_a_list_goes_on_over_the_pages_of_the_api(server: Server, typed: Typed) -> None:
+    project = server.create_project(name="many")
+    for _ in range(101):
+        server.issue_token(project)
+
+    assert len(json.loads(typed("tokens", "list", "--project", "many", "--json").stdout)) == 101
+
+
+def test_a_project_is_switched_off_and_on_and_deleted_by_its_name(server: Server, typed: Typed) -> None:
+    token = server.issue_token(server.create_project(name="shop"))
+
+    def status() -> int:
+        return call(server.url, "GET", "/v1/models", token.bearer).status
+
+    assert (typed("projects", "off", "shop").returncode, status()) == (0, 403)
+    assert (typed("projects", "on", "shop").returncode, status()) == (0, 200)
+    refused = typed("projects", "delete", "shop")
+    assert refused.returncode == 1 and "force" in refused.stderr
+    assert (typed("projects", "delete", "shop", "--force").returncode, status()) == (0, 401)
+
+
+def test_a_limit_holds_for_the_next_call(server: Server, typed: Typed) -> None:
+    token = server.issue_token()
+    assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
+
+    assert typed("limits", "set", token.id, "--rate-limit", "1").returncode == 0
+    assert call(server.url, "GET", "/v1/models", token.bearer).status == 429
+    assert typed("limits", "set", token.id, "--default").returncode == 0
+    assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
+
+
+def test_usage_is_a_table_with_its_total(server: Server, typed: Typed) -> None:
+    server.create_project(name="shop")
+
+    shown = typed("usage", "--by", "day", "--project", "shop").stdout.splitlines()
+    assert shown[0].split()[:2] == ["DAY", "REQUESTS"] and shown[-1].split()[:2] == ["total", "0"]
+    assert json.loads(typed("usage", "--by", "project", "--json").stdout)["group_by"] == "project"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "words"),
+    [
+        (["projects", "show", "nobody"], {}, "no project with the name or id 'nobody'"),
+        (["tokens", "show", "../projects"], {}, "no token's public id"),
+        (["tokens", "list"], {"MANAGEMENT_TOKEN": "wrong-token"}, "(401)"),
+        (["tokens", "list"], {"MANAGEMENT_TOKEN": ""}, "Set MANAGEMENT_TOKEN"),
+        (["tokens", "list"], {"LLM_PROXY_URL": "http://127.0.0.1:9"}, "No answer from http://127.0.0.1:9/manage"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_that_says_what_to_do(
+    typed: Typed, arguments: list[str], environ: dict[str, str], words: str
+) -> None:
+    done = typed(*arguments, **environ)
+
+    assert done.returncode in (1, 2) and done.stdout == ""
+    assert words in done.stderr and "Traceback" not in done.stderr and MANAGEMENT_TOKEN not in done.stderr
+
+
+def test_a_shell_completes_its_words(typed: Typed) -> None:
+    completed = typed(_LLM_PROXY_COMPLETE="bash_complete", COMP_WORDS="llm-proxy tokens ", COMP_CWORD="2")
+
+    assert {"plain,issue", "plain,list", "plain,revoke"} <= set(completed.stdout.split())
