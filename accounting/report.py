@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import ColumnElement, Subquery, func, select, union_all
 
 from accounting.views import CALLS, MODEL_HOURS, PROJECT_DAYS, PROJECT_HOURS, TOKEN_DAYS, View, hours_around, moment
+from accounting.zones import LocalDays
 from database.engine import Session
 from models import BUCKETS_MS, COUNTS, DURATION, SUMS, TTFT, Project, Token, usage_keys, usage_sums
 
@@ -153,6 +155,16 @@ def series(session: Session, filters: Filters, begin: datetime, end: datetime, *
     found = {start: row for start, *row in session.execute(statement)}
     starts = range(first // hours * hours, last, hours)
     return [Period(moment(start), _usage(found.get(start))) for start in starts]
+
+
+def local_days(session: Session, filters: Filters, begin: datetime, end: datetime, zone: ZoneInfo) -> list[Period]:
+    """Usage day by day of a zone, every one of the span. Raises NoWholeHours."""
+    span = hours_around(begin, end)
+    days = LocalDays(zone, *span)
+    sums = _sources(filters.columns, span, SUMS, by_hour=True, whole_days=False)
+    number = days.number_of(sums.c.hour)
+    found = {int(day): row for day, *row in session.execute(select(number, *_added(sums, SUMS)).group_by(number))}
+    return [Period(start, _usage(found.get(day))) for day, start in days.starts().items()]
 
 
 def top(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from flask import current_app
 from marshmallow import RAISE, Schema, ValidationError, post_load, pre_load, validate, validates, validates_schema
@@ -247,6 +248,17 @@ class _When(Time):
         return super()._deserialize(value.replace(" ", "+"), *args, **kwargs)
 
 
+class Zone(typed.String):
+    """The name of a zone, such as Europe/Berlin."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        try:
+            # No name leads out of the directory of zones, but one may name a directory in it.
+            return ZoneInfo(super()._deserialize(value, attr, data, **kwargs))
+        except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+            raise ValidationError("must be the name of a zone, such as Europe/Berlin.") from exc
+
+
 class PriceQuery(_Limited):
     """Whose price, if it is not about those that are missing."""
 
@@ -265,6 +277,13 @@ class UsageQuery(_Limited):
     group_by = typed.String(
         load_default="hour", validate=validate.OneOf(USAGE_GROUPS, error="must be one of {choices}.")
     )
+
+    zone = Zone(data_key="tz")
+
+    @validates_schema
+    def _days_alone(self, data: dict[str, Any], **_: Any) -> None:
+        if "zone" in data and data.get("group_by") != "day":
+            raise ValidationError("is for group_by=day.", field_name="tz")
 
     @post_load
     def _span(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any, cast
+from zoneinfo import ZoneInfo
 
 from flask import Blueprint, Response, jsonify, request
+from marshmallow import ValidationError
 
-from accounting.report import Filters, Kind, Step, series, top, totals, whole_hours
+from accounting.report import Filters, Kind, Period, Step, local_days, series, top, totals, whole_hours
+from accounting.zones import NoWholeHours
 from blueprints import schemas, shapes
 from blueprints.management import only_operators
 from blueprints.operation import Operation
@@ -39,8 +43,8 @@ def usage(query: dict[str, Any]) -> Response:
     group = query["group_by"]
     answer: dict[str, Any] = {"from": iso(begin), "to": iso(end), "group_by": group}
     if group in _STEPS:
-        periods = series(db.session, filters, begin, end, step=cast(Step, group))
-        answer["data"] = [{group: iso(period.start), **usage_json(period.usage)} for period in periods]
+        periods = _periods(filters, begin, end, cast(Step, group), query.get("zone"))
+        answer["data"] = [{group: _told(period.start), **usage_json(period.usage)} for period in periods]
     else:
         consumers = top(db.session, cast(Kind, group), filters, begin, end, limit=query["limit"] + 1)
         answer["data"] = [
@@ -53,6 +57,22 @@ def usage(query: dict[str, Any]) -> Response:
         whose = {group: None} if group in _STEPS else _who(group, "", None)
         return _csv([whose | answer["total"], *answer["data"]], f"usage-by-{group}.csv")
     return jsonify(answer)
+
+
+def _periods(filters: Filters, begin: datetime, end: datetime, step: Step, zone: ZoneInfo | None) -> list[Period]:
+    if zone is None:
+        return series(db.session, filters, begin, end, step=step)
+    try:
+        return local_days(db.session, filters, begin, end, zone)
+    except NoWholeHours as exc:
+        words = (
+            "is off from UTC by a part of an hour, and usage is summed up by hours of UTC: its days cannot be told."
+        )
+        raise ValidationError({"tz": [words]}) from exc
+
+
+def _told(start: datetime) -> str | None:
+    return iso(start) if start.tzinfo is UTC else start.isoformat()
 
 
 def _csv(rows: list[dict[str, Any]], name: str) -> Response:

@@ -216,3 +216,41 @@ def test_a_bad_value_is_named(operator, query, field):
 
     assert (response.status_code, response.json["error"]["param"]) == (400, field)
     assert response.json["error"]["message"].startswith(field)
+
+
+def days_of(operator, zone: str, begin: str, end: str) -> dict[str, int]:
+    answer = operator.call("GET", f"/usage?group_by=day&tz={zone}&from={begin}&to={end}").json
+    return {row["day"]: row["requests"] for row in answer["data"]}
+
+
+def test_days_of_a_zone_begin_at_its_midnight(operator, add):
+    add(*(record(timestamp=f"2026-11-23T{hour}:30:00.000Z") for hour in ("22", "23")))
+
+    assert days_of(operator, "Europe/Berlin", "2026-11-22T23:00:00Z", "2026-11-24T23:00:00Z") == {
+        "2026-11-23T00:00:00+01:00": 1,
+        "2026-11-24T00:00:00+01:00": 1,
+    }
+
+
+def test_a_day_on_which_clocks_are_changed_is_as_long_as_it_was(operator, add):
+    # On 2026-10-25 Berlin has 25 hours, from 22:00 UTC of the day before on.
+    add(*(record(timestamp=f"2026-10-{24 + (hour // 24)}T{hour % 24:02}:30:00.000Z") for hour in range(21, 49)))
+
+    assert days_of(operator, "Europe/Berlin", "2026-10-24T20:00:00Z", "2026-10-26T23:00:00Z") == {
+        "2026-10-24T00:00:00+02:00": 1,
+        "2026-10-25T00:00:00+02:00": 25,
+        "2026-10-26T00:00:00+01:00": 2,
+    }
+
+
+@pytest.mark.parametrize("zone", ["Asia/Kolkata", "Nowhere/Land", "../../etc/passwd", "Europe", ""])
+def test_a_zone_whose_days_cannot_be_told_is_refused(operator, zone):
+    answer = operator.call("GET", f"/usage?group_by=day&tz={zone}")
+
+    assert answer.status_code == 400 and answer.json["error"]["param"] == "tz"
+
+
+def test_a_zone_is_for_days_alone(operator):
+    answer = operator.call("GET", "/usage?group_by=hour&tz=Europe/Berlin")
+
+    assert answer.status_code == 400 and answer.json["error"]["param"] == "tz"
