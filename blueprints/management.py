@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify, request
@@ -13,7 +14,7 @@ from blueprints.wire import MAX_BODY_BYTES, issued_json, project_json, token_jso
 from control import listing, projects, tokens
 from control.audit import Actor
 from llmproxy.admission import utc_now
-from models import db
+from models import Project, Token, db
 from services import Services
 
 Values = dict[str, Any]
@@ -45,6 +46,10 @@ def actor() -> Actor:
     return Actor("management", Services.of(current_app).client_address(request.environ))
 
 
+def _what_follows(rows: Sequence[Project | Token], has_more: bool) -> Values:
+    return {"has_more": has_more, "next": listing.place_after(rows[-1]) if has_more else None}
+
+
 @bp.post("/projects")
 @Operation(body=schemas.NewProject, status=201, answer=shapes.Project, refuses=(409,))
 def create_project(body: Values) -> tuple[Response, int]:
@@ -58,7 +63,7 @@ def create_project(body: Values) -> tuple[Response, int]:
 def list_projects(query: Values) -> Response:
     """List projects, the newest first."""
     rows, has_more = listing.projects(db.session, **query)
-    return jsonify(data=[project_json(row) for row in rows], has_more=has_more)
+    return jsonify(data=[project_json(row) for row in rows], **_what_follows(rows, has_more))
 
 
 @bp.get("/projects/<project_id>")
@@ -112,7 +117,7 @@ def revoke_token(body: Values) -> tuple[str, int]:
 def list_tokens(query: Values) -> Response:
     """List tokens, the newest first."""
     rows, has_more = listing.tokens(db.session, now=utc_now(), **query)
-    return jsonify(data=[token_json(row) for row in rows], has_more=has_more)
+    return jsonify(data=[token_json(row) for row in rows], **_what_follows(rows, has_more))
 
 
 @bp.get("/tokens/<token_id>")

@@ -67,6 +67,7 @@ class Projects(Schema):
 
     data = fields.List(fields.Nested(Project), required=True)
     has_more = fields.Boolean(required=True)
+    next = _text(null=True)
 
 
 class Tokens(Schema):
@@ -74,6 +75,7 @@ class Tokens(Schema):
 
     data = fields.List(fields.Nested(Token), required=True)
     has_more = fields.Boolean(required=True)
+    next = _text(null=True)
 
 
 class Revoked(Schema):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import Select, and_, or_, select
@@ -12,12 +12,20 @@ from models import Project, Token
 
 Row = TypeVar("Row", Project, Token)
 
+_EPOCH, _TICK = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+_DOT = "."
+
 
 class NoSuchPlace(Exception):
-    """`after` is the id of no row."""
+    """`after` is neither the id of a row nor the place behind one."""
 
     def __init__(self) -> None:
-        super().__init__("after is not the id of a row in this list.")
+        super().__init__("after is neither the `next` of a page of this list nor the id of a row in it.")
+
+
+def place_after(row: Project | Token) -> str:
+    """Where a list goes on behind this row, also when the row is gone by then."""
+    return f"{(row.created_at - _EPOCH) // _TICK}{_DOT}{row.id}"
 
 
 def projects(session: Session, *, active: bool | None = None, **page: Any) -> tuple[list[Project], bool]:
@@ -26,7 +34,7 @@ def projects(session: Session, *, active: bool | None = None, **page: Any) -> tu
 
     Args:
         active: Those alone that are switched on, or off.
-        page: `limit` and, for what follows a row, its id as `after`.
+        page: `limit` and, for what follows a row, its `place_after` or its id as `after`.
     """
     statement = select(Project)
     if active is not None:
@@ -56,11 +64,22 @@ def _page(
     session: Session, statement: Select[Any], table: type[Row], *, limit: int, after: str | None = None
 ) -> tuple[list[Row], bool]:
     if after is not None:
-        last = session.scalar(select(table).where(table.id == after))
-        if last is None:
-            raise NoSuchPlace
-        is_as_old = and_(table.created_at == last.created_at, table.id < last.id)
-        statement = statement.where(or_(table.created_at < last.created_at, is_as_old))
+        created_at, row_id = _place(session, table, after)
+        is_as_old = and_(table.created_at == created_at, table.id < row_id)
+        statement = statement.where(or_(table.created_at < created_at, is_as_old))
     statement = statement.order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
     rows = list(session.scalars(statement))
     return rows[:limit], len(rows) > limit
+
+
+def _place(session: Session, table: type[Row], after: str) -> tuple[datetime, str]:
+    ticks, is_place, row_id = after.partition(_DOT)
+    if is_place:
+        try:
+            return _EPOCH + int(ticks) * _TICK, row_id
+        except (ValueError, OverflowError) as exc:
+            raise NoSuchPlace from exc
+    row = session.scalar(select(table).where(table.id == after))
+    if row is None:
+        raise NoSuchPlace
+    return row.created_at, row.id

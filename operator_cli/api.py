@@ -60,7 +60,7 @@ class Api:
             limit -= len(page["data"])
             if not page["has_more"]:
                 return
-            after = page["data"][-1]["id"]
+            after = page["next"]
 
     def project_id(self, named: str) -> str:
         """The id of the project that has this name, or this id. Raises ClickException where there is none."""

@@ -697,7 +697,7 @@ def test_every_part_finds_the_same_database_in_a_directory_of_any_name(name: str
 )  # fmt: skip
 def test_a_nul_is_no_fault_of_ours(method: str, path: str, body: Any, operator: Operator) -> None:
     assert operator.call(method, path, body).status_code < 500
-    assert operator.call("GET", "/projects").json == {"data": [], "has_more": False}
+    assert operator.call("GET", "/projects").json == {"data": [], "has_more": False, "next": None}
 
 
 def test_of_projects_with_one_name_made_at_once_one_is_made(app: Flask, settings: Settings) -> None:
@@ -732,3 +732,20 @@ def test_a_postgresql_that_takes_no_writes_is_a_503(tmp_path: Path, postgres_ser
     assert (answer.status_code, answer.json["error"]["code"]) == (503, "database_unavailable")
     assert operator.call("GET", "/projects").json["data"] == []
     close(app)
+
+
+def test_a_list_goes_on_behind_a_row_that_is_gone(operator: Operator) -> None:
+    ids = [operator.create_project(name=f"project {number}") for number in range(3)]
+    page = operator.call("GET", "/projects?limit=1").json
+    assert operator.call("DELETE", f"/projects/{ids[2]}").status_code == 204
+
+    rest = operator.call("GET", f"/projects?after={page['next']}").json
+    assert [project["id"] for project in rest["data"]] == [ids[1], ids[0]]
+    assert (rest["has_more"], rest["next"]) == (False, None)
+
+
+@pytest.mark.parametrize("after", ["gone", "x.y", f"{10**30}.y", "."])
+def test_a_place_that_no_list_has_told_is_refused(operator: Operator, after: str) -> None:
+    answer = operator.call("GET", f"/projects?after={after}")
+
+    assert answer.status_code == 400 and answer.json["error"]["param"] == "after"
