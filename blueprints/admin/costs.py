@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from flask import current_app
 
-from accounting.report import Filters, SilentStreams, Usage, silent_streams, totals, unpriced_models
+from accounting.report import Filters, SilentStreams, silent_streams, unpriced_models
 from llmproxy.admission import utc_now
 from llmproxy.limits.price_words import why_unpriced
 from models import db
@@ -39,12 +39,6 @@ def unpriced(filters: Filters, length: timedelta) -> list[Unpriced]:
         return []
     found = unpriced_models(db.session, filters, now - length, now, limit=_MOST_MODELS)
     return [Unpriced(model, calls, why_unpriced(prices, model)) for model, calls in found.items()]
-
-
-def last_month(filters: Filters) -> Usage:
-    """The usage of the last 30 days."""
-    now = utc_now()
-    return totals(db.session, filters, now - MONTH, now)
 
 
 def silent_last_month(project_id: str) -> SilentStreams | None:

@@ -10,9 +10,11 @@ from accounting.report import Filters
 from blueprints import schemas
 from blueprints.admin import costs, once, queries
 from blueprints.admin.access import actor
+from blueprints.admin.activity import activity
 from blueprints.admin.answers import done, page, shows, wants_json
 from blueprints.admin.forms import DeleteProjectForm, KeyForm, NewProjectForm, ProjectForm
 from blueprints.admin.site import bp
+from blueprints.admin.spans import SPANS
 from blueprints.wire import project_json, read_body
 from control import projects
 from control.audit import version_of
@@ -207,7 +209,8 @@ def _project_page(
         total_tokens=tokens.total,
         live_tokens=live_token_count(db.session, found.id),
         upstream_url=found.base_url or settings.upstream_url,
-        usage=costs.last_month(Filters(project_id=found.id)),
+        activity=activity(Filters(project_id=found.id)),
+        spans=SPANS,
         price_date=costs.price_date(),
         unpriced=costs.unpriced(Filters(project_id=found.id), costs.MONTH),
         silent=costs.silent_last_month(found.id),

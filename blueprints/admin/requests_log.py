@@ -23,6 +23,8 @@ from services import Services
 
 PAGE_SIZE = 50
 OUTCOMES: dict[str, str] = {name: name.replace("_", " ").capitalize() for name in get_args(Outcome)}
+# Beside the outcomes: all that has gone wrong in any way.
+FAILED = "failed"
 COST_SOURCES = {
     "reported": "By the usage that the upstream told",
     "stored": "By the usage of what was read, which counts once",
@@ -96,7 +98,7 @@ def requests() -> Response:
         filters_in_use={name: value for name, value in sent.items() if value},
         problem=problem,
         projects=queries.project_choices(),
-        outcomes=OUTCOMES,
+        outcomes={FAILED: "Any error or refusal"} | OUTCOMES,
         reached=found.records[-1][1].arrived_at if found.records else None,
     )
 
@@ -156,7 +158,8 @@ def _filter(sent: Mapping[str, str]) -> tuple[Filter, Problem | None]:
         project_id=sent["project_id"] or None,
         token_id=token_id,
         status=status.removesuffix("xx") or None,
-        outcome=sent["outcome"] or None,
+        outcome=sent["outcome"] if sent["outcome"] not in ("", FAILED) else None,
+        failed=sent["outcome"] == FAILED,
         model=sent["model"] or None,
     )
     return wanted, None

@@ -9,10 +9,12 @@ from accounting.report import Filters
 from blueprints import schemas
 from blueprints.admin import costs, once, queries
 from blueprints.admin.access import actor
+from blueprints.admin.activity import activity
 from blueprints.admin.answers import done, page, shows, wants_json
 from blueprints.admin.display import TokenView, for_input, token_view
 from blueprints.admin.forms import NewTokenForm, TokenForm
 from blueprints.admin.site import bp
+from blueprints.admin.spans import SPANS
 from blueprints.wire import issued_json, read_body, token_json
 from control import tokens
 from control.audit import version_of
@@ -146,7 +148,8 @@ def _token_page(found: Token, form: TokenForm, status: int = 200) -> Response:
         row=_view(found),
         form=form,
         default_limit=_default_limit(),
-        usage=costs.last_month(Filters(token_id=found.id)),
+        activity=activity(Filters(token_id=found.id)),
+        spans=SPANS,
         price_date=costs.price_date(),
     )
 

@@ -56,6 +56,7 @@ class Filter:
 
     Attributes:
         status: An exact status, or a class of them: "429" or "4".
+        failed: Only what was refused or went wrong.
         model: How the model's name begins.
         begin: The first moment of arrival to find; aware, like `end`, the first one after those.
     """
@@ -66,6 +67,7 @@ class Filter:
     outcome: str | None = None
     model: str | None = None
     request_id: str | None = None
+    failed: bool = False
     begin: datetime | None = None
     end: datetime | None = None
 
@@ -93,6 +95,7 @@ class Filter:
             and self.outcome in (None, record.outcome)
             and (not self.status or _has_status(record, self.status))
             and (not self.model or (record.model or "").startswith(self.model))
+            and (record.has_failed or not self.failed)
             and self._has_arrived(record)
         )
 

@@ -92,6 +92,13 @@ class ReadRecord:
         return has_error and is_good and self.method == "POST"
 
     @property
+    def has_failed(self) -> bool:
+        """It was refused, or went wrong in any way but that its client hung up."""
+        if self.failed_inside or self.outcome == "client_closed":
+            return self.failed_inside
+        return self.outcome != "complete" or (self.status_code or 0) >= HTTPStatus.BAD_REQUEST
+
+    @property
     def cost(self) -> int | None:
         """Micro-dollars; None where nobody could tell."""
         dollars = self.cost_usd

@@ -171,6 +171,44 @@ def test_scripts_are_told_the_cost_too(app: Flask, browser: Browser, script: Scr
     assert {"cost_usd": 1.5, "unpriced": 1}.items() <= script.send("GET", "/admin/", headers=JSON).json.items()
 
 
+@pytest.mark.parametrize("page", ["project", "token"])
+def test_a_page_begins_with_what_its_calls_did(app: Flask, browser: Browser, write_record: Write, page: str):
+    project, other = browser.create_project(), browser.create_project("other")
+    with app.app_context():
+        lifetime = timedelta(days=1)
+        token = tokens.issue(db.session, Actor("t"), project_id=project, lifetime=lifetime, label="ours")[1].id
+    ours = {"project_id": project, "token_id": token}
+    long_ago = (datetime.now(UTC) - timedelta(days=3)).timestamp()
+    write_record(**ours, timestamp=long_ago, metadata={"model": "o4-mini"})
+    write_record(**ours)
+    limited = {"status_code": 429, "outcome": "refused", "upstream_status": None, "metadata": None}
+    write_record(**ours, **limited, error={"code": "rate_limit_exceeded", "type": "requests"})
+    write_record(**ours, status_code=504, outcome="upstream_timeout", error={"code": "upstream_timeout", "type": "x"})
+    write_record(project_id=other, status_code=500, error={"code": "not_ours", "type": "x"})
+    roll_up(app)
+
+    path = {"project": f"/admin/projects/{project}", "token": f"/admin/tokens/{token}"}[page]
+    month, day = browser.get(path).text, browser.get(f"{path}?span=24h").text
+
+    for text, requests in ((month, 4), (day, 3)):
+        assert f'<h2>Requests</h2><p class="figure">{requests}</p>' in text
+        assert '<h2>Errors</h2><p class="figure">1</p>' in text
+        assert '<h2>Refused</h2><p class="figure">1</p><p class="quiet">1 over a limit (429)</p>' in text
+        assert ">upstream_timeout</a>" in text and ">rate_limit_exceeded</a>" in text and "not_ours" not in text
+    assert ">o4-mini</a>" in month and ">o4-mini</a>" not in day
+    failed = html.unescape(re.search(r'href="(/admin/requests\?outcome=failed[^"]+)"', month)[1])
+    listed = browser.get(failed).text
+    assert "upstream_timeout" in listed and "rate_limit_exceeded" in listed and "not_ours" not in listed
+    assert "gpt-4o-mini" in listed and listed.count("<tr>") == 1 + 2
+
+
+def test_a_project_without_calls_has_no_empty_charts(browser: Browser):
+    text = browser.get(f"/admin/projects/{browser.create_project()}").text
+
+    assert '<h2>Requests</h2><p class="figure">0</p>' in text
+    assert "<figure" not in text and "charts.js" not in text
+
+
 def test_the_overview_names_what_withers_next(app: Flask, browser: Browser):
     project = browser.create_project()
     with app.app_context():

@@ -1,0 +1,78 @@
+"""What the calls of a project or of a token did lately: the beginning of its page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from accounting import report
+from accounting.report import Consumer, Filters, Period, Usage
+from blueprints.admin import costs, spans
+from blueprints.admin.charts import Chart, charts
+from blueprints.admin.requests_log import RecordView, latest
+from blueprints.admin.spans import Span
+from llmproxy.admission import utc_now
+from llmproxy.api_log.latest import Filter
+from models import db
+
+_TOP = 5
+# The codes of refusals with 429.
+_LIMITS = frozenset({"rate_limit_exceeded", "concurrency_limit_exceeded"})
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """One of the biggest users: its share of the biggest one's requests in percent."""
+
+    consumer: Consumer
+    percent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """
+    Sums over a span until now, and its latest failures.
+
+    Attributes:
+        limited: How many of the refusals were for a limit (429).
+    """
+
+    span: Span
+    usage: Usage
+    limited: int
+    charts: list[Chart]
+    labels: list[str]
+    ends: tuple[str, str]
+    models: list[Rank]
+    failures: list[RecordView]
+
+
+def activity(filters: Filters) -> Activity:
+    """Of the project or token that `filters` name, in the span that the address asks for."""
+    span, now = spans.asked_for("30d"), utc_now()
+    begin = now - span.length
+    usage = report.totals(db.session, filters, begin, now)
+    periods: list[Period] = []
+    reasons, models, failures = {}, [], []
+    if usage.requests:
+        periods = report.series(db.session, filters, begin, now, step=span.step)
+        reasons = report.refusals_by_reason(db.session, filters, begin, now) if usage.refusals else {}
+        models = report.top(db.session, "model", filters, begin, now, limit=_TOP)
+    if usage.errors or usage.refusals:
+        wanted = Filter(project_id=filters.project_id, token_id=filters.token_id, failed=True, begin=begin)
+        failures = latest(wanted, limit=_TOP)
+    return Activity(
+        span=span,
+        usage=usage,
+        limited=sum(count for code, count in reasons.items() if code in _LIMITS),
+        charts=charts(periods, with_cost=costs.price_date() is not None),
+        labels=[span.label(period.start) for period in periods],
+        ends=span.ends(periods),
+        models=ranks(models),
+        failures=failures,
+    )
+
+
+def ranks(consumers: list[Consumer]) -> list[Rank]:
+    """The consumers with their shares."""
+    most = max((consumer.usage.requests for consumer in consumers), default=0) or 1
+    return [Rank(consumer, round(100 * consumer.usage.requests / most)) for consumer in consumers]

@@ -1,0 +1,50 @@
+"""The lengths of time that pages look back over, and the one that was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from flask import request
+
+from accounting.report import Period, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """
+    A length of time to look back over.
+
+    Attributes:
+        name: In addresses.
+        form: How the start of one of its periods is written.
+    """
+
+    name: str
+    words: str
+    length: timedelta
+    step: Step
+    form: str
+
+    def label(self, moment: datetime) -> str:
+        """The start of a period, in words."""
+        return moment.strftime(self.form)
+
+    def ends(self, periods: list[Period]) -> tuple[str, str]:
+        """The times at both ends of the charts."""
+        return (self.label(periods[0].start), self.label(periods[-1].start)) if periods else ("", "")
+
+
+SPANS = {
+    span.name: span
+    for span in (
+        Span("24h", "24 hours", timedelta(hours=24), "hour", "%H:%M"),
+        Span("7d", "7 days", timedelta(days=7), "hour", "%d %b %H:%M"),
+        Span("30d", "30 days", timedelta(days=30), "day", "%d %b"),
+    )
+}
+
+
+def asked_for(default: str) -> Span:
+    """The one that the address names, else the default."""
+    return SPANS.get(request.args.get("span", default), SPANS[default])
