@@ -150,6 +150,17 @@ class Token(db.Model):  # type: ignore[name-defined, misc]
     project: Mapped[Project] = relationship(back_populates="tokens")
 
 
+# Secrets that were replaced, by their SHA-256, and until when they work like the token's own.
+retired_secrets = db.Table(
+    "retired_secrets",
+    Column("token_hash", String(64), primary_key=True),
+    Column("token_id", ForeignKey("tokens.id", ondelete="CASCADE"), nullable=False),
+    Column("until", UtcDateTime, nullable=False),
+    Index("ix_retired_secrets_token_id", "token_id"),
+    sqlite_with_rowid=False,
+)
+
+
 class AuditEntry(db.Model):  # type: ignore[name-defined, misc]
     """One change by an operator. Rows are added in the transaction of the change, and never touched again."""
 

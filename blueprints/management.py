@@ -10,7 +10,7 @@ from flask import Blueprint, Response, current_app, jsonify, request
 from blueprints import schemas, shapes, sign_in
 from blueprints.errors import error_response
 from blueprints.operation import Operation
-from blueprints.wire import MAX_BODY_BYTES, issued_json, project_json, token_json
+from blueprints.wire import MAX_BODY_BYTES, issued_json, project_json, rotated_json, token_json
 from control import listing, projects, tokens
 from control.audit import Actor
 from llmproxy.admission import utc_now
@@ -132,6 +132,13 @@ def read_token(token_id: str) -> Response:
 def change_token(token_id: str, body: Values) -> Response:
     """Change a token."""
     return jsonify(token_json(tokens.change(db.session, actor(), token_id, **body)))
+
+
+@bp.post("/tokens/<token_id>/rotate")
+@Operation(body=schemas.Rotation, answer=shapes.RotatedToken, refuses=(409,))
+def rotate_token(token_id: str, body: Values) -> Response:
+    """Give a token a new secret. The only time that it is shown."""
+    return jsonify(rotated_json(*tokens.rotate(db.session, actor(), token_id, **body)))
 
 
 @bp.delete("/tokens/<token_id>")

@@ -21,6 +21,7 @@ from models import NAME_LENGTH
 from services import Services
 
 MAX_DURATION_HOURS = 8760
+MAX_GRACE_HOURS = 168
 MAX_RATE_LIMIT = 2**31 - 1
 MAX_KEY_LENGTH = 1024
 STREAM_USAGE = ("as-sent", "ask")
@@ -160,6 +161,16 @@ class NewToken(_Body):
     def _lifetime(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         hours = data.pop("duration_hours")
         return data | {"lifetime": timedelta(hours=hours)}
+
+
+class Rotation(_Body):
+    """POST of a new secret for a token."""
+
+    grace_hours = WholeNumber(0, MAX_GRACE_HOURS, required=True)
+
+    @post_load
+    def _grace(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return {"grace": timedelta(hours=data["grace_hours"])}
 
 
 class TokenChange(_Body):

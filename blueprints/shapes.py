@@ -62,6 +62,12 @@ class IssuedToken(Schema):
     expires_at = _time()
 
 
+class RotatedToken(IssuedToken):
+    """A token with a new secret, and until when the old one works."""
+
+    old_token_until = _time()
+
+
 class Projects(Schema):
     """A page of projects."""
 

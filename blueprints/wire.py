@@ -67,6 +67,11 @@ def issued_json(secret: str, token: Token) -> dict[str, Any]:
     return {"token": secret} | _shown(token, "id", "project_id", "expires_at")
 
 
+def rotated_json(secret: str, token: Token, old_until: datetime) -> dict[str, Any]:
+    """A token with a new secret: the only time that it is shown."""
+    return issued_json(secret, token) | {"old_token_until": iso(old_until)}
+
+
 def audit_json(entry: AuditEntry) -> dict[str, Any]:
     """An entry of the audit trail."""
     target = _shown(entry, "target_type", "target_id", "target_name")

@@ -15,7 +15,7 @@ from sqlalchemy import Delete, Engine, delete, exists, func, select, tuple_
 
 from config import Settings
 from database.engine import BACKGROUND_BUSY_MS, background_transaction
-from models import AuditEntry, Token, seen_objects, usage_keys, usage_sums
+from models import AuditEntry, Token, retired_secrets, seen_objects, usage_keys, usage_sums
 
 DAY_S = 24 * 3600
 BATCH = 500
@@ -45,6 +45,9 @@ class Cleanup:
         died = now - timedelta(days=kept.token_retention_days)
         expired = select(Token.token_hash).where(Token.expires_at < died).limit(BATCH)
         yield from self._repeated("expired tokens", delete(Token).where(Token.token_hash.in_(expired)))
+        over = select(retired_secrets.c.token_hash).where(retired_secrets.c.until < now).limit(BATCH)
+        replaced = delete(retired_secrets).where(retired_secrets.c.token_hash.in_(over))
+        yield from self._repeated("replaced secrets", replaced)
         yield from self._old_usage(now - timedelta(days=kept.usage_retention_days))
         unread_since = int((now - timedelta(days=SEEN_DAYS)).timestamp())
         seen = tuple_(seen_objects.c.project_id, seen_objects.c.object_id)

@@ -7,19 +7,22 @@ A `secret` is what the caller holds and is kept nowhere, a `token_id` the public
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from control import audit, projects
 from control.audit import Actor
 from control.errors import Conflict, NotFound
+from database import schema
 from database.engine import Session, write_transaction
 from llmproxy.admission import hash_token, utc_now, without_prefix
-from models import Token, new_id
+from llmproxy.times import iso_utc
+from models import Token, new_id, retired_secrets
 
+FIRST_TO_ROTATE = "0009"  # older code refuses secrets that were replaced
 # A form that was sent twice gets its first answer again for so long; later, it has been used up.
 REPEAT_WITHIN = timedelta(minutes=1)
 
@@ -89,11 +92,49 @@ def change(session: Session, actor: Actor, token_id: str, *, seen: str | None = 
         audit.require_seen(token, seen)
         before = audit.facts(token)
         if fields.get("expires_at", token.expires_at) != token.expires_at:
-            _require_life(token)
+            _require_life(token, "expires_at")
         for name, value in fields.items():
             setattr(token, name, value)
         audit.add_change(session, actor, token, before)
     return token
+
+
+def rotate(
+    session: Session, actor: Actor, token_id: str, *, grace: timedelta, secret: str | None = None
+) -> tuple[str, Token, datetime]:
+    """
+    A new secret for a token, whose limits and history go on: the secret, the row, and when the old one ends.
+
+    Secrets that were replaced earlier end then, too, if not before. Raises NotFound, and Conflict for a token that is
+    revoked or expired.
+
+    Args:
+        grace: For how long the old secret still works.
+        secret: An unguessable UUID to use, so that the same call again changes nothing.
+    """
+    secret = secret or str(uuid.uuid4())
+    until = utc_now() + grace
+    with write_transaction(session):
+        token = find(session, token_id)
+        if token.token_hash == hash_token(secret):
+            return secret, token, retired_until(session, token_id) or until
+        _require_life(token, "id")
+        earlier = retired_secrets.c.token_id == token_id
+        session.execute(update(retired_secrets).where(earlier, retired_secrets.c.until > until).values(until=until))
+        old = {"token_hash": token.token_hash, "token_id": token_id, "until": until}
+        session.execute(insert(retired_secrets).values(old))
+        token.token_hash = hash_token(secret)
+        schema.raise_floor(session, FIRST_TO_ROTATE)
+        audit.add(session, actor, "rotate", token, after={"old_secret_until": iso_utc(until)})
+    return secret, token, until
+
+
+def retired_until(session: Session, token_id: str) -> datetime | None:
+    """Until when the last of a token's replaced secrets works; None where none does any more."""
+    column = retired_secrets.c.until
+    of_token = select(func.max(column)).where(retired_secrets.c.token_id == token_id, column > utc_now())
+    until: datetime | None = session.scalar(of_token)
+    return until
 
 
 def revoke(session: Session, actor: Actor, *, token_id: str | None = None, secret: str | None = None) -> None:
@@ -106,7 +147,11 @@ def revoke(session: Session, actor: Actor, *, token_id: str | None = None, secre
 
 
 def _find_by_secret(session: Session, secret: str) -> Token:
-    token: Token | None = session.get(Token, hash_token(without_prefix(secret)))
+    token_hash = hash_token(without_prefix(secret))
+    retired = select(retired_secrets.c.token_id).where(retired_secrets.c.token_hash == token_hash)
+    token: Token | None = session.scalar(
+        select(Token).where(or_(Token.token_hash == token_hash, Token.id.in_(retired)))
+    )
     if token is None:
         raise NotFound("token", "token")
     return token
@@ -126,8 +171,8 @@ def _form_used_up() -> Conflict:
     return Conflict("nonce", "This form has issued its token already.")
 
 
-def _require_life(token: Token) -> None:
+def _require_life(token: Token, field: str) -> None:
     # Its holder was told that it is over, and may have thrown it away: where, nobody knows.
     if not token.is_active or token.expires_at <= utc_now():
         state = "was revoked" if not token.is_active else "has expired"
-        raise Conflict("expires_at", f"The token {state}, and does not come back: issue a new one.")
+        raise Conflict(field, f"The token {state}, and does not come back: issue a new one.")

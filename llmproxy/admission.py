@@ -36,6 +36,7 @@ from llmproxy.telemetry import metrics
 from llmproxy.urls import seal_origin
 
 WINDOW = timedelta(hours=1)
+_CLAIMS = 3
 SECRET_LENGTH = 36  # a UUID in its usual form
 KEY_PREFIX = "sk-"  # of OpenAI's own keys; some clients take nothing else for one
 
@@ -53,6 +54,7 @@ class Grant(NamedTuple):
         base_url: Another upstream than the settings name, or None.
         stream_usage: `ask` or `as-sent`.
         project_name: Prices of its own go by it.
+        is_retired: The secret was replaced, and works for a while yet.
     """
 
     token_id: str
@@ -61,6 +63,7 @@ class Grant(NamedTuple):
     base_url: str | None
     stream_usage: str
     project_name: str
+    is_retired: bool = False
 
     def __repr__(self) -> str:
         return f"Grant(token_id={self.token_id!r}, project_id={self.project_id!r})"
@@ -89,13 +92,16 @@ class Connections(NamedTuple):
 
 
 class TokenStore(Protocol):
-    """The two statements that admission needs; both raise StoreUnavailable when the database is down."""
+    """The statements that admission needs; all raise StoreUnavailable when the database is down."""
 
     def claim(self, token_hash: str, now: datetime) -> Grant | None:
         """Count one request if the token may make it now; None when it may not."""
 
     def state(self, token_hash: str) -> TokenState | None:
         """The token as it stands; None when there is no such token."""
+
+    def successor(self, token_hash: str, now: datetime) -> str | None:
+        """The hash of the token whose secret this one was, while that still works; else None."""
 
     def connections(self) -> Connections:
         """What the claims hold open at this moment."""
@@ -184,19 +190,24 @@ class Admission:
         return grant
 
     def _claim(self, token_hash: str, now: datetime) -> Grant:
-        # Twice, because a window may end between the refused claim and the look that explains it.
-        for _ in range(2):
+        is_retired = False
+        # Again, because a window may end between the refused claim and the look that explains it, and because a
+        # secret that was replaced leads to the token's own.
+        for _ in range(_CLAIMS):
             began = time.perf_counter()
             try:
                 grant = self._store.claim(token_hash, now)
             finally:
                 metrics.claimed(time.perf_counter() - began)
             if grant is not None:
-                return grant
+                return grant._replace(is_retired=True) if is_retired else grant
             state = self._store.state(token_hash)
+            if state is None and (successor := self._store.successor(token_hash, now)):
+                token_hash, is_retired = successor, True
+                continue
             if reason := explain(state, now):
                 raise reason
-        raise StoreUnavailable("a claim was refused twice without a reason")
+        raise StoreUnavailable("a claim was refused again and again without a reason")
 
     def api_key(self, grant: Grant) -> str:
         """

@@ -299,6 +299,7 @@ class Call:
             service_tier=observer.service_tier if observer else None,
             requested_model=billed.requested_model,
             client_address=self._client_address,
+            secret="retired" if self._grant and self._grant.is_retired else None,
             usage_of=billed.usage_of,
             failed_inside=(
                 observer is not None and observer.has_failed and (self._upstream_status or 0) < HTTPStatus.BAD_REQUEST

@@ -26,6 +26,7 @@ _ACTIONS = {
     "project.rotate_encryption": "sealed anew the key of",
     "token.issue": "issued the token",
     "token.change": "changed the token",
+    "token.rotate": "gave a new secret to the token",
     "token.revoke": "revoked the token",
     "sign_in.fail": "could not sign in to",
 }

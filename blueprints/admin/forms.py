@@ -163,6 +163,13 @@ class NewTokenForm(Form):
     rate_limit = NumberField("Requests per hour")
 
 
+class RotateForm(Form):
+    """Give a token a new secret."""
+
+    nonce = HiddenField()
+    grace_hours = NumberField("Hours that the old secret still works", default="24")
+
+
 class TokenForm(Form):
     """Change a token."""
 

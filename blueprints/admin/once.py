@@ -15,17 +15,17 @@ import uuid
 
 from flask import current_app
 
-from blueprints.admin.forms import NewProjectForm, NewTokenForm
+from blueprints.admin.forms import NewProjectForm, NewTokenForm, RotateForm
 
 _MAX_NONCE_LENGTH = 64
 
 
-def give_nonce(form: NewProjectForm | NewTokenForm) -> None:
+def give_nonce(form: NewProjectForm | NewTokenForm | RotateForm) -> None:
     """Make a form that is about to be shown one of its kind, if it is not yet."""
     form.nonce.data = form.nonce.data or secrets.token_hex(16)
 
 
-def nonce_of(form: NewProjectForm | NewTokenForm) -> str | None:
+def nonce_of(form: NewProjectForm | NewTokenForm | RotateForm) -> str | None:
     """The nonce that was sent along; None from a script, which sends none."""
     value: str = form.nonce.data or ""
     return value[:_MAX_NONCE_LENGTH] or None
@@ -37,7 +37,7 @@ def project_id_of(nonce: str) -> str:
 
 
 def secret_of(nonce: str) -> str:
-    """The secret of the token that the form with this nonce issues."""
+    """The secret that the form with this nonce issues."""
     key = current_app.secret_key
     assert isinstance(key, bytes)  # noqa: S101  create_app derives it
     return _uuid(hmac.digest(key, b"token of the form " + nonce.encode(), "sha256"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from flask import Response, current_app, jsonify, make_response, request
 from wtforms.fields.choices import SelectChoice
 
@@ -12,10 +14,10 @@ from blueprints.admin.access import actor
 from blueprints.admin.activity import activity
 from blueprints.admin.answers import done, page, shows, wants_json
 from blueprints.admin.display import TokenView, for_input, token_view
-from blueprints.admin.forms import NewTokenForm, TokenForm
+from blueprints.admin.forms import NewTokenForm, RotateForm, TokenForm
 from blueprints.admin.site import bp
 from blueprints.admin.spans import SPANS
-from blueprints.wire import issued_json, read_body, token_json
+from blueprints.wire import issued_json, read_body, rotated_json, token_json
 from control import tokens
 from control.audit import version_of
 from control.errors import Conflict
@@ -70,9 +72,7 @@ def issue_token() -> Response:
     secret, token = tokens.issue(db.session, actor(), secret=wished, **form.load(schemas.NewToken()))
     if wants_json():
         return _issued(secret, token)
-    # Where the operator's browser reached this proxy, for the snippets.
-    base_url = f"{request.root_url}v1"
-    return page("token_issued.html", 201, secret=secret, row=_view(token), project=token.project, base_url=base_url)
+    return _secret_page(secret, token)
 
 
 @bp.delete("/tokens")
@@ -110,6 +110,26 @@ def change_token(token_id: str) -> Response:
     return done("Saved. It holds for the next request.", "token", token_id=token_id)
 
 
+@bp.get("/tokens/<token_id>/rotate")
+def ask_how_to_rotate(token_id: str) -> Response:
+    """The form for a new secret."""
+    tokens.find(db.session, token_id)
+    return _rotate_again(RotateForm(formdata=None))
+
+
+@bp.post("/tokens/<token_id>/rotate")
+def rotate_token(token_id: str) -> Response:
+    """Give a token a new secret, which stands in this very answer and nowhere else: see `issue_token`."""
+    if request.is_json:
+        body = read_body(schemas.Rotation())
+        return jsonify(rotated_json(*tokens.rotate(db.session, actor(), token_id, **body)))
+    form = RotateForm()
+    nonce = once.nonce_of(form)
+    wished = once.secret_of(nonce) if nonce else None
+    rotated = tokens.rotate(db.session, actor(), token_id, secret=wished, **form.load(schemas.Rotation()))
+    return jsonify(rotated_json(*rotated)) if wants_json() else _secret_page(*rotated)
+
+
 @bp.get("/tokens/<token_id>/revoke")
 def confirm_revoke_token(token_id: str) -> Response:
     """Ask before a token is revoked."""
@@ -141,12 +161,33 @@ def _change_again(form: TokenForm, status: int) -> Response:
     return _token_page(found, form, status)
 
 
+@shows(RotateForm, of="rotate_token")
+def _rotate_again(form: RotateForm, status: int = 200) -> Response:
+    once.give_nonce(form)
+    found = tokens.find(db.session, (request.view_args or {})["token_id"])
+    return page("token_rotate.html", status, row=_view(found), form=form)
+
+
+def _secret_page(secret: str, token: Token, old_until: datetime | None = None) -> Response:
+    return page(
+        "token_issued.html",
+        200 if old_until else 201,
+        secret=secret,
+        row=_view(token),
+        project=token.project,
+        old_until=old_until,
+        # Where the operator's browser reached this proxy, for the snippets.
+        base_url=f"{request.root_url}v1",
+    )
+
+
 def _token_page(found: Token, form: TokenForm, status: int = 200) -> Response:
     return page(
         "token.html",
         status,
         row=_view(found),
         form=form,
+        old_until=tokens.retired_until(db.session, found.id),
         default_limit=_default_limit(),
         activity=activity(Filters(token_id=found.id)),
         spans=SPANS,

@@ -11,7 +11,7 @@ from typing import Any
 import gevent
 import psycopg
 
-from database.claims.statements import STATE
+from database.claims.statements import STATE, SUCCESSOR
 from llmproxy.admission import WINDOW, Connections, Grant, StoreUnavailable, TokenState
 
 # How long a claim waits for a free connection, and then for its answer.
@@ -34,6 +34,7 @@ WHERE token = %(token)s AND tokens.is_active AND expires_at > %(now)s
     AND (SELECT set_config('synchronous_commit', 'off', true)) = 'off'
 RETURNING tokens.id, project_id, openai_api_key, base_url, stream_usage, name
 """
+_SUCCESSOR = SUCCESSOR.replace(":token", "%(token)s").replace(":now", "%(now)s")
 _STATE = STATE.replace(":token", "%(token)s").replace(":default_limit", "%(default_limit)s::integer")
 
 
@@ -66,12 +67,17 @@ class PostgresTokenStore:
             "default_limit": self._default_limit,
         }
         rows = self._execute(CLAIM, values)
-        return Grant._make(rows[0]) if rows else None
+        return Grant(*rows[0]) if rows else None
 
     def state(self, token_hash: str) -> TokenState | None:
         """The token as it stands; see STATE."""
         rows = self._execute(_STATE, {"token": token_hash, "default_limit": self._default_limit})
         return TokenState(*rows[0]) if rows else None
+
+    def successor(self, token_hash: str, now: datetime) -> str | None:
+        """See SUCCESSOR."""
+        rows = self._execute(_SUCCESSOR, {"token": token_hash, "now": now})
+        return rows[0][0] if rows else None
 
     def connections(self) -> Connections:
         """What claims hold, and what lies ready for them."""

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from sqlalchemy.engine import make_url
 
-from database.claims.statements import CLAIM, STATE
+from database.claims.statements import CLAIM, STATE, SUCCESSOR
 from database.engine import BUSY_TIMEOUT_S, set_pragmas
 from llmproxy.admission import WINDOW, Connections, Grant, StoreUnavailable, TokenState
 
@@ -38,7 +38,7 @@ class SqliteTokenStore:
                 "default_limit": self._default_limit,
             },
         )
-        return Grant._make(rows[0]) if rows else None
+        return Grant(*rows[0]) if rows else None
 
     def state(self, token_hash: str) -> TokenState | None:
         """The token as it stands; see STATE."""
@@ -56,6 +56,11 @@ class SqliteTokenStore:
             window_started_at=_from_sqlite_time(window) if window else None,
             rate_limit=limit,
         )
+
+    def successor(self, token_hash: str, now: datetime) -> str | None:
+        """See SUCCESSOR."""
+        rows = self._execute(SUCCESSOR, {"token": token_hash, "now": _sqlite_time(now)})
+        return rows[0][0] if rows else None
 
     def connections(self) -> Connections:
         """The one. No statement yields, so nobody ever finds it busy."""

@@ -1,4 +1,4 @@
-"""The two statements of admission, with the parameters named as SQLite names them."""
+"""The statements of admission, with the parameters named as SQLite names them."""
 
 # Everything that admits a request, and its count, in one statement. `window_floor` is an hour ago: a window
 # that began no later is over. RETURNING cannot name another table in SQLite, but it can ask one.
@@ -21,4 +21,9 @@ STATE = """
 SELECT tokens.id, tokens.project_id, tokens.is_active, projects.is_active, tokens.expires_at,
     tokens.request_count, tokens.window_started_at, COALESCE(tokens.rate_limit, :default_limit)
 FROM tokens JOIN projects ON projects.id = tokens.project_id WHERE tokens.token = :token
+"""
+# For a hash that no token has: the hash of the token whose secret it was, and still is for a while.
+SUCCESSOR = """
+SELECT tokens.token FROM retired_secrets JOIN tokens ON tokens.id = retired_secrets.token_id
+WHERE retired_secrets.token_hash = :token AND retired_secrets.until > :now
 """

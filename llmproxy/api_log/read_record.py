@@ -72,6 +72,7 @@ class ReadRecord:
     price_date: str | None = _field(_TEXT, "price_date")
     service_tier: str | None = _field(_TEXT, "service_tier")
     requested_model: str | None = _field(_TEXT, "requested_model")
+    secret: str | None = _field(_TEXT, "secret")
     usage_of: str | None = _field(_TEXT, "usage_of")
     model: str | None = _field(_TEXT, "metadata", "model")
     prompt_tokens: int | None = _field(_WHOLE, "metadata", "prompt_tokens")

@@ -54,6 +54,7 @@ class CallRecord:
         cost_source: How it was found, or why there is none. None where no prices are kept.
         price_date: The day of the price sheet, where a price was put on the call.
         service_tier: The tier that served it, as the upstream told it.
+        secret: Where it was one that has been replaced; in the line only then.
         requested_model: What the request named, where the response named no model and that could be seen.
         client_address: Where the call came from. None where that is not to be kept, and not in the line.
         usage_of: The object whose usage it is, where others may tell it too: it counts once under this id.
@@ -85,6 +86,7 @@ class CallRecord:
     service_tier: str | None = None
     requested_model: str | None = None
     client_address: str | None = None
+    secret: Literal["retired"] | None = None
     usage_of: str | None = None
     failed_inside: bool = False
     count: int = 1
@@ -127,6 +129,8 @@ class CallRecord:
         }
         if self.client_address is not None:
             fields["client_address"] = self.client_address
+        if self.secret is not None:
+            fields["secret"] = self.secret
         if self.usage_of is not None:
             fields["usage_of"] = self.usage_of
         if self.failed_inside:

@@ -45,6 +45,7 @@ def pages_of(page: Page) -> dict[str, str]:
         "tokens": "/admin/tokens",
         "token": token,
         "token-new": "/admin/tokens/new",
+        "token-rotate": f"{token}/rotate",
         "token-revoke": f"{token}/revoke",
         "requests": "/admin/requests",
         "request": record,

@@ -47,6 +47,56 @@ def test_of_400_parallel_calls_exactly_the_allowed_100_pass(deployed, upstream):
     assert outcomes == [100, 300]
 
 
+def test_a_secret_is_replaced_under_load_without_a_failed_call(deployed, upstream):
+    token = deployed.issue_token()
+    is_over, statuses = threading.Event(), Counter[tuple[str, int]]()
+
+    def use(name: str, bearer: tuple[str, str]) -> None:
+        with HandClient(deployed.url) as client:
+            while not is_over.is_set():
+                statuses[name, client.call("GET", "/v1/models", bearer).status] += 1
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        old = [pool.submit(use, "old", token.bearer) for _ in range(4)]
+        wait_for(lambda: statuses["old", 200] > 20)
+        status, rotated = deployed.manage("POST", f"/tokens/{token.id}/rotate", {"grace_hours": 24})
+        bearer = ("authorization", f"Bearer {rotated['token']}")
+        new = [pool.submit(use, "new", bearer) for _ in range(4)]
+        seen = statuses["old", 200]
+        wait_for(lambda: statuses["new", 200] > 20 and statuses["old", 200] > seen + 20)
+        is_over.set()
+        for each in (*old, *new):
+            each.result()
+
+    assert status == 200 and rotated["id"] == token.id
+    assert {status for _, status in statuses} == {200}
+    calls = statuses.total()
+    assert deployed.manage("GET", f"/tokens/{token.id}")[1]["request_count"] == calls
+    records = deployed.wait_for_records(calls, token)
+    retired = [record for record in records if record.get("secret") == "retired"]
+    assert 20 < len(retired) < calls
+
+    # No grace any more: the first secret ends, too.
+    again = deployed.manage("POST", f"/tokens/{token.id}/rotate", {"grace_hours": 0})[1]
+    assert [call(deployed.url, "GET", "/v1/models", each).status for each in (token.bearer, bearer)] == [401, 401]
+    newest = ("authorization", f"Bearer {again['token']}")
+    assert call(deployed.url, "GET", "/v1/models", newest).status == 200
+
+
+def test_to_revoke_a_token_kills_the_replaced_secret_too(deployed):
+    token = deployed.issue_token()
+    rotated = deployed.manage("POST", f"/tokens/{token.id}/rotate", {"grace_hours": 168})[1]
+    both = (token.bearer, ("authorization", f"Bearer {rotated['token']}"))
+    assert [call(deployed.url, "GET", "/v1/models", each).status for each in both] == [200, 200]
+
+    # By the old secret: whoever finds it somewhere has nothing else.
+    assert deployed.manage("DELETE", "/tokens", {"token": token.bearer[1].removeprefix("Bearer ")})[0] == 204
+
+    for each in both:
+        refused = call(deployed.url, "GET", "/v1/models", each)
+        assert refused.status == 401 and b"token_revoked" in refused.body
+
+
 def test_a_token_without_a_limit_of_its_own_has_that_of_the_setting(upstream, tmp_path):
     for limit in (2, 3):
         settings = {"UPSTREAM_URL": upstream.url, "RATE_LIMIT_PER_HOUR": str(limit)}

@@ -53,6 +53,7 @@ class Store:
     def __init__(self, claims: list[Grant | Exception | None], states: list[TokenState | Exception | None]) -> None:
         self._claims, self._states = claims, states
         self.calls: list[tuple[str, str]] = []
+        self.successors: dict[str, str] = {}
 
     def claim(self, token_hash: str, now: datetime) -> Grant | None:
         self.calls.append(("claim", token_hash))
@@ -61,6 +62,10 @@ class Store:
     def state(self, token_hash: str) -> TokenState | None:
         self.calls.append(("state", token_hash))
         return _next(self._states)
+
+    def successor(self, token_hash: str, now: datetime) -> str | None:
+        self.calls.append(("successor", token_hash))
+        return self.successors.get(token_hash)
 
 
 def _next(answers: list):  # type: ignore[type-arg, no-untyped-def]
@@ -157,6 +162,22 @@ def test_an_unknown_token_names_nobody() -> None:
     assert (refusal.token_id, refusal.project_id) == (None, None)
 
 
+def test_a_secret_that_was_replaced_claims_for_its_token() -> None:
+    store = Store([None, claim()], [None])
+    store.successors = {hash_token(SECRET): "hash-of-the-new-one"}
+
+    assert Admission(store, RING).admit(f"Bearer {SECRET}", NOW).is_retired
+    assert store.calls[-2:] == [("successor", hash_token(SECRET)), ("claim", "hash-of-the-new-one")]
+
+
+def test_a_known_token_pays_nothing_for_secrets_that_were_replaced() -> None:
+    store = Store([None], [replace(GOOD, is_active=False)])
+
+    with pytest.raises(TokenRevoked):
+        Admission(store, RING).admit(f"Bearer {SECRET}", NOW)
+    assert [kind for kind, _ in store.calls] == ["claim", "state"]
+
+
 def test_a_window_that_ends_between_claim_and_look_is_claimed_again() -> None:
     store = Store([None, claim()], [GOOD])
 
@@ -164,11 +185,11 @@ def test_a_window_that_ends_between_claim_and_look_is_claimed_again() -> None:
     assert [kind for kind, _ in store.calls] == ["claim", "state", "claim"]
 
 
-def test_two_refusals_without_a_reason_are_nobodys_bad_token() -> None:
+def test_refusals_without_a_reason_are_nobodys_bad_token() -> None:
     store = Store([None], [GOOD])
 
     assert isinstance(refused(store), AuthUnavailable)
-    assert len(store.calls) == 4
+    assert len(store.calls) == 6
 
 
 @pytest.mark.parametrize(

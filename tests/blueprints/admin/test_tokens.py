@@ -9,8 +9,11 @@ from flask import Flask
 
 from control import tokens
 from control.audit import Actor
+from control.cleanup import Cleanup
 from llmproxy.admission import hash_token
+from llmproxy.errors import UnknownToken
 from models import AuditEntry, Token, db
+from services import Services
 from tests.blueprints.admin.site import Browser, Script
 
 NEW = ("/admin/tokens/new", "/admin/tokens")
@@ -231,6 +234,48 @@ def test_what_is_over_is_not_changed_and_has_nothing_left(app: Flask, browser: B
     assert "never used" in text and ("Expired <time" in text) == (state == "expired")
     assert answer.status_code == 409 and "Nothing was saved" in answer.text
     assert stored(app, token.id).label == "before"
+
+
+def test_a_new_secret_is_shown_once_and_the_old_one_works_for_the_grace(app: Flask, browser: Browser):
+    project, old = browser.create_project(), str(uuid.uuid4())
+    token = issue(app, project, secret=old, lifetime=timedelta(days=9))
+    page = f"/admin/tokens/{token.id}"
+    form = browser.form(f"{page}/rotate", f"{page}/rotate")
+
+    first, second = (browser.post(f"{page}/rotate", form.fields | {"grace_hours": "24"}) for _ in range(2))
+
+    new = SECRET.search(first.text)[1]
+    assert first.status_code == 200 and SECRET.search(second.text)[1] == new != old
+    assert stored(app, token.id).token_hash == hash_token(new)
+    shown = browser.get(page).text
+    assert new not in shown and "An old secret works, too, and ends" in shown
+    assert "gave a new secret to the token" in browser.get(f"/admin/audit?target={token.id}").text
+    admission, now = Services.of(app).admission, datetime.now(UTC)
+    assert not admission.admit(f"Bearer {new}", now).is_retired
+    assert admission.admit(f"Bearer sk-{old}", now + timedelta(hours=23)).is_retired
+    with pytest.raises(UnknownToken):
+        admission.admit(f"Bearer {old}", now + timedelta(hours=25))
+    with app.app_context():
+        removed = dict(Cleanup(db.engine, Services.of(app).settings).batches(now + timedelta(hours=25)))
+    assert removed["replaced secrets"] == 1
+
+
+@pytest.mark.parametrize("hours", ["-1", "169", "", "1.5"])
+def test_a_bad_grace_is_told_beside_its_field(app: Flask, browser: Browser, hours: str):
+    token = issue(app, browser.create_project())
+    path = f"/admin/tokens/{token.id}/rotate"
+
+    answer = browser.submit(path, path, grace_hours=hours)
+
+    assert answer.status_code == 400 and error_beside(answer, "grace_hours")
+    assert stored(app, token.id).token_hash == token.token_hash
+
+
+def test_a_token_that_is_over_gets_no_new_secret(app: Flask, browser: Browser, script: Script):
+    token = issue(app, browser.create_project())
+    update(app, token, is_active=False)
+
+    assert script.send("POST", f"/admin/tokens/{token.id}/rotate", json={"grace_hours": 1}).status_code == 409
 
 
 def test_a_token_is_revoked_and_twice_is_no_fault(app: Flask, browser: Browser):
