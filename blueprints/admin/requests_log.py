@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import get_args
 
 import orjson
-from flask import Response, current_app, jsonify, request
+from flask import Response, current_app, jsonify, request, url_for
 
 from blueprints.admin import queries
+from blueprints.admin.advice import Advice, advice
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.site import bp
 from control.errors import NotFound
@@ -128,7 +129,21 @@ def one_request(request_id: str) -> Response:
         return jsonify(record.fields)
     (row,) = _views([(place, record)])
     text = orjson.dumps(record.fields, option=orjson.OPT_INDENT_2).decode()
-    return page("request.html", row=row, status_words=_status_words(record), text=text)
+    told = advice(record)
+    way_out = _way_out(told, row) if told else None
+    return page("request.html", row=row, status_words=_status_words(record), text=text, advice=told, way_out=way_out)
+
+
+def _way_out(told: Advice, row: RecordView) -> str | None:
+    """The address of the page where the advice is followed; None where there is none, or not any more."""
+    record = row.record
+    if told.place == "token":
+        return url_for(f"{bp.name}.token", token_id=record.token_id) if row.token else None
+    if told.place == "project":
+        return url_for(f"{bp.name}.project", project_id=record.project_id) if row.project else None
+    if told.place == "new_token":
+        return url_for(f"{bp.name}.new_token", project_id=record.project_id if row.project else None)
+    return url_for(f"{bp.name}.health") if told.place else None
 
 
 def latest(wanted: Filter, *, limit: int) -> list[RecordView]:
