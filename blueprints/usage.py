@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -15,6 +13,7 @@ from marshmallow import ValidationError
 from accounting.report import Filters, Kind, Period, Step, local_days, series, top, totals, whole_hours
 from accounting.zones import NoWholeHours
 from blueprints import schemas, shapes
+from blueprints.csv_table import CSV, csv_response
 from blueprints.management import only_operators
 from blueprints.operation import Operation
 from blueprints.wire import iso, usage_json
@@ -24,10 +23,7 @@ bp = Blueprint("usage", __name__, url_prefix="/manage")
 bp.before_request(only_operators)
 
 
-CSV = "text/csv"
 _STEPS = ("hour", "day")
-# What spreadsheets take for the beginning of a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @bp.get("/usage")
@@ -78,22 +74,15 @@ def _told(start: datetime) -> str | None:
 def _csv(rows: list[dict[str, Any]], name: str) -> Response:
     """A table with a column for each number, also of those that stand together in JSON; headed by the first row."""
     head, *flat = [dict(_flat(row)) for row in rows]
-    table = io.StringIO()
-    writer = csv.writer(table)
-    writer.writerow(head)
-    writer.writerows(row.values() for row in flat)
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(table.getvalue(), content_type=f"{CSV}; charset=utf-8", headers=headers)
+    return csv_response(head, (row.values() for row in flat), name)
 
 
 def _flat(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in row.items():
         if isinstance(value, dict):
             yield from ((f"{name}_{part}", number) for part, number in value.items())
-        elif isinstance(value, float):
-            yield name, f"{value:.6f}".rstrip("0").rstrip(".")
         else:
-            yield name, f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+            yield name, value
 
 
 def _who(group: str, key: str, name: str | None) -> dict[str, str | None]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import Response, jsonify, request
 
-from blueprints.admin import queries
+from blueprints.admin import exports, queries
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.site import bp
 from blueprints.wire import audit_json
@@ -49,13 +50,19 @@ def audit() -> Response:
     target, actor = request.args.get("target", "").strip(), request.args.get("actor", "").strip()
     kind = request.args.get("type", "")
     before = request.args.get("before", type=int)
+    first, last = _day("from"), _day("to")
+    as_csv = exports.wants_csv()
     rows = queries.audit_entries(
-        PAGE_SIZE + 1,
+        exports.MAX_ROWS if as_csv else PAGE_SIZE + 1,
         target_type=kind if kind in TARGET_TYPES else None,
         target=target,
         actor=actor,
+        begin=first,
+        end=last + timedelta(days=1) if last else None,
         before_id=None if before is None else min(max(before, 0), MAX_ID),
     )
+    if as_csv:
+        return exports.audit(rows)
     shown, has_more = rows[:PAGE_SIZE], len(rows) > PAGE_SIZE
     if wants_json():
         return jsonify(data=[audit_json(row) for row in shown], has_more=has_more)
@@ -64,10 +71,24 @@ def audit() -> Response:
         rows=_views(shown),
         older=shown[-1].id if has_more else None,
         before=before,
-        filters={"type": kind, "target": target, "actor": actor},
-        is_filtered=bool(target or actor or kind),
+        filters={
+            "type": kind,
+            "target": target,
+            "actor": actor,
+            "from": f"{first:%Y-%m-%d}" if first else "",
+            "to": f"{last:%Y-%m-%d}" if last else "",
+        },
+        is_filtered=bool(target or actor or kind or first or last),
         types=TARGET_TYPES,
     )
+
+
+def _day(name: str) -> datetime | None:
+    """The beginning of the day (UTC) that the address names; None for none, or what is none."""
+    try:
+        return datetime.strptime(request.args.get(name, ""), "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def _views(entries: list[AuditEntry]) -> list[AuditView]:

@@ -8,7 +8,7 @@ from flask import Response, current_app, jsonify, make_response, request
 
 from accounting.report import Filters
 from blueprints import schemas
-from blueprints.admin import costs, once, queries
+from blueprints.admin import costs, exports, once, queries
 from blueprints.admin.access import actor
 from blueprints.admin.activity import activity
 from blueprints.admin.answers import done, page, shows, wants_json
@@ -29,6 +29,8 @@ _SHOWN_TOKENS = 10
 def list_projects() -> Response:
     """Projects by name."""
     search = request.args.get("q", "").strip()
+    if exports.wants_csv():
+        return exports.projects(queries.projects_page(1, search=search, size=exports.MAX_ROWS).rows)
     found = queries.projects_page(request.args.get("page", 1, int), search=search)
     if wants_json():
         data = [project_json(row.project) for row in found.rows]

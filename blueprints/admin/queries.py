@@ -64,12 +64,12 @@ class ProjectView:
     live_tokens: int
 
 
-def projects_page(number: int, *, search: str) -> Page:
+def projects_page(number: int, *, search: str, size: int = PAGE_SIZE) -> Page:
     """Projects by name."""
     statement = select(Project).order_by(func.lower(Project.name), Project.id)
     if search:
         statement = statement.where(Project.name.icontains(search, autoescape=True))
-    page = _page(statement, number)
+    page = _page(statement, number, size)
     live = _live_tokens([project.id for (project,) in page.rows])
     return Page([ProjectView(project, live.get(project.id, 0)) for (project,) in page.rows], page.number, page.total)
 
@@ -91,6 +91,7 @@ def tokens_page(
     search: str = "",
     order: str = "newest",
     default_limit: int,
+    size: int = PAGE_SIZE,
 ) -> Page:
     """Tokens with their projects, filtered by what is not empty."""
     now = utc_now()
@@ -101,7 +102,7 @@ def tokens_page(
         statement = statement.where(_in_state(state, now, default_limit))
     if search:
         statement = statement.where(or_(Token.label.icontains(search, autoescape=True), *_has_id(Token.id, search)))
-    page = _page(statement.order_by(*_ordered(order, now)), number)
+    page = _page(statement.order_by(*_ordered(order, now)), number, size)
     rows = [token_view(*row, now=now, default_limit=default_limit) for row in page.rows]
     return Page(rows, page.number, page.total)
 
@@ -175,19 +176,31 @@ def names_of(
 
 
 def audit_entries(
-    limit: int, *, target_type: str | None, target: str, actor: str, before_id: int | None
+    limit: int,
+    *,
+    target_type: str | None,
+    target: str,
+    actor: str,
+    begin: datetime | None,
+    end: datetime | None,
+    before_id: int | None,
 ) -> list[AuditEntry]:
     """
     Entries of the audit trail, the newest first, filtered by what is not empty.
 
     Args:
         target: A part of the name that it had, or an id or how it begins.
+        begin: The first moment; `end` is the first one after those.
     """
     wanted = {"target_type": target_type, "actor": actor}
     statement = select(AuditEntry).filter_by(**{name: value for name, value in wanted.items() if value})
     if target:
         is_named = AuditEntry.target_name.icontains(target, autoescape=True)
         statement = statement.where(or_(is_named, *_has_id(AuditEntry.target_id, target)))
+    if begin:
+        statement = statement.where(AuditEntry.at >= begin)
+    if end:
+        statement = statement.where(AuditEntry.at < end)
     if before_id is not None:
         statement = statement.where(AuditEntry.id < before_id)
     return list(db.session.scalars(statement.order_by(AuditEntry.id.desc()).limit(limit)))
@@ -212,8 +225,8 @@ def _has_value(column: Any) -> bool:
     return db.session.scalar(select(column).where(column.is_not(None)).limit(1)) is not None
 
 
-def _page(statement: Select[*tuple[Any, ...]], number: int) -> Page:
+def _page(statement: Select[*tuple[Any, ...]], number: int, size: int) -> Page:
     number = min(max(1, number), LAST_PAGE)
     total = db.session.scalar(select(func.count()).select_from(statement.order_by(None).subquery())) or 0
-    rows = list(db.session.execute(statement.limit(PAGE_SIZE).offset((number - 1) * PAGE_SIZE)))
+    rows = list(db.session.execute(statement.limit(size).offset((number - 1) * size)))
     return Page(rows, number, total)

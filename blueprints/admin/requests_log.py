@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import orjson
 from flask import Response, current_app, jsonify, request, url_for
 
-from blueprints.admin import queries
+from blueprints.admin import exports, queries
 from blueprints.admin.advice import Advice, advice
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.site import bp
+from blueprints.csv_table import csv_response
+from blueprints.wire import iso
 from control.errors import NotFound
 from llmproxy.api_log.latest import Filter, Found, Place, read_at, search
 from llmproxy.api_log.read_record import ReadRecord
@@ -34,6 +36,13 @@ COST_SOURCES = {
     "absent": "The upstream told no usage",
     "unpriced": "What it used has no price",
 }
+# The columns of the file; the names of what they hold in ReadRecord, and of project and token.
+_COLUMNS = (
+    *("arrived_at", "request_id", "token_id", "project_id", "method", "endpoint", "billed_model", "requested_model"),
+    *("status_code", "outcome", "error_code", "error_type", "duration_ms", "ttft_ms", "prompt_tokens"),
+    *("completion_tokens", "total_tokens", "cost_usd", "client_address", "upstream_request_id", "count"),
+    *("project", "token"),
+)
 _STATUS = re.compile(r"[1-5](xx|[0-9]{2})", re.IGNORECASE)
 _GOOD, _BAD = 400, 500
 _ID_LENGTH = 36
@@ -85,7 +94,11 @@ def requests() -> Response:
     sent = _sent_filters()
     wanted, problem = _filter(sent)
     before = Place.parse(request.args.get("before", ""))
-    found = search(_log_path(), wanted, limit=PAGE_SIZE, before=before) if not problem else Found()
+    as_csv = exports.wants_csv()
+    limit = exports.MAX_ROWS if as_csv else PAGE_SIZE
+    found = search(_log_path(), wanted, limit=limit, before=before) if not problem else Found()
+    if as_csv:
+        return csv_response(_COLUMNS, map(_cells, _views(found.records)), "requests.csv")
     if wants_json():
         data = [record.fields for _, record in found.records]
         return jsonify(data=data, before=str(found.older) if found.older else None)
@@ -201,6 +214,11 @@ def _views(records: Sequence[tuple[Place | None, ReadRecord]]) -> list[RecordVie
         RecordView(record, place, projects.get(record.project_id), tokens.get(record.token_id))
         for place, record in records
     ]
+
+
+def _cells(row: RecordView) -> list[Any]:
+    first, *facts = (getattr(row.record, name) for name in _COLUMNS[:-2])
+    return [iso(first), *facts, row.project, row.token]
 
 
 def _status_words(record: ReadRecord) -> str:

@@ -9,7 +9,7 @@ from wtforms.fields.choices import SelectChoice
 
 from accounting.report import Filters
 from blueprints import schemas
-from blueprints.admin import costs, once, queries
+from blueprints.admin import costs, exports, once, queries
 from blueprints.admin.access import actor
 from blueprints.admin.activity import activity
 from blueprints.admin.answers import done, page, shows, wants_json
@@ -36,7 +36,12 @@ def list_tokens() -> Response:
         "search": request.args.get("q", "").strip(),
         "order": order if order in queries.TOKEN_ORDERS else "newest",
     }
-    found = queries.tokens_page(request.args.get("page", 1, int), default_limit=_default_limit(), **filters)
+    number, size = request.args.get("page", 1, int), queries.PAGE_SIZE
+    if exports.wants_csv():
+        number, size = 1, exports.MAX_ROWS
+    found = queries.tokens_page(number, size=size, default_limit=_default_limit(), **filters)
+    if exports.wants_csv():
+        return exports.tokens(found.rows)
     if wants_json():
         return jsonify(data=[token_json(row.token) for row in found.rows], has_more=found.has_next)
     return page(

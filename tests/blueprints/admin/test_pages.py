@@ -1,7 +1,9 @@
 """Overview, requests, audit and health; and that nothing anybody wrote becomes markup."""
 
+import csv
 import html
 import html.parser
+import io
 import re
 import socket
 import threading
@@ -466,6 +468,47 @@ def test_the_audit_trail_is_searched_by_name_or_short_id_and_names_projects(app:
         assert "created the project" in page and "issued the token" not in page, text
     page = browser.get("/admin/audit?target=nightly").text
     assert "<dt>project</dt><dd><ins>Übersee</ins>" in page and project not in page
+
+
+def test_the_audit_trail_is_shown_for_a_range_of_days(app: Flask, browser: Browser):
+    browser.create_project("today's")
+    today, tomorrow = (datetime.now(UTC) + timedelta(days=days) for days in (0, 1))
+
+    def shows(**days: datetime) -> bool:
+        query = "&".join(f"{name}={day:%Y-%m-%d}" for name, day in days.items())
+        return "created the project" in browser.get(f"/admin/audit?{query}").text
+
+    assert shows(**{"from": today}) and shows(to=today) and shows(**{"from": today, "to": today})
+    assert not shows(**{"from": tomorrow}) and not shows(to=today - timedelta(days=1))
+    assert browser.get("/admin/audit?from=nonsense").status_code == 200
+
+
+def test_every_list_comes_as_a_file_of_what_is_filtered_with_no_formula_in_it(
+    app: Flask, browser: Browser, write_record: Write
+):
+    project = browser.create_project("=HYPERLINK(1)")
+    browser.create_project("plain")
+    with app.app_context():
+        lifetime = timedelta(days=1)
+        for label in ("@SUM(1)", *(f"token {number}" for number in range(60))):
+            tokens.issue(db.session, Actor("t"), project_id=project, lifetime=lifetime, label=label)
+    write_record(project_id=project, metadata={"model": "-2+3", "total_tokens": 7}, cost=1_500_000)
+    write_record(endpoint="/v1/other", status_code=500)
+
+    def rows(path: str) -> list[dict[str, str]]:
+        answer = browser.get(path)
+        assert answer.content_type == "text/csv; charset=utf-8"
+        assert "attachment" in answer.headers["Content-Disposition"]
+        return list(csv.DictReader(io.StringIO(answer.text)))
+
+    assert [row["name"] for row in rows("/admin/projects?format=csv&q=HYPER")] == ["'=HYPERLINK(1)"]
+    issued = rows(f"/admin/tokens?format=csv&project_id={project}&page=2")
+    assert len(issued) == 61 and issued[-1]["label"] == "'@SUM(1)" and issued[0]["state"] == "live"
+    [call] = rows("/admin/requests?format=csv&status=200")
+    assert (call["billed_model"], call["project"], call["cost_usd"]) == ("'-2+3", "'=HYPERLINK(1)", "1.5")
+    assert len(rows("/admin/audit?format=csv&type=token")) == 61
+    for name in ("projects", "tokens", "requests", "audit"):
+        assert re.search(rf'href="/admin/{name}\?format=csv[^"]*" download', browser.get(f"/admin/{name}").text), name
 
 
 def test_a_long_audit_trail_comes_in_pages(app: Flask, browser: Browser):
