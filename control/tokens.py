@@ -7,6 +7,7 @@ A `secret` is what the caller holds and is kept nowhere, a `token_id` the public
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -142,8 +143,24 @@ def revoke(session: Session, actor: Actor, *, token_id: str | None = None, secre
     with write_transaction(session):
         token = find(session, token_id) if token_id is not None else _find_by_secret(session, secret or "")
         if token.is_active:
-            token.is_active = False
-            audit.add(session, actor, "revoke", token, before={"is_active": True}, after={"is_active": False})
+            _revoke(session, actor, token)
+
+
+def revoke_all(session: Session, actor: Actor, token_ids: Iterable[str]) -> int:
+    """Revoke those of the tokens that are not revoked yet, all or none; how many they were."""
+    with write_transaction(session):
+        active = (
+            select(Token).where(Token.id.in_(set(token_ids)), Token.is_active).order_by(Token.id).with_for_update()
+        )
+        found = list(session.scalars(active))
+        for token in found:
+            _revoke(session, actor, token)
+    return len(found)
+
+
+def _revoke(session: Session, actor: Actor, token: Token) -> None:
+    token.is_active = False
+    audit.add(session, actor, "revoke", token, before={"is_active": True}, after={"is_active": False})
 
 
 def _find_by_secret(session: Session, secret: str) -> Token:

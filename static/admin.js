@@ -24,6 +24,13 @@ for (const group of document.querySelectorAll("[data-presets-for]")) {
   });
 }
 
+/* Ticks or clears what can be selected on the page. */
+for (const all of document.querySelectorAll("[data-select-all]")) {
+  all.addEventListener("change", () => {
+    for (const box of document.querySelectorAll(`[form="${all.dataset.selectAll}"]:not(:disabled)`)) box.checked = all.checked;
+  });
+}
+
 /* Copy buttons. Without the clipboard (plain http) the text is selected for the keyboard. */
 for (const button of document.querySelectorAll("[data-copy]")) {
   button.addEventListener("click", async () => {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
@@ -27,11 +27,14 @@ MAX_CHOICES = 500
 
 TOKEN_STATES = {
     "live": "Live",
+    "expiring": "Expires within 7 days",
     "limited": "Over the limit",
     "expired": "Expired",
     "revoked": "Revoked",
 }
 TOKEN_ORDERS = {"newest": "Newest first", "withering": "Withering first", "used": "Used last first"}
+
+_SOON = timedelta(days=7)
 
 # An id or how it begins, as lists show one of a token without a label.
 _ID = re.compile(r"(?:token )?([0-9a-f]{4}[0-9a-f-]{0,32})", re.IGNORECASE)
@@ -128,6 +131,7 @@ def _in_state(state: str, now: datetime, default_limit: int) -> ColumnElement[bo
     )
     return {
         "live": and_(living, Project.is_active, ~limited),
+        "expiring": and_(living, Token.expires_at <= now + _SOON),
         "limited": and_(living, limited),
         "expired": and_(Token.is_active, Token.expires_at <= now),
         "revoked": ~Token.is_active,
@@ -142,6 +146,13 @@ def _ordered(order: str, now: datetime) -> tuple[Any, ...]:
     if order == "used":
         return (Token.last_used_at.is_(None), Token.last_used_at.desc(), Token.id)
     return (Token.created_at.desc(), Token.id.desc())
+
+
+def active_tokens(token_ids: Iterable[str], *, default_limit: int) -> list[TokenView]:
+    """Those of the tokens that are not revoked, by label."""
+    statement = select(Token, Project).join(Token.project).where(Token.id.in_(set(token_ids)), Token.is_active)
+    rows = db.session.execute(statement.order_by(Token.label, Token.id))
+    return [token_view(*row, now=utc_now(), default_limit=default_limit) for row in rows]
 
 
 def next_to_wither(limit: int, *, default_limit: int) -> list[TokenView]:

@@ -88,6 +88,19 @@ def revoke_token_by_body() -> tuple[str, int]:
     return "", 204
 
 
+@bp.post("/tokens/revoke")
+def revoke_selected() -> Response:
+    """Revoke the tokens that the fields `id` name: all of them or none, and only once it is `confirmed`."""
+    ids = request.form.getlist("id")
+    if request.form.get("confirmed") != "yes":
+        rows = queries.active_tokens(ids, default_limit=_default_limit())
+        return page("tokens_revoke.html", rows=rows)
+    revoked = tokens.revoke_all(db.session, actor(), ids)
+    if wants_json():
+        return jsonify(revoked=revoked)
+    return done(f"Revoked {revoked} token{'' if revoked == 1 else 's'}. Their next requests are refused.", "tokens")
+
+
 @bp.get("/tokens/<token_id>", endpoint="token")
 def show_token(token_id: str) -> Response:
     """One token."""

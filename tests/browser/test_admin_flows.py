@@ -110,6 +110,24 @@ def test_copy_buttons_copy(chromium: Browser, fresh_proxy: Server):
         assert f"{fresh_proxy.url}/v1/chat/completions" in copied
 
 
+def test_twenty_leaked_tokens_are_revoked_in_five_clicks(chromium: Browser, fresh_proxy: Server):
+    leaked, kept = fresh_proxy.create_project(name="leaked"), fresh_proxy.create_project(name="kept")
+    for project in [leaked] * 20 + [kept]:
+        fresh_proxy.issue_token(project)
+    with signed_in(chromium, fresh_proxy) as page:
+        page.goto("/admin/tokens")
+        page.get_by_label("Project").select_option(label="leaked")
+        page.get_by_role("button", name="Show").click()
+        page.get_by_label("Select all on this page").click()
+        page.get_by_role("button", name="Revoke selected…").click()
+        page.get_by_role("button", name="Revoke", exact=True).click()
+
+        expect(page.get_by_text("Revoked 20 tokens.")).to_be_visible()
+        expect(page.get_by_text("Live", exact=True)).to_have_count(
+            1 + 1
+        )  # the one of the other project, and the filter's
+
+
 def test_presets_fill_in_the_lifetime(chromium: Browser, fresh_proxy: Server):
     fresh_proxy.create_project()
     with signed_in(chromium, fresh_proxy) as page:

@@ -292,7 +292,42 @@ def test_a_token_is_revoked_and_twice_is_no_fault(app: Flask, browser: Browser):
         assert db.session.query(AuditEntry).filter_by(action="token.revoke").count() == 1
 
 
-@pytest.mark.parametrize("suffix", ["", "/revoke"])
+def test_selected_tokens_are_revoked_together_once_it_is_confirmed(app: Flask, browser: Browser, script: Script):
+    project = browser.create_project()
+    issued = [issue(app, project, label=label) for label in ("one", "two", "gone", "kept")]
+    update(app, issued[2], is_active=False)
+    ids = [token.id for token in issued[:3]]
+    form = browser.form("/admin/tokens", "/admin/tokens/revoke")
+
+    asked = browser.post("/admin/tokens/revoke", {"csrf_token": form.fields["csrf_token"], "id": ids})
+    assert "Revoke 2 tokens?" in asked.text and ">gone</a>" not in asked.text
+    assert stored(app, ids[0]).is_active
+
+    fields = {"csrf_token": form.fields["csrf_token"], "id": ids, "confirmed": "yes"}
+    assert "Revoked 2 tokens." in browser.follow(browser.post("/admin/tokens/revoke", fields)).text
+    assert [stored(app, token.id).is_active for token in issued] == [False, False, False, True]
+    with app.app_context():
+        actions = [entry.action for entry in db.session.query(AuditEntry)]
+    assert actions.count("token.revoke") == 2
+    none = browser.post("/admin/tokens/revoke", {"csrf_token": form.fields["csrf_token"]})
+    assert "No token was selected" in none.text
+    sent = {"id": [issued[3].id], "confirmed": "yes"}
+    assert script.send("POST", "/admin/tokens/revoke", data=sent).json == {"revoked": 1}
+
+
+def test_tokens_that_expire_within_a_week_are_found(app: Flask, browser: Browser):
+    project = browser.create_project()
+    for days, label in ((1, "soon"), (6, "this week"), (8, "later")):
+        issue(app, project, label=label, lifetime=timedelta(days=days))
+    update(app, issue(app, project, label="over"), expires_at=datetime.now(UTC) - timedelta(hours=1))
+
+    text = browser.get("/admin/tokens?state=expiring").text
+
+    shown = {label for label in ("soon", "this week", "later", "over") if f">{label}</a>" in text}
+    assert shown == {"soon", "this week"}
+
+
+@pytest.mark.parametrize("suffix", ["", "/revoke", "/rotate"])
 def test_an_unknown_token_is_a_page_that_says_so(browser: Browser, suffix: str):
     answer = browser.get(f"/admin/tokens/00000000-0000-4000-8000-000000000000{suffix}")
 
