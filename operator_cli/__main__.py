@@ -150,12 +150,19 @@ def show_token(api: Api, token_id: str, as_json: bool) -> None:
 def issue_token(api: Api, project: str, hours: int, label: str | None, rate_limit: int | None, as_json: bool) -> None:
     """Issue a token. Its secret alone goes to stdout: export OPENAI_API_KEY=$(llm-proxy tokens issue …)"""
     body: dict[str, Any] = {"project_id": api.project_id(project), "duration_hours": hours, "label": label}
-    issued = api.ask("POST", "/tokens", body=body | {"rate_limit": rate_limit})
-    if as_json:
-        show(issued, as_json=True, columns=())
-        return
-    click.echo(f"token {issued['id']} expires at {issued['expires_at']}", err=True)
-    click.echo(issued["token"])
+    _show_secret(api.ask("POST", "/tokens", body=body | {"rate_limit": rate_limit}), as_json=as_json)
+
+
+@tokens.command("rotate")
+@an_id
+@click.option("--grace", "hours", type=click.IntRange(min=0), required=True, help="Hours that the old secret works.")
+@as_json
+@click.pass_obj
+def rotate_token(api: Api, token_id: str, hours: int, as_json: bool) -> None:
+    """Give a token a new secret, which alone goes to stdout."""
+    _show_secret(
+        api.ask("POST", f"/tokens/{_segment(token_id)}/rotate", body={"grace_hours": hours}), as_json=as_json
+    )
 
 
 @tokens.command("revoke")
@@ -215,6 +222,14 @@ def usage(
     answer = api.ask("GET", "/usage", query=query)
     total = {by: "total", "name": "total", **answer["total"]}
     show(answer if as_json else [*answer["data"], total], as_json=as_json, columns=(*_WHO.get(by, ("name",)), *SUMS))
+
+
+def _show_secret(issued: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        show(issued, as_json=True, columns=())
+        return
+    click.echo(f"token {issued['id']} expires at {issued['expires_at']}", err=True)
+    click.echo(issued["token"])
 
 
 def _flag(value: bool | None) -> str | None:

@@ -53,6 +53,17 @@ def test_a_secret_alone_goes_to_stdout_and_opens_the_api_until_it_is_revoked(ser
     assert call(server.url, "GET", "/v1/models", bearer).status == 401
 
 
+def test_a_rotated_token_is_used_with_either_secret_until_the_grace_is_over(server: Server, typed: Typed) -> None:
+    server.create_project(name="shop")
+    old = typed("tokens", "issue", "shop", "--hours", "1").stdout.strip()
+    [listed] = json.loads(typed("tokens", "list", "--project", "shop", "--json").stdout)
+
+    new = typed("tokens", "rotate", listed["id"], "--grace", "1").stdout.strip()
+
+    statuses = [call(server.url, "GET", "/v1/models", ("Authorization", f"Bearer {it}")).status for it in (old, new)]
+    assert old != new and statuses == [200, 200]
+
+
 def test_lists_are_tables_with_names_of_columns_or_json(server: Server, typed: Typed) -> None:
     for number in range(3):
         server.create_project(name=f"project {number}")
