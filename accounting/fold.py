@@ -10,13 +10,13 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from http import HTTPStatus
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from accounting.views import CALLS, VIEWS, View, hour_of
 from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.endpoints import CHAT, COMPLETIONS, endpoint_class, plain_path
+from llmproxy.statuses import BAD_REQUEST, SWITCHING_PROTOCOLS
 from models import BUCKETS_MS, DIMENSIONS, DURATION, MODEL_LENGTH, OBJECT_ID_LENGTH, REFUSAL_LENGTH, TTFT
 
 ID_LENGTH = 36
@@ -170,7 +170,7 @@ def _counted(record: ReadRecord, endpoint: str) -> Sums:
         counted["errors"] = 1
     elif outcome == "client_closed":
         counted["client_closed"] = calls
-    elif outcome != "complete" or (record.status_code or 0) >= HTTPStatus.BAD_REQUEST:
+    elif outcome != "complete" or (record.status_code or 0) >= BAD_REQUEST:
         counted["errors"] = calls
     else:
         is_good = True
@@ -222,7 +222,7 @@ def is_reading(record: ReadRecord) -> bool:
         endpoint = record.endpoint or ""
         # What new calls are made to is known at sight.
         return endpoint not in _MAKING and _changes_metadata(plain_path(endpoint)) is not None
-    return record.status_code != HTTPStatus.SWITCHING_PROTOCOLS
+    return record.status_code != SWITCHING_PROTOCOLS
 
 
 def _text(value: str | None, length: int) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from http import HTTPStatus
 from io import BytesIO
 from typing import Any, Protocol
 
@@ -53,6 +52,7 @@ from llmproxy.observe.asked_usage import UsageChunkFilter, ask_for_usage
 from llmproxy.observe.decoding import decoded, is_identity
 from llmproxy.observe.usage import observe
 from llmproxy.relay import RawResponse, Relay
+from llmproxy.statuses import BAD_REQUEST, UNAUTHORIZED
 from llmproxy.telemetry import outages, tracing
 from llmproxy.transport.request import UpstreamRequest
 from llmproxy.transport.response import UpstreamResponse
@@ -277,12 +277,12 @@ def send_up(parts: Services, call: Call, request: UpstreamRequest) -> UpstreamRe
     call.sent_up(request.conceals)
     response = parts.upstream.open(request)
     call.head_came(response.status_code, response.headers.get("x-request-id"))
-    if response.status_code == HTTPStatus.UNAUTHORIZED:
+    if response.status_code == UNAUTHORIZED:
         # It speaks of the operator's key; told to the caller it would cost a good token.
         call.guard.stop()
         response.raw.close()
         raise UpstreamAuthFailed
-    if response.status_code >= HTTPStatus.BAD_REQUEST and _shows_key_compressed(response, request.conceals):
+    if response.status_code >= BAD_REQUEST and _shows_key_compressed(response, request.conceals):
         call.guard.stop()
         response.raw.close()
         raise UpstreamEchoedKey
@@ -312,7 +312,7 @@ def relayed(
     )
     # What is called otherwise may be a stream all the same, unless it has a length.
     may_stream = observer.is_stream or "content-length" not in headers
-    is_error = response.status_code >= HTTPStatus.BAD_REQUEST
+    is_error = response.status_code >= BAD_REQUEST
     hides_usage = asked and may_stream and not is_error and "content-encoding" not in headers
     relay = Relay(
         call,
@@ -335,7 +335,7 @@ def relayed(
 
 def _key_mask(response: UpstreamResponse, conceals: Concealment) -> BodyMask | None:
     """For an error that is not compressed: where upstreams and gateways repeat what they were sent."""
-    if response.status_code < HTTPStatus.BAD_REQUEST or not conceals.has_key:
+    if response.status_code < BAD_REQUEST or not conceals.has_key:
         return None
     return conceals.body_mask() if is_identity(response.headers.get("content-encoding")) else None
 

@@ -6,7 +6,6 @@ The response's own words come first. Where it names no model, the request is ask
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from llmproxy.client.request_body import HELD_BYTES
@@ -16,6 +15,7 @@ from llmproxy.limits.prices import Prices
 from llmproxy.observe.asked import read_asked
 from llmproxy.observe.facts import Facts, UsageSource
 from llmproxy.observe.usage import UsageObserver
+from llmproxy.statuses import BAD_REQUEST, SWITCHING_PROTOCOLS
 
 
 class Sent(NamedTuple):
@@ -61,7 +61,7 @@ def bill(prices: Prices | None, call: Sent) -> Bill:
     metadata, source, usage_of = (
         (observer.metadata, observer.usage_source, observer.usage_of) if observer else (None, "absent", None)
     )
-    has_failed = call.upstream_status is not None and call.upstream_status >= HTTPStatus.BAD_REQUEST
+    has_failed = call.upstream_status is not None and call.upstream_status >= BAD_REQUEST
     # What an object had cost when it was made is not what reading it costs.
     if has_failed or (source == "stored" and usage_of is None):
         return Bill(FREE if prices else NO_PRICES, metadata, source, usage_of)
@@ -107,7 +107,7 @@ def _charge(prices: Prices, call: Sent, told: dict[str, Any], requested_model: s
     observer = call.observer
     if call.responses is not None:
         return call.responses
-    if call.upstream_status == HTTPStatus.SWITCHING_PROTOCOLS:
+    if call.upstream_status == SWITCHING_PROTOCOLS:
         return UNKNOWN
     model = (observer and observer.model) or requested_model
     if observer and observer.usage_source != "absent":

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from enum import IntEnum
-from http import HTTPStatus
 from random import getrandbits
 from typing import Final, Protocol
 
@@ -31,6 +30,7 @@ from llmproxy.limits.prices import Prices
 from llmproxy.live_calls import LiveCalls
 from llmproxy.observe.facts import Facts
 from llmproxy.observe.usage import UsageObserver
+from llmproxy.statuses import BAD_REQUEST, SWITCHING_PROTOCOLS
 from llmproxy.telemetry import metrics, outages
 from llmproxy.telemetry.tracing import CallSpan
 
@@ -198,7 +198,7 @@ class Call:
         own_s = self._sent_up - self._arrived + time.perf_counter() - self._head_came
         self._overhead_s = own_s - (self._body.waited_s if self._body else 0.0)
         self._status, self._observer = status, observer
-        self._is_session = self._is_session and status == HTTPStatus.SWITCHING_PROTOCOLS
+        self._is_session = self._is_session and status == SWITCHING_PROTOCOLS
         self._cut = cut or self._cut
 
     def first_byte_came(self) -> None:
@@ -302,7 +302,7 @@ class Call:
             secret="retired" if self._grant and self._grant.is_retired else None,
             usage_of=billed.usage_of,
             failed_inside=(
-                observer is not None and observer.has_failed and (self._upstream_status or 0) < HTTPStatus.BAD_REQUEST
+                observer is not None and observer.has_failed and (self._upstream_status or 0) < BAD_REQUEST
             ),
         )
 

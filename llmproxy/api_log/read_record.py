@@ -6,12 +6,12 @@ counts as absent. Values are looked up when they are asked for, for a reader ask
 """
 
 from datetime import datetime
-from http import HTTPStatus
 from typing import Any
 
 import orjson
 
 from llmproxy.api_log.record import MICRO
+from llmproxy.statuses import BAD_REQUEST
 from llmproxy.times import from_iso
 
 # A line stands for the refusals of a second. More than that is no count of ours.
@@ -89,7 +89,7 @@ class ReadRecord:
             return self.fields.get("failed_inside") is True
         # Older records have the error alone, also where it was that of an object which was read.
         has_error = self.error_code is not None or self.error_type is not None
-        is_good = self.outcome == "complete" and (self.status_code or 0) < HTTPStatus.BAD_REQUEST
+        is_good = self.outcome == "complete" and (self.status_code or 0) < BAD_REQUEST
         return has_error and is_good and self.method == "POST"
 
     @property
@@ -118,7 +118,7 @@ class ReadRecord:
     @property
     def billed_model(self) -> str | None:
         """The model that the response named, or where it named none the one that the request named and got."""
-        if self.model or self.upstream_status is None or self.upstream_status >= HTTPStatus.BAD_REQUEST:
+        if self.model or self.upstream_status is None or self.upstream_status >= BAD_REQUEST:
             return self.model
         return self.requested_model
 

@@ -16,7 +16,6 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
-from http import HTTPStatus
 from typing import Any, Literal, Protocol
 
 from llmproxy.observe.decoding import BodyDecoder, body_decoder, is_identity
@@ -24,6 +23,7 @@ from llmproxy.observe.facts import ENVELOPE, NAMES, Facts, UsageSource
 from llmproxy.observe.json_scan import JsonScanner, parsed
 from llmproxy.observe.sse import BOM, Block, DataLines, EventSplitter, parse_event
 from llmproxy.observe.units import OutputTally
+from llmproxy.statuses import BAD_REQUEST
 from llmproxy.turns import give_way, in_slices
 
 MAX_BUFFERED_BODY_BYTES = 64 * 1024
@@ -165,7 +165,7 @@ def observe(
     facts = Facts(endpoint, may_make=method == "POST")
     label = _label(content_type and content_type[:MAX_TYPE_CHARS])
     is_stream = label == "events"
-    if label is None or (not is_stream and status < HTTPStatus.BAD_REQUEST and _is_silent(facts.path)):
+    if label is None or (not is_stream and status < BAD_REQUEST and _is_silent(facts.path)):
         return UsageObserver(facts, None)
     decoder = None
     if content_encoding is not None and not is_identity(content_encoding):

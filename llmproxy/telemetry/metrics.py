@@ -25,6 +25,7 @@ from llmproxy.api_log.record import MICRO, CallRecord
 from llmproxy.endpoints import endpoint_class
 from llmproxy.errors import all_codes
 from llmproxy.live_calls import LiveCall
+from llmproxy.statuses import SWITCHING_PROTOCOLS
 from llmproxy.telemetry import projects, shared_values
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -190,7 +191,7 @@ def call_ended(record: CallRecord, *, overhead_s: float | None) -> None:
     _requests(record.project_id, endpoint, record.status_code, record.outcome).inc()
     if record.outcome not in ("complete", "client_closed"):
         _refusals.get((record.error or {}).get("code") or NONE, _refusals[NONE]).inc()
-    if record.outcome != "refused" and record.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+    if record.outcome != "refused" and record.status_code != SWITCHING_PROTOCOLS:
         _duration(endpoint).observe(record.duration_ms / 1000)
     if record.ttft_ms is not None:
         _first_byte(endpoint).observe(record.ttft_ms / 1000)
