@@ -46,6 +46,10 @@ class Phase(IntEnum):
     ENDED = 5
 
 
+# To look a member up in its class takes a descriptor, and 0.1 µs.
+_ARRIVED, _ADMITTED, _SENT_UP, _HEAD_CAME, _HEAD_WENT, _ENDED = Phase
+
+
 class WrongOrder(RuntimeError):
     """A call was told something out of turn."""
 
@@ -110,7 +114,7 @@ class Call:
         self._span = span
         self._asks_for_session = self._is_session = asks_for_session
         self._client_address = client_address
-        self._phase = Phase.ARRIVED
+        self._phase = _ARRIVED
         self._arrived_at = time.time()
         self._arrived = time.perf_counter()
         self._sent_up = 0.0
@@ -156,13 +160,13 @@ class Call:
 
     def reads(self, body: RequestBody) -> None:
         """Count what is read of its body, and not the time that it waits for that. Before it is admitted."""
-        if self._phase is not Phase.ARRIVED:
+        if self._phase is not _ARRIVED:
             raise WrongOrder(f"a call that is {self._phase.name} gets no body any more")
         self._body = body
 
     def admitted(self, grant: Grant) -> None:
         """Its token may make it."""
-        self._enter(Phase.ADMITTED)
+        self._enter(_ADMITTED, after=_ARRIVED)
         self._grant = grant
         self._live.hold(grant.token_id, is_session=self._asks_for_session)
 
@@ -173,13 +177,13 @@ class Call:
         Args:
             conceals: What of that the upstream tells may stand in no record.
         """
-        self._enter(Phase.SENT_UP)
+        self._enter(_SENT_UP, after=_ADMITTED)
         self._conceals = conceals
         self._sent_up = time.perf_counter()
 
     def head_came(self, status: int, request_id: str | None) -> None:
         """The head of the upstream's response is there, and our time goes on."""
-        self._enter(Phase.HEAD_CAME)
+        self._enter(_HEAD_CAME, after=_SENT_UP)
         self._head_came = time.perf_counter()
         self._upstream_status, self._upstream_request_id = status, request_id
 
@@ -194,7 +198,7 @@ class Call:
             observer: Of the upstream's body, finished when the call ends.
             cut: Ends the call from outside from here on, in the guard's place.
         """
-        self._enter(Phase.HEAD_WENT)
+        self._enter(_HEAD_WENT, after=_HEAD_CAME)
         own_s = self._sent_up - self._arrived + time.perf_counter() - self._head_came
         self._overhead_s = own_s - (self._body.waited_s if self._body else 0.0)
         self._status, self._observer = status, observer
@@ -203,7 +207,7 @@ class Call:
 
     def first_byte_came(self) -> None:
         """The first byte of the response's body arrived."""
-        if self._phase is not Phase.HEAD_WENT or self._ttft_s is not None:
+        if self._phase is not _HEAD_WENT or self._ttft_s is not None:
             raise WrongOrder(f"a first byte of a call that is {self._phase.name}")
         self._ttft_s = time.perf_counter() - self._arrived
 
@@ -222,10 +226,10 @@ class Call:
             bytes_out: What the client was sent of the response's body.
             bytes_in: What came from the client beyond its request's body.
         """
-        has_response = self._phase is Phase.HEAD_WENT
-        if self._phase is Phase.ENDED or not (has_response or cut):
+        has_response = self._phase is _HEAD_WENT
+        if self._phase is _ENDED or not (has_response or cut):
             raise WrongOrder(f"a call that is {self._phase.name} cannot end so")
-        self._phase = Phase.ENDED
+        self._phase = _ENDED
         self._live.leave(self)
         if self._grant:
             self._live.let_go(self._grant.token_id, is_session=self._asks_for_session)
@@ -274,25 +278,26 @@ class Call:
         # What the proxy itself decided says more than what the upstream told before.
         if observer and observer.error and not (cut and cut.outcome == "refused"):
             error = observer.error
+        # What every record has, in the order of its fields: by their names all would take 1 µs longer.
         return CallRecord(
-            timestamp=self._arrived_at,
-            request_id=self.request_id,
-            token_id=whose.token_id if whose else None,
-            project_id=whose.project_id if whose else None,
-            endpoint=self.endpoint,
-            method=self.method,
-            status_code=self._status,
-            duration_ms=round(duration_s * 1000, 3),
-            metadata=billed.metadata,
-            outcome=cut.outcome if cut else "complete",
-            stream=observer.is_stream if observer else False,
-            ttft_ms=None if self._ttft_s is None else round(self._ttft_s * 1000, 3),
-            upstream_status=self._upstream_status,
-            upstream_request_id=self._upstream_request_id,
-            bytes_in=bytes_in,
-            bytes_out=bytes_out,
-            usage_source=billed.usage_source,
-            error=error,
+            self._arrived_at,
+            self.request_id,
+            whose.token_id if whose else None,
+            whose.project_id if whose else None,
+            self.endpoint,
+            self.method,
+            self._status,
+            _ms(duration_s),
+            billed.metadata,
+            cut.outcome if cut else "complete",
+            observer.is_stream if observer else False,
+            None if self._ttft_s is None else _ms(self._ttft_s),
+            self._upstream_status,
+            self._upstream_request_id,
+            bytes_in,
+            bytes_out,
+            billed.usage_source,
+            error,
             cost=charge.microdollars,
             cost_source=charge.source,
             price_date=self._prices.date if self._prices and charge.source in PRICED else None,
@@ -306,15 +311,15 @@ class Call:
             ),
         )
 
-    def _enter(self, phase: Phase) -> None:
-        if self._phase != phase - 1:
+    def _enter(self, phase: Phase, *, after: Phase) -> None:
+        if self._phase is not after:
             raise WrongOrder(f"a call that is {self._phase.name} cannot become {phase.name}")
         self._phase = phase
 
 
 def _concealed(record: CallRecord, conceals: Concealment) -> CallRecord:
     """The record without what may not be seen: it goes into the log, and from there to pages, metrics and spans."""
-    if not conceals.is_in([getattr(record, name) for name in _TOLD]):
+    if not conceals.is_in(record.whole_line()):
         return record
     return replace(record, **{name: conceals.value(getattr(record, name)) for name in _TOLD})
 
@@ -323,6 +328,11 @@ def _concealed(record: CallRecord, conceals: Concealment) -> CallRecord:
 _TOLD = (
     "metadata", "error", "upstream_request_id", "service_tier", "usage_of", "requested_model", "endpoint", "method",
 )  # fmt: skip
+
+
+def _ms(seconds: float) -> float:
+    """Milliseconds to three places; `round` itself takes five times as long for them."""
+    return round(seconds * 1e6) / 1000
 
 
 def _new_id() -> str:

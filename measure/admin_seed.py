@@ -196,11 +196,11 @@ def _record(dice: random.Random, token: dict[str, Any], moment: float, prices: P
     return CallRecord(
         **common,
         status_code=500 if failed else 200,
-        duration_ms=duration_ms,
+        duration_ms=round(duration_ms, 3),
         metadata=None if failed else usage | created,
         outcome="complete",
         stream=stream,
-        ttft_ms=ttft_ms,
+        ttft_ms=round(ttft_ms, 3),
         upstream_status=500 if failed else 200,
         upstream_request_id=f"req_{dice.getrandbits(64):016x}",
         bytes_out=dice.randint(400, 20_000),
@@ -218,7 +218,7 @@ def _unanswered(
     return CallRecord(
         **common,
         status_code=status,
-        duration_ms=duration_ms,
+        duration_ms=round(duration_ms, 3),
         metadata=None,
         outcome=outcome,
         stream=False,

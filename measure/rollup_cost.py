@@ -80,7 +80,7 @@ def _write_log(path: Path, records: int, tokens: int) -> list[tuple[str, str]]:
 
 def _record(progress: float, draw: random.Random, project: str, token: str) -> CallRecord:
     refused = draw.random() < 0.02
-    duration_ms = draw.lognormvariate(7, 1)
+    duration_ms = round(draw.lognormvariate(7, 1), 3)
     prompt, completion = draw.randrange(10, 4000), draw.randrange(1, 800)
     # A token keeps to one model for the most part.
     model = MODELS[int(token[0], 16) % len(MODELS)] if draw.random() < 0.8 else draw.choice(MODELS)
@@ -103,7 +103,7 @@ def _record(progress: float, draw: random.Random, project: str, token: str) -> C
         metadata=None if refused else metadata,
         outcome="refused" if refused else "complete",
         stream=False,
-        ttft_ms=None if refused else duration_ms / 3,
+        ttft_ms=None if refused else round(duration_ms / 3, 3),
         upstream_status=None if refused else 200,
         upstream_request_id=None,
         bytes_in=1000,

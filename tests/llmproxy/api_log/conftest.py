@@ -33,7 +33,7 @@ def call_record():
             "endpoint": "/v1/chat/completions",
             "method": "POST",
             "status_code": 200,
-            "duration_ms": 12.3456,
+            "duration_ms": 12.346,
             "metadata": {"prompt_tokens": 9, "completion_tokens": 12, "total_tokens": 21, "model": "gpt-4o"},
             "outcome": "complete",
             "stream": False,
