@@ -27,6 +27,7 @@ from llmproxy.errors import all_codes
 from llmproxy.live_calls import LiveCall
 from llmproxy.statuses import SWITCHING_PROTOCOLS
 from llmproxy.telemetry import projects, shared_values
+from llmproxy.telemetry.shared_values import adding, observing
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 exposition = shared_values.exposition
@@ -152,7 +153,8 @@ WORKERS.set(1)
 # There from the start: Prometheus sees a growth only of what it has seen before, and the first one may be an alert.
 _refusals = {code: REFUSALS.labels(code) for code in (*all_codes(), NONE)}
 BUILD_INFO.labels(__version__, platform.python_version()).set(1)
-claimed = CLAIM.observe  # with the seconds that a claim took
+claimed = observing(CLAIM)  # with the seconds that a claim took
+_overhead = observing(OVERHEAD)
 _lost_so_far = 0
 _projects: set[str] = set()
 _models: set[str] = set()
@@ -187,21 +189,21 @@ def call_ended(record: CallRecord, *, overhead_s: float | None) -> None:
     Args:
         overhead_s: None where no response of the upstream began.
     """
-    endpoint = endpoint_class(record.endpoint)
-    _requests(record.project_id, endpoint, record.status_code, record.outcome).inc()
-    if record.outcome not in ("complete", "client_closed"):
+    endpoint, outcome = endpoint_class(record.endpoint), record.outcome
+    _requests(record.project_id, endpoint, record.status_code, outcome)(1)
+    if outcome not in ("complete", "client_closed"):
         _refusals.get((record.error or {}).get("code") or NONE, _refusals[NONE]).inc()
-    if record.outcome != "refused" and record.status_code != SWITCHING_PROTOCOLS:
-        _duration(endpoint).observe(record.duration_ms / 1000)
+    if outcome != "refused" and record.status_code != SWITCHING_PROTOCOLS:
+        _duration(endpoint)(record.duration_ms / 1000)
     if record.ttft_ms is not None:
-        _first_byte(endpoint).observe(record.ttft_ms / 1000)
+        _first_byte(endpoint)(record.ttft_ms / 1000)
     if overhead_s is not None:
-        OVERHEAD.observe(overhead_s)
+        _overhead(overhead_s)
     if record.failed_inside:
-        _failed_inside(record.project_id, endpoint).inc()
+        _failed_inside(record.project_id, endpoint)(1)
     # What others may tell too is counted by who knows whether they did.
     if record.usage_of is None:
-        if record.usage_source in ("reported", "partial") and record.metadata:
+        if record.metadata and record.usage_source in ("reported", "partial"):
             count_usage(record.metadata.get("model"), record.metadata)
         if record.cost:
             count_cost(record.project_id, _model_of(record), record.cost_source or NONE, record.cost)
@@ -216,61 +218,65 @@ def _model_of(record: CallRecord) -> str:
 
 def count_cost(project: str | None, model: str, source: str, cost: int) -> None:
     """Count what a call cost, in micro-dollars."""
-    _cost(project, model[:MODEL_CHARS] or NONE, source).inc(cost / MICRO)
+    _cost(project, model[:MODEL_CHARS] or NONE, source)(cost / MICRO)
 
 
 def count_unpriced(model: str) -> None:
     """Count a call that used what has no price."""
-    _unpriced(model[:MODEL_CHARS] or NONE).inc()
+    _unpriced(model[:MODEL_CHARS] or NONE)(1)
 
 
 def count_usage(model: object, usage: Mapping[str, Any]) -> None:
     """Count a call's tokens, by their names in a record's metadata."""
-    for kind, name in (("prompt", "prompt_tokens"), ("completion", "completion_tokens")):
-        amount = usage.get(name)
-        if type(amount) is int and amount > 0:
-            _tokens(model[:MODEL_CHARS] if model and isinstance(model, str) else NONE, kind).inc(amount)
+    shown = model[:MODEL_CHARS] if model and isinstance(model, str) else NONE
+    read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if type(read) is int and read > 0:
+        _tokens(shown, "prompt")(read)
+    if type(written) is int and written > 0:
+        _tokens(shown, "completion")(written)
 
 
-# The library's own way to a labelled number costs more than the number.
+# The library's own way to a labelled number, and to count on, costs more than the number.
+
+Count = Callable[[float], None]
 
 
 @lru_cache(maxsize=10_000)
-def _requests(project: str | None, endpoint: str, status: int, outcome: str) -> Counter:
+def _requests(project: str | None, endpoint: str, status: int, outcome: str) -> Count:
     name = _capped(project, _projects, MAX_PROJECTS) if project else NONE
     shown = str(status) if status in _KNOWN_STATUSES else f"{status // 100}xx"
-    return REQUESTS.labels(name, endpoint, shown, outcome)
+    return adding(REQUESTS.labels(name, endpoint, shown, outcome))
 
 
 @lru_cache(maxsize=10_000)
-def _failed_inside(project: str | None, endpoint: str) -> Counter:
-    return FAILED_INSIDE.labels(_capped(project, _projects, MAX_PROJECTS) if project else NONE, endpoint)
+def _failed_inside(project: str | None, endpoint: str) -> Count:
+    return adding(FAILED_INSIDE.labels(_capped(project, _projects, MAX_PROJECTS) if project else NONE, endpoint))
 
 
 @lru_cache
-def _duration(endpoint: str) -> Histogram:
-    return DURATION.labels(endpoint)
+def _duration(endpoint: str) -> Count:
+    return observing(DURATION.labels(endpoint))
 
 
 @lru_cache
-def _first_byte(endpoint: str) -> Histogram:
-    return FIRST_BYTE.labels(endpoint)
+def _first_byte(endpoint: str) -> Count:
+    return observing(FIRST_BYTE.labels(endpoint))
 
 
 @lru_cache(maxsize=10_000)
-def _cost(project: str | None, model: str, source: str) -> Counter:
+def _cost(project: str | None, model: str, source: str) -> Count:
     name = _capped(project, _projects, MAX_PROJECTS) if project else NONE
-    return COST.labels(name, _capped(model, _models, MAX_MODELS), source)
+    return adding(COST.labels(name, _capped(model, _models, MAX_MODELS), source))
 
 
 @lru_cache(maxsize=1000)
-def _unpriced(model: str) -> Counter:
-    return UNPRICED.labels(_capped(model, _models, MAX_MODELS))
+def _unpriced(model: str) -> Count:
+    return adding(UNPRICED.labels(_capped(model, _models, MAX_MODELS)))
 
 
 @lru_cache(maxsize=1000)
-def _tokens(model: str, kind: str) -> Counter:
-    return USAGE_TOKENS.labels(_capped(model, _models, MAX_MODELS), kind)
+def _tokens(model: str, kind: str) -> Count:
+    return adding(USAGE_TOKENS.labels(_capped(model, _models, MAX_MODELS), kind))
 
 
 def _capped(name: str, known: set[str], most: int) -> str:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, generate_latest, multiprocess, values
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, multiprocess, values
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 _files: _Files | None = None
@@ -162,6 +163,24 @@ class SharedValue:
 
     def get_exemplar(self) -> None:
         """None: exemplars are not kept."""
+
+
+def adding(counter: Counter) -> Callable[[float], None]:
+    """What adds to a counter, without the library's own look at each number: that takes four times as long."""
+    add: Callable[[float], None] = counter._value.inc
+    return add
+
+
+def observing(histogram: Histogram) -> Callable[[float], None]:
+    """The same for what a histogram observes."""
+    add, bounds = histogram._sum.inc, histogram._upper_bounds  # of which the last is infinite
+    count = [bucket.inc for bucket in histogram._buckets]
+
+    def observe(amount: float) -> None:
+        add(amount)
+        count[bisect_left(bounds, amount)](1)
+
+    return observe
 
 
 _unshared: list[SharedValue] = []
