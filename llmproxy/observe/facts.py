@@ -34,6 +34,10 @@ _DETAILS = {
 }
 # Of the prompt's tokens, told beside them: DeepSeek's and Moonshot's names.
 _FLAT_CACHED = ("prompt_cache_hit_tokens", "cached_tokens")
+_USUAL_DETAILS = frozenset({
+    "cached_tokens", "text_tokens", "audio_tokens", "image_tokens", "reasoning_tokens", "cache_write_tokens",
+    "accepted_prediction_tokens", "rejected_prediction_tokens",
+})  # fmt: skip
 _detail_name = re.compile(r"[a-z][a-z0-9_]{0,39}").fullmatch
 
 # An error code is made of words: snake_case, kebab-case, dotted, CamelCase, with a short number at a word's end.
@@ -98,7 +102,8 @@ class Facts:
             document = envelope
         self._take_usage(document)
         self.model = read_model(document.get("model")) or self.model
-        self.service_tier = units.word(document.get("service_tier")) or self.service_tier
+        if (tier := document.get("service_tier")) is not None:
+            self.service_tier = units.word(tier) or self.service_tier
         if told := units.read_units(document):
             self.units |= told
         created = _created(document.get("created", document.get("created_at")))
@@ -150,10 +155,13 @@ def read_usage(usage: object) -> dict[str, Any] | None:
         return None
     told: dict[str, Any] = {}
     for name, spellings in _COUNTS.items():
-        if (count := _first_count(usage, spellings)) is not None:
+        count = usage.get(name)
+        if not (type(count) is int and 0 <= count <= _MAX_COUNT):  # seldom: chat's names are the design's
+            count = _first_count(usage, spellings)
+        if count is not None:
             told[name] = count
-    if _is_seconds(seconds := usage.get("seconds")):
-        told["seconds"] = seconds
+    if "seconds" in usage and _is_seconds(usage["seconds"]):
+        told["seconds"] = usage["seconds"]
     if not told:
         return None
     for name, spellings in _DETAILS.items():
@@ -239,6 +247,9 @@ def _details(value: object, *, depth: int = 2) -> dict[str, Any] | None:
         return None
     counts: dict[str, Any] = {}
     for name, told in value.items():
+        if type(told) is int and 0 <= told <= _MAX_COUNT and name in _USUAL_DETAILS:  # nearly always
+            counts[name] = told
+            continue
         if not _detail_name(name):
             continue
         if isinstance(told, dict):
@@ -248,7 +259,7 @@ def _details(value: object, *, depth: int = 2) -> dict[str, Any] | None:
             count = _count(told) if type(told) is int or name.endswith("_tokens") else None
         if count is not None:
             counts[name] = count
-    return dict(list(counts.items())[:_MAX_DETAILS])
+    return counts if len(counts) <= _MAX_DETAILS else dict(list(counts.items())[:_MAX_DETAILS])
 
 
 def read_model(value: object) -> str | None:

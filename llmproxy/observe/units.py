@@ -56,7 +56,7 @@ def read_units(document: dict[str, Any]) -> dict[str, Any]:
     and `seconds` of a video.
     """
     units: dict[str, Any] = {}
-    if calls := _tool_calls(document):
+    if "output" in document and (calls := _tool_calls(document)):
         units["tool_calls"] = calls
     options = document.get("background_options")
     if isinstance(options, dict) and (window := word(options.get("completion_window"))):
