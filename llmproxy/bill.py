@@ -50,6 +50,10 @@ class Bill(NamedTuple):
     requested_model: str | None = None
 
 
+# What an observer has seen of a response that did not come: metadata, usage_source, usage_of and model.
+_UNSEEN: tuple[dict[str, Any] | None, UsageSource, str | None, str | None] = (None, "absent", None, None)
+
+
 def not_sent(prices: Prices | None) -> Bill:
     """The bill of a call that the upstream has not seen."""
     return Bill(FREE if prices else NO_PRICES)
@@ -58,21 +62,21 @@ def not_sent(prices: Prices | None) -> Bill:
 def bill(prices: Prices | None, call: Sent) -> Bill:
     """The bill of a call; `prices` are None where none are kept."""
     observer = call.observer
-    metadata, source, usage_of = (
-        (observer.metadata, observer.usage_source, observer.usage_of) if observer else (None, "absent", None)
+    metadata, source, usage_of, model = (
+        (observer.metadata, observer.usage_source, observer.usage_of, observer.model) if observer else _UNSEEN
     )
     has_failed = call.upstream_status is not None and call.upstream_status >= BAD_REQUEST
     # What an object had cost when it was made is not what reading it costs.
     if has_failed or (source == "stored" and usage_of is None):
         return Bill(FREE if prices else NO_PRICES, metadata, source, usage_of)
     requested_model = None
-    if not (observer and observer.model) and _may_be_asked(call):
+    if not model and _may_be_asked(call):
         requested_model, units = read_asked(call.endpoint, call.body or b"")
         metadata = units | (metadata or {}) or None
     if prices is None:
         return Bill(NO_PRICES, metadata, source, usage_of, requested_model)
     try:
-        charged = _charge(prices, call, metadata or {}, requested_model)
+        charged = _charge(prices, call, metadata or {}, source, model or requested_model)
     except BeyondReason:
         # Whoever tells such counts is wrong about them: they are not kept.
         unknown = UNKNOWN._replace(is_clamped=True)
@@ -103,17 +107,16 @@ def _may_be_asked(call: Sent) -> bool:
     return call.method == "POST" and bool(held) and len(held or b"") <= HELD_BYTES and not is_free(call.endpoint)
 
 
-def _charge(prices: Prices, call: Sent, told: dict[str, Any], requested_model: str | None) -> Charge:
+def _charge(prices: Prices, call: Sent, told: dict[str, Any], source: UsageSource, model: str | None) -> Charge:
     observer = call.observer
     if call.responses is not None:
         return call.responses
     if call.upstream_status == SWITCHING_PROTOCOLS:
         return UNKNOWN
-    model = (observer and observer.model) or requested_model
-    if observer and observer.usage_source != "absent":
+    if observer and source != "absent":
         tier = observer.service_tier
         charged = charge(prices, model=model, project=call.project, endpoint=call.endpoint, told=told, tier=tier)
-        is_stored = observer.usage_source == "stored" and charged.source == "reported"
+        is_stored = source == "stored" and charged.source == "reported"
         return charged._replace(source="stored") if is_stored else charged
     # What was asked for is no use where nobody knows that it was served, or where it failed.
     was_served = call.upstream_status is not None and not (observer and observer.has_failed)

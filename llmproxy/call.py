@@ -256,20 +256,12 @@ class Call:
             self._span.end(record, body.held if body else None)
 
     def _billed(self) -> Bill:
-        if not self._grant or not self._sent_up:
+        grant, body, observer = self._grant, self._body, self._observer
+        if not grant or not self._sent_up:
             return not_sent(self._prices)
-        return bill(
-            self._prices,
-            Sent(
-                project=self._grant.project_name,
-                method=self.method,
-                endpoint=plain_path(self.endpoint),
-                upstream_status=self._upstream_status,
-                observer=self._observer,
-                body=self._body.held if self._body else None,
-                responses=self._charged,
-            ),
-        )
+        path, held = plain_path(self.endpoint), body.held if body else None
+        sent = Sent(grant.project_name, self.method, path, self._upstream_status, observer, held, self._charged)
+        return bill(self._prices, sent)
 
     def _record(self, cut: ProxyError | None, billed: Bill, *, bytes_in: int, bytes_out: int) -> CallRecord:
         duration_s = time.perf_counter() - self._arrived

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,7 @@ _TEXT = frozenset(
 _RUN_BY_CALLERS = ("function", "custom_tool")
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """
     The counts of one call.
 
@@ -91,13 +90,10 @@ def usage_of(told: Mapping[str, object]) -> Usage:
     if not tokens_in and not tokens_out:
         tokens_in = total
     read, written = _details(told, "prompt_tokens_details"), _details(told, "completion_tokens_details")
-    return Usage(
-        input=tokens_in,
-        cached=_count(read, "cached_tokens"),
-        output=max(tokens_out, total - tokens_in),
-        reasoning=_count(written, "reasoning_tokens"),
-        extras=_extras(told, read, written),
-    )
+    if total > tokens_in + tokens_out:
+        tokens_out = total - tokens_in
+    extras = _extras(told, read, written)
+    return Usage(tokens_in, _count(read, "cached_tokens"), tokens_out, _count(written, "reasoning_tokens"), extras)
 
 
 def _extras(told: Mapping[str, object], read: Mapping[str, object], written: Mapping[str, object]) -> Extras | None:

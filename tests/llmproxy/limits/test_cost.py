@@ -207,7 +207,7 @@ def test_where_tokens_are_told_they_are_the_bill(prices):
     usage = Usage(1_000, 0, 200, extras=Extras(audio_in=900, seconds=60))
 
     assert cost(prices.find("gpt-4o-transcribe"), usage) == 4_500
-    assert cost(prices.find("gpt-4o-transcribe"), dataclasses.replace(usage, input=0, output=0)) == 6_000
+    assert cost(prices.find("gpt-4o-transcribe"), usage._replace(input=0, output=0)) == 6_000
 
 
 def test_one_price_stands_for_any_size_and_quality():
@@ -322,7 +322,7 @@ def test_the_short_way_and_the_long_lead_to_one_cost(row, tier, tokens_in, cache
 
     if exact <= MOST_MICRODOLLARS * PICO_PER_MICRO:
         assert cost(row, plain, tier) == -(-exact // PICO_PER_MICRO)
-        assert cost(row, dataclasses.replace(plain, extras=Extras()), tier) == cost(row, plain, tier)
+        assert cost(row, plain._replace(extras=Extras()), tier) == cost(row, plain, tier)
 
 
 @given(st.sampled_from(TOKEN_ROWS), ANY_USAGE)
