@@ -97,7 +97,7 @@ class ReadRecord:
         """It was refused, or went wrong in any way but that its client hung up."""
         if self.failed_inside or self.outcome == "client_closed":
             return self.failed_inside
-        return self.outcome != "complete" or (self.status_code or 0) >= HTTPStatus.BAD_REQUEST
+        return self.outcome != "complete" or (self.status_code or 0) >= BAD_REQUEST
 
     @property
     def cost(self) -> int | None:
