@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, Subquery, func, select, union_all
+from sqlalchemy import ColumnElement, Subquery, and_, func, or_, select, union_all
 
 from accounting.views import CALLS, MODEL_HOURS, PROJECT_DAYS, PROJECT_HOURS, TOKEN_DAYS, View, hours_around, moment
 from accounting.zones import LocalDays
@@ -22,6 +22,7 @@ from models import BUCKETS_MS, COUNTS, DURATION, SUMS, TTFT, Project, Token, usa
 
 Step = Literal["hour", "day"]
 Kind = Literal["project", "token", "model"]
+Place = tuple[int, str]
 
 _STEP_HOURS = {"hour": 1, "day": 24}
 _COLUMN = {"project": "project_id", "token": "token_id", "model": "model"}
@@ -123,6 +124,11 @@ class Consumer:
     name: str | None
     usage: Usage
 
+    @property
+    def place(self) -> Place:
+        """Where it stands among the others of the same span: behind it are less busy ones, or later keys."""
+        return self.usage.requests, self.key
+
 
 @dataclass(frozen=True, slots=True)
 class SilentStreams:
@@ -168,17 +174,24 @@ def local_days(session: Session, filters: Filters, begin: datetime, end: datetim
 
 
 def top(
-    session: Session, by: Kind, filters: Filters, begin: datetime, end: datetime, *, limit: int
+    session: Session,
+    by: Kind,
+    filters: Filters,
+    begin: datetime,
+    end: datetime,
+    *,
+    limit: int,
+    after: Place | None = None,
 ) -> list[Consumer]:
-    """The `limit` projects, tokens or models with the most requests, the busiest first."""
+    """The `limit` projects, tokens or models with the most requests, the busiest first, or those behind a place."""
     column = _COLUMN[by]
     wanted: dict[str, Any] = dict(filters.columns)
     span = hours_around(begin, end)
     if by == "token":
         # There are many of them. To add up the numbers of all for the sake of a few would take most of the time.
-        rows = _by_column(session, column, _sources(wanted, span, _RANK, column=column), _RANK, limit)
-        wanted.setdefault(column, [key for key, _ in rows])
-    rows = _by_column(session, column, _sources(wanted, span, SUMS, column=column), SUMS, limit)
+        rows = _by_column(session, column, _sources(wanted, span, _RANK, column=column), _RANK, limit, after)
+        wanted[column], after = [key for key, _ in rows], None
+    rows = _by_column(session, column, _sources(wanted, span, SUMS, column=column), SUMS, limit, after)
     names = _names(session, by, [key for key, *_ in rows])
     return [Consumer(key, names.get(key), _usage(sums)) for key, *sums in rows]
 
@@ -226,19 +239,31 @@ def _names(session: Session, by: Kind, keys: list[str]) -> dict[str, str | None]
     return {row[0]: row[1] for row in session.execute(statement)}
 
 
-def _by_column(session: Session, column: str, sums: Subquery, names: tuple[str, ...], limit: int | None) -> list[Any]:
-    """The groups of a column with their sums, those with most of the first sum first."""
+def _by_column(
+    session: Session,
+    column: str,
+    sums: Subquery,
+    names: tuple[str, ...],
+    limit: int | None,
+    after: Place | None = None,
+) -> list[Any]:
+    """The groups of a column with their sums, those with most of the first sum first; none before or at a place."""
     group, added = usage_keys.c[column], _added(sums, names)
     most = added[0]
     statement = (
         select(group, *added)
         .join(sums, sums.c.key_id == usage_keys.c.id)
         .group_by(group)
-        .having(most > 0)
+        .having(most > 0, *([_follows(most, group, after)] if after else []))
         .order_by(most.desc(), group)
         .limit(limit)
     )
     return list(session.execute(statement))
+
+
+def _follows(most: ColumnElement[int], group: ColumnElement[str], place: Place) -> ColumnElement[bool]:
+    count, key = place
+    return or_(most < count, and_(most == count, group > key))
 
 
 def _added(sums: Subquery, names: tuple[str, ...]) -> list[Any]:

@@ -28,6 +28,7 @@ STREAM_USAGE = ("as-sent", "ask")
 MAX_PAGE = 1000
 MAX_USAGE_STEPS = 2400
 USAGE_GROUPS = ("hour", "day", "project", "token", "model")
+_COUNT_DIGITS = 18
 LATEST_EXPIRY = datetime(2200, 1, 1, tzinfo=UTC)
 
 
@@ -270,6 +271,22 @@ class Zone(typed.String):
             raise ValidationError("must be the name of a zone, such as Europe/Berlin.") from exc
 
 
+class Rank(typed.String):
+    """Where a row stands among the busiest: its number of requests and its key, as `rank_text` writes them."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        count, is_place, key = super()._deserialize(value, attr, data, **kwargs).partition(".")
+        # Nothing has been asked for more often than a database's integer can tell.
+        if not is_place or not count.isascii() or not count.isdigit() or len(count) > _COUNT_DIGITS:
+            raise ValidationError("must be the `next` of a page of this report.")
+        return int(count), key
+
+
+def rank_text(count: int, key: str) -> str:
+    """What `Rank` reads."""
+    return f"{count}.{key}"
+
+
 class PriceQuery(_Limited):
     """Whose price, if it is not about those that are missing."""
 
@@ -290,11 +307,17 @@ class UsageQuery(_Limited):
     )
 
     zone = Zone(data_key="tz")
+    after = Rank()
 
     @validates_schema
     def _days_alone(self, data: dict[str, Any], **_: Any) -> None:
         if "zone" in data and data.get("group_by") != "day":
             raise ValidationError("is for group_by=day.", field_name="tz")
+
+    @validates_schema
+    def _whose_usage_alone(self, data: dict[str, Any], **_: Any) -> None:
+        if "after" in data and data.get("group_by") in _STEPS:
+            raise ValidationError("is for group_by=project, token or model.", field_name="after")
 
     @post_load
     def _span(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:

@@ -132,6 +132,7 @@ class UsageReport(Schema):
     data = fields.List(fields.Nested(UsageRow), required=True)
     total = fields.Nested(Sums, required=True)
     has_more = fields.Boolean()
+    next = fields.String(allow_none=True)
 
 
 class Prices(Schema):

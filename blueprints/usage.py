@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, cast
+from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from flask import Blueprint, Response, jsonify, request
@@ -42,16 +43,20 @@ def usage(query: dict[str, Any]) -> Response:
         periods = _periods(filters, begin, end, cast(Step, group), query.get("zone"))
         answer["data"] = [{group: _told(period.start), **usage_json(period.usage)} for period in periods]
     else:
-        consumers = top(db.session, cast(Kind, group), filters, begin, end, limit=query["limit"] + 1)
+        limit, after = query["limit"], query.get("after")
+        found = top(db.session, cast(Kind, group), filters, begin, end, limit=limit + 1, after=after)
+        consumers = found[:limit]
         answer["data"] = [
-            {**_who(group, consumer.key, consumer.name), **usage_json(consumer.usage)}
-            for consumer in consumers[: query["limit"]]
+            {**_who(group, consumer.key, consumer.name), **usage_json(consumer.usage)} for consumer in consumers
         ]
-        answer["has_more"] = len(consumers) > query["limit"]
+        answer["has_more"] = len(found) > limit
+        answer["next"] = schemas.rank_text(*consumers[-1].place) if answer["has_more"] else None
     answer["total"] = usage_json(totals(db.session, filters, begin, end))
     if request.accept_mimetypes.best_match(("application/json", CSV)) == CSV:
         whose = {group: None} if group in _STEPS else _who(group, "", None)
-        return _csv([whose | answer["total"], *answer["data"]], f"usage-by-{group}.csv")
+        table = _csv([whose | answer["total"], *answer["data"]], f"usage-by-{group}.csv")
+        table.headers.update(_link(answer))
+        return table
     return jsonify(answer)
 
 
@@ -69,6 +74,14 @@ def _periods(filters: Filters, begin: datetime, end: datetime, step: Step, zone:
 
 def _told(start: datetime) -> str | None:
     return iso(start) if start.tzinfo is UTC else start.isoformat()
+
+
+def _link(answer: dict[str, Any]) -> dict[str, str]:
+    """The header that leads on to the next page, where rows alone cannot: of the same span, whatever time it is."""
+    if not answer.get("next"):
+        return {}
+    asked = {**request.args, **{name: answer[name] for name in ("from", "to")}, "after": answer["next"]}
+    return {"Link": f'<?{urlencode(asked)}>; rel="next"'}
 
 
 def _csv(rows: list[dict[str, Any]], name: str) -> Response:

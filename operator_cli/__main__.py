@@ -210,16 +210,25 @@ def set_limit(api: Api, token_id: str, rate_limit: int | None, is_default: bool,
 @click.option("--project", help="Of this project alone.")
 @click.option("--token", "token_id", help="Of the token with this public id alone.")
 @click.option("--model", help="Of this model alone.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="Rows at most.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True,
+              help="Rows at most, if not hours or days.")  # fmt: skip
 @as_json
 @click.pass_obj
 def usage(
-    api: Api, /, by: str, begin: str | None, end: str | None, project: str | None, as_json: bool, **who: Any
+    api: Api,
+    /,
+    by: str,
+    begin: str | None,
+    end: str | None,
+    project: str | None,
+    limit: int,
+    as_json: bool,
+    **who: Any,
 ) -> None:
     """Sums of usage and what they cost."""
     whose = api.project_id(project) if project else None
     query = {"group_by": by, "from": begin, "to": end, "project_id": whose, **who}
-    answer = api.ask("GET", "/usage", query=query)
+    answer = api.usage(limit=limit, **query)
     total = {by: "total", "name": "total", **answer["total"]}
     show(answer if as_json else [*answer["data"], total], as_json=as_json, columns=(*_WHO.get(by, ("name",)), *SUMS))
 

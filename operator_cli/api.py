@@ -9,7 +9,7 @@ import click
 import requests
 
 TIMEOUT_S = 30
-PAGE = 100
+PAGE = 1000  # the most that the API gives at once
 
 
 class Api:
@@ -61,6 +61,16 @@ class Api:
             if not page["has_more"]:
                 return
             after = page["next"]
+
+    def usage(self, *, limit: int, **query: Any) -> dict[str, Any]:
+        """The report of usage; its rows page by page, `limit` at most where they are not hours or days."""
+        report: dict[str, Any] = self.ask("GET", "/usage", query={**query, "limit": min(limit, PAGE)})
+        span = {name: report[name] for name in ("from", "to")}
+        while report.get("has_more") and (left := limit - len(report["data"])):
+            asked = {**query, **span, "limit": min(left, PAGE), "after": report["next"]}
+            page = self.ask("GET", "/usage", query=asked)
+            report |= {**page, "data": report["data"] + page["data"], "total": report["total"]}
+        return report
 
     def project_id(self, named: str) -> str:
         """The id of the project that has this name, or this id. Raises ClickException where there is none."""

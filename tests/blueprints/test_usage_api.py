@@ -2,8 +2,10 @@
 
 import csv
 import io
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 from flask import Flask
@@ -188,6 +190,41 @@ def test_a_limit_cuts_the_list_and_says_so(operator, add):
     assert (answer["has_more"], answer["total"]["requests"]) == (True, 3)
 
 
+@pytest.mark.parametrize("group", ["project", "token", "model"])
+def test_pages_together_have_every_row_once_the_busiest_first(operator, add, group):
+    busy = [("c", 3), ("a.b", 2), ("b", 2), ("'d", 1), ("é", 1)]
+    add(*(_call_of(who) for who, calls in busy for _ in range(calls)), _call_of(None))
+
+    rows, after = [], None
+    while after is not None or not rows:
+        page = operator.call(
+            "GET", f"/usage?group_by={group}&limit=2&{SPAN}{'&' + urlencode({'after': after}) if after else ''}"
+        ).json
+        assert page["total"]["requests"] == 10 and page["has_more"] is (page["next"] is not None)
+        rows, after = rows + page["data"], page["next"]
+
+    name = "model" if group == "model" else f"{group}_id"
+    assert [row["requests"] for row in rows] == [3, 2, 2, 1, 1, 1]
+    assert {row[name] for row in rows} == {who for who, _ in busy} | {None}
+
+
+def _call_of(who):
+    """A call in whose record a project, a token and a model go by the same name."""
+    metadata = record()["metadata"] | {"model": who}
+    return record(project_id=who, token=who, metadata=metadata)
+
+
+def test_a_table_leads_to_its_next_page(operator, add):
+    add(record(project_id="a"), record(project_id="b"), record(project_id="b"))
+
+    first = operator.call("GET", f"/usage?group_by=project&limit=1&{SPAN}", headers={"Accept": "text/csv"})
+    address = re.fullmatch(r'<(\?.*)>; rel="next"', first.headers["Link"])[1]
+    second = operator.call("GET", f"/usage{address}", headers={"Accept": "text/csv"})
+
+    assert [row["project_id"] for row in csv.DictReader(io.StringIO(second.text))] == ["a"]
+    assert "Link" not in second.headers
+
+
 @pytest.mark.parametrize("zone", ["+01:00", "%2B01:00"])
 def test_a_time_may_have_any_zone(operator, zone):
     answer = operator.call("GET", f"/usage?from=2026-11-23T00:00:00{zone}&to=2026-11-23T12:00:00{zone}").json
@@ -208,6 +245,12 @@ def test_a_time_may_have_any_zone(operator, zone):
         ("group_by=week", "group_by"),
         ("limit=0", "limit"),
         ("limit=ten", "limit"),
+        ("group_by=token&after=", "after"),
+        ("group_by=token&after=1", "after"),
+        ("group_by=token&after=-1.a", "after"),
+        ("group_by=token&after=\u0661.a", "after"),
+        (f"group_by=token&after={'9' * 19}.a", "after"),
+        ("group_by=day&after=1.a", "after"),
         ("project=x", "project"),
     ],
 )

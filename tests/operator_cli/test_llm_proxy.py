@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from operator_cli import api
 from tests.http_by_hand import call
-from tests.servers import DEPLOYED, MANAGEMENT_TOKEN, Server
+from tests.servers import DEPLOYED, MANAGEMENT_TOKEN, Server, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-planted-key-of-the-command-line"
@@ -111,6 +112,23 @@ def test_usage_is_a_table_with_its_total(server: Server, typed: Typed) -> None:
     shown = typed("usage", "--by", "day", "--project", "shop").stdout.splitlines()
     assert shown[0].split()[:2] == ["DAY", "REQUESTS"] and shown[-1].split()[:2] == ["total", "0"]
     assert json.loads(typed("usage", "--by", "project", "--json").stdout)["group_by"] == "project"
+
+
+@pytest.mark.parametrize("limit", [2, 3, 5, 100])
+def test_usage_and_lists_are_read_page_by_page(server: Server, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    monkeypatch.setattr(api, "PAGE", 2)
+    tokens = [server.issue_token() for _ in range(5)]
+    for token in tokens:
+        assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
+    wait_for(lambda: server.manage("GET", "/usage")[1]["total"]["requests"] == 5, timeout_s=20)
+    asked = api.Api(server.url, MANAGEMENT_TOKEN, None)
+
+    report = asked.usage(limit=limit, group_by="token")
+    listed = [row["id"] for row in asked.rows("/tokens", limit=limit)]
+    assert {row["token_id"] for row in report["data"]} <= {token.id for token in tokens}
+    assert len({row["token_id"] for row in report["data"]}) == len(report["data"]) == min(limit, 5)
+    assert report["total"]["requests"] == 5 and report["has_more"] is (limit < 5)
+    assert listed == [token.id for token in reversed(tokens)][:limit]
 
 
 @pytest.mark.parametrize(
