@@ -19,6 +19,18 @@ What can go wrong, as one tree. Each class says whose fault it is, its status, i
     │   ├── UpgradeRequired          426  a WebSocket of another version
     │   ├── HeadersTooLarge          431  headers_too_large
     │   ├── UnknownTransferCoding    501  unknown_transfer_coding
+    │   ├── BudgetExhausted          429  budget_exhausted
+    │   ├── BudgetReserved           429  budget_reserved
+    │   ├── BudgetTooSmall           429  budget_too_small
+    │   ├── TokensLimited            429  rate_limit_exceeded
+    │   ├── NotAllowed               403  what the rules do not allow
+    │   │   ├── ModelNotAllowed           model_not_allowed
+    │   │   ├── EndpointNotAllowed        endpoint_not_allowed
+    │   │   ├── AddressNotAllowed         address_not_allowed
+    │   │   ├── ModelNotPriced            model_not_priced
+    │   │   └── ModelUndetermined         model_undetermined
+    │   ├── ParameterNotAllowed      400  parameter_not_allowed
+    │   ├── AmbiguousBody            400  ambiguous_body
     │   └── BadRequest               400  no HTTP, unroutable, or a body that cannot be read
     ├── UpstreamError                the upstream, or the way to it
     │   ├── UpstreamAuthFailed       502  upstream_auth_failed
@@ -165,11 +177,10 @@ class RateLimited(CallerError):
     status, type, code = 429, "requests", "rate_limit_exceeded"
 
     def __init__(self, *, limit: int, reset_in_s: float) -> None:
-        wait_s = max(1, math.ceil(reset_in_s))
+        wait_s = _whole_seconds(reset_in_s)
         super().__init__(f"This token may make {limit} requests an hour. Try again in {wait_s} s.")
         self.extra_headers = (
-            ("retry-after", str(wait_s)),
-            ("retry-after-ms", str(max(1, math.ceil(reset_in_s * 1000)))),
+            *_retry_after(reset_in_s),
             ("x-ratelimit-limit-requests", str(limit)),
             ("x-ratelimit-remaining-requests", "0"),
             ("x-ratelimit-reset-requests", f"{wait_s}s"),
@@ -178,7 +189,7 @@ class RateLimited(CallerError):
 
 class ConcurrencyLimited(CallerError):
     """
-    The token holds so much of this process that others would get none.
+    As many of the token's calls run as may at a time, or it holds so much of this process that others would get none.
 
     Args:
         message: Of what it holds too much.
@@ -190,12 +201,9 @@ class ConcurrencyLimited(CallerError):
     def __init__(self, message: str, token_id: str, project_id: str) -> None:
         # Drawn, so that those who were refused together do not come back together.
         wait_s = random.uniform(1, 3)  # noqa: S311
-        super().__init__(f"{message} Try again in {math.ceil(wait_s)} s.")
+        super().__init__(f"{message} Try again in {_whole_seconds(wait_s)} s.")
         self.token_id, self.project_id = token_id, project_id
-        self.extra_headers = (
-            ("retry-after", str(math.ceil(wait_s))),
-            ("retry-after-ms", str(math.ceil(wait_s * 1000))),
-        )
+        self.extra_headers = _retry_after(wait_s)
 
 
 class MethodRefused(CallerError):
@@ -263,6 +271,112 @@ class UpgradeRequired(CallerError):
     status = 426
     message = "WebSockets are spoken in version 13: send `Sec-WebSocket-Version: 13`."
     extra_headers = (("sec-websocket-version", "13"),)
+
+
+class BudgetExhausted(CallerError):
+    """What was spent has reached the amount. Nothing passes until the period ends or the amount is raised."""
+
+    status, type, code = 429, "insufficient_quota", "budget_exhausted"
+    message = "This token's budget is used up. Wait for its next period, or ask your operator for more."
+    extra_headers = (DO_NOT_RETRY,)
+
+
+class BudgetReserved(CallerError):
+    """What is left is held by calls that run."""
+
+    status, type, code = 429, "insufficient_quota", "budget_reserved"
+
+    def __init__(self) -> None:
+        super().__init__("What is left of this token's budget is held by calls that run. Try again when they end.")
+        # Drawn, and long: calls last seconds, and the official SDKs add no jitter to what they are told.
+        self.extra_headers = _retry_after(random.uniform(10, 30))  # noqa: S311
+
+
+class BudgetTooSmall(CallerError):
+    """This call alone may cost more than is left, and the budget admits none that may."""
+
+    status, type, code = 429, "insufficient_quota", "budget_too_small"
+    message = "This call may cost more than is left of this token's budget. Ask for fewer output tokens."
+    extra_headers = (DO_NOT_RETRY,)
+
+
+class TokensLimited(CallerError):
+    """
+    The tokens of this minute or hour are used up.
+
+    Args:
+        limit: Tokens allowed.
+        reset_in_s: Seconds until the next one begins.
+    """
+
+    status, type, code = 429, "tokens", "rate_limit_exceeded"
+
+    def __init__(self, *, limit: int, reset_in_s: float) -> None:
+        super().__init__(f"The limit is {limit} tokens. Try again in {_whole_seconds(reset_in_s)} s.")
+        self.extra_headers = (
+            *_retry_after(reset_in_s),
+            ("x-ratelimit-limit-tokens", str(limit)),
+            ("x-ratelimit-remaining-tokens", "0"),
+            ("x-ratelimit-reset-tokens", f"{_whole_seconds(reset_in_s)}s"),
+        )
+
+
+class NotAllowed(CallerError):
+    """The token's rules, or its project's, do not allow it. Never raised itself; the message says what is allowed."""
+
+    status, type = 403, "permission_error"
+    extra_headers = (DO_NOT_RETRY,)
+
+
+class ModelNotAllowed(NotAllowed):
+    """A model that the rules do not name."""
+
+    code = "model_not_allowed"
+    message = "This token may not use this model."
+
+
+class EndpointNotAllowed(NotAllowed):
+    """An endpoint that the rules do not name, or that nobody knows."""
+
+    code = "endpoint_not_allowed"
+    message = "This token may not use this endpoint."
+
+
+class AddressNotAllowed(NotAllowed):
+    """The caller's address is in none of the networks that the rules name."""
+
+    code = "address_not_allowed"
+    message = "This token may not be used from this address."
+
+
+class ModelNotPriced(NotAllowed):
+    """Under a budget in dollars: what the call would cost is not known, now or ever."""
+
+    code = "model_not_priced"
+    message = "This model has no price, and the token has a budget in dollars. Ask your operator to price it."
+
+
+class ModelUndetermined(NotAllowed):
+    """The model stands nowhere in the request, so nobody can tell whether it is allowed, or what it costs."""
+
+    code = "model_undetermined"
+    message = "Name the model in the request: this token's limits depend on it."
+
+
+class ParameterNotAllowed(CallerError):
+    """A parameter that the rules do not allow, or a value of it; `param` names it."""
+
+    code = "parameter_not_allowed"
+    message = "This token may not use this parameter."
+    extra_headers = (DO_NOT_RETRY,)
+
+
+class AmbiguousBody(CallerError):
+    """Another reader might see something else in the body than this proxy does."""
+
+    code = "ambiguous_body"
+    message = "The request body must be one JSON object, with each name once."
+    extra_headers = (DO_NOT_RETRY,)
 
 
 class UpstreamError(ProxyError):
@@ -366,6 +480,14 @@ class ClientGone(ProxyError):
     status = 499
     outcome: Outcome = "client_closed"
     message = "The caller hung up."
+
+
+def _whole_seconds(wait_s: float) -> int:
+    return max(1, math.ceil(wait_s))
+
+
+def _retry_after(wait_s: float) -> tuple[tuple[str, str], ...]:
+    return ("retry-after", str(_whole_seconds(wait_s))), ("retry-after-ms", str(max(1, math.ceil(wait_s * 1000))))
 
 
 def all_codes() -> frozenset[str]:

@@ -14,6 +14,15 @@ TABLE = [
     (errors.TokenRevoked, 401, "invalid_request_error", "token_revoked", True),
     (errors.ProjectInactive, 403, "permission_error", "project_inactive", True),
     (errors.BadRequest, 400, "invalid_request_error", None, False),
+    (errors.BudgetExhausted, 429, "insufficient_quota", "budget_exhausted", True),
+    (errors.BudgetTooSmall, 429, "insufficient_quota", "budget_too_small", True),
+    (errors.ModelNotAllowed, 403, "permission_error", "model_not_allowed", True),
+    (errors.EndpointNotAllowed, 403, "permission_error", "endpoint_not_allowed", True),
+    (errors.AddressNotAllowed, 403, "permission_error", "address_not_allowed", True),
+    (errors.ModelNotPriced, 403, "permission_error", "model_not_priced", True),
+    (errors.ModelUndetermined, 403, "permission_error", "model_undetermined", True),
+    (errors.ParameterNotAllowed, 400, "invalid_request_error", "parameter_not_allowed", True),
+    (errors.AmbiguousBody, 400, "invalid_request_error", "ambiguous_body", True),
     (errors.UpstreamAuthFailed, 502, "server_error", "upstream_auth_failed", True),
     (errors.UpstreamEchoedKey, 502, "server_error", "upstream_echoed_key", True),
     (errors.UpstreamUnreachable, 502, "server_error", "upstream_unreachable", False),
@@ -57,6 +66,23 @@ def test_a_limit_and_a_size_are_named_in_numbers() -> None:
     assert (too_large.status, too_large.type, too_large.code) == (413, "invalid_request_error", "request_too_large")
     assert "7" in limited.message
     assert "99" in too_large.message
+
+
+def test_who_waits_for_running_calls_comes_back_in_a_while_and_not_all_at_once() -> None:
+    refusals = [errors.BudgetReserved() for _ in range(50)]
+
+    waits_ms = {int(dict(refusal.extra_headers)["retry-after-ms"]) for refusal in refusals}
+    assert len(waits_ms) > 20 and 10_000 <= min(waits_ms) <= max(waits_ms) <= 30_000
+    assert errors.DO_NOT_RETRY not in refusals[0].extra_headers
+
+
+def test_a_rate_of_tokens_says_when_it_begins_anew() -> None:
+    reason = errors.TokensLimited(limit=9000, reset_in_s=12.5)
+
+    headers = dict(reason.extra_headers)
+    assert (reason.status, reason.type, reason.code) == (429, "tokens", "rate_limit_exceeded")
+    assert (headers["retry-after"], headers["retry-after-ms"]) == ("13", "12500")
+    assert headers["x-ratelimit-limit-tokens"] == "9000"
 
 
 @pytest.mark.parametrize("reset_in_s", [-5.0, 0.0, 0.0001, 1.0])
