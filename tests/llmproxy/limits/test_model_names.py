@@ -1,0 +1,68 @@
+"""Names and globs of models."""
+
+import pytest
+
+from llmproxy.limits.model_names import MOST_CHARS, ModelNames, checked_name
+
+
+@pytest.mark.parametrize(
+    ("rule", "model", "allowed"),
+    [
+        ("gpt-5", "gpt-5", True),
+        ("gpt-5", "gpt-5-2025-08-07", True),
+        ("gpt-5", "gpt-5-mini", False),
+        ("gpt-5", "gpt-5-2025-13-07", False),
+        ("gpt-5", "gpt-5-2025-08-07-mini", False),
+        ("gpt-5", "ft:gpt-5:acme::1", False),
+        ("gpt-5", "GPT-5", False),
+        ("gpt-5", "gpt-5 ", False),
+        ("gpt-5", "gpt-5\n", False),
+        ("gpt-5", "gpt-5\0", False),
+        ("gpt-5", "gpt-5.1", False),
+        ("gpt-5", "", False),
+        ("gpt-5.1", "gpt-5x1", False),
+        ("gpt-5-2025-08-07", "gpt-5", False),
+        ("gpt-6.1-*", "gpt-6.1-sol", True),
+        ("gpt-6.1-*", "gpt-6.1-", True),
+        ("gpt-6.1-*", "gpt-6.1", False),
+        ("gpt-6.1-*", "gpt-6.1-sol x", False),
+        ("gpt-6.1-*", "gpt-6.1-sol\0", False),
+        ("*", "anything", True),
+        ("*", "", True),
+        ("*", "söl", False),
+        ("*-mini", "gpt-5-mini", True),
+        ("*-mini", "gpt-5-mini-2025-08-07", False),
+        ("ft:gpt-4.1*:acme:*", "ft:gpt-4.1-2025-04-14:acme::Bq1", True),
+        ("a+b", "aab", False),
+    ],
+)
+def test_a_name_allows_itself_and_its_snapshots_and_a_glob_what_it_matches(rule, model, allowed):
+    assert ModelNames([rule]).allow(model) is allowed
+
+
+def test_any_entry_of_a_list_allows():
+    names = ModelNames(["gpt-5", "text-embedding-3-*"])
+
+    assert names.allow("text-embedding-3-small")
+    assert names.allow("gpt-5")
+    assert not names.allow("gpt-4")
+    assert not ModelNames([]).allow("")
+
+
+def test_a_name_of_any_length_is_answered_at_once():
+    names = ModelNames(["*a*a*a*a"])
+
+    assert not names.allow("a" * 10**6)
+    assert names.allow("a" * MOST_CHARS)
+    assert not names.allow("a" * (MOST_CHARS - 1) + "b")
+
+
+@pytest.mark.parametrize("value", ["", "a b", "a,b", "ä", "a\n", 'a"', "x" * 201, "*****", 5, None])
+def test_what_is_no_name_is_refused(value):
+    with pytest.raises(ValueError, match="must"):
+        checked_name(value)
+
+
+@pytest.mark.parametrize("value", ["gpt-5", "ft:gpt-4.1-2025-04-14:acme::Bq1", "meta/llama-3~x", "*"])
+def test_a_name_is_taken(value):
+    assert checked_name(value) == value
