@@ -1,0 +1,202 @@
+"""
+Reads a multipart form as it goes by, in pieces cut anywhere, and keeps its short fields.
+
+Parsers of forms are lenient, each in its own way: about line ends, folded headers, text before and behind, quoting.
+A lenient one here would see another form than the upstream's. So this takes what clients send and nothing else: CRLF,
+one line for each header, the boundary nowhere but between parts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import NoReturn
+
+from llmproxy.errors import AmbiguousBody
+from llmproxy.limits.body.reading import FREE, WATCHED, Parts, Reading, is_misleading
+
+MOST_PARTS = 1000
+_MOST_HEADER_BYTES = 8 * 1024
+_KEPT_BYTES = 1000
+
+_form_type = re.compile(
+    r"multipart/form-data\s*(?:;\s*charset=[\w-]+\s*)?;\s*boundary="
+    r'(?:"([ !#-\[\]-~]{1,70})"|([0-9A-Za-z\'()+_,./:=?-]{1,70}))',
+    re.ASCII | re.IGNORECASE,
+).fullmatch
+_header = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*)").fullmatch
+# Quotes in a name are written in three different ways, so a name has none.
+_disposition = re.compile(
+    r'form-data; ?name="([^"\\%\x00-\x1f]*)"(; ?filename="[^"\\]*")?(; ?filename\*=[^;" ]+)?', re.IGNORECASE
+).fullmatch
+_PLAIN_ENCODINGS = {"binary", "8bit", "7bit"}
+
+
+def boundary_of(content_type: str) -> bytes | None:
+    """The boundary of a form by its Content-Type; None where the type is another. Raises AmbiguousBody."""
+    if not content_type.strip().lower().startswith("multipart/"):
+        return None
+    found = _form_type(content_type.strip())
+    if not found:
+        raise AmbiguousBody("A form's Content-Type must be `multipart/form-data; boundary=…`, and nothing else.")
+    return (found[1] or found[2]).encode()
+
+
+def scan_form(pieces: Iterable[bytes], boundary: bytes, pause: Callable[[], object] | None = None) -> Reading:
+    """
+    The reading of a form that comes in pieces. Raises AmbiguousBody.
+
+    Args:
+        pause: Called after each, to let others have their turn.
+    """
+    scanner = FormScanner(boundary)
+    for piece in pieces:
+        scanner.feed(piece)
+        if pause:
+            pause()
+    return scanner.finish()
+
+
+class FormScanner:
+    """Takes one form, and gives its reading. Raises AmbiguousBody as soon as it is one, and is of no use then."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self._mark = b"--" + boundary
+        self._rest = b"\r\n"  # as before every other boundary
+        self._take: Callable[[bytes], bytes | None] = self._begin_at_mark
+        self._size = 0
+        self._part: _Part | None = None
+        self._fields: dict[str, bytes] = {}
+        self._parts = Parts()
+        self._part_count = 0
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next bytes."""
+        self._size += len(piece)
+        data: bytes | None = self._rest + piece
+        while data is not None:
+            self._rest = data
+            data = self._take(data)
+
+    def finish(self) -> Reading:
+        """The reading; the form is over."""
+        if self._take != self._behind or self._rest not in (b"", b"\r\n"):
+            _refuse()
+        members = {name: _value(raw) for name, raw in self._fields.items() if name not in FREE}
+        model = members.get("model")
+        if model is not None and not isinstance(model, str):
+            raise AmbiguousBody("`model` must be a text.", param="model")
+        return Reading(members, frozenset([model] if model is not None else ()), self._size, self._parts)
+
+    # Each takes what is there, keeps in `_rest` what it cannot tell yet, and returns what is left, or None to wait.
+
+    def _begin_at_mark(self, data: bytes) -> bytes | None:
+        return self._at_mark(data, 2) if len(data) >= len(self._mark) + 4 else None
+
+    def _headers(self, data: bytes) -> bytes | None:
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if len(data) > _MOST_HEADER_BYTES:
+                _refuse()
+            return None
+        self._begin(_read_headers(data[:end]))
+        self._take = self._data
+        return data[end + 4 :]
+
+    def _data(self, data: bytes) -> bytes | None:
+        at = data.find(self._mark)
+        if at < 0:
+            # All but what may be the beginning of a boundary.
+            whole = max(len(data) - len(self._mark) - 1, 0)
+            self._add(data[:whole])
+            self._rest = data[whole:]
+            return None
+        if len(data) < at + len(self._mark) + 2:
+            return None
+        self._add(data[: max(at - 2, 0)])
+        return self._at_mark(data, at)
+
+    def _at_mark(self, data: bytes, at: int) -> bytes:
+        behind = at + len(self._mark)
+        follows = data[behind : behind + 2]
+        if data[at - 2 : at] != b"\r\n" or not data.startswith(self._mark, at) or follows not in (b"\r\n", b"--"):
+            _refuse()
+        self._take = self._headers if follows == b"\r\n" else self._behind
+        return data[behind + 2 :]
+
+    def _behind(self, data: bytes) -> bytes | None:
+        if len(data) > 2:
+            _refuse()
+        return None
+
+    # Parts.
+
+    def _begin(self, part: _Part) -> None:
+        self._part_count += 1
+        if self._part_count > MOST_PARTS:
+            raise AmbiguousBody(f"The form has more than {MOST_PARTS} parts.")
+        if is_misleading(part.name.partition("[")[0]) or (
+            "[" in part.name and part.name.partition("[")[0] in WATCHED
+        ):
+            raise AmbiguousBody("The form has a field whose name may be read as another.")
+        if part.name in WATCHED and (part.is_file or part.name in self._fields):
+            raise AmbiguousBody(f"`{part.name}` must be one field of the form, and no file.", param=part.name)
+        self._part = part
+        if not part.is_file:
+            self._fields[part.name] = b""
+        elif part.name != "file":
+            self._parts.inline += 1
+
+    def _add(self, data: bytes) -> None:
+        part = self._part
+        if part is None:
+            return
+        if not part.is_file:
+            kept = self._fields[part.name]
+            self._fields[part.name] = kept + data[: _KEPT_BYTES - len(kept)]
+        elif part.name == "file":
+            self._parts.audio_chars += len(data)
+        else:
+            self._parts.inline_chars += len(data)
+
+
+class _Part:
+    __slots__ = ("is_file", "name")
+
+    def __init__(self, name: str, *, is_file: bool) -> None:
+        self.name = name
+        self.is_file = is_file
+
+
+def _read_headers(block: bytes) -> _Part:
+    headers: dict[bytes, str] = {}
+    for line in block.split(b"\r\n"):
+        found = _header(line)
+        if not found or (name := found[1].lower()) in headers:
+            _refuse()
+        try:
+            headers[name] = found[2].decode().rstrip(" \t")
+        except UnicodeDecodeError:
+            _refuse()
+    # Some readers decode what is encoded, and some do not.
+    if headers.get(b"content-transfer-encoding", "binary").lower() not in _PLAIN_ENCODINGS:
+        raise AmbiguousBody("A part of the form is encoded.")
+    disposition = _disposition(headers.get(b"content-disposition", ""))
+    if not disposition or disposition[1] == "_charset_":
+        _refuse()
+    return _Part(disposition[1], is_file=bool(disposition[2] or disposition[3]))
+
+
+def _value(raw: bytes) -> str | int | bool:
+    """A field as the value it would be in JSON."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        raise AmbiguousBody("A field of the form is not UTF-8.") from None
+    if text in ("true", "false"):
+        return text == "true"
+    return int(text) if text.isascii() and text.isdigit() else text
+
+
+def _refuse() -> NoReturn:
+    raise AmbiguousBody("The form must have CRLF line ends, plain headers, and its boundary between parts alone.")

@@ -1,0 +1,147 @@
+"""
+What a body says, as far as rules and budgets ask.
+
+Some places are *free*: what callers say to the model, and what is theirs to name. Of them only is counted what a
+model reads besides text. Everything else is kept, and a model may stand anywhere in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from llmproxy.errors import AmbiguousBody
+
+# Members of the outermost object whose content is the caller's. Those that are read by the model are counted.
+FREE = frozenset({"messages", "input", "prompt", "instructions", "metadata"})
+COUNTED = FREE - {"metadata"}
+# Objects inside of the others that are JSON schemas, whose properties may have any name.
+SCHEMAS = frozenset({"parameters", "schema", "json_schema", "item_schema"})
+
+# Every name that rules and budgets go by. One that is there twice, or in other letters, another reader may take for
+# what this one did not.
+WATCHED = frozenset(
+    {
+        "background", "best_of", "conversation", "effort", "input", "max_completion_tokens", "max_output_tokens",
+        "max_response_output_tokens", "max_tokens", "max_tool_calls", "messages", "modalities", "model", "n",
+        "output_modalities", "partial_images", "previous_response_id", "prompt", "quality", "reasoning",
+        "reasoning_effort", "response", "seconds", "service_tier", "session", "size", "store", "stream", "tools",
+        "type", "functions", "web_search_options",
+    }
+)  # fmt: skip
+
+# Members of objects in free places that tell of something else than text.
+TELLING = frozenset({"data", "file_data", "file_id", "file_url", "id", "image_url", "type", "url"})
+
+
+@dataclass(slots=True)
+class Parts:
+    """
+    What stands in free places and is no text.
+
+    Attributes:
+        inline: How many images and files stand there, `inline_chars` long together; `audio_chars` likewise.
+        stored: Names of what refers to something that the model reads and that is not in the body.
+        prompts: How many completions of their own a `prompt` that is a list asks for.
+        has_stored_prompt: `prompt` names one that the upstream keeps.
+        characters: Of an `input` that is one text.
+    """
+
+    inline: int = 0
+    inline_chars: int = 0
+    audio_chars: int = 0
+    stored: set[str] = field(default_factory=set)
+    prompts: int = 1
+    has_stored_prompt: bool = False
+    characters: int = 0
+
+    def add_text(self, parent: str, name: str, begin: str, characters: int) -> None:
+        """
+        A member whose value is a text and whose name is one of TELLING; others say nothing.
+
+        Args:
+            parent: The name under which the member's object stands, or the list that it is in.
+            begin: The text's first characters, as many as the word it is compared with.
+        """
+        if name in ("image_url", "file_url") or (name == "url" and parent == "image_url"):
+            if begin.startswith("data:"):
+                self._add_inline(characters)
+            else:
+                self.stored.add(name)
+        elif name == "file_data":
+            self._add_inline(characters)
+        elif name == "data" and parent == "input_audio":
+            self.audio_chars += characters
+        elif name == "file_id" or (name == "id" and parent == "audio"):
+            self.stored.add(name)
+        elif name == "type" and begin == "item_reference":
+            self.stored.add(begin)
+
+    def _add_inline(self, characters: int) -> None:
+        self.inline += 1
+        self.inline_chars += characters
+
+
+class Reading(NamedTuple):
+    """
+    One body.
+
+    Attributes:
+        members: The outermost object without its free places. Texts may be cut: whatever is compared is short.
+        models: Everything that is named `model`, wherever a model may stand.
+        size: Bytes of the body.
+        parts: None where nobody asked.
+    """
+
+    members: Mapping[str, Any]
+    models: frozenset[str]
+    size: int
+    parts: Parts | None
+
+    @property
+    def model(self) -> str | None:
+        """The outermost object's own."""
+        return self.members.get("model")
+
+
+@lru_cache(maxsize=4096)
+def is_misleading(name: str) -> bool:
+    """Whether another reader may take a name for one of WATCHED that it is not: `Model`, or one with a NUL behind."""
+    return name not in WATCHED and _plain(name) in WATCHED
+
+
+def models_in(members: Mapping[str, Any]) -> frozenset[str]:
+    """
+    Everything that is named `model` in what Reading calls members. Raises AmbiguousBody.
+
+    An object or nothing may have that name, too, but for the outermost object's own.
+    """
+    if not isinstance(members.get("model", ""), str):
+        raise AmbiguousBody("`model` must be a text.", param="model")
+    models = set[str]()
+    places: list[Any] = [members]
+    while places:
+        place = places.pop()
+        if isinstance(place, list):
+            places += [entry for entry in place if isinstance(entry, dict | list)]
+            continue
+        for name, value in place.items():
+            if name not in WATCHED and is_misleading(name):
+                raise AmbiguousBody(f"The request body has a name that may be read as `{_plain(name)}`.")
+            if isinstance(value, dict):
+                if name not in SCHEMAS or place is members:
+                    places.append(value)
+            elif name != "model":
+                if isinstance(value, list):
+                    places.append(value)
+            elif isinstance(value, str):
+                models.add(value)
+            elif value is not None:
+                raise AmbiguousBody("`model` must be a text, wherever it stands.", param="model")
+    return frozenset(models)
+
+
+def _plain(name: str) -> str:
+    return name.partition("\0")[0].strip().casefold()

@@ -1,0 +1,237 @@
+"""
+Compares how the proxy reads request bodies with how Python's own parser does, over bodies that are made to mislead.
+
+    python -m measure.judge [--bodies 1000000] [--seed 1]
+
+A body is JSON with the names that rules look at, some of them twice, in other letters or with escapes, in places
+where they count and where they do not, and then damaged in half of the cases. Each is read whole and in pieces cut
+anywhere. Where the three do not agree, the body is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+from llmproxy.errors import AmbiguousBody
+from llmproxy.limits.body.held import read_held
+from llmproxy.limits.body.reading import COUNTED, FREE, SCHEMAS, TELLING, WATCHED, Parts, Reading, is_misleading
+from llmproxy.limits.body.scanner import scan
+
+NAMES = (
+    "model", "messages", "input", "tools", "type", "n", "session", "prompt", "metadata", "parameters", "schema",
+    "image_url", "url", "file_id", "file_data", "input_audio", "data", "audio", "id", "content", "moderation",
+    "grader", "instructions", "max_tokens", "stream", "x", "", "mode",
+)  # fmt: skip
+MISLEADING = ("model ", "Model", "MODEL", "model\0", "\u017fession", "reasoning_e\ufb00ort", "Too\u212as", "TOOLS")
+TEXTS = (
+    "gpt-4o-mini", "gpt-4o", "", "data:image/png;base64,AAAA", "https://x/y", "item_reference", "ü🌿\u0000\n\"\\/",
+    "\ud83d", "\udc00", "\ud83d\udc00", "model", '"model":"gpt-4o"', "a" * 30,
+)  # fmt: skip
+SCALARS = ("0", "-0", "1", "-1.5", "1e5", "1E+2", "12345678901234567890", "true", "false", "null")
+FAULTS = (
+    b"NaN", b"-Infinity", b"01", b"+1", b"1.", b".5", b"\\x41", b"\\u12", b"'", b"//", b"/* */", b",", b"{", b"}",
+    b"[", b"]", b":", b'"', b"\\", b"\x00", b"\x0b", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xc2\xa0",
+    b"tru", b"True", b'"model":"gpt-4o",', b',"model":"gpt-4o"', b"\\u0022", b"\\ud83d", b"\x1f", b"\x7f", b"1e999",
+    b" ", b"\n",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Compare, and print what was not read alike."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bodies", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    began, refused, differing = time.monotonic(), 0, 0
+    for body, chosen in bodies(options.bodies, options.seed):
+        readings = read_in_all_ways(body, chosen)
+        refused += readings[0] is None
+        if readings[1:] != readings[:-1]:
+            differing += 1
+            print(body, *readings, sep="\n  ")
+    took_s = time.monotonic() - began
+    print(f"{options.bodies:,} bodies, {refused:,} of them refused, {differing:,} read differently, {took_s:.0f} s")
+    sys.exit(differing > 0)
+
+
+def bodies(count: int, seed: int) -> Iterator[tuple[bytes, random.Random]]:
+    """So many bodies, each with the source of chance that made it."""
+    for number in range(count):
+        chosen = random.Random(f"{seed}/{number}")
+        yield _body(chosen), chosen
+
+
+def read_in_all_ways(body: bytes, chosen: random.Random) -> list[Reading | None]:
+    """By Python's parser, held, byte by byte or cut anywhere; None where the body is refused."""
+    cuts = sorted(chosen.choices(range(len(body) + 1), k=chosen.choice([0, 1, 5, 20])))
+    if chosen.random() < 0.2:
+        cuts = list(range(len(body)))
+    edges = [0, *cuts, len(body)]
+    pieces = [body[begin:end] for begin, end in pairwise(edges)]
+    return [_or_none(lambda: python_reading(body)), _or_none(lambda: read_held(body)), _or_none(lambda: scan(pieces))]
+
+
+def _or_none(read: Callable[[], Reading]) -> Reading | None:
+    try:
+        reading = read()
+    except AmbiguousBody:
+        return None
+    # What stands in a schema is nobody's business, and one of the readers leaves it out.
+    return Reading(_without_schemas(reading.members), reading.models, reading.size, reading.parts)
+
+
+def _without_schemas(value: Any, *, is_outermost: bool = True) -> Any:
+    if isinstance(value, list):
+        return [_without_schemas(entry, is_outermost=False) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    left_out = {name for name in value if name in SCHEMAS and isinstance(value[name], dict) and not is_outermost}
+    return {
+        name: {} if name in left_out else _without_schemas(inner, is_outermost=False) for name, inner in value.items()
+    }
+
+
+# Bodies.
+
+
+def _body(chosen: random.Random) -> bytes:
+    value = _object(chosen, 0) if chosen.random() < 0.95 else _value(chosen, 0)
+    body = (_space(chosen) + value + _space(chosen)).encode("utf-8", "surrogatepass")
+    for _ in range(chosen.choice([0, 0, 0, 0, 0, 0, 1, 2])):
+        body = _damaged(chosen, body)
+    if chosen.random() < 0.01:
+        body = body.decode("utf-8", "replace").encode(chosen.choice(["utf-16", "utf-8-sig", "utf-32", "utf-16-le"]))
+    return body
+
+
+def _damaged(chosen: random.Random, body: bytes) -> bytes:
+    at = chosen.randrange(len(body) + 1)
+    kind = chosen.randrange(5)
+    if kind == 0:
+        return body[:at]
+    if kind == 1:
+        return body[:at] + body[at + chosen.randint(1, 3) :]
+    if kind == 2:
+        end = chosen.randint(at, len(body))
+        return body[:end] + body[at:]
+    return body[:at] + chosen.choice(FAULTS) + body[at:]
+
+
+def _object(chosen: random.Random, depth: int) -> str:
+    members = []
+    for _ in range(chosen.choice([0, 1, 2, 3, 5])):
+        name = _text(chosen, chosen.choice(NAMES if chosen.random() < 0.98 else MISLEADING))
+        members.append(f"{_space(chosen)}{name}{_space(chosen)}:{_value(chosen, depth + 1)}")
+    return "{" + (",".join(members) or _space(chosen)) + "}"
+
+
+def _value(chosen: random.Random, depth: int) -> str:
+    kind = chosen.random()
+    if kind < 0.45 or depth > chosen.choice([2, 4, 7]):
+        value = _text(chosen, chosen.choice(TEXTS)) if kind < 0.3 else chosen.choice(SCALARS)
+    elif kind < 0.75:
+        value = _object(chosen, depth)
+    else:
+        entries = ",".join(_value(chosen, depth + 1) for _ in range(chosen.choice([0, 1, 1, 2, 4])))
+        value = f"[{entries or _space(chosen)}]"
+    return f"{_space(chosen)}{value}{_space(chosen)}"
+
+
+def _space(chosen: random.Random) -> str:
+    return chosen.choice(["", "", "", " ", "\n\t", "\r "])
+
+
+def _text(chosen: random.Random, text: str) -> str:
+    how = chosen.random()
+    if how < 0.6:
+        return json.dumps(text)
+    if how < 0.8:
+        # What is no character on its own cannot be written without an escape.
+        return json.dumps(text, ensure_ascii=any("\ud800" <= char <= "\udfff" for char in text))
+    units = text.encode("utf-16-be", "surrogatepass")
+    return '"' + "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2)) + '"'
+
+
+# Python's own reading.
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object with all its members."""
+
+
+def python_reading(body: bytes) -> Reading:
+    """The reading of a body by Python's parser, which can be asked for every name that it saw."""
+    try:
+        document = json.loads(body.decode(), object_pairs_hook=_Pairs, parse_constant=_refused, parse_int=_number)
+    except ValueError as exc:
+        raise AmbiguousBody from exc
+    if not isinstance(document, _Pairs):
+        raise AmbiguousBody
+    models, parts = set[str](), Parts()
+    members = _built(document, models, is_outermost=True)
+    for name, value in document:
+        _count(parts, name, value)
+    return Reading(members, frozenset(models), len(body), parts)
+
+
+def _refused(_: str) -> None:
+    raise ValueError
+
+
+def _number(text: str) -> int | float:
+    value = int(text)
+    return value if -(2**63) <= value < 2**64 else float(text)
+
+
+def _built(value: Any, models: set[str], *, is_outermost: bool = False) -> Any:
+    if not isinstance(value, _Pairs):
+        return [_built(entry, models) for entry in value] if isinstance(value, list) else value
+    names = [name for name, _ in value]
+    for name, inner in value:
+        says_much = name in WATCHED or isinstance(inner, list)
+        if is_misleading(name) or (says_much and names.count(name) > 1):
+            raise AmbiguousBody
+    built = {}
+    for name, inner in value:
+        if name in FREE and is_outermost:
+            continue
+        is_schema = name in SCHEMAS and isinstance(inner, _Pairs) and not is_outermost
+        built[name] = {} if is_schema else _built(inner, models)
+        if name == "model" and isinstance(inner, str):
+            models.add(inner)
+        elif name == "model" and (is_outermost or not (inner is None or isinstance(inner, _Pairs))):
+            raise AmbiguousBody
+    return built
+
+
+def _count(parts: Parts, name: str, value: Any) -> None:
+    if name == "prompt" and isinstance(value, _Pairs):
+        parts.has_stored_prompt = True
+    elif name == "prompt" and isinstance(value, list):
+        parts.prompts = max(1, sum(isinstance(entry, str) or type(entry) is list for entry in value))
+    elif name == "input" and isinstance(value, str):
+        parts.characters = len(value)
+    if name in COUNTED:
+        _count_inside(parts, name, value)
+
+
+def _count_inside(parts: Parts, under: str, value: Any) -> None:
+    if isinstance(value, _Pairs):
+        for name, inner in value:
+            if isinstance(inner, str) and name in TELLING:
+                parts.add_text(under, name, inner, len(inner))
+            _count_inside(parts, name, inner)
+    elif isinstance(value, list):
+        for entry in value:
+            _count_inside(parts, under, entry)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Forms: what clients send is read, and what parsers read differently is refused."""
+
+import random
+from itertools import pairwise
+
+import pytest
+import requests
+from werkzeug.sansio import multipart
+
+from llmproxy.errors import AmbiguousBody
+from llmproxy.limits.body.form import MOST_PARTS, boundary_of, scan_form
+
+FIELDS = {"model": "gpt-4o-transcribe", "n": "2", "stream": "true", "prompt": "say é", "language": "nl"}
+FILES = {
+    "file": ("ü.mp3", b"\r\n--" * 1000 + bytes(range(256)), "audio/mpeg"),
+    "image[]": ("a.png", b"\x89PNG" * 5, "image/png"),
+}
+
+
+def form(fields=FIELDS, files=FILES):
+    request = requests.Request("POST", "http://x/", data=fields, files=files).prepare()
+    return request.body, boundary_of(request.headers["content-type"])
+
+
+def raw(*parts: bytes, end: bytes = b"--b--\r\n") -> bytes:
+    return b"".join(b"--b\r\n" + part + b"\r\n" for part in parts) + end
+
+
+def field(name: str, value: str, *headers: str) -> bytes:
+    lines = [f'Content-Disposition: form-data; name="{name}"', *headers]
+    return "\r\n".join([*lines, "", value]).encode()
+
+
+MODEL = field("model", "m")
+
+
+def test_a_form_as_clients_send_it_is_read():
+    body, boundary = form()
+
+    reading = scan_form([body], boundary)
+
+    assert reading.members == {"model": "gpt-4o-transcribe", "n": 2, "stream": True, "language": "nl"}
+    assert reading.models == {"gpt-4o-transcribe"}
+    assert reading.parts.audio_chars == len(FILES["file"][1])
+    assert (reading.parts.inline, reading.parts.inline_chars) == (1, 20)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_form_in_pieces_is_read_as_the_whole(seed):
+    body, boundary = form()
+    chosen = random.Random(seed)
+    edges = [0, *sorted(chosen.choices(range(len(body) + 1), k=chosen.choice([1, 5, 500]))), len(body)]
+
+    assert scan_form([body[a:b] for a, b in pairwise(edges)], boundary) == scan_form([body], boundary)
+
+
+def test_a_form_byte_by_byte_is_read_as_the_whole():
+    body, boundary = form()
+
+    assert scan_form([body[at : at + 1] for at in range(len(body))], boundary) == scan_form([body], boundary)
+
+
+def test_a_model_is_found_before_and_behind_a_file():
+    file = b'Content-Disposition: form-data; name="file"; filename="x"\r\n\r\n' + b"\0" * 2_000_000
+
+    for parts in ([MODEL, file], [file, MODEL]):
+        body = raw(*parts)
+        reading = scan_form((body[at : at + 65536] for at in range(0, len(body), 65536)), b"b")
+        assert reading.models == {"m"}
+        assert reading.parts.audio_chars == 2_000_000
+
+
+AMBIGUOUS = {
+    "two models": raw(MODEL, field("model", "gpt-5")),
+    "a model with a file's name": raw(b'Content-Disposition: form-data; name="model"; filename="x"\r\n\r\nm'),
+    "a model in capitals": raw(field("Model", "gpt-5"), MODEL),
+    "a model in a list": raw(field("model[]", "gpt-5"), MODEL),
+    "a model with a key": raw(field("model[0]", "gpt-5"), MODEL),
+    "a model that is a number": raw(field("model", "5")),
+    "a line feed alone": raw(MODEL).replace(b"\r\n", b"\n"),
+    "a carriage return alone": raw(MODEL).replace(b"\r\n", b"\r"),
+    "a boundary behind a line feed": raw(
+        MODEL, field("x", 'y\n--b\nContent-Disposition: form-data; name="model"\n\nz')
+    ),
+    "an end behind a line feed": raw(MODEL, field("x", "y\n--b--\n"), field("y", "z")),
+    "a boundary within a value": raw(MODEL, field("x", "y --b z")),
+    "a boundary with a space": raw(MODEL).replace(b"--b--", b"--b --"),
+    "a boundary that goes on": raw(MODEL, end=b"--bc--\r\n"),
+    "text before": b"x\r\n" + raw(MODEL),
+    "a line before": b"\r\n" + raw(MODEL),
+    "text behind": raw(MODEL) + b"x",
+    "a form behind": raw(MODEL) + raw(field("model", "gpt-5")),
+    "no end": raw(MODEL, end=b""),
+    "half an end": raw(MODEL, end=b"--b-"),
+    "no boundary": b"model=m",
+    "nothing": b"",
+    "no blank line": b"--b\r\n" + MODEL.replace(b"\r\n\r\n", b"\r\n") + b"\r\n--b--\r\n",
+    "no headers": raw(b"\r\nx"),
+    "no name": raw(b"Content-Disposition: form-data\r\n\r\nm"),
+    "two names": raw(b'Content-Disposition: form-data; name="x"; name="model"\r\n\r\nm'),
+    "a name without quotes": raw(b"Content-Disposition: form-data; name=model\r\n\r\nm"),
+    "an encoded name": raw(b"Content-Disposition: form-data; name*=utf-8''model\r\n\r\nm"),
+    "a name with an escape": raw(field("mod\\el", "m")),
+    "a name with a percent sign": raw(field("mode%6c", "m")),
+    "a name behind a file's name with a quote": raw(
+        b'Content-Disposition: form-data; name="x"; filename="a\\"; name="model"\r\n\r\nm'
+    ),
+    "two dispositions": raw(b'Content-Disposition: form-data; name="x"\r\n' + MODEL),
+    "a folded header": raw(b'Content-Disposition: form-data;\r\n name="model"\r\n\r\nm'),
+    "a space before the colon": raw(MODEL.replace(b"Disposition:", b"Disposition :")),
+    "a header without colon": raw(field("x", "y", "model")),
+    "a control character in a header": raw(field("x", "y", "X: a\0b")),
+    "an encoded value": raw(field("model", "bQ==", "Content-Transfer-Encoding: base64")),
+    "a quoted-printable value": raw(field("model", "=6d", "Content-Transfer-Encoding: quoted-printable")),
+    "a character set for all": raw(field("_charset_", "utf-16"), MODEL),
+    "a model that is not UTF-8": raw(MODEL + b"\xff"),
+    "a header that is not UTF-8": raw(b'Content-Disposition: form-data; name="\xff"\r\n\r\nm'),
+    "endless headers": b"--b\r\n" + b"X: " + b"a" * 20_000,
+    "too many parts": raw(*[field("x", "y")] * (MOST_PARTS + 1)),
+}
+
+
+@pytest.mark.parametrize("body", AMBIGUOUS.values(), ids=AMBIGUOUS)
+@pytest.mark.parametrize("piece", [10**9, 1], ids=["whole", "bytes"])
+def test_what_another_reader_may_read_otherwise_is_refused(body, piece):
+    with pytest.raises(AmbiguousBody):
+        scan_form((body[at : at + piece] for at in range(0, len(body), piece)), b"b")
+
+
+def test_what_werkzeug_reads_in_a_form_is_read_here():
+    body, boundary = form()
+    decoder, seen, name = multipart.MultipartDecoder(boundary), {}, ""
+    decoder.receive_data(body)
+    decoder.receive_data(None)
+    while not isinstance(event := decoder.next_event(), multipart.Epilogue):
+        if isinstance(event, multipart.Field):
+            name = event.name
+        elif isinstance(event, multipart.Data):
+            seen[name] = seen.get(name, b"") + event.data
+
+    assert scan_form([body], boundary).members["model"] == seen["model"].decode()
+
+
+def test_long_fields_are_cut():
+    assert len(scan_form([raw(field("user", "a" * 5000))], b"b").members["user"]) == 1000
+
+
+def test_an_empty_field_is_empty_text():
+    assert scan_form([raw(field("language", ""))], b"b").members == {"language": ""}
+
+
+def test_the_reader_pauses_after_each_piece():
+    pauses = []
+
+    scan_form([raw(MODEL)[:5], raw(MODEL)[5:]], b"b", lambda: pauses.append(1))
+
+    assert len(pauses) == 2
+
+
+@pytest.mark.parametrize(
+    ("content_type", "boundary"),
+    [
+        ("multipart/form-data; boundary=abc", b"abc"),
+        ("Multipart/Form-Data;boundary=abc", b"abc"),
+        ('multipart/form-data; boundary="--=_odd boundary?(1)"', b"--=_odd boundary?(1)"),
+        ("multipart/form-data; charset=utf-8; boundary=a'b", b"a'b"),
+        ("application/json", None),
+        ("", None),
+    ],
+)
+def test_the_boundary_is_the_content_types(content_type, boundary):
+    assert boundary_of(content_type) == boundary
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=a; boundary=b",
+        'multipart/form-data; boundary="a', 'multipart/form-data; boundary="a\\"b"', "multipart/mixed; boundary=a",
+        "multipart/form-data; boundary=a b", "multipart/form-data; boundary*=utf-8''a",
+        "multipart/form-data boundary=a",
+        "multipart/form-data; boundary=" + "a" * 71, "multipart/form-data; x=y; boundary=a",
+    ],
+)  # fmt: skip
+def test_a_content_type_that_is_read_in_more_than_one_way_is_refused(content_type):
+    with pytest.raises(AmbiguousBody):
+        boundary_of(content_type)
