@@ -84,7 +84,7 @@ def _or_none(read: Callable[[], Reading]) -> Reading | None:
     except AmbiguousBody:
         return None
     # What stands in a schema is nobody's business, and one of the readers leaves it out.
-    return Reading(_without_schemas(reading.members), reading.models, reading.size, reading.parts)
+    return reading._replace(members=_without_schemas(reading.members))
 
 
 def _without_schemas(value: Any, *, is_outermost: bool = True) -> Any:
@@ -178,7 +178,8 @@ def python_reading(body: bytes) -> Reading:
     members = _built(document, models, is_outermost=True)
     for name, value in document:
         _count(parts, name, value)
-    return Reading(members, frozenset(models), len(body), parts)
+    has_stored_prompt = any(name == "prompt" and isinstance(value, _Pairs) for name, value in document)
+    return Reading(members, frozenset(models), len(body), parts, has_stored_prompt)
 
 
 def _refused(_: str) -> None:
@@ -212,9 +213,7 @@ def _built(value: Any, models: set[str], *, is_outermost: bool = False) -> Any:
 
 
 def _count(parts: Parts, name: str, value: Any) -> None:
-    if name == "prompt" and isinstance(value, _Pairs):
-        parts.has_stored_prompt = True
-    elif name == "prompt" and isinstance(value, list):
+    if name == "prompt" and type(value) is list:
         parts.prompts = max(1, sum(isinstance(entry, str) or type(entry) is list for entry in value))
     elif name == "input" and isinstance(value, str):
         parts.characters = len(value)

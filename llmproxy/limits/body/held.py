@@ -41,7 +41,8 @@ def read_held(body: bytes, *, counts_parts: bool = True, pause: Callable[[], obj
     if document is None:
         return scan((body[at : at + PIECE] for at in range(0, len(body), PIECE)), pause)
     members = {name: value for name, value in document.items() if name not in FREE}
-    return Reading(members, models_in(members), len(body), _parts(document) if counts_parts else None)
+    parts = _parts(document) if counts_parts else None
+    return Reading(members, models_in(members), len(body), parts, isinstance(document.get("prompt"), dict))
 
 
 def _plain(body: bytes) -> dict[str, Any] | None:
@@ -61,7 +62,6 @@ def _parts(document: dict[str, Any]) -> Parts:
     prompt, text = document.get("prompt"), document.get("input")
     if isinstance(prompt, list):
         parts.prompts = max(sum(isinstance(entry, str | list) for entry in prompt), 1)
-    parts.has_stored_prompt = isinstance(prompt, dict)
     if isinstance(text, str):
         parts.characters = len(text)
     places: list[tuple[str, Any]] = [(name, document.get(name)) for name in COUNTED]

@@ -45,7 +45,6 @@ class Parts:
         inline: How many images and files stand there, `inline_chars` long together; `audio_chars` likewise.
         stored: Names of what refers to something that the model reads and that is not in the body.
         prompts: How many completions of their own a `prompt` that is a list asks for.
-        has_stored_prompt: `prompt` names one that the upstream keeps.
         characters: Of an `input` that is one text.
     """
 
@@ -54,7 +53,6 @@ class Parts:
     audio_chars: int = 0
     stored: set[str] = field(default_factory=set)
     prompts: int = 1
-    has_stored_prompt: bool = False
     characters: int = 0
 
     def add_text(self, parent: str, name: str, begin: str, characters: int) -> None:
@@ -93,12 +91,14 @@ class Reading(NamedTuple):
         models: Everything that is named `model`, wherever a model may stand.
         size: Bytes of the body.
         parts: None where nobody asked.
+        has_stored_prompt: `prompt` names one that the upstream keeps, with tools and a model of its own.
     """
 
     members: Mapping[str, Any]
     models: frozenset[str]
     size: int
-    parts: Parts | None
+    parts: Parts | None = None
+    has_stored_prompt: bool = False
 
     @property
     def model(self) -> str | None:

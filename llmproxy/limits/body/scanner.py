@@ -148,6 +148,7 @@ class BodyScanner:
         self._members: dict[str, Any] = {}
         self._parts = Parts()
         self._prompts = 0
+        self._has_stored_prompt = False
         self._values_left = MOST_VALUES
         self._chars_left = MOST_CHARS
         self._steps_left = MOST_STEPS
@@ -165,7 +166,7 @@ class BodyScanner:
             raise AmbiguousBody("The request body is no JSON object, or not all of one.")
         self._parts.prompts = max(self._prompts, 1)
         members = {name: value for name, value in self._members.items() if name not in FREE}
-        return Reading(members, models_in(members), self._size, self._parts)
+        return Reading(members, models_in(members), self._size, self._parts, self._has_stored_prompt)
 
     def _decoded(self, piece: bytes, *, is_last: bool) -> str:
         try:
@@ -248,7 +249,7 @@ class BodyScanner:
                 _refuse_double(outer.name)
             self._build({} if place.built is None else place.built)
             if len(self._places) == 1 and outer.name == "prompt":
-                self._parts.has_stored_prompt = is_object
+                self._has_stored_prompt = is_object
             elif not is_object and self._is_prompt(outer):
                 self._prompts += 1
         self._places.append(place)

@@ -222,14 +222,14 @@ def test_what_the_model_reads_besides_text_is_counted(read, document, found):
     ],
 )  # fmt: skip
 def test_prompts_are_counted(read, prompt, count):
-    parts = read(body_of({"prompt": prompt})).parts
+    reading = read(body_of({"prompt": prompt}))
 
-    assert (parts.prompts, parts.has_stored_prompt) == (count, False)
+    assert (reading.parts.prompts, reading.has_stored_prompt) == (count, False)
 
 
 @readers
 def test_a_prompt_that_is_stored_is_told(read):
-    assert read(body_of({"prompt": {"id": "p"}})).parts.has_stored_prompt
+    assert read(body_of({"prompt": {"id": "p"}})).has_stored_prompt
 
 
 @readers

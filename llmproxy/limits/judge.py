@@ -1,0 +1,261 @@
+"""
+Whether a request keeps to the rules: what its head tells, then what its body tells.
+
+Raises what the caller is told (`llmproxy.errors`), so that whoever only notes what would have been refused asks the
+same questions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import unquote_plus
+
+from llmproxy.errors import (
+    AddressNotAllowed,
+    AmbiguousBody,
+    BodyTooLarge,
+    EndpointNotAllowed,
+    ModelNotAllowed,
+    ModelNotPriced,
+    ModelUndetermined,
+    ParameterNotAllowed,
+)
+from llmproxy.limits.body.reading import Reading
+from llmproxy.limits.routes import DEFAULT_MODELS, Route, id_in
+from llmproxy.limits.rules import Rules
+
+# What an API calls the most tokens that it may write.
+OUTPUT_NAMES: dict[str, tuple[str, ...]] = {
+    "chat": ("max_completion_tokens", "max_tokens"),
+    "completions": ("max_tokens",),
+    "responses": ("max_output_tokens",),
+    "run": ("max_completion_tokens",),
+    "realtime": ("max_output_tokens", "max_response_output_tokens"),
+}
+_ALL_OUTPUT_NAMES = tuple(dict.fromkeys(name for names in OUTPUT_NAMES.values() for name in names))
+_TIERED = ("chat", "completions", "responses", "run")
+_MOST_NAMED = 10
+_date = re.compile(r"_20\d\d_\d\d_\d\d\Z")
+
+NOTHING = Reading({}, frozenset(), 0)
+
+
+class Models(NamedTuple):
+    """
+    The models of a request.
+
+    Attributes:
+        main: The one that answers; None where it is not to be found in the request.
+        every: All that are named anywhere, the main one among them.
+    """
+
+    main: str | None
+    every: frozenset[str]
+
+
+def check_head(rules: Rules, route: Route | None, *, address: str, size: int) -> None:
+    """
+    Raises AddressNotAllowed, EndpointNotAllowed, BodyTooLarge.
+
+    Args:
+        size: Bytes of the body, as far as they are known.
+    """
+    if not rules.allow_address(address):
+        raise AddressNotAllowed
+    if not rules.allow_endpoint(route):
+        raise EndpointNotAllowed(f"{EndpointNotAllowed.message} It may use {_named(sorted(rules.endpoints or ()))}.")
+    if rules.max_body_bytes is not None and size > rules.max_body_bytes:
+        raise BodyTooLarge(limit=rules.max_body_bytes)
+
+
+def models_of(route: Route, path: str, query: str, reading: Reading) -> Models:
+    """
+    The models of a request, wherever they are named. Raises AmbiguousBody.
+
+    Args:
+        path, query: As they are sent up; the query without its question mark.
+    """
+    main = reading.model
+    named = [*_in_query(query), *([id_in(path)] if route.path == "models/*" else [])]
+    if main is None and named:
+        main = named[0]
+    if main is None and route.model == "default":
+        main = DEFAULT_MODELS[route.group]
+    return Models(main, reading.models.union(named, () if main is None else (main,)))
+
+
+def check_models(rules: Rules, route: Route, models: Models) -> None:
+    """Raises ModelNotAllowed, ModelUndetermined."""
+    if not rules.models:
+        return
+    if not all(map(rules.allow_model, models.every)):
+        allowed = [name for names in rules.models for name in names.names if rules.allow_model(name)]
+        raise ModelNotAllowed(f"{ModelNotAllowed.message} It may use {_named(allowed)}.", param="model")
+    require_model(route, models)
+
+
+def require_model(route: Route, models: Models) -> None:
+    """Raises ModelUndetermined where a model will answer that the request does not name."""
+    if route.model == "hidden":
+        raise ModelUndetermined("The model of such a request stands in what was stored, where nobody can look it up.")
+    if route.model != "none" and models.main is None and not (route.model == "stored" and models.every):
+        raise ModelUndetermined
+
+
+def check_parameters(rules: Rules, route: Route, reading: Reading, *, default_tier: str | None) -> None:
+    """
+    Raises ParameterNotAllowed.
+
+    Args:
+        default_tier: What the upstream serves where a request asks for no tier; None for `default`.
+    """
+    members = reading.members
+    if rules.max_output_tokens is not None or rules.require_max_output:
+        _check_output(rules, route, members)
+    if rules.n is not None:
+        for name in ("n", "best_of"):
+            _require_at_most(name, members.get(name), rules.n)
+    if rules.service_tier is not None:
+        _check_tier(rules.service_tier, route, members, default_tier or "default")
+    if rules.tools is not None:
+        _check_tools(rules.tools, reading)
+    if not rules.background and members.get("background"):
+        raise ParameterNotAllowed("This token may not run in the background.", param="background")
+    if not rules.store:
+        _check_store(route, members)
+    if rules.reasoning_effort is not None:
+        _check_effort(rules.reasoning_effort, members)
+
+
+def require_metered(route: Route, reading: Reading) -> None:
+    """
+    Raises what refuses a request whose cost nobody will be told, under a budget of dollars or tokens.
+
+    Raises ModelNotPriced, ParameterNotAllowed.
+    """
+    if route.kind == "later":
+        raise ModelNotPriced(
+            "This goes on behind its response, which does not tell its cost, and the token has a budget."
+        )
+    if route.kind == "away":
+        raise ModelNotPriced("This leads past the proxy, which would not see the cost, and the token has a budget.")
+    if reading.members.get("background"):
+        raise ParameterNotAllowed(
+            "What runs in the background does not tell what it costs, and this token has a budget.",
+            param="background",
+        )
+    if route.kind == "run" and reading.members.get("stream") is not True:
+        raise ParameterNotAllowed(
+            "This token has a budget: send `stream: true`, for the run's end tells what it costs.", param="stream"
+        )
+
+
+def undated(tool: str) -> str:
+    """A tool's type without the date of its version: `web_search_preview` for `web_search_preview_2025_03_11`."""
+    return _date.sub("", tool)
+
+
+def tool_types(members: Mapping[str, Any]) -> Iterator[str]:
+    """Types of all tools that a request names, wherever; "" for what has none."""
+    if members.get("functions") is not None:
+        yield "function"
+    if members.get("web_search_options") is not None:
+        yield "web_search"
+    places: list[Any] = [members]
+    while places:
+        place = places.pop()
+        inside = place.items() if isinstance(place, Mapping) else ((None, entry) for entry in place)
+        for name, value in inside:
+            if name == "tools" and value is not None:
+                yield from map(_type_of, value if isinstance(value, list) else [value])
+            if isinstance(value, dict | list):
+                places.append(value)
+
+
+def _in_query(query: str) -> list[str]:
+    pairs = [pair.partition("=") for pair in query.replace(";", "&").split("&")]
+    found = [(name, unquote_plus(value)) for raw, _, value in pairs if _is_like_model(name := unquote_plus(raw))]
+    # Whether semicolons part pairs, too, each server sees in its own way.
+    if len(found) > 1 or any(name != "model" or ";" in query for name, _ in found):
+        raise AmbiguousBody("The query must name `model` once at most.", param="model")
+    return [value for _, value in found]
+
+
+def _is_like_model(name: str) -> bool:
+    return name.partition("[")[0].partition("\0")[0].strip().casefold() == "model"
+
+
+def _check_output(rules: Rules, route: Route, members: Mapping[str, Any]) -> None:
+    if rules.max_output_tokens is not None:
+        for name in _ALL_OUTPUT_NAMES:
+            _require_at_most(name, members.get(name), rules.max_output_tokens)
+    names = OUTPUT_NAMES.get(route.kind, ())
+    if rules.require_max_output and names and all(members.get(name) is None for name in names):
+        most = "" if rules.max_output_tokens is None else f", at most {rules.max_output_tokens}"
+        raise ParameterNotAllowed(f"Send `{names[0]}`{most}: this token must say how much it wants.", param=names[0])
+
+
+def _require_at_most(name: str, value: object, most: int) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value > most):
+        raise ParameterNotAllowed(f"With this token `{name}` must be a number of at most {most}.", param=name)
+
+
+def _check_tier(allowed: frozenset[str], route: Route, members: Mapping[str, Any], default_tier: str) -> None:
+    asked = members.get("service_tier")
+    if asked is None and route.kind not in _TIERED:
+        return
+    is_allowed = asked in (None, "auto") and default_tier in allowed
+    if not is_allowed and not _is_in(allowed, "auto" if asked is None else asked):
+        raise ParameterNotAllowed(
+            f"With this token `service_tier` must be one of {_named(sorted(allowed))}.", param="service_tier"
+        )
+
+
+def _check_tools(allowed: frozenset[str], reading: Reading) -> None:
+    if reading.has_stored_prompt:
+        raise ParameterNotAllowed("A stored prompt may bring tools that this token may not use.", param="prompt")
+    for kind in tool_types(reading.members):
+        if kind not in allowed and undated(kind) not in allowed:
+            raise ParameterNotAllowed(
+                f"With this token tools may be of type {_named(sorted(allowed))}.", param="tools"
+            )
+
+
+def _check_store(route: Route, members: Mapping[str, Any]) -> None:
+    # Responses are stored unless one says no; chats only when one says yes.
+    stores = members.get("store") is not False if route.path == "responses" else bool(members.get("store"))
+    if stores:
+        raise ParameterNotAllowed("This token may store nothing: send `store: false`.", param="store")
+    if members.get("conversation") is not None:
+        raise ParameterNotAllowed("This token may store nothing, and conversations are stored.", param="conversation")
+
+
+def _check_effort(allowed: frozenset[str], members: Mapping[str, Any]) -> None:
+    reasoning = members.get("reasoning")
+    asked = {
+        "reasoning_effort": members.get("reasoning_effort"),
+        "reasoning.effort": reasoning.get("effort") if isinstance(reasoning, dict) else None,
+    }
+    for name, effort in asked.items():
+        if effort is not None and not _is_in(allowed, effort):
+            raise ParameterNotAllowed(
+                f"With this token the reasoning's effort must be one of {_named(sorted(allowed))}.", param=name
+            )
+
+
+def _is_in(allowed: frozenset[str], value: object) -> bool:
+    return isinstance(value, str) and value in allowed
+
+
+def _type_of(tool: object) -> str:
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    return kind if isinstance(kind, str) else ""
+
+
+def _named(names: Sequence[str]) -> str:
+    if not names:
+        return "none"
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more

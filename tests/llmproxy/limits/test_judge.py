@@ -1,0 +1,299 @@
+"""Requests that keep to the rules, and those that do not."""
+
+import json
+
+import pytest
+
+from llmproxy import errors
+from llmproxy.limits.body.held import read_held
+from llmproxy.limits.judge import (
+    NOTHING,
+    check_head,
+    check_models,
+    check_parameters,
+    models_of,
+    require_metered,
+    require_model,
+    tool_types,
+)
+from llmproxy.limits.routes import ROUTES, find_route
+from llmproxy.limits.rules import NO_RULES
+from llmproxy.limits.rules_json import read_rules
+
+CHAT = find_route("POST", "/v1/chat/completions")
+COMPLETIONS = find_route("POST", "/v1/completions")
+RESPONSES = find_route("POST", "/v1/responses")
+EMBEDDINGS = find_route("POST", "/v1/embeddings")
+REALTIME = find_route("GET", "/v1/realtime")
+MODEL = find_route("GET", "/v1/models/x")
+MINI = read_rules({"models": ["gpt-4o-mini"]})
+
+
+def reading(**members):
+    return read_held(json.dumps(members).encode())
+
+
+def models(route, *, path="/v1/", query="", **members):
+    return models_of(route, path, query, reading(**members))
+
+
+def limits(**rules):
+    return read_rules({"limits": rules})
+
+
+# Heads.
+
+
+def test_an_address_that_is_not_named_is_refused_first():
+    rules = read_rules({"addresses": ["10.0.0.0/8"], "endpoints": ["chat"]})
+
+    check_head(rules, CHAT, address="10.0.0.1", size=0)
+    with pytest.raises(errors.AddressNotAllowed):
+        check_head(rules, None, address="192.0.2.1", size=0)
+
+
+@pytest.mark.parametrize("route", [EMBEDDINGS, None])
+def test_an_endpoint_that_is_not_named_is_refused_with_those_that_are(route):
+    with pytest.raises(errors.EndpointNotAllowed, match="It may use audio, chat"):
+        check_head(read_rules({"endpoints": ["chat", "audio"]}), route, address="", size=0)
+
+
+def test_a_body_that_is_too_long_is_refused():
+    check_head(limits(max_body_bytes=10), CHAT, address="", size=10)
+    with pytest.raises(errors.BodyTooLarge, match="10 bytes"):
+        check_head(limits(max_body_bytes=10), CHAT, address="", size=11)
+
+
+# Models.
+
+
+def test_the_main_model_is_the_bodys_own():
+    found = models(CHAT, model="a", tools=[{"type": "x", "model": "b"}])
+
+    assert found == ("a", {"a", "b"})
+
+
+def test_a_model_inside_is_not_the_main_one():
+    assert models(CHAT, tools=[{"model": "b"}]) == (None, {"b"})
+
+
+def test_a_model_may_stand_in_the_query_and_in_the_path():
+    assert models(REALTIME, query="model=a%2Db&x=1") == ("a-b", {"a-b"})
+    assert models(MODEL, path="/v1/models/ft%3Aa") == ("ft:a", {"ft:a"})
+    assert models(CHAT, query="model=b", model="a") == ("a", {"a", "b"})
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "model=a&model=b", "model=a&Model=b", "MODEL=a", "model[]=a", "model[0]=a", "%6dodel=a&model=b", "model=a;b",
+        "x=1;model=a", "model%00=a", "+model=a", "model=a&model",
+    ],
+)  # fmt: skip
+def test_a_query_that_may_name_two_models_is_refused(query):
+    with pytest.raises(errors.AmbiguousBody):
+        models(REALTIME, query=query)
+
+
+@pytest.mark.parametrize("query", ["", "x=1", "x=1;2", "models=a", "x=model", "mode%6c=gpt"])
+def test_any_other_query_names_one_at_most(query):
+    assert models(CHAT, query=query).every <= {"gpt"}
+
+
+@pytest.mark.parametrize(
+    ("route", "members", "refused"),
+    [
+        (CHAT, {"model": "gpt-4o-mini"}, None),
+        (CHAT, {"model": "gpt-4o-mini-2024-07-18"}, None),
+        (CHAT, {"model": "gpt-4o"}, errors.ModelNotAllowed),
+        (CHAT, {"model": "gpt-4o-mini", "session": {"model": "gpt-4o"}}, errors.ModelNotAllowed),
+        (CHAT, {}, errors.ModelUndetermined),
+        (CHAT, {"tools": [{"model": "gpt-4o-mini"}]}, errors.ModelUndetermined),
+        (RESPONSES, {"prompt": {"id": "pmpt_1"}}, errors.ModelUndetermined),
+        (RESPONSES, {"prompt": {"id": "pmpt_1"}, "model": "gpt-4o-mini"}, None),
+    ],
+)
+def test_only_allowed_models_pass(route, members, refused):
+    if refused is None:
+        check_models(MINI, route, models(route, **members))
+        return
+    with pytest.raises(refused):
+        check_models(MINI, route, models(route, **members))
+
+
+def test_a_refusal_names_the_models_that_are_allowed():
+    rules = read_rules({"models": [f"m{number}" for number in range(12)]})
+
+    with pytest.raises(errors.ModelNotAllowed, match=r"It may use m0, m1, .*m9 and 2 more\.") as caught:
+        check_models(rules, CHAT, models(CHAT, model="x"))
+
+    assert caught.value.param == "model"
+    assert "x" not in str(caught.value)
+
+
+def test_an_endpoints_own_model_must_be_allowed_where_none_is_named():
+    moderations = find_route("POST", "/v1/moderations")
+
+    check_models(read_rules({"models": ["omni-moderation-latest"]}), moderations, models(moderations))
+    with pytest.raises(errors.ModelNotAllowed):
+        check_models(MINI, moderations, models(moderations))
+
+
+# What passes with a model rule alone: endpoints that rules must name are not among them, and these say no model.
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
+def test_without_a_model_only_what_asks_no_model_passes_a_model_rule(route):
+    found = models_of(route, "/v1/models/gpt-4o", "", NOTHING)
+
+    if route.model == "none":
+        check_models(MINI, route, found)
+        return
+    with pytest.raises((errors.ModelUndetermined, errors.ModelNotAllowed)):
+        check_models(MINI, route, found)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "members", "is_told"),
+    [
+        ("POST", "/v1/threads/runs", {"model": "m"}, True),
+        ("POST", "/v1/threads/runs", {}, False),
+        ("POST", "/v1/threads/t/runs/r/submit_tool_outputs", {"model": "m"}, False),
+        ("POST", "/v1/batches", {"model": "m"}, False),
+        ("POST", "/v1/evals", {"testing_criteria": [{"model": "m"}]}, True),
+        ("POST", "/v1/evals/e/runs", {"data_source": {"model": "m"}}, False),
+        ("POST", "/v1/videos/v/remix", {}, False),
+        ("POST", "/v1/videos", {}, True),
+        ("POST", "/v1/conversations", {}, True),
+    ],
+)
+def test_a_model_that_stands_in_what_was_stored_is_not_told(method, path, members, is_told):
+    route = find_route(method, path)
+
+    if is_told:
+        require_model(route, models(route, **members))
+        return
+    with pytest.raises(errors.ModelUndetermined):
+        require_model(route, models(route, **members))
+
+
+# Parameters.
+
+PARAMETERS = [
+    (limits(max_output_tokens=10), CHAT, {"max_tokens": 10}, None),
+    (limits(max_output_tokens=10), CHAT, {"max_tokens": 11}, "max_tokens"),
+    (limits(max_output_tokens=10), CHAT, {"max_tokens": 5, "max_completion_tokens": 11}, "max_completion_tokens"),
+    (limits(max_output_tokens=10), RESPONSES, {"max_output_tokens": 11}, "max_output_tokens"),
+    (limits(max_output_tokens=10), RESPONSES, {"max_tokens": 11}, "max_tokens"),
+    (limits(max_output_tokens=10), CHAT, {"max_tokens": "5"}, "max_tokens"),
+    (limits(max_output_tokens=10), CHAT, {"max_tokens": True}, "max_tokens"),
+    (limits(max_output_tokens=10), CHAT, {"max_tokens": None}, None),
+    (limits(max_output_tokens=10), CHAT, {"max_tokens": 10.5}, "max_tokens"),
+    (limits(max_output_tokens=10), CHAT, {"max_tokens": [5]}, "max_tokens"),
+    (limits(max_output_tokens=10), REALTIME, {"max_response_output_tokens": "inf"}, "max_response_output_tokens"),
+    (limits(max_output_tokens=10), CHAT, {}, None),
+    (limits(require_max_output=True), CHAT, {}, "max_completion_tokens"),
+    (limits(require_max_output=True), CHAT, {"max_tokens": None}, "max_completion_tokens"),
+    (limits(require_max_output=True), CHAT, {"max_tokens": 5}, None),
+    (limits(require_max_output=True), COMPLETIONS, {}, "max_tokens"),
+    (limits(require_max_output=True), RESPONSES, {"max_tokens": 5}, "max_output_tokens"),
+    (limits(require_max_output=True), EMBEDDINGS, {}, None),
+    (limits(n=2), CHAT, {"n": 2}, None),
+    (limits(n=2), CHAT, {"n": 3}, "n"),
+    (limits(n=2), COMPLETIONS, {"best_of": 3}, "best_of"),
+    (limits(service_tier=["flex"]), CHAT, {"service_tier": "flex"}, None),
+    (limits(service_tier=["flex"]), CHAT, {"service_tier": "priority"}, "service_tier"),
+    (limits(service_tier=["flex"]), CHAT, {}, "service_tier"),
+    (limits(service_tier=["flex"]), CHAT, {"service_tier": "auto"}, "service_tier"),
+    (limits(service_tier=["flex"]), CHAT, {"service_tier": ["flex"]}, "service_tier"),
+    (limits(service_tier=["flex"]), EMBEDDINGS, {}, None),
+    (limits(service_tier=["default"]), CHAT, {}, None),
+    (limits(service_tier=["default"]), CHAT, {"service_tier": "auto"}, None),
+    (limits(service_tier=["auto"]), CHAT, {}, None),
+    (limits(tools=["function"]), CHAT, {"tools": [{"type": "function"}]}, None),
+    (limits(tools=["function"]), CHAT, {"functions": [{"name": "f"}]}, None),
+    (limits(tools=["function"]), CHAT, {"tools": [{"type": "function"}, {"type": "mcp"}]}, "tools"),
+    (limits(tools=["function"]), CHAT, {"tools": [{}]}, "tools"),
+    (limits(tools=["function"]), CHAT, {"tools": "all"}, "tools"),
+    (limits(tools=["function"]), CHAT, {"tools": None}, None),
+    (limits(tools=["function"]), CHAT, {"web_search_options": {}}, "tools"),
+    (limits(tools=["function"]), CHAT, {"session": {"tools": [{"type": "mcp"}]}}, "tools"),
+    (limits(tools=["function"]), CHAT, {"tools": [{"type": "function", "tools": [{"type": "mcp"}]}]}, "tools"),
+    (limits(tools=["function"]), RESPONSES, {"prompt": {"id": "p"}}, "prompt"),
+    (limits(tools=[]), CHAT, {"tools": [{"type": "function"}]}, "tools"),
+    (limits(tools=[]), CHAT, {"tools": []}, None),
+    (limits(tools=["web_search"]), CHAT, {"tools": [{"type": "web_search_2025_08_26"}]}, None),
+    (limits(tools=["web_search"]), CHAT, {"tools": [{"type": "web_search_preview"}]}, "tools"),
+    (limits(background=False), RESPONSES, {"background": True}, "background"),
+    (limits(background=False), RESPONSES, {"background": "yes"}, "background"),
+    (limits(background=False), RESPONSES, {"background": False}, None),
+    (limits(store=False), CHAT, {"store": True}, "store"),
+    (limits(store=False), CHAT, {}, None),
+    (limits(store=False), RESPONSES, {}, "store"),
+    (limits(store=False), RESPONSES, {"store": None}, "store"),
+    (limits(store=False), RESPONSES, {"store": False}, None),
+    (limits(store=False), RESPONSES, {"store": False, "conversation": "c"}, "conversation"),
+    (limits(reasoning_effort=["low"]), CHAT, {"reasoning_effort": "low"}, None),
+    (limits(reasoning_effort=["low"]), CHAT, {"reasoning_effort": "high"}, "reasoning_effort"),
+    (limits(reasoning_effort=["low"]), RESPONSES, {"reasoning": {"effort": "high"}}, "reasoning.effort"),
+    (limits(reasoning_effort=["low"]), RESPONSES, {"reasoning": {"effort": ["low"]}}, "reasoning.effort"),
+    (limits(reasoning_effort=["low"]), RESPONSES, {"reasoning": "high"}, None),
+    (limits(reasoning_effort=["low"]), CHAT, {}, None),
+]
+
+
+@pytest.mark.parametrize(("rules", "route", "members", "param"), PARAMETERS)
+def test_parameters_keep_to_their_limits(rules, route, members, param):
+    if param is None:
+        check_parameters(rules, route, reading(**members), default_tier=None)
+        return
+    with pytest.raises(errors.ParameterNotAllowed) as caught:
+        check_parameters(rules, route, reading(**members), default_tier=None)
+
+    assert caught.value.param == param
+
+
+def test_no_rules_look_at_no_parameter():
+    check_parameters(NO_RULES, CHAT, reading(n=99, background=True, tools="x"), default_tier=None)
+
+
+def test_a_request_without_a_tier_gets_the_projects():
+    rules = limits(service_tier=["priority"])
+
+    check_parameters(rules, CHAT, reading(), default_tier="priority")
+    with pytest.raises(errors.ParameterNotAllowed):
+        check_parameters(rules, CHAT, reading(), default_tier="flex")
+
+
+def test_tools_are_found_wherever_they_are_named():
+    members = reading(tools=[{"type": "a"}], session={"tools": [{"type": "b", "tools": [{"type": "c"}]}]}).members
+
+    assert sorted(tool_types(members)) == ["a", "b", "c"]
+
+
+# Budgets.
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "members", "refused"),
+    [
+        ("POST", "/v1/batches", {}, errors.ModelNotPriced),
+        ("POST", "/v1/fine_tuning/jobs", {}, errors.ModelNotPriced),
+        ("POST", "/v1/vector_stores", {}, errors.ModelNotPriced),
+        ("POST", "/v1/containers", {}, errors.ModelNotPriced),
+        ("POST", "/v1/evals/e/runs", {}, errors.ModelNotPriced),
+        ("POST", "/v1/realtime/client_secrets", {}, errors.ModelNotPriced),
+        ("POST", "/v1/responses", {"background": True}, errors.ParameterNotAllowed),
+        ("POST", "/v1/threads/runs", {}, errors.ParameterNotAllowed),
+        ("POST", "/v1/threads/runs", {"stream": True}, None),
+        ("POST", "/v1/responses", {"background": False}, None),
+        ("GET", "/v1/batches", {}, None),
+        ("POST", "/v1/files", {}, None),
+    ],
+)
+def test_what_never_tells_its_cost_is_refused_under_a_budget(method, path, members, refused):
+    route = find_route(method, path)
+
+    if refused is None:
+        require_metered(route, reading(**members))
+        return
+    with pytest.raises(refused, match="budget"):
+        require_metered(route, reading(**members))
