@@ -2,7 +2,8 @@
 Every table of the schema, and nothing else.
 
 Names follow the design: ``projects(id, name, openai_api_key, …)``, ``tokens(token, project_id, expires_at,
-is_active, request_count, …)``. A token is stored as its SHA-256 alone, an upstream key sealed. Times are UTC.
+is_active, request_count, …)``. A token is stored as its SHA-256 alone, an upstream key sealed. Times are UTC. Money
+is whole micro-dollars, and the moments beside it are whole microseconds since 1970.
 
 The sums of usage are a star: `usage_sums` holds numbers under small keys, `usage_keys` says what a key stands for.
 A *view* is the usage summed by some dimensions per hour or per day (`accounting.views`). Times are whole hours since
@@ -29,6 +30,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -36,7 +38,7 @@ from sqlalchemy.types import JSON, TypeDecorator
 
 NAME_LENGTH = 200
 
-# What a row of `usage_sums` adds up; `cost` in micro-dollars.
+# What a row of `usage_sums` adds up; costs in micro-dollars, `cost_assumed` being what of `cost` nobody told.
 COUNTS = (
     "requests",
     "refusals",
@@ -53,6 +55,7 @@ COUNTS = (
     "audio_seconds",
     "streams",
     "silent_streams",
+    "cost_assumed",
 )
 # Upper ends of the buckets in milliseconds; one more bucket takes what is longer.
 BUCKETS_MS = (20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 60_000, 120_000, 600_000)
@@ -105,7 +108,12 @@ def new_id() -> str:
 
 
 class Project(db.Model):  # type: ignore[name-defined, misc]
-    """Owner of one upstream API key, sealed in ``openai_api_key`` and recognised by ``key_hint``."""
+    """
+    Owner of one upstream API key, sealed in ``openai_api_key`` and recognised by ``key_hint``.
+
+    ``is_ruled`` says that it has ``rules`` or meters of its own; ``rules_version`` grows with every change of either.
+    ``default_tier`` is what its upstream serves where a request asks for no tier; None where nobody said.
+    """
 
     __tablename__ = "projects"
 
@@ -116,6 +124,10 @@ class Project(db.Model):  # type: ignore[name-defined, misc]
     base_url: Mapped[str | None] = mapped_column(Text, default=None)
     is_active: Mapped[bool] = mapped_column(default=True)
     stream_usage: Mapped[str] = mapped_column(String(16), default="as-sent")
+    is_ruled: Mapped[bool] = mapped_column(default=False, server_default=false())
+    rules: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
+    rules_version: Mapped[int] = mapped_column(default=0, server_default="0")
+    default_tier: Mapped[str | None] = mapped_column(String(16), default=None)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
     tokens: Mapped[list[Token]] = relationship(back_populates="project", passive_deletes=True)
@@ -126,7 +138,8 @@ class Token(db.Model):  # type: ignore[name-defined, misc]
     A withering token, known by ``id``; ``token_hash`` is the SHA-256 of the secret in hex.
 
     ``request_count`` counts the window that began at ``window_started_at``. ``rate_limit`` None means the
-    setting's limit, whatever it is at the time.
+    setting's limit, whatever it is at the time. ``in_flight`` counts its running calls that have a reservation.
+    ``is_ruled``, ``rules`` and ``rules_version`` as the project has them.
     """
 
     __tablename__ = "tokens"
@@ -144,6 +157,10 @@ class Token(db.Model):  # type: ignore[name-defined, misc]
     rate_limit: Mapped[int | None] = mapped_column(default=None)
     request_count: Mapped[int] = mapped_column(default=0)
     window_started_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
+    is_ruled: Mapped[bool] = mapped_column(default=False, server_default=false())
+    rules: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
+    rules_version: Mapped[int] = mapped_column(default=0, server_default="0")
+    in_flight: Mapped[int] = mapped_column(default=0, server_default="0")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
 
@@ -159,6 +176,34 @@ retired_secrets = db.Table(
     Index("ix_retired_secrets_token_id", "token_id"),
     sqlite_with_rowid=False,
 )
+
+
+class Meter(db.Model):  # type: ignore[name-defined, misc]
+    """
+    One limit with its count, of a token, or of a project where ``token_id`` is None. See `llmproxy.limits.meters`.
+
+    ``models`` are names and globs, separated by commas. ``alerted`` is the highest percentage that was told.
+    """
+
+    __tablename__ = "meters"
+    __table_args__ = (Index("ix_meters_project_id", "project_id"), Index("ix_meters_token_id", "token_id"))
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    token_id: Mapped[str | None] = mapped_column(ForeignKey("tokens.id", ondelete="CASCADE"), default=None)
+    name: Mapped[str] = mapped_column(String(64))
+    unit: Mapped[str] = mapped_column(String(8))
+    models: Mapped[str | None] = mapped_column(String(400), default=None)
+    period: Mapped[str] = mapped_column(String(8))
+    zone: Mapped[str] = mapped_column(String(64), default="UTC")
+    reserve: Mapped[str] = mapped_column(String(8), default="likely")
+    amount: Mapped[int] = mapped_column(BigInteger)
+    spent: Mapped[int] = mapped_column(BigInteger, default=0)
+    reserved: Mapped[int] = mapped_column(BigInteger, default=0)
+    bounds: Mapped[int] = mapped_column(BigInteger, default=0)
+    mean: Mapped[int] = mapped_column(BigInteger, default=0)
+    period_end: Mapped[int] = mapped_column(BigInteger, default=0)
+    alerted: Mapped[int] = mapped_column(SmallInteger, default=0)
 
 
 class AuditEntry(db.Model):  # type: ignore[name-defined, misc]
@@ -228,6 +273,22 @@ leases = db.Table(
     Column("name", String(32), primary_key=True),
     Column("holder", String(36), nullable=False),
     Column("until", UtcDateTime, nullable=False),
+)
+# What running calls hold of meters, and whose they are. `holds` has [meter_id, hold, bound, assumed] for each meter,
+# and `estimate` micro-dollars: what is charged where nobody tells what the call cost. `state` is held, settled or
+# assumed. No foreign keys: a call outlives its token.
+reservations = db.Table(
+    "reservations",
+    Column("request_id", String(36), primary_key=True),
+    Column("project_id", String(36), nullable=False),
+    Column("token_id", String(36), nullable=False),
+    Column("node", String(36), nullable=False),
+    Column("worker", String(16), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("holds", JSON, nullable=False),
+    Column("estimate", BigInteger, nullable=False),
+    Index("ix_reservations_worker", "worker"),
 )
 # The oldest revision whose code may go on with this database, in the row with id 1; see `database.schema`.
 schema_floor = db.Table(

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from accounting.rollup import Rollup, UsageSums
@@ -15,7 +15,7 @@ from database import schema
 from database.copy import CopyRefused, copy
 from database.engine import background_transaction, open_engine
 from llmproxy.keyring import KeyRing
-from models import AuditEntry, Token
+from models import AuditEntry, Meter, Project, Token, new_id, reservations
 from tests.accounting.test_rollup import catch_up, mixed_records
 from tests.databases import POSTGRESQL, SQLITE, execute
 from tests.records import append, record
@@ -34,12 +34,23 @@ def full(database: Engine, session: Session, tmp_path: Path) -> Engine:
     tokens.rotate(session, ACTOR, token.id, grace=timedelta(hours=1))
     used = {"request_count": 7, "window_started_at": datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC)}
     session.execute(update(Token).where(Token.label.is_(None)).values(**used))
+    _add_limits(session, owner.id)
     session.commit()
     append(tmp_path / "api_logs.jsonl", [*mixed_records(200), record(usage_of="batch_1")])
     rollup = Rollup(tmp_path / "api_logs.jsonl", UsageSums(database, "node-1"))
     catch_up(rollup)
     rollup.close()
     return database
+
+
+def _add_limits(session: Session, project_id: str) -> None:
+    session.execute(update(Project).values(is_ruled=True, rules={"models": ["gpt-5"], "limits": {"n": 1}}))
+    meter = Meter(project_id=project_id, name="a day", unit="usd", period="day", amount=2**60, period_end=2**62)
+    session.add(meter)
+    session.flush()
+    whose = {"project_id": project_id, "token_id": new_id(), "node": new_id(), "worker": "w", "at": 2**50}
+    held = {"state": "held", "holds": [[meter.id, 1, 2**59, 3]], "estimate": 3}
+    session.execute(insert(reservations).values(request_id=new_id(), **whose, **held))
 
 
 @pytest.fixture(params=[SQLITE, POSTGRESQL])
@@ -71,7 +82,7 @@ def test_everything_arrives(full, database_url, target_url, tmp_path):
     assert in_target(target_url, rows_of) == left
     assert {table.name: table.rows for table in done.tables} == {name: len(rows) for name, rows in left.items()}
     assert set(left) == {
-        *("projects", "tokens", "retired_secrets", "audit"),
+        *("projects", "tokens", "retired_secrets", "audit", "meters", "reservations"),
         *("usage_keys", "usage_sums", "seen_objects", "reader_positions"),
     }
     assert all(left.values()) and done.keys_opened == 3
