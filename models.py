@@ -186,7 +186,10 @@ class Meter(db.Model):  # type: ignore[name-defined, misc]
     """
 
     __tablename__ = "meters"
-    __table_args__ = (Index("ix_meters_project_id", "project_id"), Index("ix_meters_token_id", "token_id"))
+    __table_args__ = (
+        Index("ix_meters_project_id_token_id", "project_id", "token_id"),
+        Index("ix_meters_token_id", "token_id"),
+    )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))

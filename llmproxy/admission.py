@@ -32,6 +32,7 @@ from llmproxy.errors import (
 )
 from llmproxy.fairness import Fairness
 from llmproxy.keyring import KeyRing, SealBroken
+from llmproxy.limits.reservations import Ruled, RuledClaim, Settlement, Verdict
 from llmproxy.telemetry import metrics
 from llmproxy.urls import seal_origin
 
@@ -71,7 +72,12 @@ class Grant(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TokenState:
-    """A token as it stands, to explain a refusal. Times are aware UTC; `rate_limit` is what holds for it."""
+    """
+    A token as it stands, to explain a refusal. Times are aware UTC; `rate_limit` is what holds for it.
+
+    `ruled` is None for a token without rules or meters of its own or of its project: all others' claims are refused
+    and looked at, and then made by what was found.
+    """
 
     token_id: str
     project_id: str
@@ -81,6 +87,7 @@ class TokenState:
     request_count: int
     window_started_at: datetime | None
     rate_limit: int
+    ruled: Ruled | None = None
 
 
 class Connections(NamedTuple):
@@ -95,7 +102,13 @@ class TokenStore(Protocol):
     """The statements that admission needs; all raise StoreUnavailable when the database is down."""
 
     def claim(self, token_hash: str, now: datetime) -> Grant | None:
-        """Count one request if the token may make it now; None when it may not."""
+        """Count one request if the token may make it now; None when it may not, and when it has rules or meters."""
+
+    def claim_ruled(self, token_hash: str, asked: RuledClaim, now: datetime) -> tuple[Grant | None, Verdict]:
+        """Count and hold a call of a token with rules or meters, or nothing of it. Sent again, it counts once."""
+
+    def settle(self, settlement: Settlement) -> bool:
+        """End a reservation; False when there is none. Sent again, it charges once."""
 
     def state(self, token_hash: str) -> TokenState | None:
         """The token as it stands; None when there is no such token."""

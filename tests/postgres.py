@@ -85,6 +85,10 @@ class PostgresServer:
         """Drop it, whoever is still connected."""
         self._execute(f"DROP DATABASE {_name_in(url)} WITH (FORCE)")
 
+    def log(self) -> str:
+        """What the server has said so far."""
+        return self._log.read_text(errors="replace")
+
     def _execute(self, statement: str) -> None:
         with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
             connection.execute(statement)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from threading import BoundedSemaphore
 from typing import Any
 
 import gevent
 import psycopg
+from psycopg.errors import LockNotAvailable
 
-from database.claims.statements import STATE, SUCCESSOR
+from database.claims import postgres_ruled
+from database.claims.postgres_ruled import LOOK, METERS_HELD, SETTLE
+from database.claims.statements import SUCCESSOR
 from llmproxy.admission import WINDOW, Connections, Grant, StoreUnavailable, TokenState
+from llmproxy.limits.meters import Meter
+from llmproxy.limits.reservations import STALE, Ruled, RuledClaim, Settlement, Verdict, database_us
 
 # How long a claim waits for a free connection, and then for its answer.
 TIMEOUT_S = 5.0
@@ -27,15 +34,14 @@ UPDATE tokens SET
     window_started_at = CASE WHEN window_started_at > %(window_floor)s THEN window_started_at ELSE %(now)s END,
     last_used_at = %(now)s
 FROM projects
-WHERE token = %(token)s AND tokens.is_active AND expires_at > %(now)s
+WHERE token = %(token)s AND tokens.is_active AND NOT tokens.is_ruled AND expires_at > %(now)s
     AND (window_started_at IS NULL OR window_started_at <= %(window_floor)s
          OR request_count < COALESCE(rate_limit, %(default_limit)s::integer))
-    AND projects.id = tokens.project_id AND projects.is_active
+    AND projects.id = tokens.project_id AND projects.is_active AND NOT projects.is_ruled
     AND (SELECT set_config('synchronous_commit', 'off', true)) = 'off'
 RETURNING tokens.id, project_id, openai_api_key, base_url, stream_usage, name
 """
 _SUCCESSOR = SUCCESSOR.replace(":token", "%(token)s").replace(":now", "%(now)s")
-_STATE = STATE.replace(":token", "%(token)s").replace(":default_limit", "%(default_limit)s::integer")
 
 
 class PostgresTokenStore:
@@ -57,6 +63,8 @@ class PostgresTokenStore:
         self._free = BoundedSemaphore(pool_size)
         self._busy = 0
         self._limit = pool_size
+        # The server's clock as it was told last, and when.
+        self._clock: tuple[int, float] | None = None
 
     def claim(self, token_hash: str, now: datetime) -> Grant | None:
         """Count one request if the token may make it; see CLAIM."""
@@ -71,8 +79,39 @@ class PostgresTokenStore:
 
     def state(self, token_hash: str) -> TokenState | None:
         """The token as it stands; see STATE."""
-        rows = self._execute(_STATE, {"token": token_hash, "default_limit": self._default_limit})
-        return TokenState(*rows[0]) if rows else None
+        rows = self._execute(LOOK, {"token": token_hash, "default_limit": self._default_limit})
+        if not rows:
+            return None
+        state, is_ruled = rows[0][:8], rows[0][8]
+        if not is_ruled:
+            return TokenState(*state)
+        *found, meters, now_us = rows[0][9:]
+        self._clock = now_us, time.monotonic()
+        return replace(TokenState(*state), ruled=Ruled._make([*found, _meters(meters), *self._clock]))
+
+    def claim_ruled(self, token_hash: str, asked: RuledClaim, now: datetime) -> tuple[Grant | None, Verdict]:
+        """Count and hold a call, by the server's clock; see `database.claims.postgres_ruled`."""
+        values = {"token": token_hash, "default_limit": self._default_limit}
+        rows = self._execute(postgres_ruled.CLAIM, values | postgres_ruled.claim_values(asked))
+        if not rows:
+            return None, STALE
+        *granted, in_flight, is_admitted, now_us, found = rows[0]
+        self._clock = now_us, time.monotonic()
+        meters = _meters(found)
+        if len(meters) < len(asked.demands):
+            return None, STALE
+        grant = Grant(*granted) if is_admitted else None
+        return grant, Verdict(is_admitted, False, meters, in_flight, now_us)
+
+    def settle(self, settlement: Settlement) -> bool:
+        """End a reservation; see `database.claims.postgres_ruled`."""
+        meters = settlement.meters
+        if meters is None or self._clock is None:
+            rows = self._execute(METERS_HELD, {"request_id": settlement.request_id})
+            meters = tuple(Meter(*row[:-1]) for row in rows)
+            self._clock = (rows[0][-1], time.monotonic()) if rows else self._clock
+        now_us = database_us(*self._clock) if self._clock else 0
+        return bool(self._execute(SETTLE, postgres_ruled.settle_values(settlement, meters, now_us)))
 
     def successor(self, token_hash: str, now: datetime) -> str | None:
         """See SUCCESSOR."""
@@ -104,6 +143,8 @@ class PostgresTokenStore:
         if self._idle:
             try:
                 return self._run(self._idle.pop(), statement, values)
+            except LockNotAvailable:
+                raise
             except psycopg.OperationalError:
                 # It is from before the server's restart, and so are the others. Should the server have counted the
                 # request before it died, then it counts twice: rather one too few than one too many.
@@ -120,6 +161,10 @@ class PostgresTokenStore:
             raise
         self._idle.append(cursor)
         return rows
+
+
+def _meters(rows: list[list[Any]] | None) -> tuple[Meter, ...]:
+    return tuple(Meter(*row) for row in rows or ())
 
 
 def _close(cursor: psycopg.Cursor[Any]) -> None:

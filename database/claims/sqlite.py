@@ -5,15 +5,23 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy.engine import make_url
 
-from database.claims.statements import CLAIM, STATE, SUCCESSOR
+from database.claims import sqlite_ruled
+from database.claims.statements import CLAIM, METERS_OF, STATE, SUCCESSOR
 from database.engine import BUSY_TIMEOUT_S, set_pragmas
 from llmproxy.admission import WINDOW, Connections, Grant, StoreUnavailable, TokenState
+from llmproxy.limits.meters import Meter
+from llmproxy.limits.reservations import Ruled, RuledClaim, Settlement, Verdict
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+T = TypeVar("T")
 
 
 class SqliteTokenStore:
@@ -29,23 +37,24 @@ class SqliteTokenStore:
 
     def claim(self, token_hash: str, now: datetime) -> Grant | None:
         """Count one request if the token may make it; see CLAIM."""
-        rows = self._execute(
-            CLAIM,
-            {
-                "token": token_hash,
-                "now": _sqlite_time(now),
-                "window_floor": _sqlite_time(now - WINDOW),
-                "default_limit": self._default_limit,
-            },
-        )
+        rows = self._execute(CLAIM, self._values(token_hash, now))
         return Grant(*rows[0]) if rows else None
+
+    def claim_ruled(self, token_hash: str, asked: RuledClaim, now: datetime) -> tuple[Grant | None, Verdict]:
+        """Count and hold a call; see `database.claims.sqlite_ruled`."""
+        values, now_us = self._values(token_hash, now), _microseconds(now)
+        return self._transaction(lambda connection: sqlite_ruled.claim(connection, asked, values, now_us))
+
+    def settle(self, settlement: Settlement) -> bool:
+        """End a reservation; see `database.claims.sqlite_ruled`."""
+        return self._transaction(lambda connection: sqlite_ruled.settle(connection, settlement, now_us()))
 
     def state(self, token_hash: str) -> TokenState | None:
         """The token as it stands; see STATE."""
         rows = self._execute(STATE, {"token": token_hash, "default_limit": self._default_limit})
         if not rows:
             return None
-        token_id, project_id, active, project_active, expires_at, count, window, limit = rows[0]
+        token_id, project_id, active, project_active, expires_at, count, window, limit, is_ruled, *found = rows[0]
         return TokenState(
             token_id=token_id,
             project_id=project_id,
@@ -55,7 +64,12 @@ class SqliteTokenStore:
             request_count=count,
             window_started_at=_from_sqlite_time(window) if window else None,
             rate_limit=limit,
+            ruled=self._ruled(token_id, project_id, *found) if is_ruled else None,
         )
+
+    def _ruled(self, token_id: str, project_id: str, *found: Any) -> Ruled:
+        meters = self._execute(METERS_OF, {"token_id": token_id, "project_id": project_id})
+        return Ruled._make([*found, tuple(Meter(*row) for row in meters), now_us(), time.monotonic()])
 
     def successor(self, token_hash: str, now: datetime) -> str | None:
         """See SUCCESSOR."""
@@ -72,13 +86,45 @@ class SqliteTokenStore:
             self._connection.close()
             self._connection = None
 
+    def _values(self, token_hash: str, now: datetime) -> dict[str, Any]:
+        return {
+            "token": token_hash,
+            "now": _sqlite_time(now),
+            "window_floor": _sqlite_time(now - WINDOW),
+            "default_limit": self._default_limit,
+        }
+
     def _execute(self, statement: str, values: dict[str, Any]) -> list[Any]:
+        if self._connection is not None:
+            # Nearly always this is all there is to do, and a `with` more would be seen in its time.
+            try:
+                return self._connection.execute(statement, values).fetchall()
+            except sqlite3.OperationalError:
+                pass
+        return self._when_free(lambda connection: connection.execute(statement, values).fetchall())
+
+    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """All of the work or nothing; it must not yield."""
+        connection = self._when_free(_begin)
+        try:
+            done = work(connection)
+            connection.execute("COMMIT")
+        except BaseException as exc:
+            # Whatever it is in the middle of ends with the connection.
+            self.close()
+            if isinstance(exc, sqlite3.Error):
+                raise StoreUnavailable(type(exc).__name__) from exc
+            raise
+        return done
+
+    def _when_free(self, statement: Callable[[sqlite3.Connection], T]) -> T:
+        """What a statement gives, once no other process has the lock that it needs."""
         deadline = time.monotonic() + BUSY_TIMEOUT_S
         while True:
             try:
                 if self._connection is None:
                     self._connection = self._connect()
-                return self._connection.execute(statement, values).fetchall()
+                return statement(self._connection)
             except sqlite3.OperationalError as exc:
                 busy = (exc.sqlite_errorcode & 0xFF) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
                 if not busy:
@@ -96,6 +142,20 @@ class SqliteTokenStore:
         )
         set_pragmas(connection, synchronous="NORMAL")
         return connection
+
+
+def _begin(connection: sqlite3.Connection) -> sqlite3.Connection:
+    connection.execute("BEGIN IMMEDIATE")
+    return connection
+
+
+def now_us() -> int:
+    """This node's clock, which is the database's."""
+    return time.time_ns() // 1000
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def _sqlite_time(moment: datetime) -> str:

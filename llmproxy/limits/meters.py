@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from llmproxy.limits.periods import FURTHEST_US, RATES, Period
+from llmproxy.limits.periods import FURTHEST_US, RATES, Period, has_begun_before
 
 Unit = Literal["usd", "tokens", "requests"]
 Reserve = Literal["likely", "bound"]
@@ -108,24 +108,29 @@ def admitted(meter: Meter, call: Claimed) -> Meter:
     )
 
 
-def settled(meter: Meter, call: Claimed, cost: int, *, is_same_period: bool) -> Meter:
+def settled(meter: Meter, call: Claimed, cost: int, at_us: int) -> Meter:
     """
     The meter with the call ended, at what it cost.
 
     Args:
-        is_same_period: Whether the period in which the call was admitted still goes on; a rate forgets what was
-            before.
+        at_us: When the call was admitted. A rate forgets what was before its minute or hour.
     """
-    if meter.unit == "requests":
-        return meter
     if not meter.holds:
-        return meter._replace(spent=max(meter.spent + cost - call.counted, 0)) if is_same_period else meter
+        return corrected(meter, call.counted, cost, at_us)
     return meter._replace(
         spent=meter.spent + cost,
         reserved=meter.reserved - call.hold,
         bounds=meter.bounds - call.bound,
         mean=mean_after(meter.mean, cost),
     )
+
+
+def corrected(meter: Meter, charged: int, cost: int, at_us: int) -> Meter:
+    """The meter with a call at what it cost, and not at what was charged for it before."""
+    if meter.unit == "requests" or (not meter.holds and not has_begun_before(meter.period, meter.period_end, at_us)):
+        return meter
+    # Whoever set it to nothing meanwhile did not mean less than nothing.
+    return meter._replace(spent=max(meter.spent + cost - charged, 0))
 
 
 def mean_after(mean: int, cost: int) -> int:

@@ -39,6 +39,11 @@ def checked_zone(name: str) -> str:
     return name
 
 
+def has_begun_before(period: Period, period_end: int, at_us: int) -> bool:
+    """Whether the minute or hour that ends then had begun at this moment."""
+    return at_us >= period_end - _LENGTH_US[period]
+
+
 def period_ends(period: Period, zone: str, at_us: int) -> tuple[int, int]:
     """
     The end of the period around a moment, and of the one after it.

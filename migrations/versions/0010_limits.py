@@ -40,7 +40,7 @@ def upgrade() -> None:
         ),
         sa.Column("alerted", sa.SmallInteger, nullable=False),
     )
-    op.create_index("ix_meters_project_id", "meters", ["project_id"])
+    op.create_index("ix_meters_project_id_token_id", "meters", ["project_id", "token_id"])
     op.create_index("ix_meters_token_id", "meters", ["token_id"])
     op.create_table(
         "reservations",

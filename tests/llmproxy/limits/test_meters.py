@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmproxy.limits.meters import Claimed, Meter, admitted, claimed, mean_after, settled, shortage, turned
+from llmproxy.limits.meters import Claimed, Meter, admitted, claimed, corrected, mean_after, settled, shortage, turned
 
 USD = Meter("id", "name", "usd", None, "day", "UTC", "likely", amount=5_000_000)
 BOUND = USD._replace(reserve="bound")
@@ -73,21 +73,30 @@ def test_rates_and_requests_count_at_admission_and_hold_nothing():
     assert USD.holds
 
 
-def test_a_rate_is_corrected_at_the_end_while_its_minute_goes_on():
-    running = admitted(RATE, Claimed(0, 0, 300))
+MINUTE_US = 60 * 10**6
+IN_MINUTE = RATE._replace(period_end=2 * MINUTE_US)
 
-    assert settled(running, Claimed(0, 0, 300), 120, is_same_period=True).spent == 120
-    assert settled(running, Claimed(0, 0, 300), 120, is_same_period=False) == running
+
+def test_a_rate_is_corrected_at_the_end_while_its_minute_goes_on():
+    running = admitted(IN_MINUTE, Claimed(0, 0, 300))
+
+    assert settled(running, Claimed(0, 0, 300), 120, at_us=MINUTE_US).spent == 120
+    assert settled(running, Claimed(0, 0, 300), 120, at_us=MINUTE_US - 1) == running
 
 
 def test_a_rate_that_was_reset_meanwhile_is_not_brought_below_nothing():
-    assert settled(RATE, Claimed(0, 0, 300), 120, is_same_period=True).spent == 0
+    assert settled(IN_MINUTE, Claimed(0, 0, 300), 120, at_us=MINUTE_US).spent == 0
 
 
 def test_a_request_stays_counted():
     running = admitted(REQUESTS, Claimed(0, 0, 1))
 
-    assert settled(running, Claimed(0, 0, 1), 10**6, is_same_period=True).spent == 1
+    assert settled(running, Claimed(0, 0, 1), 10**6, at_us=0).spent == 1
+
+
+def test_what_was_assumed_is_replaced_by_what_was_told():
+    assert corrected(USD._replace(spent=500, mean=7), 300, 120, at_us=0) == USD._replace(spent=320, mean=7)
+    assert corrected(USD._replace(spent=100), 300, 120, at_us=0).spent == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**9), st.integers(0, 10**9)), max_size=20))
@@ -98,7 +107,7 @@ def test_when_all_calls_have_ended_nothing_is_held_and_all_is_spent(calls):
         meter = admitted(meter, one)
         running.append((one, cost))
     for one, cost in running:
-        meter = settled(meter, one, cost, is_same_period=False)
+        meter = settled(meter, one, cost, at_us=0)
 
     assert (meter.reserved, meter.bounds, meter.spent) == (0, 0, sum(cost for *_, cost in calls))
 
@@ -112,7 +121,7 @@ def test_the_mean_moves_towards_the_cost_and_not_beyond(mean, cost):
 
 
 def test_a_first_dear_call_moves_the_mean_by_a_thirty_second():
-    assert settled(USD, call(0), 3_200, is_same_period=True).mean == 100
+    assert settled(USD, call(0), 3_200, at_us=0).mean == 100
 
 
 NOW = 1_800_000_000 * 10**6
