@@ -279,10 +279,11 @@ leases = db.Table(
 )
 # What running calls hold of meters, and whose they are. `holds` has [meter_id, hold, bound, assumed] for each meter,
 # and `estimate` micro-dollars: what is charged where nobody tells what the call cost. `state` is held, settled or
-# assumed. No foreign keys: a call outlives its token.
+# assumed. No foreign keys: a call outlives its token. A response of a WebSocket has its session's request id and a
+# number.
 reservations = db.Table(
     "reservations",
-    Column("request_id", String(36), primary_key=True),
+    Column("request_id", String(48), primary_key=True),
     Column("project_id", String(36), nullable=False),
     Column("token_id", String(36), nullable=False),
     Column("node", String(36), nullable=False),

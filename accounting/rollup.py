@@ -25,12 +25,14 @@ from sqlalchemy import Connection, Engine, select
 
 from accounting.fold import Folded, Rows, Sight, fold, in_every_view, with_used
 from accounting.names import ModelNames
+from accounting.reservations import pass_records
 from accounting.seen import counting
 from database.engine import BACKGROUND_BUSY_MS, background_transaction
 from llmproxy.admission import utc_now
 from llmproxy.api_log.position import Position
 from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.api_log.reader import LogReader
+from llmproxy.limits.reservations import ReservationStore
 from llmproxy.telemetry import metrics
 from models import DIMENSIONS, SUMS, UtcDateTime, reader_positions
 
@@ -203,11 +205,19 @@ def _tell(sight: Sight) -> None:
 
 
 class Rollup:
-    """Moves a reader on through the log, a batch at a time."""
+    """
+    Moves a reader on through the log, a batch at a time.
 
-    def __init__(self, path: Path, sums: UsageSums, **reader_options: Any) -> None:
+    Args:
+        reservations: Ended when their records are passed, see `accounting.reservations`; None leaves them alone.
+    """
+
+    def __init__(
+        self, path: Path, sums: UsageSums, reservations: ReservationStore | None = None, **reader_options: Any
+    ) -> None:
         self.reader = LogReader(path, READER, positions=sums, **reader_options)
         self.sums = sums
+        self._reservations = reservations
 
     def step(self, *, max_records: int = BATCH_RECORDS) -> int:
         """
@@ -218,6 +228,9 @@ class Rollup:
         try:
             while (batch := self.reader.read_batch(max_records=max_records)).size:
                 self.sums.stage(batch.records)
+                if self._reservations is not None:
+                    # Before the position moves on: what is passed again then has been ended, and is left alone.
+                    pass_records(self._reservations, batch.records)
                 self.reader.commit(batch)
                 if batch.records:
                     return len(batch.records)

@@ -15,12 +15,14 @@ from sqlalchemy import Delete, Engine, delete, exists, func, select, tuple_
 
 from config import Settings
 from database.engine import BACKGROUND_BUSY_MS, background_transaction
-from models import AuditEntry, Token, retired_secrets, seen_objects, usage_keys, usage_sums
+from models import AuditEntry, Token, reservations, retired_secrets, seen_objects, usage_keys, usage_sums
 
 DAY_S = 24 * 3600
 BATCH = 500
 # Whoever reads an object of before that again has its usage counted again.
 SEEN_DAYS = 30
+# A record that has not come by then never will.
+RESERVATION_DAYS = 7
 
 
 class Cleanup:
@@ -56,6 +58,10 @@ class Cleanup:
         told = now - timedelta(days=kept.audit_retention_days)
         old = select(AuditEntry.id).where(AuditEntry.at < told).limit(BATCH)
         yield from self._repeated("audit entries", delete(AuditEntry).where(AuditEntry.id.in_(old)))
+        made_us = int((now - timedelta(days=RESERVATION_DAYS)).timestamp() * 1_000_000)
+        ended = reservations.c.state != "held", reservations.c.at < made_us
+        ids = select(reservations.c.request_id).where(*ended).limit(BATCH)
+        yield from self._repeated("reservations", delete(reservations).where(reservations.c.request_id.in_(ids)))
 
     def _old_usage(self, before: datetime) -> Iterator[tuple[str, int]]:
         some = False

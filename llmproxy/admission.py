@@ -32,7 +32,7 @@ from llmproxy.errors import (
 )
 from llmproxy.fairness import Fairness
 from llmproxy.keyring import KeyRing, SealBroken
-from llmproxy.limits.reservations import Ruled, RuledClaim, Settlement, Verdict
+from llmproxy.limits.reservations import ReservationStore, Ruled, RuledClaim, Verdict
 from llmproxy.telemetry import metrics
 from llmproxy.urls import seal_origin
 
@@ -98,7 +98,7 @@ class Connections(NamedTuple):
     limit: int
 
 
-class TokenStore(Protocol):
+class TokenStore(ReservationStore, Protocol):
     """The statements that admission needs; all raise StoreUnavailable when the database is down."""
 
     def claim(self, token_hash: str, now: datetime) -> Grant | None:
@@ -106,9 +106,6 @@ class TokenStore(Protocol):
 
     def claim_ruled(self, token_hash: str, asked: RuledClaim, now: datetime) -> tuple[Grant | None, Verdict]:
         """Count and hold a call of a token with rules or meters, or nothing of it. Sent again, it counts once."""
-
-    def settle(self, settlement: Settlement) -> bool:
-        """End a reservation; False when there is none. Sent again, it charges once."""
 
     def state(self, token_hash: str) -> TokenState | None:
         """The token as it stands; None when there is no such token."""

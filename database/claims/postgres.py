@@ -16,7 +16,7 @@ from psycopg.errors import LockNotAvailable
 
 from database.claims import postgres_ruled
 from database.claims.postgres_ruled import LOOK, METERS_HELD, SETTLE
-from database.claims.statements import SUCCESSOR
+from database.claims.statements import HELD_BY, HOLDERS, SUCCESSOR
 from llmproxy.admission import WINDOW, Connections, Grant, StoreUnavailable, TokenState
 from llmproxy.limits.meters import Meter
 from llmproxy.limits.reservations import STALE, Ruled, RuledClaim, Settlement, Verdict, database_us
@@ -42,6 +42,8 @@ WHERE token = %(token)s AND tokens.is_active AND NOT tokens.is_ruled AND expires
 RETURNING tokens.id, project_id, openai_api_key, base_url, stream_usage, name
 """
 _SUCCESSOR = SUCCESSOR.replace(":token", "%(token)s").replace(":now", "%(now)s")
+_HELD_BY = HELD_BY.replace(":worker", "%(worker)s")
+_RESERVED_AMONG = "SELECT request_id FROM reservations WHERE request_id = ANY(%(ids)s::text[])"
 
 
 class PostgresTokenStore:
@@ -117,6 +119,18 @@ class PostgresTokenStore:
         """See SUCCESSOR."""
         rows = self._execute(_SUCCESSOR, {"token": token_hash, "now": now})
         return rows[0][0] if rows else None
+
+    def held_by(self, worker: str) -> list[str]:
+        """Request ids of what is held for running calls of a worker."""
+        return [row[0] for row in self._execute(_HELD_BY, {"worker": worker})]
+
+    def holders(self) -> list[tuple[str, str]]:
+        """Nodes and workers for whose calls something is held."""
+        return [(node, worker) for node, worker in self._execute(HOLDERS, {})]
+
+    def reserved_among(self, request_ids: list[str]) -> list[str]:
+        """Those of the request ids that have a reservation."""
+        return [row[0] for row in self._execute(_RESERVED_AMONG, {"ids": request_ids})] if request_ids else []
 
     def connections(self) -> Connections:
         """What claims hold, and what lies ready for them."""

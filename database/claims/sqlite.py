@@ -10,15 +10,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+import orjson
 from sqlalchemy.engine import make_url
 
 from database.claims import sqlite_ruled
-from database.claims.statements import CLAIM, METERS_OF, STATE, SUCCESSOR
+from database.claims.statements import CLAIM, HELD_BY, HOLDERS, METERS_OF, STATE, SUCCESSOR
 from database.engine import BUSY_TIMEOUT_S, set_pragmas
 from llmproxy.admission import WINDOW, Connections, Grant, StoreUnavailable, TokenState
 from llmproxy.limits.meters import Meter
 from llmproxy.limits.reservations import Ruled, RuledClaim, Settlement, Verdict
 
+_RESERVED_AMONG = "SELECT request_id FROM reservations WHERE request_id IN (SELECT value FROM json_each(:ids))"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 T = TypeVar("T")
@@ -48,6 +50,19 @@ class SqliteTokenStore:
     def settle(self, settlement: Settlement) -> bool:
         """End a reservation; see `database.claims.sqlite_ruled`."""
         return self._transaction(lambda connection: sqlite_ruled.settle(connection, settlement, now_us()))
+
+    def held_by(self, worker: str) -> list[str]:
+        """Request ids of what is held for running calls of a worker."""
+        return [row[0] for row in self._execute(HELD_BY, {"worker": worker})]
+
+    def holders(self) -> list[tuple[str, str]]:
+        """Nodes and workers for whose calls something is held."""
+        return self._execute(HOLDERS, {})
+
+    def reserved_among(self, request_ids: list[str]) -> list[str]:
+        """Those of the request ids that have a reservation."""
+        values = {"ids": orjson.dumps(request_ids).decode()}
+        return [row[0] for row in self._execute(_RESERVED_AMONG, values)] if request_ids else []
 
     def state(self, token_hash: str) -> TokenState | None:
         """The token as it stands; see STATE."""

@@ -42,3 +42,5 @@ SELECT {", ".join(METER_COLUMNS)} FROM meters WHERE token_id = :token_id
 UNION ALL
 SELECT {", ".join(METER_COLUMNS)} FROM meters WHERE project_id = :project_id AND token_id IS NULL
 """  # noqa: S608
+HELD_BY = "SELECT request_id FROM reservations WHERE worker = :worker AND state = 'held'"
+HOLDERS = "SELECT DISTINCT node, worker FROM reservations WHERE state = 'held'"

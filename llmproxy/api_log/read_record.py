@@ -129,6 +129,12 @@ class ReadRecord:
         return count if type(count) is int and 0 < count <= MAX_COUNT else 1
 
     @property
+    def reservation_id(self) -> str:
+        """The id under which its call was claimed: a session's responses are calls of their own."""
+        part = self.fields.get("part")
+        return f"{self.request_id}-{part}" if type(part) is int else self.request_id
+
+    @property
     def arrived_at(self) -> datetime | None:
         """When the request arrived, in UTC."""
         return from_iso(self.fields.get("timestamp"))

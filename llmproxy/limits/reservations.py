@@ -10,13 +10,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from llmproxy.limits.bounds import Bounds
 from llmproxy.limits.meters import Claimed, Meter, claimed, corrected, settled, shortage, turned
 from llmproxy.limits.periods import US_PER_S, period_ends
 
 State = Literal["held", "settled", "assumed"]
+
+
+class ReservationStore(Protocol):
+    """What is asked about reservations beside their claims. All raise StoreUnavailable when the database is down."""
+
+    def settle(self, settlement: Settlement) -> bool:
+        """End a reservation; False when there is none. Sent again, it charges once."""
+
+    def held_by(self, worker: str) -> list[str]:
+        """Request ids of what is held for running calls of a worker."""
+
+    def holders(self) -> list[tuple[str, str]]:
+        """Nodes and workers for whose calls something is held."""
+
+    def reserved_among(self, request_ids: list[str]) -> list[str]:
+        """Those of the request ids that have a reservation, in whatever state."""
 
 
 class Ruled(NamedTuple):

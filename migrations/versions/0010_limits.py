@@ -44,7 +44,7 @@ def upgrade() -> None:
     op.create_index("ix_meters_token_id", "meters", ["token_id"])
     op.create_table(
         "reservations",
-        sa.Column("request_id", sa.String(36), primary_key=True),
+        sa.Column("request_id", sa.String(48), primary_key=True),
         sa.Column("project_id", sa.String(36), nullable=False),
         sa.Column("token_id", sa.String(36), nullable=False),
         sa.Column("node", sa.String(36), nullable=False),

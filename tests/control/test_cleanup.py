@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, insert, select
 from sqlalchemy.orm import Session
 
 from accounting.rollup import Rollup, UsageSums
@@ -13,7 +13,7 @@ from config import Settings
 from control import cleanup
 from control.cleanup import Cleanup
 from database import lease
-from models import AuditEntry, Project, Token, seen_objects, usage_keys
+from models import AuditEntry, Project, Token, reservations, seen_objects, usage_keys
 from server import background
 from tests.accounting.test_rollup import catch_up, sums_of
 from tests.records import append, record
@@ -58,6 +58,23 @@ def test_audit_entries_go_after_their_retention(session, database):
 
     assert clean(database) == [("audit entries", 1)]
     assert session.scalar(select(func.count(AuditEntry.id))) == 2
+
+
+def add_reservation(session: Session, request_id: str, state: str, age: timedelta) -> None:
+    at = int((NOW - age).timestamp() * 1_000_000)
+    whose = {"project_id": "p", "token_id": "t", "node": "n", "worker": "w"}
+    row = {"request_id": request_id, "state": state, "at": at, "holds": [], "estimate": 0}
+    session.execute(insert(reservations).values(**whose, **row))
+    session.commit()
+
+
+def test_reservations_whose_record_never_came_go_after_a_week(session, database):
+    add_reservation(session, "gone", "assumed", 7 * DAY + SECOND)
+    add_reservation(session, "kept", "settled", 7 * DAY)
+    add_reservation(session, "running", "held", 70 * DAY)
+
+    assert clean(database) == [("reservations", 1)]
+    assert set(session.scalars(select(reservations.c.request_id))) == {"kept", "running"}
 
 
 def test_nothing_is_deleted_in_batches_larger_than_told(session, database, monkeypatch):

@@ -1,118 +1,18 @@
-"""A project with a token and meters, and what claims on them."""
-
-import uuid
-from collections.abc import Callable
-from datetime import timedelta
-from typing import Any
+"""A ruled token in a database, and stores of other processes beside its own."""
 
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine
 
 from database.claims import open_token_store
-from llmproxy.admission import TokenStore, hash_token, utc_now
-from llmproxy.limits.bounds import Bounds
-from llmproxy.limits.reservations import NOTHING, Charge, Settlement, Verdict, claim_of
-from models import Meter, Project, Token, db, new_id, reservations
-
-NODE, WORKER = "node", "worker"
-PROJECT = "f3f9d3f5-46a5-4c3e-9c5a-0c7f6f5f2b11"
-
-
-class Bench:
-    """One ruled token, and what is done with it."""
-
-    def __init__(self, store: TokenStore) -> None:
-        self.store = store
-        self.token_hash = hash_token(str(uuid.uuid4()))
-
-    def add_project(self, **columns: Any) -> None:
-        fields = {"openai_api_key": "sealed", "key_hint": "", "created_at": utc_now()}
-        db.session.add(Project(**{"id": PROJECT, "name": "a project", **fields, **columns}))
-        db.session.commit()
-
-    def add_token(self, **columns: Any) -> str:
-        now = utc_now()
-        times = {"created_at": now, "expires_at": now + timedelta(hours=1)}
-        token = Token(token=self.token_hash, project_id=PROJECT, **{"is_ruled": True, **times, **columns})
-        db.session.add(token)
-        db.session.commit()
-        return token.id
-
-    def add_meter(self, **columns: Any) -> str:
-        complete = {
-            "project_id": PROJECT,
-            "name": "m",
-            "unit": "usd",
-            "period": "day",
-            "amount": 1_000_000,
-            **columns,
-        }
-        meter = Meter(**complete)
-        db.session.add(meter)
-        db.session.commit()
-        return meter.id
-
-    def claim(self, figures: Bounds, *, request_id: str | None = None, **options: Any) -> tuple[Any, Verdict]:
-        """Look, and claim on all meters that there are."""
-        state = self.store.state(self.token_hash)
-        assert state is not None and state.ruled is not None
-        whose = {"request_id": request_id or new_id(), "node": NODE, "worker": WORKER}
-        asked = claim_of(state.ruled, state.ruled.meters, figures, **{"concurrency": None, **whose, **options})
-        return self.store.claim_ruled(self.token_hash, asked, utc_now())
-
-    def settle(self, request_id: str, cost: int | None, tokens: int | None = None, state: Any = "settled") -> bool:
-        return self.store.settle(Settlement(request_id, Charge(cost, tokens), state))
-
-    def release(self, request_id: str) -> bool:
-        return self.store.settle(Settlement(request_id, NOTHING, "settled"))
-
-    def meter(self, meter_id: str) -> Meter:
-        db.session.expire_all()
-        db.session.rollback()
-        found: Meter | None = db.session.get(Meter, meter_id)
-        assert found is not None
-        return found
-
-    def token(self) -> Token:
-        db.session.rollback()
-        db.session.expire_all()
-        found: Token | None = db.session.get(Token, self.token_hash)
-        assert found is not None
-        return found
-
-    def rows(self) -> dict[str, Any]:
-        """The reservations, by request id."""
-        db.session.rollback()
-        return {row.request_id: row for row in db.session.execute(select(reservations))}
-
-    def change(self, table: type, **values: Any) -> None:
-        db.session.execute(update(table).values(**values))
-        db.session.commit()
-
-
-def cost(at_most: int, likely: int | None = None) -> Bounds:
-    """Figures of a call in dollars alone; a token costs a micro-dollar."""
-    likely = at_most if likely is None else likely
-    return Bounds(at_most, at_most, likely, likely)
+from tests.ruled_token import Bench
 
 
 @pytest.fixture
-def open_store(database_url: str) -> Callable[[], TokenStore]:
-    made: list[TokenStore] = []
-
-    def open_one() -> TokenStore:
-        made.append(open_token_store(database_url, default_limit=1000))
-        return made[-1]
-
-    yield open_one
-    for store in made:
-        store.close()
-
-
-@pytest.fixture
-def bench(database: Engine, open_store) -> Bench:
+def bench(database: Engine, database_url: str):
     """A project and a ruled token without meters."""
-    made = Bench(open_store())
+    store = open_token_store(database_url, default_limit=1000)
+    made = Bench(store)
     made.add_project()
     made.add_token()
-    return made
+    yield made
+    store.close()

@@ -12,9 +12,10 @@ from sqlalchemy import delete, func, select, update
 
 from database.engine import write_transaction
 from llmproxy.admission import hash_token, utc_now
+from llmproxy.limits.reservations import UNTOLD, Settlement
 from models import Meter, Project, Token, db, new_id, reservations
-from tests.database.claims.conftest import PROJECT
 from tests.postgres import shared_postgres
+from tests.ruled_token import PROJECT
 
 PROCESSES = 3
 
@@ -145,6 +146,26 @@ def test_edits_and_deletions_beside_it_deadlock_with_nobody(bench, tokens, datab
     assert not doomed
     assert bench.meter(meter).spent == done["cost"]
     assert (bench.meter(meter).reserved, bench.meter(meter).bounds) == (0, 0)
+    assert_nothing_is_held()
+
+
+def test_a_reaper_that_errs_and_a_rollup_beside_it_charge_nothing_twice(bench, tokens, database_url):
+    meter = bench.add_meter(amount=10**12, period="total")
+    mine = [bench.add_meter(token_id=token_id, amount=10**12) for token_id in db.session.scalars(select(Token.id))]
+    done_to = Counter()
+
+    def interfere():
+        for request_id, row in bench.rows().items():
+            # The running are taken for dead, and the settled have their record read.
+            end = {"held": Settlement(request_id, UNTOLD, "assumed"), "settled": Settlement(request_id, UNTOLD, None)}
+            if row.state in end:
+                bench.store.settle(end[row.state])
+                done_to[row.state] += 1
+
+    done = run(database_url, tokens, during=interfere)
+
+    assert min(done_to["held"], done_to["settled"]) > 0
+    assert bench.meter(meter).spent == sum(bench.meter(name).spent for name in mine) == done["cost"]
     assert_nothing_is_held()
 
 

@@ -11,8 +11,8 @@ from llmproxy.limits.bounds import Bounds
 from llmproxy.limits.periods import period_ends
 from llmproxy.limits.reservations import Charge, Hold, Settlement, State, claim_of, ended, holds_of, judged
 from models import Meter, Token, new_id
-from tests.database.claims.conftest import NODE, WORKER, Bench
 from tests.database.claims.test_ruled import now_us
+from tests.ruled_token import NODE, WORKER, Bench
 
 KINDS: list[dict[str, Any]] = [
     {"unit": "usd", "period": "day", "zone": "Asia/Tokyo"},

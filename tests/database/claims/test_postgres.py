@@ -6,9 +6,8 @@ import pytest
 from database.claims import postgres_ruled
 from llmproxy.admission import StoreUnavailable
 from models import new_id
-from tests.database.claims.conftest import cost
 from tests.databases import migrate
-
+from tests.ruled_token import cost
 
 pytestmark = pytest.mark.postgres
 

@@ -9,7 +9,7 @@ from sqlalchemy import delete
 from llmproxy.admission import utc_now
 from llmproxy.limits.periods import NEVER_US, US_PER_S, period_ends
 from models import Meter, Project, Token, db, new_id
-from tests.database.claims.conftest import PROJECT, cost
+from tests.ruled_token import PROJECT, cost
 
 DAY_US = 86_400 * US_PER_S
 
@@ -62,7 +62,7 @@ def test_the_look_finds_rules_versions_and_meters(bench):
     assert abs(look.database_us() - now_us()) < 5 * US_PER_S
 
 
-def test_the_look_finds_no_meters_of_other_tokens_and_projects(bench, open_store):
+def test_the_look_finds_no_meters_of_other_tokens_and_projects(bench):
     other = "0c7f6f5f-46a5-4c3e-9c5a-f3f9d3f52b11"
     bench.add_project(id=other, name="another")
     bench.add_meter(project_id=other)

@@ -1,0 +1,42 @@
+"""
+The call log's part in reservations: whoever reads a record charges what its call cost, where nobody did, and deletes
+the reservation. So a record on the disk is enough, whatever became of the worker that wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from llmproxy.api_log.read_record import ReadRecord
+from llmproxy.limits.reservations import NOTHING, Charge, ReservationStore, Settlement
+from llmproxy.limits.usage import usage_of
+
+
+def pass_records(store: ReservationStore, records: Iterable[ReadRecord]) -> int:
+    """
+    End the reservations of calls whose records these are; how many there were. Done again, it changes nothing.
+
+    Raises StoreUnavailable; the records must be passed again then.
+    """
+    # A call that was refused holds nothing, and a line of several is one of those.
+    by_id = {record.reservation_id: record for record in records if record.token_id is not None}
+    found = store.reserved_among(list(by_id))
+    for request_id in found:
+        store.settle(Settlement(request_id, charge_of(by_id[request_id]), None))
+    return len(found)
+
+
+def charge_of(record: ReadRecord) -> Charge:
+    """What a record says that its call cost; None for what it does not say."""
+    source = record.cost_source
+    if source in ("none", "stored"):
+        return NOTHING
+    return Charge(0 if source == "unpriced" else record.cost, _tokens(record))
+
+
+def _tokens(record: ReadRecord) -> int | None:
+    metadata = record.fields.get("metadata")
+    if record.usage_source not in ("reported", "partial") or not isinstance(metadata, dict):
+        return None
+    usage = usage_of(metadata)
+    return usage.input + usage.output

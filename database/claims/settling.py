@@ -1,0 +1,104 @@
+"""
+A worker's running calls that hold something, and their ends, which wait for nobody and are lost by nothing.
+
+Who ends a call only says so. One greenlet tells the database, and goes on telling it while it does not answer; the
+call's record on disk is the second copy, from which the rollup charges what this process could not.
+
+A claim whose outcome is unknown is ended in the same way, with nothing: it may have taken place. Should it take place
+later still, it stands under this worker's name in the database and among no running calls, which is looked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+
+from gevent.event import Event
+
+from llmproxy.admission import StoreUnavailable
+from llmproxy.limits.reservations import NOTHING, ReservationStore, Settlement
+
+RETRY_S = 0.5
+
+log = logging.getLogger(__name__)
+
+
+class Settling:
+    """
+    The calls of one worker.
+
+    Args:
+        worker: The name that its claims give.
+    """
+
+    def __init__(self, store: ReservationStore, worker: str) -> None:
+        self.worker = worker
+        self._store = store
+        self._running: set[str] = set()
+        self._ended: deque[Settlement] = deque()
+        self._has_ended = Event()
+        self._is_failing = False
+
+    @property
+    def running(self) -> int:
+        """Calls that hold something, or are about to."""
+        return len(self._running)
+
+    @property
+    def pending(self) -> int:
+        """Ended calls that the database has not been told of."""
+        return len(self._ended)
+
+    def begin(self, request_id: str) -> None:
+        """A call's claim is about to be sent."""
+        self._running.add(request_id)
+
+    def refused(self, request_id: str) -> None:
+        """Its claim was not admitted."""
+        self._running.discard(request_id)
+
+    def unknown(self, request_id: str) -> None:
+        """Nobody can tell whether its claim was admitted, and the call was not made."""
+        self.end(Settlement(request_id, NOTHING, "settled"))
+
+    def end(self, settlement: Settlement) -> None:
+        """The call has ended. Never waits."""
+        self._ended.append(settlement)
+        self._has_ended.set()
+
+    def run(self, ending: Event) -> None:
+        """Tell the database of what has ended, until `ending` is set and nothing is left."""
+        while self._ended or not ending.is_set():
+            self._has_ended.wait(RETRY_S)
+            if not self.step():
+                ending.wait(RETRY_S)
+
+    def step(self) -> bool:
+        """Tell the database of all that has ended by now; False when it does not answer."""
+        self._has_ended.clear()
+        while self._ended:
+            settlement = self._ended[0]
+            try:
+                self._store.settle(settlement)
+            except StoreUnavailable as exc:
+                self._fails(exc)
+                # One that cannot be told does not keep the others from it.
+                self._ended.rotate(-1)
+                return False
+            self._ended.popleft()
+            self._running.discard(settlement.request_id)
+        self._is_failing = False
+        return True
+
+    def release_unknown(self) -> int:
+        """End what is held under this worker's name for none of its calls; how many there were."""
+        unknown = set(self._store.held_by(self.worker)) - self._running
+        for request_id in unknown:
+            log.warning("releasing what is held for request %s, which is not running", request_id)
+            self._store.settle(Settlement(request_id, NOTHING, "settled"))
+        return len(unknown)
+
+    def _fails(self, exc: StoreUnavailable) -> None:
+        if not self._is_failing:
+            self._is_failing = True
+            log.warning("cannot settle calls, and tries again: %s", exc)
