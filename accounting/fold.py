@@ -206,6 +206,8 @@ def _priced(record: ReadRecord) -> Sums:
     priced: Sums = {}
     if cost := record.cost:
         priced["cost"] = min(max(cost, 0), MAX_COST)
+        if record.cost_source == "assumed":
+            priced["cost_assumed"] = priced["cost"]
     if record.is_unpriced:
         priced["unpriced"] = 1
     return priced

@@ -80,6 +80,7 @@ class Usage:
         audio_seconds: Of transcriptions that are billed by duration.
         streams: Chat and completion streams that went through well.
         silent_streams: Of them, those that told no usage.
+        cost_assumed: Of the cost, what a budget was charged for calls that told no usage.
         duration_ms: Arrival to last byte, of what was forwarded.
         ttft_ms: Arrival to first body byte, of what was forwarded.
     """
@@ -99,6 +100,7 @@ class Usage:
     audio_seconds: int
     streams: int
     silent_streams: int
+    cost_assumed: int
     duration_ms: Percentiles
     ttft_ms: Percentiles
 

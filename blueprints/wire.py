@@ -81,7 +81,7 @@ def audit_json(entry: AuditEntry) -> dict[str, Any]:
 def usage_json(usage: Usage) -> dict[str, Any]:
     """Sums of usage."""
     sums = asdict(usage)
-    return sums | {"cost_usd": sums.pop("cost") / MICRO}
+    return sums | {f"{name}_usd": sums.pop(name) / MICRO for name in ("cost", "cost_assumed")}
 
 
 def price_json(row: Row) -> dict[str, Any]:

@@ -17,15 +17,13 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from flask import Flask
-
 from database.claims import open_token_store
-from database.engine import init_app, write_transaction
+from database.engine import background_transaction, open_engine
 from database.schema import migrate_to_head
 from llmproxy.admission import TokenStore
 from llmproxy.limits.bounds import Bounds
 from llmproxy.limits.reservations import Charge, Settlement, claim_of
-from models import Meter, Project, Token, db
+from models import Meter, Project, Token
 
 FIGURES = Bounds(50_000, 20_000, 2_000, 1_000)
 MOST_METERS = 3
@@ -49,22 +47,22 @@ def main() -> None:
 
 def _prepare(url: str, directory: Path) -> None:
     """A plain token, and ruled ones with as many meters as their hash says."""
-    app = Flask("claims")
-    migrate_to_head(init_app(app, url), directory)
+    engine = open_engine(url)
+    migrate_to_head(engine, directory)
     now = datetime.now(UTC)
-    with app.app_context(), write_transaction():
+    times = {"created_at": now, "expires_at": now + timedelta(days=1)}
+    project_id = str(uuid.uuid4())
+    with background_transaction(engine) as connection:
         fields = {"openai_api_key": "sealed", "key_hint": "", "created_at": now}
-        project = Project(id=str(uuid.uuid4()), name=str(uuid.uuid4()), **fields)
-        db.session.add(project)
-        times = {"created_at": now, "expires_at": now + timedelta(days=1)}
-        db.session.add(Token(token="plain", project_id=project.id, **times))
+        connection.execute(Project.__table__.insert().values(id=project_id, name=project_id, **fields))
+        tokens, meters = Token.__table__.insert(), Meter.__table__.insert()
+        connection.execute(tokens.values(token="plain", project_id=project_id, **times))
         for count in range(MOST_METERS + 1):
-            token = Token(token=str(count), id=str(uuid.uuid4()), project_id=project.id, is_ruled=True, **times)
-            db.session.add(token)
-            db.session.flush()
-            meter = {"project_id": project.id, "token_id": token.id, "name": "m", "period": "day", "amount": 10**15}
-            units = ("usd", "tokens", "usd")[:count]
-            db.session.add_all([Meter(id=str(uuid.uuid4()), unit=unit, **meter) for unit in units])
+            ruled = {"token": str(count), "id": str(uuid.uuid4()), "is_ruled": True}
+            connection.execute(tokens.values(project_id=project_id, **ruled, **times))
+            meter = {"project_id": project_id, "token_id": ruled["id"], "name": "m", "period": "day"}
+            for unit in ("usd", "tokens", "usd")[:count]:
+                connection.execute(meters.values(id=str(uuid.uuid4()), unit=unit, amount=10**15, **meter))
 
 
 def _measure(store: TokenStore, calls: int) -> None:
@@ -85,9 +83,9 @@ def _claim(store: TokenStore, name: str, now: datetime, made: list[Settlement]) 
     assert state is not None
     assert state.ruled is not None
     request_id = str(uuid.uuid4())
-    asked = claim_of(
-        state.ruled, state.ruled.meters, FIGURES, request_id=request_id, node="n", worker="w", concurrency=None
-    )
+    whose = {"request_id": request_id, "node": "n", "worker": "w"}
+    now_us = state.ruled.database_us(time.monotonic())
+    asked = claim_of(state.ruled, state.ruled.meters, FIGURES, now_us=now_us, concurrency=None, **whose)
     grant, verdict = store.claim_ruled(name, asked, now)
     assert grant is not None
     if asked.reserves:

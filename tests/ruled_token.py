@@ -1,15 +1,17 @@
 """A project with a ruled token and meters, and whoever claims on them."""
 
+import time
 import uuid
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from llmproxy.admission import TokenStore, hash_token, utc_now
 from llmproxy.limits.bounds import Bounds
 from llmproxy.limits.reservations import NOTHING, Charge, Settlement, Verdict, claim_of
-from models import Meter, Project, Token, db, new_id, reservations
+from models import Meter, Project, Token, new_id, reservations
 
 NODE, WORKER = "node", "worker"
 PROJECT = "f3f9d3f5-46a5-4c3e-9c5a-0c7f6f5f2b11"
@@ -18,21 +20,22 @@ PROJECT = "f3f9d3f5-46a5-4c3e-9c5a-0c7f6f5f2b11"
 class Bench:
     """One ruled token, and what is done with it."""
 
-    def __init__(self, store: TokenStore) -> None:
+    def __init__(self, store: TokenStore, session: Session) -> None:
         self.store = store
+        self.session = session
         self.token_hash = hash_token(str(uuid.uuid4()))
 
     def add_project(self, **columns: Any) -> None:
         fields = {"openai_api_key": "sealed", "key_hint": "", "created_at": utc_now()}
-        db.session.add(Project(**{"id": PROJECT, "name": "a project", **fields, **columns}))
-        db.session.commit()
+        self.session.add(Project(**{"id": PROJECT, "name": "a project", **fields, **columns}))
+        self.session.commit()
 
     def add_token(self, **columns: Any) -> str:
         now = utc_now()
         times = {"created_at": now, "expires_at": now + timedelta(hours=1)}
-        token = Token(token=self.token_hash, project_id=PROJECT, **{"is_ruled": True, **times, **columns})
-        db.session.add(token)
-        db.session.commit()
+        token = Token(token_hash=self.token_hash, project_id=PROJECT, **{"is_ruled": True, **times, **columns})
+        self.session.add(token)
+        self.session.commit()
         return token.id
 
     def add_meter(self, **columns: Any) -> str:
@@ -45,15 +48,16 @@ class Bench:
             **columns,
         }
         meter = Meter(**complete)
-        db.session.add(meter)
-        db.session.commit()
+        self.session.add(meter)
+        self.session.commit()
         return meter.id
 
     def claim(self, figures: Bounds, *, request_id: str | None = None, **options: Any) -> tuple[Any, Verdict]:
         """Look, and claim on all meters that there are."""
         state = self.store.state(self.token_hash)
         assert state is not None and state.ruled is not None
-        whose = {"request_id": request_id or new_id(), "node": NODE, "worker": WORKER}
+        whose: dict[str, Any] = {"request_id": request_id or new_id(), "node": NODE, "worker": WORKER}
+        whose["now_us"] = state.ruled.database_us(time.monotonic())
         asked = claim_of(state.ruled, state.ruled.meters, figures, **{"concurrency": None, **whose, **options})
         return self.store.claim_ruled(self.token_hash, asked, utc_now())
 
@@ -64,27 +68,27 @@ class Bench:
         return self.store.settle(Settlement(request_id, NOTHING, "settled"))
 
     def meter(self, meter_id: str) -> Meter:
-        db.session.expire_all()
-        db.session.rollback()
-        found: Meter | None = db.session.get(Meter, meter_id)
+        self.session.expire_all()
+        self.session.rollback()
+        found: Meter | None = self.session.get(Meter, meter_id)
         assert found is not None
         return found
 
     def token(self) -> Token:
-        db.session.rollback()
-        db.session.expire_all()
-        found: Token | None = db.session.get(Token, self.token_hash)
+        self.session.rollback()
+        self.session.expire_all()
+        found: Token | None = self.session.get(Token, self.token_hash)
         assert found is not None
         return found
 
     def rows(self) -> dict[str, Any]:
         """The reservations, by request id."""
-        db.session.rollback()
-        return {row.request_id: row for row in db.session.execute(select(reservations))}
+        self.session.rollback()
+        return {row.request_id: row for row in self.session.execute(select(reservations))}
 
     def change(self, table: type, **values: Any) -> None:
-        db.session.execute(update(table).values(**values))
-        db.session.commit()
+        self.session.execute(update(table).values(**values))
+        self.session.commit()
 
 
 def cost(at_most: int, likely: int | None = None) -> Bounds:

@@ -112,7 +112,7 @@ class PostgresTokenStore:
             rows = self._execute(METERS_HELD, {"request_id": settlement.request_id})
             meters = tuple(Meter(*row[:-1]) for row in rows)
             self._clock = (rows[0][-1], time.monotonic()) if rows else self._clock
-        now_us = database_us(*self._clock) if self._clock else 0
+        now_us = database_us(*self._clock, time.monotonic()) if self._clock else 0
         return bool(self._execute(SETTLE, postgres_ruled.settle_values(settlement, meters, now_us)))
 
     def successor(self, token_hash: str, now: datetime) -> str | None:

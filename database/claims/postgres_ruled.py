@@ -64,7 +64,7 @@ WITH asked AS MATERIALIZED (
     SELECT {_METER}, bound, estimate, ends, after FROM meters JOIN asked ON meter_id = id
     WHERE EXISTS (SELECT 1 FROM t) ORDER BY id FOR UPDATE OF meters
 ), n AS MATERIALIZED (
-    SELECT {_NOW} AS now_us FROM (SELECT count(*) AS locked FROM l) AS counted WHERE locked >= 0
+    SELECT {_NOW} AS now_us FROM (SELECT count(*) AS locked FROM l) AS x WHERE locked >= 0
 ), p AS MATERIALIZED (
     SELECT id, name, unit, models, period, zone, reserve, amount, {_SPENT} AS spent, reserved, bounds, mean,
         {_PERIOD_END} AS period_end, bound, estimate, {_HOLDS} AS holds

@@ -8,7 +8,6 @@ by its worker or *assumed* by whoever found the worker dead.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
@@ -57,9 +56,9 @@ class Ruled(NamedTuple):
     now_us: int
     seen_s: float
 
-    def database_us(self) -> int:
-        """The database's clock by now."""
-        return database_us(self.now_us, self.seen_s)
+    def database_us(self, now_s: float) -> int:
+        """The database's clock at this moment of the process's steady clock."""
+        return database_us(self.now_us, self.seen_s, now_s)
 
 
 class Demand(NamedTuple):
@@ -160,6 +159,7 @@ def claim_of(
     meters: Iterable[Meter],
     figures: Bounds,
     *,
+    now_us: int,
     request_id: str,
     node: str,
     worker: str,
@@ -169,10 +169,11 @@ def claim_of(
     A call's claim on the meters that it counts on, which are some of the look's.
 
     Args:
+        now_us: The database's clock, or a little less.
         node, worker: Whose call it is.
     """
-    now_us = look.database_us()
-    asked = tuple(_demand(meter, figures, now_us) for meter in sorted(meters, key=lambda meter: meter.id))
+    meters = sorted(meters, key=lambda meter: meter.id)
+    asked = tuple(_demand(meter, figures, now_us) for meter in meters)
     holds = any(demand.bound and meter.unit != "requests" for meter, demand in zip(meters, asked, strict=True))
     reserves = concurrency is not None or holds
     return RuledClaim(
@@ -232,6 +233,6 @@ def ended(
     return settled(meter, call, cost, at_us)
 
 
-def database_us(told_us: int, at_s: float) -> int:
-    """A database's clock by now, as it was told at a moment of this process's steady clock."""
-    return told_us + int((time.monotonic() - at_s) * US_PER_S)
+def database_us(told_us: int, at_s: float, now_s: float) -> int:
+    """A database's clock now, told by it at another moment of a steady clock."""
+    return told_us + int((now_s - at_s) * US_PER_S)

@@ -1,17 +1,17 @@
 """A ruled token in a database."""
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from database.claims import open_token_store
 from tests.ruled_token import Bench
 
 
 @pytest.fixture
-def bench(database: Engine, database_url: str):
+def bench(session: Session, database_url: str):
     """A project and a ruled token without meters."""
     store = open_token_store(database_url, default_limit=1000)
-    made = Bench(store)
+    made = Bench(store, session)
     made.add_project()
     made.add_token()
     yield made

@@ -21,7 +21,7 @@ from tests.ruled_token import cost
         (record(cost_usd=None, cost_source="unpriced"), Charge(0, 15)),
         (record(cost_usd=None), Charge(None, 15)),
         (record(cost_usd="much", metadata=None), UNTOLD),
-        (record(usage_source="absent"), UNTOLD),
+        (record(cost_usd=None, cost_source="absent", usage_source="absent"), UNTOLD),
         (refused(cost_usd=0, cost_source="none"), Charge(0, 0)),
     ],
 )

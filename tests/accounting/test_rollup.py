@@ -153,6 +153,12 @@ def test_costs_are_whole_micro_dollars_and_within_reason(call, cost, unpriced):
     assert (sums.get("cost", 0), sums.get("unpriced", 0)) == (cost, unpriced)
 
 
+def test_what_nobody_told_is_kept_apart_within_the_costs():
+    sums = sums_in(record(cost_usd=0.29, cost_source="assumed", usage_source="absent"))
+
+    assert (sums["cost"], sums["cost_assumed"]) == (290_000, 290_000)
+
+
 def test_what_a_call_used_before_it_was_cut_counts():
     sums = sums_in(record(outcome="refused", error={"code": "token_revoked", "type": "x"}))
 
@@ -191,6 +197,7 @@ def test_tokens_are_those_that_the_upstream_told():
         "audio_seconds": 0,
         "streams": 0,
         "silent_streams": 0,
+        "cost_assumed": 0,
     }
 
 

@@ -54,6 +54,7 @@ def test_a_project_s_usage(operator, add):
         "reasoning_tokens": 4,
         "total_tokens": 30,
         "cost_usd": 0.00014,
+        "cost_assumed_usd": 0,
         "unpriced": 0,
         "audio_seconds": 0,
         "streams": 0,

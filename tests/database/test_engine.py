@@ -246,6 +246,7 @@ def test_the_audit_trail_keeps_zones_and_json(session):
 # Migrations
 
 NEW_IN_0008 = ("total_tokens", "audio_seconds", "streams", "silent_streams")
+NEWER = (*NEW_IN_0008, "cost_assumed")
 
 
 def test_the_migrations_lead_to_the_models(database):
@@ -282,7 +283,8 @@ def test_calls_go_where_they_went_once_base_urls_stand_for_themselves(tmp_path, 
     with engine.begin() as connection:
         row = {"id": PROJECT, "name": "p", "openai_api_key": "sealed", "key_hint": "hint", "base_url": base_url}
         row |= {"is_active": True, "stream_usage": "as-sent", "created_at": NOW}
-        connection.execute(Project.__table__.insert().values(row))
+        names, places = ", ".join(row), ", ".join(f":{name}" for name in row)
+        connection.execute(text(f"INSERT INTO projects ({names}) VALUES ({places})"), row)
 
     schema.upgrade(engine, "0004")
     with engine.connect() as connection:
@@ -305,7 +307,7 @@ def test_totals_that_were_shown_before_they_were_summed_stay(tmp_path):
     key = {"id": 1, "view": 1, "node_id": "n", "project_id": "p", "token_id": "t", "model": "m", "endpoint": "chat"}
     with engine.begin() as connection:
         connection.execute(usage_keys.insert().values(refusal="", **key))
-        columns = [column.name for column in usage_sums.columns if column.name not in NEW_IN_0008]
+        columns = [column.name for column in usage_sums.columns if column.name not in NEWER]
         values = dict.fromkeys(columns, 1) | {"prompt_tokens": 20, "completion_tokens": 9}
         names, places = ", ".join(columns), ", ".join(f":{name}" for name in columns)
         connection.execute(text(f"INSERT INTO usage_sums ({names}) VALUES ({places})"), values)

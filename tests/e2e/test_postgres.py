@@ -107,7 +107,7 @@ def test_a_proxy_moves_to_postgresql_and_its_token_goes_on(upstream, tmp_path, u
 
     told = flask(server, "db-copy", "--from", source, "--to", url)
 
-    assert "opened 1 sealed keys" in told and told.count("sha256") == 9
+    assert "opened 1 sealed keys" in told and told.count("sha256") == 10
     with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url, DATABASE_URL=url) as server:
         statuses = [call(server.url, "GET", "/v1/models", token.bearer).status for _ in range(3)]
         assert statuses == [200, 200, 429]

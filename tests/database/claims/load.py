@@ -7,6 +7,7 @@ One process of a load of claims. Its task comes as JSON on standard input, and w
 import json
 import random
 import sys
+import time
 from collections import Counter
 
 import gevent
@@ -53,10 +54,9 @@ class Caller:
             if state is None or state.ruled is None:
                 self.done["gone"] += 1
                 return
-            asked = claim_of(
-                state.ruled, state.ruled.meters, figures, request_id=request_id, node="node", worker="worker",
-                concurrency=self.task["concurrency"],
-            )  # fmt: skip
+            look, whose = state.ruled, {"request_id": request_id, "node": "node", "worker": "worker"}
+            now_us = look.database_us(time.monotonic())
+            asked = claim_of(look, look.meters, figures, now_us=now_us, concurrency=self.task["concurrency"], **whose)
             grant, verdict = self.store.claim_ruled(token_hash, asked, utc_now())
             if not verdict.is_stale:
                 break

@@ -13,7 +13,7 @@ from sqlalchemy import delete, func, select, update
 from database.engine import write_transaction
 from llmproxy.admission import hash_token, utc_now
 from llmproxy.limits.reservations import UNTOLD, Settlement
-from models import Meter, Project, Token, db, new_id, reservations
+from models import Meter, Project, Token, new_id, reservations
 from tests.postgres import shared_postgres
 from tests.ruled_token import PROJECT
 
@@ -26,9 +26,9 @@ def tokens(bench) -> list[str]:
     now = utc_now()
     hashes = [bench.token_hash, *(hash_token(new_id()) for _ in range(4))]
     times = {"created_at": now, "expires_at": now + timedelta(hours=1), "rate_limit": 10**9}
-    db.session.add_all([Token(token=name, project_id=PROJECT, is_ruled=True, **times) for name in hashes[1:]])
-    db.session.execute(update(Token).values(rate_limit=10**9))
-    db.session.commit()
+    bench.session.add_all([Token(token_hash=name, project_id=PROJECT, is_ruled=True, **times) for name in hashes[1:]])
+    bench.session.execute(update(Token).values(rate_limit=10**9))
+    bench.session.commit()
     return hashes
 
 
@@ -59,21 +59,21 @@ def run(database_url: str, tokens: list[str], during=lambda: None, **task) -> Co
     return done
 
 
-def left(columns) -> tuple[int, ...]:
-    db.session.rollback()
-    return tuple(int(number or 0) for number in db.session.execute(select(*columns)).one())
+def left(bench, columns) -> tuple[int, ...]:
+    bench.session.rollback()
+    return tuple(int(number or 0) for number in bench.session.execute(select(*columns)).one())
 
 
-def assert_nothing_is_held() -> None:
-    assert left([func.sum(Meter.reserved), func.sum(Meter.bounds)]) == (0, 0)
-    assert left([func.sum(Token.in_flight)]) == (0,)
+def assert_nothing_is_held(bench) -> None:
+    assert left(bench, [func.sum(Meter.reserved), func.sum(Meter.bounds)]) == (0, 0)
+    assert left(bench, [func.sum(Token.in_flight)]) == (0,)
     held = select(func.count()).select_from(reservations).where(reservations.c.state == "held")
-    assert db.session.scalar(held) == 0
+    assert bench.session.scalar(held) == 0
 
 
 def test_sums_are_exact_to_the_micro_dollar(bench, tokens, database_url):
     its = bench.add_meter(amount=10**12, period="total")
-    mine = [bench.add_meter(token_id=token_id, amount=10**12) for token_id in db.session.scalars(select(Token.id))]
+    mine = [bench.add_meter(token_id=token_id, amount=10**12) for token_id in bench.session.scalars(select(Token.id))]
     requests = bench.add_meter(unit="requests", amount=10**9, period="total")
 
     done = run(database_url, tokens)
@@ -81,8 +81,8 @@ def test_sums_are_exact_to_the_micro_dollar(bench, tokens, database_url):
     assert done["admitted"] == PROCESSES * 8 * 15
     assert bench.meter(its).spent == done["cost"]
     assert sum(bench.meter(meter).spent for meter in mine) == done["cost"]
-    assert bench.meter(requests).spent == done["admitted"] == left([func.sum(Token.request_count)])[0]
-    assert_nothing_is_held()
+    assert bench.meter(requests).spent == done["admitted"] == left(bench, [func.sum(Token.request_count)])[0]
+    assert_nothing_is_held(bench)
 
 
 def test_a_budget_that_reserves_bounds_is_never_exceeded_and_used_up(bench, tokens, database_url):
@@ -92,7 +92,7 @@ def test_a_budget_that_reserves_bounds_is_never_exceeded_and_used_up(bench, toke
 
     assert 2_000_000 - 50_000 * 2 < bench.meter(meter).spent == done["cost"] <= 2_000_000
     assert done["reserved"] + done["too_small"] > 0
-    assert_nothing_is_held()
+    assert_nothing_is_held(bench)
 
 
 def test_many_calls_at_once_stay_within_ten_times_the_amount(bench, tokens, database_url):
@@ -102,25 +102,25 @@ def test_many_calls_at_once_stay_within_ten_times_the_amount(bench, tokens, data
 
     assert bench.meter(meter).spent == done["cost"] <= 1_000_000
     assert done["exhausted"] > 0
-    assert_nothing_is_held()
+    assert_nothing_is_held(bench)
 
 
 def test_no_more_calls_run_at_a_time_than_may(bench, tokens, database_url):
     running = []
 
     def look():
-        running.append(left([func.max(Token.in_flight)])[0])
+        running.append(left(bench, [func.max(Token.in_flight)])[0])
 
     done = run(database_url, tokens, during=look, concurrency=2)
 
     assert max(running) == 2
     assert done["concurrency"] > 0
-    assert_nothing_is_held()
+    assert_nothing_is_held(bench)
 
 
 def test_edits_and_deletions_beside_it_deadlock_with_nobody(bench, tokens, database_url):
     meter = bench.add_meter(amount=10**12, period="total")
-    for token_id in db.session.scalars(select(Token.id)).all():
+    for token_id in bench.session.scalars(select(Token.id)).all():
         bench.add_meter(token_id=token_id, amount=10**12, unit="tokens")
     doomed = tokens[1:4]
     edits = 0
@@ -128,17 +128,17 @@ def test_edits_and_deletions_beside_it_deadlock_with_nobody(bench, tokens, datab
     def edit():
         nonlocal edits
         edits += 1
-        with write_transaction():
+        with write_transaction(bench.session):
             if doomed and edits % 5 == 0:
-                db.session.execute(delete(Token).where(Token.token == doomed.pop()))
+                bench.session.execute(delete(Token).where(Token.token_hash == doomed.pop()))
                 return
             # A project, then a token, then meters by their ids, as everybody.
-            db.session.execute(update(Project).values(rules_version=Project.rules_version + 1))
-            db.session.execute(
-                update(Token).where(Token.token == tokens[0]).values(rules_version=Token.rules_version + 1)
+            bench.session.execute(update(Project).values(rules_version=Project.rules_version + 1))
+            bench.session.execute(
+                update(Token).where(Token.token_hash == tokens[0]).values(rules_version=Token.rules_version + 1)
             )
-            for meter_id in db.session.scalars(select(Meter.id).order_by(Meter.id).with_for_update()).all():
-                db.session.execute(update(Meter).where(Meter.id == meter_id).values(name=f"m{edits}"))
+            for meter_id in bench.session.scalars(select(Meter.id).order_by(Meter.id).with_for_update()).all():
+                bench.session.execute(update(Meter).where(Meter.id == meter_id).values(name=f"m{edits}"))
 
     done = run(database_url, tokens, during=edit)
 
@@ -146,12 +146,12 @@ def test_edits_and_deletions_beside_it_deadlock_with_nobody(bench, tokens, datab
     assert not doomed
     assert bench.meter(meter).spent == done["cost"]
     assert (bench.meter(meter).reserved, bench.meter(meter).bounds) == (0, 0)
-    assert_nothing_is_held()
+    assert_nothing_is_held(bench)
 
 
 def test_a_reaper_that_errs_and_a_rollup_beside_it_charge_nothing_twice(bench, tokens, database_url):
     meter = bench.add_meter(amount=10**12, period="total")
-    mine = [bench.add_meter(token_id=token_id, amount=10**12) for token_id in db.session.scalars(select(Token.id))]
+    mine = [bench.add_meter(token_id=token_id, amount=10**12) for token_id in bench.session.scalars(select(Token.id))]
     done_to = Counter()
 
     def interfere():
@@ -166,7 +166,7 @@ def test_a_reaper_that_errs_and_a_rollup_beside_it_charge_nothing_twice(bench, t
 
     assert min(done_to["held"], done_to["settled"]) > 0
     assert bench.meter(meter).spent == sum(bench.meter(name).spent for name in mine) == done["cost"]
-    assert_nothing_is_held()
+    assert_nothing_is_held(bench)
 
 
 @pytest.fixture(autouse=True)

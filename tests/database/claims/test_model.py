@@ -1,6 +1,7 @@
 """Random histories of calls: the database has at each step what the meters' arithmetic says."""
 
 import random
+import time
 from typing import Any, NamedTuple
 
 import pytest
@@ -54,10 +55,8 @@ class Model:
         most = likely * self.chosen.choice([1, 3, 100])
         figures = Bounds(most, most // 2, likely, likely // 2)
         look = self.bench.store.state(self.bench.token_hash).ruled
-        asked = claim_of(
-            look, look.meters, figures, request_id=new_id(), node=NODE, worker=WORKER,
-            concurrency=self.chosen.choice([None, None, 3]),
-        )  # fmt: skip
+        whose = {"request_id": new_id(), "node": NODE, "worker": WORKER, "now_us": look.database_us(time.monotonic())}
+        asked = claim_of(look, look.meters, figures, concurrency=self.chosen.choice([None, None, 3]), **whose)
         before = [self.meters[demand.meter_id] for demand in asked.demands]
         grant, verdict = self.bench.store.claim_ruled(self.bench.token_hash, asked, utc_now())
 
