@@ -6,10 +6,13 @@ SBOM ?= sbom.cdx.json
 COVERAGE = COVERAGE_SOURCE=$(CURDIR) COVERAGE_FILE=$(CURDIR)/test-output/coverage/data
 NODE_SDK := tests/node/node_modules/.package-lock.json
 
-.PHONY: run test node-sdk lint bench prices sbom coverage image-test compose-test lock clean
+.PHONY: run demo test node-sdk lint bench prices sbom coverage image-test compose-test lock clean
 
 run: .venv/.runtime  ## serve on http://127.0.0.1:8080, making what is missing in data/
 	@exec $(BIN)/python wsgi.py
+
+demo: .venv/.runtime  ## a proxy full of made-up traffic, with a stand-in for OpenAI's API: no key needed, nothing kept
+	@exec $(BIN)/python -m measure.demo
 
 test: .venv/.dev $(if $(shell command -v npm),$(NODE_SDK))  ## every test, on both databases; what the machine lacks is skipped with its reason
 	$(BIN)/python -m tests.side_by_side $(PYTEST_ARGS)

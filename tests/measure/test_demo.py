@@ -1,0 +1,49 @@
+"""`make demo`: a filled proxy to call and to look at, without a key."""
+
+import base64
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.servers import fetch
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 60
+
+
+# As a shell starts what it leaves in the background.
+IN_BACKGROUND = ("/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh")
+
+
+def test_the_demo_has_pages_full_of_traffic_and_a_token_to_call_and_leaves_nothing(tmp_path: Path) -> None:
+    small = ("--port", "0", "--records", "400", "--tokens", "20")
+    command = [*IN_BACKGROUND, sys.executable, "-m", "measure.demo", *small]
+    # Other people's settings must not matter.
+    environ = {"TMPDIR": str(tmp_path), "LOGGING_URL": "nonsense"}
+    with subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True) as demo:
+        try:
+            assert demo.stdout is not None
+            lines: list[str] = []
+            while "Ctrl+C" not in "".join(lines[-1:]):
+                lines.append(demo.stdout.readline())
+                assert lines[-1], "the demo ended"
+            text = "".join(lines)
+            pages, user, password = re.search(r"(http://\S+/admin/) +user: (\S+) +password: (\S+)", text).groups()
+            call = text[text.index("curl ") : text.index("Ctrl+C")]
+
+            basic = base64.b64encode(f"{user}:{password}".encode()).decode()
+            headers = {"Authorization": f"Basic {basic}", "Accept": "text/html"}
+            status, _, page = fetch(pages, "GET", "/admin/", headers)
+            called = subprocess.run(
+                ["/bin/sh", "-c", call], capture_output=True, text=True, check=True, timeout=TIMEOUT_S
+            )
+
+            demo.send_signal(signal.SIGINT)
+            assert demo.wait(TIMEOUT_S) == 0
+        finally:
+            demo.terminate()
+    assert status == 200 and b"Support assistant" in page and b"Cost" in page
+    assert '"chat.completion"' in called.stdout
+    assert list(tmp_path.iterdir()) == []
