@@ -51,6 +51,14 @@ def shut_down(sock: socket.socket | RealSocket, how: int = socket.SHUT_RDWR) -> 
         real(sock).shutdown(how)
 
 
+def send_ready(sock: RealSocket, data: bytes) -> bytes:
+    """Send what fits without waiting. What is left; all of it at an error, which whoever sends it then meets too."""
+    try:
+        return data[sock.send(data) :]
+    except OSError:
+        return data
+
+
 def lost() -> str | None:
     """What an upgrade of gevent took away from here; see `server.overrides`."""
     plain, peer = gevent.socket.socketpair()

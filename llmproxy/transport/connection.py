@@ -8,7 +8,8 @@ import socket
 import ssl
 import struct
 import termios
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import gevent.socket
 
 from llmproxy.egress import EgressProxy
 from llmproxy.headers import Origin
-from llmproxy.sockets import poll, prepare, shut_down
+from llmproxy.sockets import poll, prepare, real, shut_down
 from llmproxy.transport.names import NAMES, Address, numeric_addresses
 from llmproxy.transport.readiness import Readiness
 from llmproxy.transport.tunnel import open_tunnel
@@ -60,8 +61,8 @@ class Connection:
     open_now: ClassVar[int] = 0
 
     __slots__ = (
-        "_more_is_there", "_poll", "_readiness", "_sock", "forwarder", "idle_since", "is_aborted", "origin",
-        "was_used",
+        "_more_is_there", "_poll", "_read_ready", "_readiness", "_sock", "forwarder", "idle_since", "is_aborted",
+        "origin", "was_used",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +102,8 @@ class Connection:
         self._sock = sock
         # gevent's socket would always try to read first, in vain, and set a timer for each wait.
         self._readiness = Readiness(sock) if isinstance(sock, gevent.socket.socket) else None
+        # Under TLS there is no going past gevent's, which does not wait either where it has no time for that.
+        self._read_ready: Callable[[int], bytes] = sock.recv if origin.scheme == "https" else real(sock).recv
         self._more_is_there = False
         self._poll = poll()
         self._poll.register(sock.fileno(), select.POLLIN)
@@ -134,6 +137,43 @@ class Connection:
         self._more_is_there = len(data) >= MUCH_BYTES
         if not data and self.is_aborted:
             raise ConnectionAbortedError("the exchange was aborted")
+        return data
+
+    def watch(self, on_readable: Callable[[], None], timeout_s: float) -> None:
+        """
+        Have the event loop call `on_readable`, which is to read by `receive_ready`, until somebody calls `wake`.
+
+        Returns at once where no event loop can do that. Raises what `wake` is given, and TimeoutError after as many
+        seconds without anything to read.
+        """
+        if self._readiness is not None:
+            self._sock.settimeout(0)
+            self._readiness.watch(on_readable, timeout_s)
+
+    def wake(self, error: Exception | None = None) -> None:
+        """End `watch`, or have it raise."""
+        if self._readiness is not None:
+            self._readiness.wake(error)
+
+    def receive_ready(self, timeout_s: float) -> bytes | None:
+        """
+        What one read brings while this is watched, as `receive` does; None for a message of TLS itself. Never waits.
+
+        Args:
+            timeout_s: How long what comes next may take from now on.
+        """
+        try:
+            data = self._read_ready(READ_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None
+        except ssl.SSLWantWriteError:  # which is for a greenlet to wait for, and to be gone on with
+            self._more_is_there = True
+            self.wake()
+            return None
+        if not data and self.is_aborted:
+            raise ConnectionAbortedError("the exchange was aborted")
+        if self._readiness is not None:
+            self._readiness.deadline = time.monotonic() + timeout_s
         return data
 
     def receive_now(self) -> bytes | None:

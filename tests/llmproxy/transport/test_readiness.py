@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import gevent
@@ -63,3 +64,61 @@ def test_no_wait_times_out_after_a_pause_longer_than_its_time(pair, readiness) -
     gevent.sleep(0.05)
     gevent.spawn(pair[1].send, b"y")
     assert readiness.wait(60) > 0
+
+
+def test_a_watch_calls_back_for_whatever_comes_until_it_is_woken(pair, readiness) -> None:
+    seen = []
+
+    def read() -> None:
+        seen.append(pair[0].recv(1))
+        if seen[-1] == b"z":
+            readiness.wake()
+
+    gevent.spawn(pair[1].sendall, b"xyz")
+    readiness.watch(read, 60)
+    assert seen == [b"x", b"y", b"z"]
+
+
+def test_a_watch_raises_what_it_is_woken_with(pair, readiness) -> None:
+    gevent.spawn(pair[1].send, b"x")
+    with pytest.raises(ConnectionResetError):
+        readiness.watch(lambda: readiness.wake(ConnectionResetError()), 60)
+
+
+def test_nothing_is_called_back_once_a_watch_is_over(pair, readiness) -> None:
+    seen = []
+    gevent.spawn(pair[1].send, b"x")
+    readiness.watch(lambda: [seen.append(1), readiness.wake()], 60)
+    gevent.sleep(0.02)  # what has come is still there
+    assert seen == [1]
+
+
+def test_a_watch_of_nothing_ends_by_a_timeout(readiness) -> None:
+    with gevent.Timeout(30), pytest.raises(TimeoutError):
+        readiness.watch(readiness.wake, 0.05)
+
+
+def test_a_watch_times_out_where_its_deadline_was_put_off_to(pair, readiness) -> None:
+    begun = time.monotonic()
+
+    def read() -> None:
+        pair[0].recv(1)
+        readiness.deadline = begun + 0.09
+
+    gevent.spawn(pair[1].send, b"x")
+    with gevent.Timeout(30), pytest.raises(TimeoutError):
+        readiness.watch(read, 0.03)
+    assert time.monotonic() >= begun + 0.09
+
+
+def test_a_watcher_that_is_killed_leaves_nothing_behind(pair, readiness) -> None:
+    seen = []
+    watching = gevent.spawn(readiness.watch, lambda: seen.append(1), 60)
+    gevent.sleep(0)
+    watching.kill()
+    gevent.spawn(pair[1].send, b"x")
+    assert (readiness.wait(60) > 0, seen) == (True, [])
+
+
+def test_one_who_wakes_nobody_does_no_harm(readiness) -> None:
+    readiness.wake()
