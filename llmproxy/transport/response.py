@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -64,7 +65,7 @@ class WireResponse(ParsedResponse):
 
     __slots__ = (
         "_connection", "_ends_with_connection", "_framing_bytes", "_head_bytes", "_may_reuse", "_pool", "_request",
-        "_timeouts", "fields", "is_complete",
+        "_take", "_timeouts", "fields", "is_complete",
     )  # fmt: skip
 
     def __init__(self, request: UpstreamRequest, pool: ConnectionPool, timeouts: Timeouts) -> None:
@@ -173,9 +174,51 @@ class WireResponse(ParsedResponse):
             ReadTimeout: nothing came for the idle time.
             ConnectionError: the body broke off. Both are requests' own.
         """
-        body = self.body
-        while not body and not self.is_complete:
+        while not self.body and not self.is_complete:
             self._receive()
+        return self._taken()
+
+    def pump(self, take: Callable[[bytes], bool]) -> None:
+        """
+        Give each piece of the body that comes to `take`, in the event loop, until that returns False.
+
+        The last piece is left to `read1`, as is what has come before this call; all of it where no loop can read.
+        Raises as `read1` does.
+
+        Args:
+            take: May neither wait nor take long.
+        """
+        if self._connection is None or self.has_body_bytes():
+            return
+        self._take = take
+        try:
+            self._connection.watch(self._on_readable, self._timeouts.idle_s)
+        except RequestException:
+            raise
+        except OSError as exc:
+            raise self._broken_off(exc) from exc
+        finally:
+            del self._take
+
+    def _on_readable(self) -> None:
+        # Runs in the event loop. What goes wrong is raised where the greenlet sleeps.
+        connection = self._connection
+        assert connection is not None  # noqa: S101
+        try:
+            data = connection.receive_ready(self._timeouts.idle_s)
+            if data is None:
+                return
+            self._received(data)
+            # Of the last piece it is known that it is the last: there is more to do than to pass it on.
+            if not self.is_complete and (not self.body or self._take(self._taken())):
+                return
+        except Exception as exc:
+            connection.wake(exc)
+        else:
+            connection.wake()
+
+    def _taken(self) -> bytes:
+        body = self.body
         data = body[0] if len(body) == 1 else b"".join(body)
         body.clear()
         return data
@@ -194,10 +237,11 @@ class WireResponse(ParsedResponse):
             raise RequestsConnectionError("the response was closed")
         try:
             data = self._connection.receive(self._timeouts.idle_s)
-        except TimeoutError as exc:
-            raise ReadTimeout(f"nothing came from the upstream for {self._timeouts.idle_s} s") from exc
         except OSError as exc:
-            raise RequestsConnectionError(f"the upstream's response broke off ({exc})") from exc
+            raise self._broken_off(exc) from exc
+        self._received(data)
+
+    def _received(self, data: bytes) -> None:
         if data:
             self._parse(data)
             self.is_complete = self.is_done
@@ -208,6 +252,11 @@ class WireResponse(ParsedResponse):
             self.is_complete, self._may_reuse = True, False
         else:
             raise RequestsConnectionError("the upstream closed the connection within its response")
+
+    def _broken_off(self, error: OSError) -> RequestException:
+        if isinstance(error, TimeoutError):
+            return ReadTimeout(f"nothing came from the upstream for {self._timeouts.idle_s} s")
+        return RequestsConnectionError(f"the upstream's response broke off ({error})")
 
     def take_over(self) -> tuple[socket.socket, bytes]:
         """The connection's socket after a 101, for the new protocol, and what has come of that already."""
