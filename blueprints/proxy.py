@@ -321,6 +321,7 @@ def relayed(
         on_cut=call.guard.reset_client if _is_1_0(environ) else None,
         body_filter=UsageChunkFilter() if hides_usage else _key_mask(response, conceals),
         trailers=None if hides_usage else environ["llmproxy.trailers"],  # a checksum would not fit
+        sender=environ["llmproxy.sender"],
     )
     down = response_headers(raw.headers, request_id=call.request_id)
     if hides_usage:

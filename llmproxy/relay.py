@@ -1,5 +1,6 @@
 """
-The response body: each piece the upstream's reads bring leaves at once, and is observed afterwards.
+The response body: each piece the upstream's reads bring leaves at once, and is observed afterwards. Those that tell
+the observer nothing leave from within the event loop, while the greenlet sleeps.
 
 An iterable with ``close()`` and no generator: a generator that was never started never runs its ``finally``,
 and then a HEAD or a client that left early would leave no record.
@@ -17,6 +18,10 @@ from llmproxy.call import Call
 from llmproxy.errors import ClientGone, ProxyError
 from llmproxy.headers import Headers, bare_fields
 from llmproxy.upstream import translate
+
+# Sends a piece of the body to the client without waiting. False when not all of it went: then the server has the
+# rest, and sends it first with the next piece that it is given, or with an empty one.
+SendNow = Callable[[bytes], bool]
 
 
 class RawResponse(Protocol):
@@ -40,6 +45,13 @@ class RawResponse(Protocol):
     def read1(self) -> bytes:
         """What one read brings, as it was sent; b"" at the body's end. Raises requests' RequestException."""
 
+    def pump(self, take: Callable[[bytes], bool], /) -> None:
+        """
+        Have the event loop give each piece that comes to `take`, until that returns False.
+
+        May return before that, and does for the last piece: what comes is left to `read1` then. Raises as that does.
+        """
+
     def close(self) -> None:
         """Let go of the connection, whatever the state. Further calls do nothing."""
 
@@ -49,6 +61,9 @@ class Observer(Protocol):
 
     def feed(self, chunk: bytes, /) -> None:
         """One piece of the body."""
+
+    def ignores(self, chunk: bytes, /) -> bool:
+        """Whether the next piece tells it nothing, so that it need not be fed. Takes no longer than a look."""
 
     def finish(self) -> None:
         """No more will come."""
@@ -82,11 +97,12 @@ class Relay:
         on_cut: Called at an end that is not the body's.
         body_filter: Changes what the client gets.
         trailers: Filled at the body's end with the fields that followed it, as they come down.
+        sender: Once the head is on its way, tells what the event loop may send pieces with; None where it may not.
     """
 
     __slots__ = (
         "_bytes_out", "_call", "_cut", "_drained", "_ended", "_filter", "_has_begun", "_is_closed", "_observer",
-        "_on_cut", "_raw", "_seen", "_trailers",
+        "_on_cut", "_raw", "_seen", "_send_now", "_sender", "_trailers",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +114,7 @@ class Relay:
         on_cut: Callable[[], None] | None = None,
         body_filter: Filter | None = None,
         trailers: Headers | None = None,
+        sender: Callable[[], SendNow | None] | None = None,
     ) -> None:
         self._call = call
         self._raw = raw
@@ -105,6 +122,8 @@ class Relay:
         self._on_cut = on_cut
         self._filter = body_filter
         self._trailers = trailers
+        self._sender = None if body_filter else sender
+        self._send_now: SendNow | None = None
         self._seen = b""
         self._has_begun = False
         self._drained = False  # the upstream has nothing more to say
@@ -125,18 +144,40 @@ class Relay:
             if self._drained:
                 self._ended = True
                 raise StopIteration
+            if self._send_now is not None and not self._raw.has_body_bytes():
+                self._pump()
+                if self._seen:
+                    return b""  # the server sends what it has left of it
             piece = self._read()
             if piece:
                 self._bytes_out += len(piece)
                 return piece
+
+    def _pump(self) -> None:
+        """Let the event loop pass on what comes, for as long as nothing else is to be done with it."""
+        try:
+            self._raw.pump(self._pass_on)
+        except RequestException as exc:
+            raise self._broken(exc) from exc
+
+    def _pass_on(self, piece: bytes) -> bool:
+        # Runs in the event loop: nothing here may wait, nor take long.
+        self._bytes_out += len(piece)
+        if self._send_now(piece) and self._observer.ignores(piece):  # type: ignore[misc] # it is there by now
+            return True
+        self._seen = piece
+        return False
+
+    def _broken(self, error: RequestException) -> StreamCut:
+        self._cut = self._call.guard.ended_by or translate(error)
+        return StreamCut()
 
     def _read(self) -> bytes:
         """What to send next; b"" when there is nothing yet, or nothing more and `_drained` says so."""
         try:
             data = self._raw.read1()
         except RequestException as exc:
-            self._cut = self._call.guard.ended_by or translate(exc)
-            raise StreamCut from exc
+            raise self._broken(exc) from exc
         self._seen = data
         if not data:
             self._drained = True
@@ -146,6 +187,7 @@ class Relay:
         if not self._has_begun:
             self._has_begun = True
             self._call.first_byte_came()
+            self._send_now = self._sender() if self._sender else None
         return self._filter.feed(data) if self._filter else data
 
     def close(self) -> None:

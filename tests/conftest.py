@@ -15,16 +15,20 @@ from mock_openai.mock import MockOpenAI
 from tests import databases
 from tests.postgres import PostgresServer, end_shared_postgres, shared_postgres
 from tests.recorder import RecordingUpstream
-from tests.servers import DEPLOYED, EMBEDDED, Server, Token, wait_for
+from tests.servers import DEPLOYED, EMBEDDED, LOOP, RELAYS, Server, Token, choose_relay, wait_for
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     kinds = [databases.SQLITE, databases.POSTGRESQL]
     parser.addoption("--database", choices=kinds, default=databases.SQLITE, help="what the tests' databases run on")
+    parser.addoption(
+        "--relay", choices=RELAYS, default=LOOP, help="who passes plain streams on in the tests' servers"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     databases.choose(config.getoption("--database"))
+    choose_relay(config.getoption("--relay"))
 
 
 def pytest_unconfigure() -> None:

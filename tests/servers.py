@@ -30,11 +30,14 @@ from tests.exposition import total
 ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED, DEPLOYED = "embedded", "deployed"
 COMMANDS = {
-    EMBEDDED: [sys.executable, str(ROOT / "wsgi.py")],
+    EMBEDDED: [str(ROOT / "wsgi.py")],
     DEPLOYED: [str(Path(sys.executable).with_name("gunicorn")), "-c", "gunicorn.conf.py", "wsgi:app"],
 }
 # What of the HTTP between a client and the proxy is each server's own is tried on both.
 on_both_servers = pytest.mark.servers(DEPLOYED, EMBEDDED)
+# Who passes a plain stream on: the event loop, as in the product, or always a greenlet.
+LOOP, GREENLET = "loop", "greenlet"
+RELAYS = {LOOP: [sys.executable], GREENLET: [sys.executable, "-m", "tests.by_greenlet"]}
 START_S = 30.0
 STOP_S = 15.0
 LISTENS = re.compile(r"(?:serves|Listening at:) (http://[^/\s]+:\d+)")
@@ -47,6 +50,12 @@ REQUESTS = "llmproxy_requests_total"
 
 T = TypeVar("T")
 _numbers = itertools.count(1)
+_interpreter = list(RELAYS[LOOP])
+
+
+def choose_relay(relay: str) -> None:
+    """Who passes a plain stream on in every server from here on."""
+    _interpreter[:] = RELAYS[relay]
 
 
 class Token(NamedTuple):
@@ -91,7 +100,7 @@ class Server:
         self.url = ""
         self._asked_for_metrics = 0.0
         self.secrets = {MANAGEMENT_TOKEN, ADMIN_PASSWORD, self.settings.get("ENCRYPTION_KEY", ADMIN_PASSWORD)}
-        self._command = [*COMMANDS[kind], *arguments]
+        self._command = [*_interpreter, *COMMANDS[kind], *arguments]
         self._cwd = cwd
         self._output = data_dir.with_name(f"{data_dir.name}.{next(_numbers)}.output")
         self._process: subprocess.Popen[bytes] | None = None

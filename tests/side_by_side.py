@@ -46,6 +46,8 @@ ONCE = e2e(
     "rolling_restart", "stream_usage", "tracing", "upgrades", "upstream_faults", "websocket",
 )  # fmt: skip
 NO_DATABASE = ["tests/llmproxy", "tests/measure", "tests/mock_openai"]
+# What is about bodies and their ends is tried once more with none passed on by the event loop.
+BODIES = [*e2e("cutting", "hangups", "records", "stream_usage", "streaming", "upstream_faults"), "tests/transparency"]
 # The longest come first, so that the shortest are left to fill up with.
 RUNS = {
     "servers that come and go on SQLite": LIVES,
@@ -53,6 +55,7 @@ RUNS = {
     "the rest on SQLite": without([*CALLS, "tests/deploy", *ALONE]),
     "servers' faults on SQLite": FAULTS,
     "servers' calls on SQLite": [*CALLS, *without([*LIVES, *FAULTS])],
+    "bodies by greenlets": ["--relay", "greenlet", *BODIES],
     "the browser on SQLite": ["tests/browser"],
     "the benchmark": ["tests/benchmark"],
     "the rest on PostgreSQL": [

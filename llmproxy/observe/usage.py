@@ -55,6 +55,9 @@ _FIRST_WORD_BYTES = len(b"event:")
 class _Body(Protocol):
     @property
     def is_stream(self) -> bool: ...
+    def ignores(self, piece: bytes) -> bool:
+        """Whether the next bytes tell nothing, so that they need not be fed; never waits."""
+
     def feed(self, piece: bytes) -> _Body | None:
         """Takes the next bytes; what takes those after them, where that is another."""
 
@@ -104,6 +107,10 @@ class UsageObserver:
             # Everything in here works on someone else's bytes. Caught broadly on purpose, and silently: the relay has
             # a client to serve, and a message could quote the body.
             self.finish()
+
+    def ignores(self, chunk: bytes) -> bool:
+        """Whether these bytes, which are the next ones, tell nothing, so that `feed` may be spared. Never raises."""
+        return self._body is None or (self._decoder is None and self._body.ignores(chunk))
 
     def _go_on_with(self, body: _Body) -> None:
         self._body, self.is_stream = body, body.is_stream
@@ -199,6 +206,9 @@ class Beginning:
         self._start = b""
         self.is_stream = label == "events"
 
+    def ignores(self, piece: bytes) -> bool:
+        return False
+
     def feed(self, piece: bytes) -> _Body | None:
         # Upstreams that keep a connection alive send blank lines before what they have to say.
         start = (self._start + piece).removeprefix(BOM).lstrip()
@@ -229,6 +239,9 @@ class _Unread:
     """What is neither."""
 
     is_stream = False
+
+    def ignores(self, piece: bytes) -> bool:
+        return True
 
     def feed(self, piece: bytes) -> None: ...
 
@@ -272,6 +285,9 @@ class JsonBody:
         self._buffer = bytearray()
         self._scanner: DocumentScanner | None = None
 
+    def ignores(self, piece: bytes) -> bool:
+        return False
+
     def feed(self, piece: bytes) -> None:
         if self._scanner is not None:
             self._scanner.feed(piece)
@@ -309,9 +325,12 @@ class EventStream:
         # Until the model is known.
         self._tells: Callable[[bytes], object] = bool if _names_failures(facts.path) else tells_or_has_model
 
-    def feed(self, piece: bytes) -> None:
+    def ignores(self, piece: bytes) -> bool:
         # The usual read is whole events with nothing to tell; they need not even be taken apart.
-        if self._splitter.is_between_events and piece.endswith(b"\n\n") and not self._tells(piece):
+        return self._splitter.is_between_events and piece.endswith(b"\n\n") and not self._tells(piece)
+
+    def feed(self, piece: bytes) -> None:
+        if self.ignores(piece):
             return
         for part in in_slices(piece):
             self._split(part)

@@ -173,6 +173,9 @@ class _Messages:
         self._text = bytearray()
         self._scanner: DocumentScanner | None = None
 
+    def ignores(self, _: bytes) -> bool:
+        return False
+
     def feed(self, piece: bytes) -> None:
         for part in in_slices(piece, _STEP_BYTES):
             self._frames.receive_bytes(part)

@@ -70,6 +70,7 @@ def create(
         response, environ = _gunicorns_create(req, sock, client, server, cfg, response_class=Response)
         environ["llmproxy.headers"] = req.received
     environ["llmproxy.trailers"] = response.trailers = []
+    environ["llmproxy.sender"] = response.sender
     return response, environ
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import errno
 import re
+import ssl
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from gunicorn import util
@@ -16,6 +17,8 @@ from gunicorn.http import wsgi
 from gunicorn.http.message import TOKEN_RE
 
 from llmproxy.headers import Headers, field_lines
+from llmproxy.relay import SendNow
+from llmproxy.sockets import RealSocket, real, send_ready
 from server.gunicorn.request import unread_bytes
 from server.lingering import DRAINED_BYTES
 
@@ -61,7 +64,7 @@ class Response(wsgi.Response):  # type: ignore[misc]
     trailers: Headers
     status: str | None
     headers_sent: bool
-    _head = b""
+    _unsent = b""  # goes first with what is sent next
     _text: str | None = None
 
     def start_response(self, status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], None]:
@@ -108,7 +111,7 @@ class Response(wsgi.Response):  # type: ignore[misc]
             text = self._text
             if text is None:
                 text = "".join([f"{name}: {value}\r\n" for name, value in self.headers])
-            self._head = f"{''.join(self.default_headers())}{text}\r\n".encode("latin-1")
+            self._unsent = f"{''.join(self.default_headers())}{text}\r\n".encode("latin-1")
             self.headers_sent = True
 
     def write(self, arg: bytes) -> None:
@@ -120,14 +123,29 @@ class Response(wsgi.Response):  # type: ignore[misc]
     def _emit_body(self, data: bytes) -> None:
         self._send(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
 
+    def sender(self) -> SendNow | None:
+        """
+        What sends pieces of the body from within the event loop, once the head has gone.
+
+        None where nothing can: over TLS, which may wait, and for a body without chunks, which `write` looks after.
+        """
+        if not self.chunked or isinstance(self.sock, ssl.SSLSocket):
+            return None
+        return partial(self._send_now, real(self.sock))
+
+    def _send_now(self, sock: RealSocket, piece: bytes) -> bool:
+        self.sent += len(piece)
+        self._unsent = send_ready(sock, b"%x\r\n%b\r\n" % (len(piece), piece))
+        return not self._unsent
+
     def close(self) -> None:
         """Send what is left: the head of a response without a body, the end of a chunked one."""
         self.send_headers()
         self._send(b"0\r\n%b\r\n" % field_lines(self.trailers) if self.chunked else b"")
 
     def _send(self, data: bytes) -> None:
-        head, self._head = self._head, b""
-        data = head + data if head else data
+        if self._unsent:
+            data, self._unsent = self._unsent + data, b""
         if not data:
             return
         # gevent's sendall asks for the socket's buffer size first, every time.

@@ -63,6 +63,7 @@ def as_server(environ: dict[str, Any]) -> dict[str, Any]:
     return environ | {
         "llmproxy.headers": [(name, environ[key]) for key, name in names.items()],
         "llmproxy.trailers": [],
+        "llmproxy.sender": lambda: None,
     }
 
 

@@ -1,5 +1,6 @@
 """Streams: every event leaves as it arrives, a slow reader slows the upstream, and a break is seen as one."""
 
+import hashlib
 import json
 import threading
 import uuid
@@ -9,6 +10,7 @@ import pytest
 import trustme
 
 from mock_openai.mock import MockOpenAI
+from mock_openai.shapes import binary_pieces
 from tests.http_by_hand import Broken, HandClient, call
 from tests.servers import Server, on_both_servers, wait_for
 from tests.upstream import Peer, ScriptedUpstream
@@ -79,9 +81,15 @@ def test_one_slow_stream_holds_nobody_else_up(proxy, upstream, token, gate):
         assert call(proxy.url, "GET", "/v1/models", token.bearer).status == 200
 
 
-def test_a_client_that_does_not_read_stops_the_upstream_from_sending(proxy, upstream, token):
+def ask_for_a_file(client: HandClient, token, framing: str, size: int) -> None:
+    headers = (token.bearer, ("x-mock-size", str(size)), ("x-mock-framing", framing))
+    client.send_request("GET", "/v1/files/file-1/content", *headers)
+
+
+@pytest.mark.parametrize("framing", ["chunked", "length"])
+def test_a_client_that_does_not_read_stops_the_upstream_from_sending(proxy, upstream, token, framing):
     with HandClient(proxy.url, receive_buffer=64 * 1024) as client:
-        client.send_request("GET", "/v1/files/file-1/content", token.bearer, ("x-mock-size", str(64 * MIB)))
+        ask_for_a_file(client, token, framing, 64 * MIB)
         client.read_chunk(client.read_head())
         sent = settled(lambda: upstream.last_request()["pieces_sent"] * 65536)
 
@@ -89,6 +97,19 @@ def test_a_client_that_does_not_read_stops_the_upstream_from_sending(proxy, upst
     assert sent < 24 * MIB
     upstream.wait_for("client_gone")
     assert proxy.wait_for_records(1, token)[0]["outcome"] == "client_closed"
+
+
+@pytest.mark.parametrize("framing", ["chunked", "length"])
+def test_a_client_that_reads_late_gets_all_of_it(proxy, upstream, token, framing):
+    with HandClient(proxy.url, receive_buffer=64 * 1024) as client:
+        ask_for_a_file(client, token, framing, 16 * MIB)
+        answer = client.read_head()
+        settled(lambda: upstream.last_request()["pieces_sent"])
+        got = client.read_rest(answer).body
+
+    assert hashlib.sha256(got).digest() == hashlib.sha256(b"".join(binary_pieces(16 * MIB))).digest()
+    (record,) = proxy.wait_for_records(1, token)
+    assert (record["outcome"], record["bytes_out"]) == ("complete", 16 * MIB)
 
 
 def settled(look):

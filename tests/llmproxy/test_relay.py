@@ -1,5 +1,7 @@
 """The relay against a raw response whose every read a test decides; the real one is tested with the transport."""
 
+from collections.abc import Callable
+
 import pytest
 import requests
 from hypothesis import given
@@ -10,7 +12,7 @@ from requests.exceptions import ReadTimeout
 from llmproxy.client.guard import CallGuard
 from llmproxy.errors import ClientGone, ProxyError, TokenRevoked, UpstreamTimeout, UpstreamUnreachable
 from llmproxy.headers import Headers
-from llmproxy.relay import Relay, StreamCut
+from llmproxy.relay import Relay, SendNow, StreamCut
 from llmproxy.transport.connection import Timeouts
 from llmproxy.upstream import UpstreamSession
 from tests.mocked_upstream import MockedUpstream
@@ -38,7 +40,7 @@ class Raw:
         return not self._pieces and self._end is None
 
     def has_body_bytes(self) -> bool:
-        return bool(self._pieces)
+        return self.is_drained
 
     def read1(self) -> bytes:
         if self.gone is not None and self.gone.ended_by:
@@ -48,6 +50,11 @@ class Raw:
         if self._end is not None:
             raise self._end
         return b""
+
+    def pump(self, take: Callable[[bytes], bool], /) -> None:
+        """As the event loop: what comes is taken, but for the last of it."""
+        while len(self._pieces) > 1 and take(self._pieces.pop(0)):
+            pass
 
     def close(self) -> None:
         self._journal.append("raw closed")
@@ -60,6 +67,9 @@ class Observer:
 
     def feed(self, chunk: bytes, /) -> None:
         self.seen.append(chunk)
+
+    def ignores(self, chunk: bytes, /) -> bool:
+        return chunk == b": ping"  # longer than any that is made up below
 
     def finish(self) -> None:
         self._journal.append("observer finished")
@@ -111,7 +121,14 @@ class Holding:
 class Scene:
     """A relay with everything around it, and a journal of what happened in which order."""
 
-    def __init__(self, pieces: list[bytes], end: Exception | None = None, *, filtered: bool = False) -> None:
+    def __init__(
+        self,
+        pieces: list[bytes],
+        end: Exception | None = None,
+        *,
+        filtered: bool = False,
+        sends: SendNow | None = None,
+    ) -> None:
         self.journal: list[object] = []
         self.raw = Raw(pieces, end, self.journal)
         self.observer = Observer(self.journal)
@@ -124,6 +141,7 @@ class Scene:
             observer=self.observer,
             on_cut=self._note_cut,
             body_filter=Holding() if filtered else None,
+            sender=lambda: sends,
         )
 
     def _note_cut(self) -> None:
@@ -299,6 +317,72 @@ def test_every_course_of_events_ends_once_with_the_right_outcome(
     assert scene.journal[:3] == ["guard stopped", "raw closed", "observer finished"]
     assert len(scene.journal) == 4
     assert scene.call.first_bytes == (1 if scene.observer.seen else 0)
+
+
+class Sending:
+    """Sends what the event loop is given, all of it but for a piece that does not fit."""
+
+    def __init__(self, too_long: bytes = b"") -> None:
+        self.sent: list[bytes] = []
+        self._too_long = too_long
+
+    def __call__(self, piece: bytes) -> bool:
+        self.sent.append(piece)
+        return piece != self._too_long
+
+
+def test_from_the_second_piece_on_the_event_loop_sends_what_tells_nothing() -> None:
+    sends = Sending()
+    scene = Scene([b"one", b": ping", b": ping", b"end"], sends=sends)
+
+    assert list(scene.relay) == [b"one", b"end"]
+    scene.relay.close()
+    assert (sends.sent, scene.observer.seen) == ([b": ping", b": ping"], [b"one", b"end"])
+    assert (scene.call.bytes_out, scene.outcome()) == (18, "complete")
+
+
+def test_what_tells_something_is_observed_by_the_greenlet_when_it_has_been_sent() -> None:
+    sends = Sending()
+    scene = Scene([b"one", b"two", b": ping", b"end"], sends=sends)
+
+    assert [next(scene.relay), next(scene.relay)] == [b"one", b""]
+    assert (sends.sent, scene.observer.seen) == ([b"two"], [b"one"])
+    assert list(scene.relay) == [b"end"]
+    assert (sends.sent, scene.observer.seen) == ([b"two", b": ping"], [b"one", b"two", b"end"])
+
+
+def test_what_does_not_fit_is_left_to_the_server_before_anything_else_is_read() -> None:
+    sends = Sending(too_long=b": ping")
+    scene = Scene([b"one", b": ping", b"two", b"end"], sends=sends)
+
+    assert [next(scene.relay), next(scene.relay)] == [b"one", b""]
+    assert sends.sent == [b": ping"]
+
+
+def test_what_fails_while_the_event_loop_passes_it_on_is_the_upstreams_fault() -> None:
+    scene = Scene([b"one", b"two"], sends=Sending())
+    scene.raw.pump = raising(ReadTimeout("nothing came"))
+    next(scene.relay)
+
+    with pytest.raises(StreamCut):
+        next(scene.relay)
+    scene.relay.close()
+    assert isinstance(scene.ends[0], UpstreamTimeout)
+
+
+def raising(error: Exception) -> Callable[[object], None]:
+    def pump(_: object) -> None:
+        raise error
+
+    return pump
+
+
+@pytest.mark.parametrize(("filtered", "sends"), [(True, Sending()), (False, None)])
+def test_what_is_changed_or_may_not_be_sent_so_is_not_left_to_the_event_loop(filtered, sends) -> None:
+    scene = Scene([b"one", b": ping", b": ping", b"end"], filtered=filtered, sends=sends)
+    scene.raw.pump = raising(AssertionError())
+
+    assert b"".join(scene.relay) == b"one: ping: pingend"
 
 
 def test_a_response_of_requests_mock_can_be_relayed() -> None:

@@ -40,8 +40,10 @@ def observer_of(answer: Answer, content_encoding=None):
 
 
 def told(observer, chunks):
+    """What an observer tells that is spared what it says it ignores."""
     for chunk in chunks:
-        observer.feed(chunk)
+        if not observer.ignores(chunk):
+            observer.feed(chunk)
     observer.finish()
     return observer.metadata, observer.usage_source, observer.error
 
@@ -93,6 +95,38 @@ def test_a_large_body_is_read_as_a_small_one(answer, monkeypatch):
 
     for at in range(1, len(answer.body)):
         assert told(observer_of(answer), [answer.body[:at], answer.body[at:]]) == expected
+
+
+def test_what_is_ignored_may_be_fed_all_the_same(answer, coding):
+    body, observer = CODINGS[coding](answer.body), observer_of(answer, coding)
+    for at in range(0, len(body), 20):
+        observer.feed(body[at : at + 20])
+
+    assert told(observer, []) == (answer.metadata, answer.usage_source, answer.error)
+
+
+def test_events_that_tell_nothing_are_ignored_once_the_model_is_known():
+    observer = observe("/v1/chat/completions", status=200, content_type=SSE, content_encoding=None)
+    event = b'data: {"model":"gpt-4o","choices":[],"usage":null}\n\n'
+    seen = [observer.ignores(event), observer.feed(event), observer.ignores(event + event)]
+
+    assert seen == [False, None, True]
+    assert not observer.ignores(event[:-1])
+    assert not observer.ignores(event.replace(b"null", b'{"total_tokens":1}'))
+
+
+def test_nothing_compressed_is_ignored_whatever_its_bytes_look_like():
+    observer = observe("/v1/chat/completions", status=200, content_type=SSE, content_encoding="gzip")
+    observer.feed(CODINGS["gzip"](b'data: {"model":"gpt-4o"}\n\n')[:-8])  # the checksum is still to come
+
+    assert not observer.ignores(b"data: it is not\n\n")
+
+
+@pytest.mark.parametrize(("content_type", "ignored"), [("audio/mpeg", True), (JSON, False)])
+def test_all_of_a_body_that_is_not_looked_into_is_ignored(content_type, ignored):
+    observer = observe("/v1/audio/speech", status=200, content_type=content_type, content_encoding=None)
+
+    assert observer.ignores(b"{}") is ignored
 
 
 def test_only_event_streams_are_streams(answer):
