@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -32,10 +33,9 @@ _ASKED_FOR_USAGE = frozenset({"chat", "completions"})
 _changes_metadata = re.compile(
     r"/v1/(?:chat/completions/[^/]+|(?:responses|batches)/[^/]+/cancel|threads/[^/]+/runs/[^/]+(?:/cancel)?)"
 ).fullmatch
-_TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 
 # By the names of `models.SUMS`. What is not there is 0: of its forty-odd names, a record adds to ten.
-Sums = dict[str, int]
+Sums = defaultdict[str, int]
 
 
 class Row(NamedTuple):
@@ -101,32 +101,41 @@ def fold(records: Iterable[ReadRecord], *, model_name: Callable[[str, str], str]
         model_name: The name to count a project's model under.
     """
     found = Folded({}, [])
+    rows, sights = found
     for record in records:
         arrived_at = record.arrived_at
         if arrived_at is None:
             continue
-        project_id, endpoint = _text(record.project_id, ID_LENGTH), endpoint_class(record.endpoint)
-        row = Row(
-            CALLS.id,
-            hour_of(arrived_at),
-            project_id,
-            _text(record.token_id, ID_LENGTH),
-            model_name(project_id, _text(record.billed_model, MODEL_LENGTH)),
-            endpoint,
-            (_text(record.error_code, REFUSAL_LENGTH) or NO_CODE) if record.outcome == "refused" else "",
-        )
-        counted = _counted(record, endpoint)
+        row = _row(record, hour_of(arrived_at), model_name)
+        sums = rows.get(row)
+        if sums is None:
+            sums = rows[row] = defaultdict(int)
+        _count(record, row.endpoint, sums)
         if record.usage_of:
             object_id, is_stored = _text(record.usage_of, OBJECT_ID_LENGTH), record.usage_source == "stored"
-            at = int(arrived_at.timestamp())
-            used = _used(record) | _priced(record)
-            found.sights.append(Sight(project_id, object_id, record.request_id, is_stored, at, row, used))
+            at, used = int(arrived_at.timestamp()), defaultdict[str, int](int)
+            _use(record, used)
+            _price(record, used)
+            sights.append(Sight(row.project_id, object_id, record.request_id, is_stored, at, row, used))
         elif tells_own_usage(record) and not is_reading(record):
-            counted |= _used(record) | _priced(record)
+            _use(record, sums)
+            _price(record, sums)
         elif not record.is_before_prices:
-            counted |= _priced(record)
-        add(found.rows, row, counted)
+            _price(record, sums)
     return found
+
+
+def _row(record: ReadRecord, hour: int, model_name: Callable[[str, str], str]) -> Row:
+    project_id = _text(record.project_id, ID_LENGTH)
+    return Row(
+        CALLS.id,
+        hour,
+        project_id,
+        _text(record.token_id, ID_LENGTH),
+        model_name(project_id, _text(record.billed_model, MODEL_LENGTH)),
+        endpoint_class(record.endpoint),
+        (_text(record.error_code, REFUSAL_LENGTH) or NO_CODE) if record.outcome == "refused" else "",
+    )
 
 
 def with_used(rows: Rows, sights: list[Sight]) -> Rows:
@@ -153,64 +162,67 @@ def add(to: Rows, row: Row, more: Sums) -> None:
         to[row] = more.copy()
         return
     for name, number in more.items():
-        sums[name] = sums.get(name, 0) + number
+        sums[name] += number
 
 
-def _counted(record: ReadRecord, endpoint: str) -> Sums:
-    """What a record adds besides usage."""
+def _count(record: ReadRecord, endpoint: str, sums: Sums) -> None:
+    """Add what a record adds besides usage."""
     outcome, calls = record.outcome, record.count
-    is_good = False
-    counted = {"requests": calls}
+    sums["requests"] += calls
     if outcome == "refused":
-        counted["refusals"] = calls
+        sums["refusals"] += calls
         # How quickly the proxy says no is not how quickly it forwards. A call that it cut later was forwarded.
         if record.upstream_status is None:
-            return counted
+            return
     elif record.failed_inside:  # whose client may well have hung up on it
-        counted["errors"] = 1
+        sums["errors"] += 1
     elif outcome == "client_closed":
-        counted["client_closed"] = calls
+        sums["client_closed"] += calls
     elif outcome != "complete" or (record.status_code or 0) >= BAD_REQUEST:
-        counted["errors"] = calls
-    else:
-        is_good = True
-    if is_good and record.is_stream and endpoint in _ASKED_FOR_USAGE and record.method == "POST":
-        counted["streams"] = 1
+        sums["errors"] += calls
+    elif record.is_stream and endpoint in _ASKED_FOR_USAGE and record.method == "POST":
+        sums["streams"] += 1
         if record.usage_source == "absent":
-            counted["silent_streams"] = 1
-    for buckets, took_ms in ((DURATION, record.duration_ms), (TTFT, record.ttft_ms)):
-        if took_ms is not None and took_ms >= 0:
-            counted[buckets[bisect_left(BUCKETS_MS, took_ms)]] = calls
-    return counted
+            sums["silent_streams"] += 1
+    if (took_ms := record.duration_ms) is not None and took_ms >= 0:
+        sums[DURATION[bisect_left(BUCKETS_MS, took_ms)]] += calls
+    if (took_ms := record.ttft_ms) is not None and took_ms >= 0:
+        sums[TTFT[bisect_left(BUCKETS_MS, took_ms)]] += calls
 
 
-def _used(record: ReadRecord) -> Sums:
-    """The usage that a record tells."""
-    used = {"usage_reported": 1}
-    for name in _TOKENS:
-        tokens = getattr(record, name)
-        if tokens is not None and tokens > 0:
-            used[name] = min(tokens, MAX_TOKENS)
+def _use(record: ReadRecord, sums: Sums) -> None:
+    """Add the usage that a record tells."""
+    sums["usage_reported"] += 1
+    read = _tokens(sums, "prompt_tokens", record.prompt_tokens)
+    _tokens(sums, "cached_tokens", record.cached_tokens)
+    written = _tokens(sums, "completion_tokens", record.completion_tokens)
+    _tokens(sums, "reasoning_tokens", record.reasoning_tokens)
     total = record.total_tokens
-    if total is None:  # some upstreams leave it to the reader
-        total = used.get("prompt_tokens", 0) + used.get("completion_tokens", 0)
-    if total > 0:
-        used["total_tokens"] = min(total, MAX_TOKENS)
+    # Some upstreams leave it to the reader.
+    _tokens(sums, "total_tokens", read + written if total is None else total)
     if (seconds := record.seconds) is not None and seconds > 0:
-        used["audio_seconds"] = min(math.ceil(seconds), MAX_TOKENS)
-    return used
+        sums["audio_seconds"] += min(math.ceil(seconds), MAX_TOKENS)
 
 
-def _priced(record: ReadRecord) -> Sums:
-    """What a record says of its price."""
-    priced: Sums = {}
+def _tokens(sums: Sums, name: str, tokens: int | None) -> int:
+    """Add a count, if it is one; what was added."""
+    if tokens is None or tokens <= 0:
+        return 0
+    if tokens > MAX_TOKENS:
+        tokens = MAX_TOKENS
+    sums[name] += tokens
+    return tokens
+
+
+def _price(record: ReadRecord, sums: Sums) -> None:
+    """Add what a record says of its price."""
     if cost := record.cost:
-        priced["cost"] = min(max(cost, 0), MAX_COST)
+        microdollars = min(max(cost, 0), MAX_COST)
+        sums["cost"] += microdollars
         if record.cost_source == "assumed":
-            priced["cost_assumed"] = priced["cost"]
+            sums["cost_assumed"] += microdollars
     if record.is_unpriced:
-        priced["unpriced"] = 1
-    return priced
+        sums["unpriced"] += 1
 
 
 def tells_own_usage(record: ReadRecord) -> bool:
@@ -228,5 +240,7 @@ def is_reading(record: ReadRecord) -> bool:
 
 
 def _text(value: str | None, length: int) -> str:
+    if not value:
+        return ""
     # A NUL is the one character that PostgreSQL does not store.
-    return value[:length].replace("\0", "") if value else ""
+    return value if len(value) <= length and "\0" not in value else value[:length].replace("\0", "")

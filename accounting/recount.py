@@ -21,7 +21,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, select
 
-from accounting.fold import Row, Rows, add, in_every_view, is_reading, tells_own_usage, with_used
+from accounting.fold import Row, Rows, Sums, add, in_every_view, is_reading, tells_own_usage, with_used
 from accounting.rollup import UsageSums
 from accounting.seen import counting
 from accounting.views import CALLS, RECOUNT, View, moment
@@ -136,7 +136,7 @@ class _Recounting:
         )
         found = connection.execute(statement).mappings()
         return {
-            Row(CALLS.id, hour, *(each[name] for name in DIMENSIONS)): {name: each[name] for name in SUMS}
+            Row(CALLS.id, hour, *(each[name] for name in DIMENSIONS)): Sums(int, {name: each[name] for name in SUMS})
             for each in found
         }
 
@@ -149,7 +149,7 @@ def _difference(counted: Rows, current: Rows) -> Rows:
     for row, sums in counted.items():
         add(difference, row, sums)
     for row, sums in current.items():
-        add(difference, row, {name: -number for name, number in sums.items()})
+        add(difference, row, Sums(int, {name: -number for name, number in sums.items()}))
     return {row: sums for row, sums in difference.items() if any(sums.values())}
 
 

@@ -25,6 +25,10 @@ def _field(types: tuple[type, ...], *names: str) -> Any:
     *outer, last = names
 
     def get(record: "ReadRecord") -> object:
+        value = record.fields.get(last)
+        return value if type(value) in types else None
+
+    def get_inside(record: "ReadRecord") -> object:
         found: Any = record.fields
         for name in outer:
             found = found.get(name)
@@ -33,7 +37,8 @@ def _field(types: tuple[type, ...], *names: str) -> Any:
         value = found.get(last)
         return value if type(value) in types else None
 
-    return property(get)
+    # A line's readers ask for most of its fields, and for few of those inside of others.
+    return property(get_inside if outer else get)
 
 
 class ReadRecord:

@@ -38,6 +38,8 @@ from llmproxy.api_log.segment import list_segments, open_segment, segment_id
 logger = logging.getLogger(__name__)
 
 SETTLE_S = 60.0
+# To replace a file, some file systems wait for the disk. A copy of a position that is a second old will do.
+REGISTER_S = 1.0
 MAX_BATCH_RECORDS = 1000
 MAX_BATCH_BYTES = 1 << 20
 # Pieces of lines that were no record; segments read again from their start because somebody changed them; segments
@@ -87,6 +89,7 @@ class LogReader:
         fsync: Callable[[int], None] = os.fsync,
         settle_s: float = SETTLE_S,
         wall_clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = path
         self.name = name
@@ -94,12 +97,16 @@ class LogReader:
         # A position kept elsewhere is copied here, for the cap on disk use; the copy may be old, so no fsync.
         self._registration = FilePositions(directory, name, fsync=_no_sync if positions else fsync)
         self.positions: PositionStore = positions or self._registration
+        self._is_copied = positions is not None
         self._lock = FileLock(directory / f"{name}.lock")
         self._on_damage = on_damage
         self._fsync = fsync
         self._settle_s = settle_s
         self._wall_clock = wall_clock
+        self._monotonic = monotonic
         self._position = Position()
+        self._registered: Position | None = None
+        self._register_at = 0.0
         self._fd = -1
 
     def acquire(self) -> None:
@@ -163,7 +170,8 @@ class LogReader:
         self._position = batch.position
         if batch.torn:
             self._on_damage("torn", batch.torn)
-        if self.positions is not self._registration:
+        if self._is_copied and self._monotonic() >= self._register_at:
+            self._register_at = self._monotonic() + REGISTER_S
             self._register()
 
     def lag(self, *, count_records: bool = False) -> Lag:
@@ -173,6 +181,8 @@ class LogReader:
 
     def close(self) -> None:
         """Lets another process read. What was not committed will be read again."""
+        if self._lock.is_held and self._is_copied and self._position != self._registered:
+            self._register()
         self._close_file()
         self._lock.release()
 
@@ -180,6 +190,7 @@ class LogReader:
         # An old or missing copy keeps more on the disk than needed; that is no reason to stop reading.
         with suppress(OSError):
             self._registration.save(self._position)
+            self._registered = self._position
 
     def _batch(self, found: Cut) -> Batch:
         offset = self._position.offset + found.used
