@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection, Engine, select
 
 from accounting.fold import Folded, Rows, Sight, fold, in_every_view, with_used
@@ -52,11 +53,14 @@ _ADD = (
     f"INSERT INTO usage_sums ({', '.join(_SUM_COLUMNS)}) VALUES ({', '.join('?' * len(_SUM_COLUMNS))}) "  # noqa: S608
     + _ON_SUM
 )
-_NEW_KEY = (
-    f"INSERT INTO usage_keys ({', '.join(_KEY_COLUMNS)}) VALUES ({', '.join('?' * len(_KEY_COLUMNS))}) "  # noqa: S608
-    + _ON_KEY
+# All new keys at once: as JSON on SQLite, where a statement for each took a third of the rollup's time, and as an array
+# for each column on PostgreSQL. Without a condition, SQLite would take the conflict's ON for that of a join.
+_NEW_KEYS_OF_JSON = (
+    f"INSERT INTO usage_keys ({', '.join(_KEY_COLUMNS)}) SELECT "  # noqa: S608
+    + ", ".join(f"json_extract(value, '$[{at}]')" for at in range(len(_KEY_COLUMNS)))
+    + f" FROM json_each(?) WHERE true {_ON_KEY}, {', '.join(_KEY_COLUMNS)}"
 )
-# PostgreSQL takes all rows at once, an array for each column: one round trip, and one value to pass for 600.
+# The same for the sums on PostgreSQL: one round trip, and one value to pass for 600.
 _ADD_ALL = (
     f"INSERT INTO usage_sums ({', '.join(_SUM_COLUMNS)}) "  # noqa: S608
     f"SELECT * FROM unnest({', '.join(['%s::bigint[]'] * len(_SUM_COLUMNS))}) {_ON_SUM}"
@@ -172,7 +176,8 @@ class UsageSums:
         self._forget_deleted(connection, {key: self._ids[key] for key in keys if key in self._ids})
         missing = list({key for key in keys if key not in self._ids})
         if missing and self._is_sqlite:
-            self._ids |= {key: connection.exec_driver_sql(_NEW_KEY, key).scalar_one() for key in missing}
+            made = connection.exec_driver_sql(_NEW_KEYS_OF_JSON, (orjson.dumps(missing).decode(),))
+            self._ids |= {(*key,): known for known, *key in made}
         elif missing:
             columns = tuple(map(list, zip(*missing, strict=True)))
             self._ids |= {(*key,): known for known, *key in connection.exec_driver_sql(_NEW_KEYS, columns)}
