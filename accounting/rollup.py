@@ -53,8 +53,8 @@ _ADD = (
     f"INSERT INTO usage_sums ({', '.join(_SUM_COLUMNS)}) VALUES ({', '.join('?' * len(_SUM_COLUMNS))}) "  # noqa: S608
     + _ON_SUM
 )
-# All new keys at once: as JSON on SQLite, where a statement for each took a third of the rollup's time, and as an array
-# for each column on PostgreSQL. Without a condition, SQLite would take the conflict's ON for that of a join.
+# All new keys at once: as JSON on SQLite, where a statement for each takes twice as long, and as an array for each
+# column on PostgreSQL. Without a condition, SQLite would take the conflict's ON for that of a join.
 _NEW_KEYS_OF_JSON = (
     f"INSERT INTO usage_keys ({', '.join(_KEY_COLUMNS)}) SELECT "  # noqa: S608
     + ", ".join(f"json_extract(value, '$[{at}]')" for at in range(len(_KEY_COLUMNS)))
