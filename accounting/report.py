@@ -31,6 +31,7 @@ _BY_HOUR = (MODEL_HOURS, PROJECT_HOURS, CALLS)
 _BY_DAY = (PROJECT_DAYS, TOKEN_DAYS)
 # All that it takes to find the busiest.
 _RANK = ("requests",)
+_BRIEF = ("requests", "errors", "cost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,15 @@ class Consumer:
 
 
 @dataclass(frozen=True, slots=True)
+class Brief:
+    """The three sums that lists show: see Usage."""
+
+    requests: int = 0
+    errors: int = 0
+    cost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SilentStreams:
     """A project that does not ask for its streams' usage, and how many percent of them told none, at least 1."""
 
@@ -196,6 +206,24 @@ def top(
     rows = _by_column(session, column, _sources(wanted, span, SUMS, column=column), SUMS, limit, after)
     names = _names(session, by, [key for key, *_ in rows])
     return [Consumer(key, names.get(key), _usage(sums)) for key, *sums in rows]
+
+
+def briefs(session: Session, by: Kind, keys: list[str], begin: datetime, end: datetime) -> dict[str, Brief]:
+    """What these projects, tokens or models did, by key; those alone that did something."""
+    column = _COLUMN[by]
+    sums = _sources({column: keys}, hours_around(begin, end), _BRIEF, column=column)
+    return {key: Brief(*map(int, row)) for key, *row in _by_column(session, column, sums, _BRIEF, limit=None)}
+
+
+def brief_sums(by: Kind, name: str, begin: datetime, end: datetime) -> Subquery:
+    """Everybody's sum of this name: columns `key` and `most`, to order lists by."""
+    column = _COLUMN[by]
+    sums = _sources({}, hours_around(begin, end), (name,), column=column)
+    group = usage_keys.c[column]
+    joined = select(group.label("key"), func.sum(sums.c[name]).label("most")).join(
+        sums, sums.c.key_id == usage_keys.c.id
+    )
+    return joined.group_by(group).subquery()
 
 
 def refusals_by_reason(session: Session, filters: Filters, begin: datetime, end: datetime) -> dict[str, int]:

@@ -48,15 +48,15 @@ class Activity:
 
 def activity(filters: Filters) -> Activity:
     """Of the project or token that `filters` name, in the span that the address asks for."""
-    span, now = spans.asked_for("30d"), utc_now()
-    begin = now - span.length
-    usage = report.totals(db.session, filters, begin, now)
+    span = spans.asked_for("30d")
+    begin, end = span.around(utc_now())
+    usage = report.totals(db.session, filters, begin, end)
     periods: list[Period] = []
     reasons, models, failures = {}, [], []
     if usage.requests:
-        periods = report.series(db.session, filters, begin, now, step=span.step)
-        reasons = report.refusals_by_reason(db.session, filters, begin, now) if usage.refusals else {}
-        models = report.top(db.session, "model", filters, begin, now, limit=_TOP)
+        periods = report.series(db.session, filters, begin, end, step=span.step)
+        reasons = report.refusals_by_reason(db.session, filters, begin, end) if usage.refusals else {}
+        models = report.top(db.session, "model", filters, begin, end, limit=_TOP)
     if usage.errors or usage.refusals:
         wanted = Filter(project_id=filters.project_id, token_id=filters.token_id, failed=True, begin=begin)
         failures = latest(wanted, limit=_TOP)

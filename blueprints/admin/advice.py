@@ -49,7 +49,7 @@ _OURS = {
         "No token is for that. Do it with the upstream's own keys.",
     ),
     "rate_limit_exceeded": Advice(
-        "The token had made all the requests that it may make in an hour.",
+        "The token had made all the requests, or used all the LLM tokens, that it may for now.",
         "See whether the caller loops; if it needs more, raise the limit.",
         "token",
         "Raise the limit",
@@ -59,6 +59,62 @@ _OURS = {
         "Have the caller end what it does not read, or give its parts tokens of their own.",
         "token",
         "Look at the token",
+    ),
+    "budget_exhausted": Advice(
+        "What the token may spend was spent.",
+        "Nothing passes until the budget's period ends, or its amount is raised.",
+        "token",
+        "Look at the token",
+    ),
+    "budget_reserved": Advice(
+        "What was left of the budget was held by calls that ran.",
+        "The caller's next try comes later, when they have ended; a larger budget holds more of them at once.",
+        "token",
+        "Look at the token",
+    ),
+    "budget_too_small": Advice(
+        "The call alone might have cost more than was left of the budget.",
+        "Have the caller ask for fewer output tokens, or raise the budget.",
+        "token",
+        "Look at the token",
+    ),
+    "model_not_allowed": Advice(
+        "The token's rules, or its project's, do not name this model.",
+        "Have the caller use another one, or allow it.",
+        "token",
+        "Look at the token",
+    ),
+    "endpoint_not_allowed": Advice(
+        "The token's rules, or its project's, do not name this endpoint.",
+        "See what the caller wants there, and allow it if that is well.",
+        "token",
+        "Look at the token",
+    ),
+    "address_not_allowed": Advice(
+        "The call came from an address that the rules do not name.",
+        "See whose address it is: the token may have leaked. If it is the caller's, allow its network.",
+        "token",
+        "Look at the token",
+    ),
+    "model_not_priced": Advice(
+        "The model has no price, and the token a budget in dollars.",
+        "Price the model in PRICES_FILE, or have the caller use one that has a price.",
+        "token",
+        "Look at the token",
+    ),
+    "model_undetermined": Advice(
+        "The request named no model, and the token's limits depend on it.",
+        "Have the caller name the model in the request.",
+    ),
+    "parameter_not_allowed": Advice(
+        "The rules do not allow a parameter of the request, or its value.",
+        "The response named it. Have the caller leave it out, or allow it.",
+        "token",
+        "Look at the token",
+    ),
+    "ambiguous_body": Advice(
+        "Others might have read the request's body otherwise than the proxy did.",
+        "Have the caller send one JSON object, with each name once.",
     ),
     "request_timeout": Advice(
         "The request's body came too slowly.",

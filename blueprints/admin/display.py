@@ -9,6 +9,7 @@ from typing import Literal
 from jinja2 import Environment
 from markupsafe import Markup
 
+from accounting.report import Brief
 from llmproxy.admission import WINDOW, utc_now
 from llmproxy.api_log.record import MICRO
 from llmproxy.times import iso_utc
@@ -127,7 +128,13 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class TokenView:
-    """A token as a row of a table shows it. `state` is live, limited, expired, revoked or off (its project is)."""
+    """
+    A token as a row of a table shows it.
+
+    Attributes:
+        state: live, limited, expired, revoked or off (its project is).
+        lately: What it did in the last 30 days; None where nobody looked.
+    """
 
     token: Token
     project: Project
@@ -135,6 +142,7 @@ class TokenView:
     time_left: Bar
     requests_left: Bar
     rate_limit: int
+    lately: Brief | None = None
 
     @property
     def is_over(self) -> bool:

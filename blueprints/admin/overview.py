@@ -28,9 +28,9 @@ _KINDS: tuple[Kind, ...] = ("project", "model", "token")
 @bp.get("/")
 def overview() -> Response:
     """The last 24 hours, 7 or 30 days."""
-    span, now = spans.asked_for("24h"), utc_now()
-    begin = now - span.length
-    totals = usage_report.totals(db.session, EVERYBODY, begin, now)
+    span = spans.asked_for("24h")
+    begin, end = span.around(utc_now())
+    totals = usage_report.totals(db.session, EVERYBODY, begin, end)
     if wants_json():
         cost_usd = usage_json(totals)["cost_usd"]
         return jsonify(
@@ -41,7 +41,7 @@ def overview() -> Response:
             cost_usd=cost_usd,
             unpriced=totals.unpriced,
         )
-    periods = usage_report.series(db.session, EVERYBODY, begin, now, step=span.step)
+    periods = usage_report.series(db.session, EVERYBODY, begin, end, step=span.step)
     settings = Services.of(current_app).settings
     return page(
         "overview.html",
@@ -52,12 +52,12 @@ def overview() -> Response:
         refusal_percent=_percent(totals.refusals, totals.requests),
         charts=charts(periods, with_cost=price_date() is not None),
         price_date=price_date(),
-        unpriced=unpriced(EVERYBODY, span.length),
-        silent=usage_report.silent_streams(db.session, EVERYBODY, begin, now)[:TOP],
+        unpriced=unpriced(EVERYBODY, span),
+        silent=usage_report.silent_streams(db.session, EVERYBODY, begin, end)[:TOP],
         labels=[span.label(period.start) for period in periods],
         ends=span.ends(periods),
-        tops={kind: ranks(usage_report.top(db.session, kind, EVERYBODY, begin, now, limit=TOP)) for kind in _KINDS},
-        reasons=usage_report.refusals_by_reason(db.session, EVERYBODY, begin, now),
+        tops={kind: ranks(usage_report.top(db.session, kind, EVERYBODY, begin, end, limit=TOP)) for kind in _KINDS},
+        reasons=usage_report.refusals_by_reason(db.session, EVERYBODY, begin, end),
         refusals=_latest_refusals(totals),
         withering=queries.next_to_wither(TOP, default_limit=settings.rate_limit_per_hour),
         readers=ledger.lags(settings),

@@ -14,7 +14,7 @@ from blueprints.admin.activity import activity
 from blueprints.admin.answers import done, page, shows, wants_json
 from blueprints.admin.forms import DeleteProjectForm, KeyForm, NewProjectForm, ProjectForm
 from blueprints.admin.site import bp
-from blueprints.admin.spans import SPANS
+from blueprints.admin.spans import MONTH, SPANS
 from blueprints.wire import project_json, read_body
 from control import projects
 from control.audit import version_of
@@ -27,15 +27,31 @@ _SHOWN_TOKENS = 10
 
 @bp.get("/projects", endpoint="projects")
 def list_projects() -> Response:
-    """Projects by name."""
-    search = request.args.get("q", "").strip()
+    """Projects, filtered by name and state."""
+    state, order = request.args.get("state", ""), request.args.get("order", "name")
+    filters = {
+        "search": request.args.get("q", "").strip(),
+        "state": state if state in queries.PROJECT_STATES else "",
+        "order": order if order in queries.PROJECT_ORDERS else "name",
+    }
+    number, size = request.args.get("page", 1, int), queries.PAGE_SIZE
     if exports.wants_csv():
-        return exports.projects(queries.projects_page(1, search=search, size=exports.MAX_ROWS).rows)
-    found = queries.projects_page(request.args.get("page", 1, int), search=search)
+        number, size = 1, exports.MAX_ROWS
+    found = queries.projects_page(number, size=size, **filters)
+    if exports.wants_csv():
+        return exports.projects(found.rows)
     if wants_json():
         data = [project_json(row.project) for row in found.rows]
         return jsonify(data=data, has_more=found.has_next)
-    return page("projects.html", page=found, search=search)
+    return page(
+        "projects.html",
+        page=found,
+        filters=filters,
+        is_filtered=bool(filters["search"] or filters["state"]),
+        states=queries.PROJECT_STATES,
+        orders=queries.PROJECT_ORDERS,
+        price_date=costs.price_date(),
+    )
 
 
 @bp.get("/projects/new")
@@ -214,7 +230,7 @@ def _project_page(
         activity=activity(Filters(project_id=found.id)),
         spans=SPANS,
         price_date=costs.price_date(),
-        unpriced=costs.unpriced(Filters(project_id=found.id), costs.MONTH),
+        unpriced=costs.unpriced(Filters(project_id=found.id), MONTH),
         silent=costs.silent_last_month(found.id),
     )
 

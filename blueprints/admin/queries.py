@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute
 
+from accounting import report
+from accounting.report import Brief, Kind
 from blueprints.admin.display import TokenView, token_view
+from blueprints.admin.spans import MONTH
 from database.errors import DatabaseError
 from llmproxy.admission import WINDOW, utc_now
 from models import AuditEntry, Project, Token, db
@@ -32,9 +35,21 @@ TOKEN_STATES = {
     "expired": "Expired",
     "revoked": "Revoked",
 }
-TOKEN_ORDERS = {"newest": "Newest first", "withering": "Withering first", "used": "Used last first"}
+# By what was done in the last 30 days.
+_BUSIEST = {"requests": "Most requests first", "errors": "Most errors first", "cost": "Costliest first"}
+TOKEN_ORDERS = {
+    "newest": "Newest first",
+    "withering": "Withering first",
+    "used": "Used last first",
+    "label": "By label",
+    **_BUSIEST,
+}
+PROJECT_STATES = {"on": "On", "off": "Off", "expiring": "With tokens that expire within 7 days"}
+PROJECT_ORDERS = {"name": "By name", "newest": "Newest first", "used": "Used last first", **_BUSIEST}
 
 _SOON = timedelta(days=7)
+
+Rows = Select[*tuple[Any, ...]]
 
 # An id or how it begins, as lists show one of a token without a label.
 _ID = re.compile(r"(?:token )?([0-9a-f]{4}[0-9a-f-]{0,32})", re.IGNORECASE)
@@ -65,25 +80,69 @@ class ProjectView:
 
     project: Project
     live_tokens: int
+    last_used_at: datetime | None
+    lately: Brief
 
 
-def projects_page(number: int, *, search: str, size: int = PAGE_SIZE) -> Page:
-    """Projects by name."""
-    statement = select(Project).order_by(func.lower(Project.name), Project.id)
+def projects_page(
+    number: int, *, search: str = "", state: str = "", order: str = "name", size: int = PAGE_SIZE
+) -> Page:
+    """Projects, filtered by what is not empty."""
+    now = utc_now()
+    statement: Rows = select(Project)
     if search:
         statement = statement.where(Project.name.icontains(search, autoescape=True))
-    page = _page(statement, number, size)
-    live = _live_tokens([project.id for (project,) in page.rows])
-    return Page([ProjectView(project, live.get(project.id, 0)) for (project,) in page.rows], page.number, page.total)
+    if state:
+        statement = statement.where(_project_in_state(state, now))
+    page = _page(statement, _ordered_projects(statement, order, now), number, size)
+    found = [project for (project,) in page.rows]
+    ids = [project.id for project in found]
+    tokens, lately = _tokens_of(ids, now), _lately("project", ids, now)
+    rows = [ProjectView(project, *tokens.get(project.id, (0, None)), lately[project.id]) for project in found]
+    return Page(rows, page.number, page.total)
 
 
-def _live_tokens(project_ids: Iterable[str]) -> dict[str, int]:
-    live = (
-        select(Token.project_id, func.count())
-        .where(Token.project_id.in_(project_ids), Token.is_active, Token.expires_at > utc_now())
+def _project_in_state(state: str, now: datetime) -> ColumnElement[bool]:
+    if state == "expiring":
+        soon = (Token.is_active, Token.expires_at > now, Token.expires_at <= now + _SOON)
+        return exists().where(Token.project_id == Project.id, *soon)
+    return Project.is_active.is_(state == "on")
+
+
+def _ordered_projects(statement: Rows, order: str, now: datetime) -> Rows:
+    if order in _BUSIEST:
+        return _by_sum(statement, "project", Project.id, order, now)
+    if order == "used":
+        used = (
+            select(Token.project_id, func.max(Token.last_used_at).label("at")).group_by(Token.project_id).subquery()
+        )
+        joined = statement.outerjoin(used, used.c.project_id == Project.id)
+        return joined.order_by(used.c.at.is_(None), used.c.at.desc(), Project.id)
+    if order == "newest":
+        return statement.order_by(Project.created_at.desc(), Project.id.desc())
+    return statement.order_by(func.lower(Project.name), Project.id)
+
+
+def _by_sum(statement: Rows, kind: Kind, column: InstrumentedAttribute[str], name: str, now: datetime) -> Rows:
+    sums = report.brief_sums(kind, name, *MONTH.around(now))
+    joined = statement.outerjoin(sums, sums.c.key == column)
+    return joined.order_by(func.coalesce(sums.c.most, 0).desc(), column)
+
+
+def _lately(kind: Kind, keys: list[str], now: datetime) -> dict[str, Brief]:
+    found = report.briefs(db.session, kind, keys, *MONTH.around(now)) if keys else {}
+    return {key: found.get(key, Brief()) for key in keys}
+
+
+def _tokens_of(project_ids: Iterable[str], now: datetime) -> dict[str, tuple[int, datetime | None]]:
+    """How many tokens of each project live, and when one of all was used last."""
+    lives = case((and_(Token.is_active, Token.expires_at > now), 1))
+    statement = (
+        select(Token.project_id, func.count(lives), func.max(Token.last_used_at))
+        .where(Token.project_id.in_(project_ids))
         .group_by(Token.project_id)
     )
-    return {row[0]: row[1] for row in db.session.execute(live)}
+    return {row[0]: (row[1], row[2]) for row in db.session.execute(statement)}
 
 
 def tokens_page(
@@ -105,9 +164,15 @@ def tokens_page(
         statement = statement.where(_in_state(state, now, default_limit))
     if search:
         statement = statement.where(or_(Token.label.icontains(search, autoescape=True), *_has_id(Token.id, search)))
-    page = _page(statement.order_by(*_ordered(order, now)), number, size)
+    ordered = (
+        _by_sum(statement, "token", Token.id, order, now)
+        if order in _BUSIEST
+        else statement.order_by(*_ordered(order, now))
+    )
+    page = _page(statement, ordered, number, size)
     rows = [token_view(*row, now=now, default_limit=default_limit) for row in page.rows]
-    return Page(rows, page.number, page.total)
+    lately = _lately("token", [row.token.id for row in rows], now)
+    return Page([replace(row, lately=lately[row.token.id]) for row in rows], page.number, page.total)
 
 
 def _has_id(column: InstrumentedAttribute[str], text: str) -> list[ColumnElement[bool]]:
@@ -145,6 +210,8 @@ def _ordered(order: str, now: datetime) -> tuple[Any, ...]:
         return (gone, case((gone == 0, Token.expires_at)), Token.expires_at.desc(), Token.id)
     if order == "used":
         return (Token.last_used_at.is_(None), Token.last_used_at.desc(), Token.id)
+    if order == "label":
+        return (Token.label.is_(None), func.lower(Token.label), Token.id)
     return (Token.created_at.desc(), Token.id.desc())
 
 
@@ -236,8 +303,9 @@ def _has_value(column: Any) -> bool:
     return db.session.scalar(select(column).where(column.is_not(None)).limit(1)) is not None
 
 
-def _page(statement: Select[*tuple[Any, ...]], number: int, size: int) -> Page:
+def _page(wanted: Rows, ordered: Rows, number: int, size: int) -> Page:
+    """A page of what is `wanted`, which is counted without what its order takes."""
     number = min(max(1, number), LAST_PAGE)
-    total = db.session.scalar(select(func.count()).select_from(statement.order_by(None).subquery())) or 0
-    rows = list(db.session.execute(statement.limit(size).offset((number - 1) * size)))
+    total = db.session.scalar(select(func.count()).select_from(wanted.subquery())) or 0
+    rows = list(db.session.execute(ordered.limit(size).offset((number - 1) * size)))
     return Page(rows, number, total)

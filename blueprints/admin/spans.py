@@ -9,6 +9,8 @@ from flask import request
 
 from accounting.report import Period, Step
 
+_STEPS: dict[Step, timedelta] = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -25,6 +27,16 @@ class Span:
     length: timedelta
     step: Step
     form: str
+
+    def around(self, now: datetime) -> tuple[datetime, datetime]:
+        """
+        Its beginning and its end, whole periods, the one that runs now the last of them.
+
+        So the sums of whole days suffice where it goes by days.
+        """
+        hour = 0 if self.step == "day" else now.hour
+        end = now.replace(hour=hour, minute=0, second=0, microsecond=0) + _STEPS[self.step]
+        return end - self.length, end
 
     def label(self, moment: datetime) -> str:
         """The start of a period, in words."""
@@ -43,6 +55,9 @@ SPANS = {
         Span("30d", "30 days", timedelta(days=30), "day", "%d %b"),
     )
 }
+
+
+MONTH = SPANS["30d"]
 
 
 def asked_for(default: str) -> Span:

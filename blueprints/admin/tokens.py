@@ -52,6 +52,7 @@ def list_tokens() -> Response:
         projects=queries.project_choices(),
         states=queries.TOKEN_STATES,
         orders=queries.TOKEN_ORDERS,
+        price_date=costs.price_date(),
     )
 
 

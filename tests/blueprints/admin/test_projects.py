@@ -313,7 +313,7 @@ def test_projects_are_found_by_a_part_of_their_name(browser: Browser):
 
     assert "Alpha 100%" in text and "alphabet" in text and ">Beta<" not in text
     assert "Alpha 100%" in browser.get("/admin/projects?q=100%25").text
-    assert "No project has a name like this" in browser.get("/admin/projects?q=_").text
+    assert "No project passes this filter" in browser.get("/admin/projects?q=_").text
 
 
 @pytest.mark.parametrize("page", ["-1", "0", "2", "999999999999999999999", "x"])

@@ -1,0 +1,101 @@
+"""The lists of projects and tokens: what was done lately, in whose order, and of which state."""
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from flask import Flask
+from sqlalchemy import update
+
+from control import tokens
+from control.audit import Actor
+from llmproxy.admission import utc_now
+from llmproxy.api_log.record import CallRecord
+from models import Token, db
+from tests.blueprints.admin.site import Browser
+from tests.blueprints.admin.test_pages import roll_up
+
+Write = Callable[..., CallRecord]
+
+ORDERED = {
+    "requests": ["busy", "dear", "quiet"],
+    "errors": ["dear", "busy", "quiet"],
+    "cost": ["dear", "busy", "quiet"],
+    "used": ["quiet", "dear", "busy"],
+}
+
+
+def issue(app: Flask, project_id: str, label: str, days: int = 30) -> str:
+    with app.app_context():
+        lifetime = timedelta(days=days)
+        _, token = tokens.issue(db.session, Actor("test"), project_id=project_id, lifetime=lifetime, label=label)
+        return str(token.id)
+
+
+@pytest.fixture
+def three(app: Flask, browser: Browser, write_record: Write) -> None:
+    """Projects `busy`, `dear` and `quiet`, each with a token of the same name."""
+    for place, (name, calls) in enumerate({"busy": 3, "dear": 2, "quiet": 0}.items()):
+        project = browser.create_project(name)
+        token = issue(app, project, name)
+        for number in range(calls):
+            failed = name == "dear" or number == 0
+            write_record(
+                project_id=project,
+                token_id=token,
+                status_code=500 if failed else 200,
+                cost=1_234_567 if name == "dear" else 1000,
+                cost_source="reported",
+            )
+        with app.app_context():
+            used_at = utc_now() - timedelta(hours=9 - place)
+            db.session.execute(update(Token).where(Token.id == token).values(last_used_at=used_at))
+            db.session.commit()
+    roll_up(app)
+
+
+def names(page: str) -> list[str]:
+    return re.findall(r'<th scope="row"><a href="[^"]+">(\w+)</a>', page)
+
+
+@pytest.mark.parametrize("order", ORDERED)
+@pytest.mark.parametrize("page", ["projects", "tokens"])
+@pytest.mark.usefixtures("three")
+def test_a_list_is_ordered_by_each_of_its_columns(browser: Browser, page: str, order: str):
+    text = browser.get(f"/admin/{page}?order={order}").text
+
+    assert names(text) == ORDERED[order]
+    assert re.findall(r'aria-sort="descending"><a class="sort" href="[^"]*order=(\w+)', text) == [order]
+
+
+@pytest.mark.parametrize("page", ["projects", "tokens"])
+@pytest.mark.usefixtures("three")
+def test_a_row_tells_what_was_done_lately_and_leads_there(browser: Browser, page: str):
+    text = browser.get(f"/admin/{page}?q=dear").text
+
+    assert re.search(
+        r'data-label="Requests" class="num"><a [^>]+/admin/requests\?(token|project_id)=[^>]+>2</a>', text
+    )
+    assert re.search(r'data-label="Errors" class="num"><a [^>]+outcome=failed[^>]+>2</a>', text)
+    assert re.search(r'data-label="Cost" class="num">\$2\.47<', text)
+
+
+@pytest.mark.parametrize(("state", "shown"), [("on", ["busy", "dear"]), ("off", ["quiet"]), ("expiring", ["dear"])])
+@pytest.mark.usefixtures("three")
+def test_projects_are_filtered_by_state(app: Flask, browser: Browser, state: str, shown: list[str]):
+    ids = dict(re.findall(r'/admin/projects/([0-9a-f-]{36})">(\w+)<', browser.get("/admin/projects").text))
+    by_name = {name: each for each, name in ids.items()}
+    switch = f"/admin/projects/{by_name['quiet']}/switch"
+    browser.submit(switch, switch, is_active="false")
+    issue(app, by_name["dear"], "soon", days=3)
+
+    assert names(browser.get(f"/admin/projects?state={state}").text) == shown
+
+
+@pytest.mark.usefixtures("three")
+def test_the_file_of_a_list_holds_what_was_done_lately(browser: Browser):
+    head, first, *_ = browser.get("/admin/tokens?order=cost&format=csv").text.splitlines()
+
+    assert head.endswith("last_used_at,project,state,requests_30d,errors_30d,cost_usd_30d")
+    assert first.endswith("dear,live,2,2,2.469134")
