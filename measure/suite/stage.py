@@ -41,24 +41,39 @@ def bare_flask(work: Path) -> Iterator[Server]:
 
 @contextmanager
 def proxy(
-    upstream: Server, data_dir: Path, *, workers: int = 1, checkout: Path = ROOT, stream_usage: str = "as-sent"
+    upstream: Server,
+    data_dir: Path,
+    *,
+    workers: int = 1,
+    checkout: Path = ROOT,
+    stream_usage: str = "as-sent",
+    database_url: str = "",
 ) -> Iterator[Server]:
     """
     The proxy with a token that it takes; with 0 workers as `python wsgi.py`.
 
     Args:
-        data_dir: Where its database is kept.
+        data_dir: Where its database is kept, if it has no other one.
         checkout: Whose code is run, by its own .venv where it has one.
         stream_usage: The setting of the token's project.
+        database_url: Another database than SQLite.
     """
     secret = secrets.token_urlsafe(24)
-    with proxy_that_answers(upstream, data_dir, secret, workers=workers, checkout=checkout) as server:
+    with proxy_that_answers(
+        upstream, data_dir, secret, workers=workers, checkout=checkout, database_url=database_url
+    ) as server:
         yield replace(server, bearer=_issue_token(replace(server, bearer=secret), stream_usage))
 
 
 @contextmanager
 def proxy_that_answers(
-    upstream: Server, data_dir: Path, secret: str, *, workers: int, checkout: Path = ROOT
+    upstream: Server,
+    data_dir: Path,
+    secret: str,
+    *,
+    workers: int,
+    checkout: Path = ROOT,
+    database_url: str = "",
 ) -> Iterator[Server]:
     """The proxy as soon as it answers; `secret` opens its management API."""
     server = Server(free_port())
@@ -74,6 +89,8 @@ def proxy_that_answers(
         "WEB_CONCURRENCY": str(workers or 1),
         "RATE_LIMIT_PER_HOUR": "1000000000",
     }
+    if database_url:
+        settings["DATABASE_URL"] = database_url
     if upstream.authority:
         settings["SSL_CERT_FILE"] = str(upstream.authority)
     own = checkout / ".venv" / "bin" / "python"
