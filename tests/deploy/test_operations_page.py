@@ -85,7 +85,7 @@ def test_a_backup_of_postgresql_comes_back(upstream, postgres_server, tmp_path) 
         type_in("backup of PostgreSQL", server)
         server.manage("DELETE", "/tokens", {"id": kept.id})
     with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute("DROP TABLE tokens")
+        connection.execute("DROP TABLE tokens CASCADE")
     type_in("restore of PostgreSQL", server)
 
     with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url, DATABASE_URL=database) as server:
