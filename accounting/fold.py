@@ -90,7 +90,7 @@ def _kept(view: View) -> Callable[[tuple[object, ...]], tuple[Any, ...]]:
     return itemgetter(*(Row._fields.index(name) if name in view.dimensions else -1 for name in DIMENSIONS))
 
 
-_KEPT = [(view, _kept(view)) for view in VIEWS if view is not CALLS]
+_KEPT = [(view.id, view.hours, _kept(view)) for view in VIEWS if view is not CALLS]
 
 
 def fold(records: Iterable[ReadRecord], *, model_name: Callable[[str, str], str] = lambda _, model: model) -> Folded:
@@ -149,9 +149,10 @@ def with_used(rows: Rows, sights: list[Sight]) -> Rows:
 def in_every_view(calls: Rows) -> Rows:
     """Sums in CALLS, and the same in every other view."""
     found = calls.copy()  # whose sums nothing is added to: no other view has a row of theirs
-    for view, kept in _KEPT:
-        for row, sums in calls.items():
-            add(found, Row(view.id, row.hour // view.hours * view.hours, *kept((*row, ""))), sums)
+    for row, sums in calls.items():
+        with_nothing = (*row, "")
+        for view_id, hours, kept in _KEPT:
+            add(found, Row(view_id, row.hour // hours * hours, *kept(with_nothing)), sums)
     return found
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from llmproxy.errors import BadRequest
@@ -62,8 +61,7 @@ _NEVER_BARE = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where an upstream is: scheme, host and port to connect to, the Host header, the path in place of ``/v1``."""
 
     scheme: str
@@ -220,16 +218,16 @@ def _goes_up(name: str) -> str | None:
 
 
 def response_headers(upstream: Iterable[tuple[str, str]], *, request_id: str) -> Headers:
-    """
-    The upstream's headers as they come down, in order and with repetitions, and our request id.
-
-    Args:
-        upstream: Iterated over twice.
-    """
-    kept = [pair for pair in upstream if _comes_down(pair[0])]
-    for name, value in upstream:
-        if name.lower() == "connection" and (listed := _listed(value)):
-            kept = [pair for pair in kept if _plain(pair[0]) not in listed]
+    """The upstream's headers as they come down, in order and with repetitions, and our request id."""
+    kept: Headers = []
+    listed: frozenset[str] = frozenset()
+    for pair in upstream:
+        if _comes_down(pair[0]):
+            kept.append(pair)
+        elif pair[0].lower() == "connection":  # which never comes down itself
+            listed |= _listed(pair[1])
+    if listed:
+        kept = [pair for pair in kept if _plain(pair[0]) not in listed]
     kept.append(("x-proxy-request-id", request_id))
     return kept
 

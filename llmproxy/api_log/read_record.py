@@ -123,8 +123,9 @@ class ReadRecord:
     @property
     def billed_model(self) -> str | None:
         """The model that the response named, or where it named none the one that the request named and got."""
-        if self.model or self.upstream_status is None or self.upstream_status >= BAD_REQUEST:
-            return self.model
+        model = self.model
+        if model or (status := self.upstream_status) is None or status >= BAD_REQUEST:
+            return model
         return self.requested_model
 
     @property

@@ -40,8 +40,11 @@ class ClientAddress:
         Each proxy appends whom it serves to X-Forwarded-For, so that is read from its end, for as long as the one who
         appended is trusted. An entry that is no address ends it: the proxy that handed it on is the nearest known.
         """
-        address = _parsed(environ.get("REMOTE_ADDR", ""))
-        if self._trusted and self._is_trusted(address):
+        peer = environ.get("REMOTE_ADDR", "")
+        if not self._trusted:
+            return _shown(peer)
+        address = _parsed(peer)
+        if self._is_trusted(address):
             address = self._behind(address, environ.get("HTTP_X_FORWARDED_FOR", ""))
         return None if address is None else str(address)
 
@@ -55,6 +58,13 @@ class ClientAddress:
 
     def _is_trusted(self, address: Address | None) -> bool:
         return address is not None and any(address in network for network in self._trusted)
+
+
+@lru_cache(maxsize=4096)
+def _shown(peer: str) -> str | None:
+    """What a socket tells of its peer, as it is shown."""
+    address = _parsed(peer)
+    return None if address is None else str(address)
 
 
 def _parsed(text: str) -> Address | None:

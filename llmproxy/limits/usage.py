@@ -85,15 +85,23 @@ def usage_of(told: Mapping[str, object]) -> Usage:
     Tokens that only the total has are taken as what they must be: input where nothing else is told, as for
     embeddings, and else output, as where an upstream leaves thinking out of the completion.
     """
-    tokens_in, tokens_out = _count(told, "prompt_tokens"), _count(told, "completion_tokens")
-    total = _count(told, "total_tokens")
+    # Without a function for each of them where they are what they nearly always are: it is on every call's path.
+    tokens_in, tokens_out, total = told.get("prompt_tokens"), told.get("completion_tokens"), told.get("total_tokens")
+    if type(tokens_in) is not int or type(tokens_out) is not int or type(total) is not int:
+        tokens_in, tokens_out, total = _whole(tokens_in), _whole(tokens_out), _whole(total)
     if not tokens_in and not tokens_out:
         tokens_in = total
-    read, written = _details(told, "prompt_tokens_details"), _details(told, "completion_tokens_details")
     if total > tokens_in + tokens_out:
         tokens_out = total - tokens_in
-    extras = _extras(told, read, written)
-    return Usage(tokens_in, _count(read, "cached_tokens"), tokens_out, _count(written, "reasoning_tokens"), extras)
+    read, written = told.get("prompt_tokens_details"), told.get("completion_tokens_details")
+    if not isinstance(read, dict):
+        read = {}
+    if not isinstance(written, dict):
+        written = {}
+    cached, reasoning = read.get("cached_tokens"), written.get("reasoning_tokens")
+    if type(cached) is not int or type(reasoning) is not int:
+        cached, reasoning = _whole(cached), _whole(reasoning)
+    return Usage(tokens_in, cached, tokens_out, reasoning, _extras(told, read, written))
 
 
 def _extras(told: Mapping[str, object], read: Mapping[str, object], written: Mapping[str, object]) -> Extras | None:
@@ -127,8 +135,11 @@ def _has_kinds(details: Mapping[str, object]) -> bool:
 
 
 def _count(told: Mapping[str, object], name: str) -> int:
+    return _whole(told.get(name))
+
+
+def _whole(value: object) -> int:
     """A count as it stands, a fraction rounded up; 0 for what is none."""
-    value = told.get(name, 0)
     if type(value) is int:
         return value
     return math.ceil(value) if type(value) is float and math.isfinite(value) else 0

@@ -50,7 +50,7 @@ class Scene:
     def response(self, script: Script, timeouts: Timeouts = PATIENT) -> Iterator[WireResponse]:
         client = Client(timeouts, self._trust)
         with ScriptedUpstream(script, tls=self._tls) as upstream:
-            origin = replace(upstream.origin, host="localhost" if self._tls else upstream.origin.host)
+            origin = upstream.origin._replace(host="localhost" if self._tls else upstream.origin.host)
             raw = client.open(origin, on_connection=lambda made: self.guarded.append(made) if made else None).raw
             yield raw
             raw.close()

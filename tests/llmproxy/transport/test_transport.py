@@ -531,7 +531,7 @@ def test_connections_are_counted(client: Client) -> None:
         client.adapter.close()
 
     with pytest.raises(RequestsConnectionError):
-        client.open(replace(upstream.origin, scheme="https"))
+        client.open(upstream.origin._replace(scheme="https"))
     assert (client.adapter.count_open() - before, client.adapter.count_idle()) == (0, 0)
 
 
@@ -930,7 +930,7 @@ def test_no_connection_in_time_is_a_connect_timeout() -> None:
 def test_a_handshake_that_never_comes_is_a_connect_timeout() -> None:
     client = Client(replace(PATIENT, connect_s=SHORT_S))
     with ScriptedUpstream(silent) as upstream, pytest.raises(ConnectTimeout):
-        client.open(replace(upstream.origin, scheme="https"))
+        client.open(upstream.origin._replace(scheme="https"))
 
 
 def test_a_refused_connection_is_a_connection_error(client: Client) -> None:
@@ -1090,7 +1090,7 @@ def test_an_upstream_with_a_trusted_certificate_is_called_and_its_connection_kep
     named: list[str | None] = []
     context.sni_callback = lambda sock, name, context: named.append(name)
     with ScriptedUpstream(keeping(OK, OK), tls=context) as upstream:
-        origin = replace(upstream.origin, host="localhost")
+        origin = upstream.origin._replace(host="localhost")
         assert [tls_client.exchange(origin), tls_client.exchange(origin)] == [b"ok", b"ok"]
         tls_client.adapter.close()
 
@@ -1105,7 +1105,7 @@ def handshake_fails(peer: Peer) -> None:
 def test_a_certificate_for_another_name_is_refused(name: str, tls_client: Client, authority: trustme.CA) -> None:
     upstream = ScriptedUpstream(handshake_fails, tls=server_context(authority, name))
     with pytest.raises(RequestsConnectionError, match="certificate"), upstream:
-        tls_client.open(replace(upstream.origin, host="localhost"))
+        tls_client.open(upstream.origin._replace(host="localhost"))
     with pytest.raises((ssl.SSLError, ConnectionError)):
         upstream.finish()
 
@@ -1113,7 +1113,7 @@ def test_a_certificate_for_another_name_is_refused(name: str, tls_client: Client
 def test_a_certificate_of_an_unknown_authority_is_refused(tls_client: Client) -> None:
     upstream = ScriptedUpstream(handshake_fails, tls=server_context(trustme.CA(), "localhost"))
     with pytest.raises(RequestsConnectionError, match="certificate"), upstream:
-        tls_client.open(replace(upstream.origin, host="localhost"))
+        tls_client.open(upstream.origin._replace(host="localhost"))
     with pytest.raises((ssl.SSLError, ConnectionError)):
         upstream.finish()
 
@@ -1138,7 +1138,7 @@ def test_an_upload_over_tls_is_not_stopped_by_the_sessions_own_messages(
 
     with ScriptedUpstream(script, tls=server_context(authority, "localhost")) as upstream:
         body = RequestBody(Waiting(b"x" * size), length=size, max_bytes=1 << 30)
-        origin = replace(upstream.origin, host="localhost")
+        origin = upstream.origin._replace(host="localhost")
         assert tls_client.exchange(origin, method="POST", body=body) == b"ok"
 
 
@@ -1154,7 +1154,7 @@ def test_an_upload_over_tls_stops_when_the_upstream_has_answered(tls_client: Cli
 
     with ScriptedUpstream(script, tls=server_context(authority, "localhost")) as upstream:
         body = RequestBody(stream, length=64 * HELD_BYTES, max_bytes=1 << 30)
-        response = tls_client.open(replace(upstream.origin, host="localhost"), method="POST", body=body)
+        response = tls_client.open(upstream.origin._replace(host="localhost"), method="POST", body=body)
         assert (response.status_code, rest(response)) == (413, b"no")
         assert stream.asked <= 3
 
@@ -1170,7 +1170,7 @@ def test_an_abort_wakes_a_reader_over_tls(tls_client: Client, authority: trustme
 
     upstream = ScriptedUpstream(script, tls=server_context(authority, "localhost"))
     with upstream, pytest.raises(RequestsConnectionError):
-        tls_client.open(replace(upstream.origin, host="localhost"), on_connection=guarded.append)
+        tls_client.open(upstream.origin._replace(host="localhost"), on_connection=guarded.append)
 
 
 def has_ipv6() -> bool:
@@ -1225,7 +1225,7 @@ def test_the_machines_directory_of_roots_is_trusted_and_not_read_as_a_whole(
     assert context.cert_store_stats()["x509_ca"] == 0
     client = Client(context=context)
     with ScriptedUpstream(answering(OK), tls=server_context(authority, "localhost")) as upstream:
-        assert client.exchange(replace(upstream.origin, host="localhost")) == b"ok"
+        assert client.exchange(upstream.origin._replace(host="localhost")) == b"ok"
     client.adapter.close()
 
 
