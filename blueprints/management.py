@@ -10,11 +10,20 @@ from flask import Blueprint, Response, current_app, jsonify, request
 from blueprints import schemas, shapes, sign_in
 from blueprints.errors import error_response
 from blueprints.operation import Operation
-from blueprints.wire import MAX_BODY_BYTES, issued_json, project_json, rotated_json, token_json
-from control import listing, projects, tokens
+from blueprints.wire import (
+    MAX_BODY_BYTES,
+    issued_json,
+    limited_json,
+    meter_json,
+    project_json,
+    rotated_json,
+    token_json,
+)
+from control import limits, listing, projects, tokens
 from control.audit import Actor
 from llmproxy.admission import utc_now
-from models import Project, Token, db
+from llmproxy.times import microseconds
+from models import Meter, Project, Token, db
 from services import Services
 
 Values = dict[str, Any]
@@ -50,12 +59,24 @@ def _what_follows(rows: Sequence[Project | Token], has_more: bool) -> Values:
     return {"has_more": has_more, "next": listing.place_after(rows[-1]) if has_more else None}
 
 
+def _project(project: Project) -> Response:
+    return jsonify(limited_json(project_json(project), limits.of(db.session, project)))
+
+
+def _token(token: Token) -> Response:
+    return jsonify(limited_json(token_json(token), limits.of(db.session, token)))
+
+
+def _meter(meter: Meter) -> Response:
+    return jsonify(meter_json(meter, microseconds(utc_now())))
+
+
 @bp.post("/projects")
-@Operation(body=schemas.NewProject, status=201, answer=shapes.Project, refuses=(409,))
+@Operation(body=schemas.NewProject, status=201, answer=shapes.LimitedProject, refuses=(409,))
 def create_project(body: Values) -> tuple[Response, int]:
     """Create a project."""
     project = projects.create(db.session, Services.of(current_app).keyring, actor(), **body)
-    return jsonify(project_json(project)), 201
+    return _project(project), 201
 
 
 @bp.get("/projects")
@@ -67,18 +88,18 @@ def list_projects(query: Values) -> Response:
 
 
 @bp.get("/projects/<project_id>")
-@Operation(answer=shapes.Project)
+@Operation(answer=shapes.LimitedProject)
 def read_project(project_id: str) -> Response:
     """Show a project."""
-    return jsonify(project_json(projects.find(db.session, project_id)))
+    return _project(projects.find(db.session, project_id))
 
 
 @bp.patch("/projects/<project_id>")
-@Operation(body=schemas.ProjectChange, answer=shapes.Project, refuses=(409,))
+@Operation(body=schemas.ProjectChange, answer=shapes.LimitedProject, refuses=(409,))
 def change_project(project_id: str, body: Values) -> Response:
     """Change a project."""
     changed = projects.change(db.session, Services.of(current_app).keyring, actor(), project_id, **body)
-    return jsonify(project_json(changed))
+    return _project(changed)
 
 
 @bp.delete("/projects/<project_id>")
@@ -97,9 +118,12 @@ def revoke_project_tokens(project_id: str) -> Response:
 
 
 @bp.post("/tokens")
-@Operation(body=schemas.NewToken, status=201, answer=shapes.IssuedToken, refuses=(404,))
+@Operation(body=schemas.NewToken, status=201, answer=shapes.IssuedTokens, refuses=(404,))
 def issue_token(body: Values) -> tuple[Response, int]:
-    """Issue a token. The only time that its secret is shown."""
+    """Issue a token, or a list of `count`. The only time that a secret is shown."""
+    if "count" in body:
+        issued = tokens.issue_many(db.session, actor(), **body)
+        return jsonify(data=[issued_json(*one) | {"label": one[1].label} for one in issued]), 201
     secret, token = tokens.issue(db.session, actor(), **body)
     return jsonify(issued_json(secret, token)), 201
 
@@ -121,17 +145,17 @@ def list_tokens(query: Values) -> Response:
 
 
 @bp.get("/tokens/<token_id>")
-@Operation(answer=shapes.Token)
+@Operation(answer=shapes.LimitedToken)
 def read_token(token_id: str) -> Response:
     """Show a token."""
-    return jsonify(token_json(tokens.find(db.session, token_id)))
+    return _token(tokens.find(db.session, token_id))
 
 
 @bp.patch("/tokens/<token_id>")
-@Operation(body=schemas.TokenChange, answer=shapes.Token, refuses=(409,))
+@Operation(body=schemas.TokenChange, answer=shapes.LimitedToken, refuses=(409,))
 def change_token(token_id: str, body: Values) -> Response:
     """Change a token."""
-    return jsonify(token_json(tokens.change(db.session, actor(), token_id, **body)))
+    return _token(tokens.change(db.session, actor(), token_id, **body))
 
 
 @bp.post("/tokens/<token_id>/rotate")
@@ -147,3 +171,49 @@ def revoke_token_by_id(token_id: str) -> tuple[str, int]:
     """Revoke a token by its public id."""
     tokens.revoke(db.session, actor(), token_id=token_id)
     return "", 204
+
+
+@bp.get("/meters")
+@Operation(query=schemas.MeterQuery, answer=shapes.Meters)
+def list_meters(query: Values) -> Response:
+    """List meters of tokens and projects, and how they stand."""
+    rows, has_more = limits.listed(db.session, **query)
+    now_us = microseconds(utc_now())
+    what_follows = {"has_more": has_more, "next": rows[-1].id if has_more else None}
+    return jsonify(data=[meter_json(row, now_us) for row in rows], **what_follows)
+
+
+@bp.post("/meters")
+@Operation(body=schemas.OwnedMeter, status=201, answer=shapes.Meter, refuses=(404, 409))
+def create_meter(body: Values) -> tuple[Response, int]:
+    """Give a token or a project a meter."""
+    return _meter(limits.create(db.session, actor(), **body)), 201
+
+
+@bp.get("/meters/<meter_id>")
+@Operation(answer=shapes.Meter)
+def read_meter(meter_id: str) -> Response:
+    """Show a meter, and how it stands."""
+    return _meter(limits.find(db.session, meter_id))
+
+
+@bp.patch("/meters/<meter_id>")
+@Operation(body=schemas.MeterChange, answer=shapes.Meter, refuses=(409,))
+def change_meter(meter_id: str, body: Values) -> Response:
+    """Change a meter's name, amount or reserve."""
+    return _meter(limits.change(db.session, actor(), meter_id, **body))
+
+
+@bp.delete("/meters/<meter_id>")
+@Operation(status=204)
+def delete_meter(meter_id: str) -> tuple[str, int]:
+    """Delete a meter: it limits nobody from the next call on."""
+    limits.delete(db.session, actor(), meter_id)
+    return "", 204
+
+
+@bp.post("/meters/<meter_id>/reset")
+@Operation(answer=shapes.Meter)
+def reset_meter(meter_id: str) -> Response:
+    """Let a meter have nothing spent."""
+    return _meter(limits.reset(db.session, actor(), meter_id))

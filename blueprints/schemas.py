@@ -7,15 +7,22 @@ The management API and the JSON side of the admin pages share them, so a bad val
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from flask import current_app
 from marshmallow import RAISE, Schema, ValidationError, post_load, pre_load, validate, validates, validates_schema
 from marshmallow import fields as typed
 
+from control import limits
 from llmproxy.destinations import require_allowed, require_private_if_plain
+from llmproxy.limits import amounts
+from llmproxy.limits.meters import Reserve, Unit
+from llmproxy.limits.model_names import checked_name
+from llmproxy.limits.periods import PERIODS, RATES, checked_zone
+from llmproxy.limits.rules_json import BadRules, read_rules
 from llmproxy.urls import checked_upstream_url
 from models import NAME_LENGTH
 from services import Services
@@ -25,7 +32,13 @@ MAX_GRACE_HOURS = 168
 MAX_RATE_LIMIT = 2**31 - 1
 MAX_KEY_LENGTH = 1024
 STREAM_USAGE = ("as-sent", "ask")
+# What an upstream may serve where a request asks for no tier.
+DEFAULT_TIERS = ("default", "flex", "priority", "scale")
 MAX_PAGE = 1000
+MAX_TOKENS_AT_ONCE = 1000
+MAX_METER_MODELS = 20
+MODELS_LENGTH = 400
+METER_NAME_LENGTH = 64
 MAX_USAGE_STEPS = 2400
 USAGE_GROUPS = ("hour", "day", "project", "token", "model")
 _COUNT_DIGITS = 18
@@ -34,7 +47,12 @@ LATEST_EXPIRY = datetime(2200, 1, 1, tzinfo=UTC)
 
 # What the API's document can tell of the checks below.
 _NAME = {"minLength": 1, "maxLength": NAME_LENGTH, "pattern": r"\S"}
+_METER_NAME = _NAME | {"maxLength": METER_NAME_LENGTH}
 _KEY = {"minLength": 1, "maxLength": MAX_KEY_LENGTH, "pattern": "^[!-~]+$"}
+
+
+def _choice(choices: Iterable[str], **kwargs: Any) -> typed.String:
+    return typed.String(validate=validate.OneOf(tuple(choices), error="must be one of {choices}."), **kwargs)
 
 
 class WholeNumber(typed.Integer):
@@ -132,19 +150,178 @@ class _Body(Schema):
             field_obj.error_messages["invalid"] = "must be a string."
 
 
+class Amount(typed.Field[str | int]):
+    """Of a meter: dollars in decimal text such as "12.50", or a whole number of tokens or requests."""
+
+    def __init__(self, unit: str | None = None, **kwargs: Any) -> None:
+        self._unit = unit
+        super().__init__(**kwargs)
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> Any:
+        check_amount(self._unit or ("usd" if isinstance(value, str) else "requests"), value)
+        return value
+
+
+def check_amount(unit: str, value: Any) -> None:
+    """Raise ValidationError for what is no amount of this unit."""
+    try:
+        amounts.read(unit, value)
+    except ValueError as exc:
+        raise ValidationError(f"{exc}.") from exc
+
+
+class Rules(typed.Field[dict[str, Any]]):
+    """What a token may do, as docs/budgets.md has it."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> Any:
+        try:
+            read_rules(value)
+        except BadRules as exc:
+            raise ValidationError({f"rules.{name}": [f"{words}."] for name, words in exc.problems.items()}) from exc
+        return value
+
+
+class Models(typed.List[str]):
+    """Names and globs of models; handed on as a meter's column has them."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(typed.String(), validate=validate.Length(1, MAX_METER_MODELS), **kwargs)
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            names = ",".join(map(checked_name, super()._deserialize(value, *args, **kwargs)))
+        except ValueError as exc:
+            raise ValidationError(f"{exc}.") from exc
+        if len(names) > MODELS_LENGTH:
+            raise ValidationError(f"must have {MODELS_LENGTH} characters at most, all together.")
+        return names
+
+
+def check_meter_name(value: str) -> None:
+    """Raise ValidationError for what is no name of a meter."""
+    check_name(value)
+    if len(value) > METER_NAME_LENGTH:
+        raise ValidationError(f"must not be longer than {METER_NAME_LENGTH} characters.")
+
+
+def _check_zone(value: str) -> None:
+    try:
+        checked_zone(value)
+    except ValueError as exc:
+        raise ValidationError(f"{exc}.") from exc
+
+
+class MeterChange(_Body):
+    """PATCH of a meter: any of the fields."""
+
+    name = typed.String(validate=check_meter_name, metadata=_METER_NAME)
+    amount = Amount()
+    reserve = _choice(get_args(Reserve))
+
+
+class Budget(_Body):
+    """A new meter in short: one amount, and per which period."""
+
+    usd = Amount("usd")
+    tokens = Amount("tokens")
+    requests = Amount("requests")
+    per = _choice(PERIODS, required=True)
+    name = typed.String(validate=check_meter_name, metadata=_METER_NAME)
+    zone = typed.String(validate=_check_zone)
+    models = Models(allow_none=True)
+    reserve = _choice(get_args(Reserve))
+
+    @validates_schema(skip_on_field_errors=True)
+    def _one_amount(self, data: dict[str, Any], **_: Any) -> None:
+        if len(data.keys() & set(get_args(Unit))) != 1:
+            raise ValidationError("must have one of usd, tokens and requests.", field_name="budget")
+        _check_period(data["per"], is_money="usd" in data, zone=data.get("zone"), field="per")
+
+    @post_load
+    def _meter(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        [unit] = data.keys() & set(get_args(Unit))
+        return data | {"unit": unit, "amount": data.pop(unit), "period": data.pop("per")}
+
+
+class NewMeter(MeterChange):
+    """A meter of a token or project that is made with it."""
+
+    amount = Amount(required=True)
+    unit = _choice(get_args(Unit), required=True)
+    period = _choice(PERIODS, required=True)
+    zone = typed.String(validate=_check_zone)
+    models = Models(allow_none=True)
+
+    @validates_schema(skip_on_field_errors=True)
+    def _goes_together(self, data: dict[str, Any], **_: Any) -> None:
+        if not {"unit", "period", "amount"} <= data.keys():
+            return
+        _check_period(data["period"], is_money=data["unit"] == "usd", zone=data.get("zone"), field="period")
+        try:
+            check_amount(data["unit"], data["amount"])
+        except ValidationError as exc:
+            raise ValidationError(exc.messages, field_name="amount") from exc
+
+
+class OwnedMeter(NewMeter):
+    """POST of a meter: of a token, or of a project where no token is named."""
+
+    project_id = typed.String()
+    token_id = typed.String()
+
+    @validates_schema(skip_on_field_errors=True)
+    def _has_one_owner(self, data: dict[str, Any], **_: Any) -> None:
+        if len(data.keys() & {"project_id", "token_id"}) != 1:
+            raise ValidationError("Send either project_id or token_id.", field_name="project_id")
+
+
+class KeptMeter(NewMeter):
+    """A meter that a token or project is to have: one that is there, by its id, or a new one."""
+
+    meter_id = typed.String(data_key="id")
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(partial=True, **kwargs)
+
+    @validates_schema(skip_on_field_errors=True)
+    def _whole_if_new(self, data: dict[str, Any], **_: Any) -> None:
+        missing = [name for name in ("unit", "period", "amount") if name not in data]
+        if missing and "meter_id" not in data:
+            raise ValidationError("is required.", field_name=missing[0])
+
+    @post_load
+    def _as_column(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return data | ({"id": data.pop("meter_id")} if "meter_id" in data else {})
+
+
+def _check_period(period: str, *, is_money: bool, zone: str | None, field: str) -> None:
+    if period in RATES and is_money:
+        raise ValidationError("must be day, week, month or total for dollars.", field_name=field)
+    if period in RATES and zone not in (None, "UTC"):
+        raise ValidationError("must be UTC for minutes and hours.", field_name="zone")
+
+
+def _meters(kind: type[Schema]) -> typed.List[Any]:
+    return typed.List(typed.Nested(kind), validate=validate.Length(max=limits.MOST))
+
+
 class NewProject(_Body):
     """POST of a project."""
 
     name = typed.String(required=True, validate=check_name, metadata=_NAME)
     openai_api_key = typed.String(required=True, validate=check_key, metadata=_KEY)
     base_url = typed.String(allow_none=True, validate=check_base_url)
-    stream_usage = typed.String(validate=validate.OneOf(STREAM_USAGE, error="must be one of {choices}."))
+    stream_usage = _choice(STREAM_USAGE)
+    default_tier = _choice(DEFAULT_TIERS, allow_none=True)
+    rules = Rules(allow_none=True)
+    meters = _meters(NewMeter)
 
 
 class ProjectChange(NewProject):
     """PATCH of a project: any of the fields."""
 
     is_active = Flag()
+    meters = _meters(KeptMeter)
 
     def __init__(self) -> None:
         super().__init__(partial=True)
@@ -157,10 +334,16 @@ class NewToken(_Body):
     duration_hours = WholeNumber(1, MAX_DURATION_HOURS, required=True)
     label = typed.String(allow_none=True, validate=check_name, metadata=_NAME)
     rate_limit = WholeNumber(1, MAX_RATE_LIMIT, allow_none=True)
+    count = WholeNumber(1, MAX_TOKENS_AT_ONCE)
+    budget = typed.Nested(Budget)
+    rules = Rules(allow_none=True)
+    meters = _meters(NewMeter)
 
     @post_load
     def _lifetime(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         hours = data.pop("duration_hours")
+        if "budget" in data:
+            data["meters"] = [data.pop("budget"), *data.get("meters", ())]
         return data | {"lifetime": timedelta(hours=hours)}
 
 
@@ -180,6 +363,8 @@ class TokenChange(_Body):
     label = typed.String(allow_none=True, validate=check_name, metadata=_NAME)
     rate_limit = WholeNumber(1, MAX_RATE_LIMIT, allow_none=True)
     expires_at = Time()
+    rules = Rules(allow_none=True)
+    meters = _meters(KeptMeter)
 
     @validates("expires_at")
     def _as_long_as_a_new_one(self, value: datetime, **_: Any) -> None:
@@ -231,6 +416,14 @@ class _Limited(_Query):
 class PageQuery(_Limited):
     """Which page of a list."""
 
+    after = typed.String()
+
+
+class MeterQuery(_Limited):
+    """Whose meters."""
+
+    project_id = typed.String()
+    token_id = typed.String()
     after = typed.String()
 
 

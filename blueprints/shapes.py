@@ -6,12 +6,14 @@ makes them stands in `wire`; a fuzzer holds the two together.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 from marshmallow import Schema, fields, validate
 
 from accounting import report
-from blueprints.schemas import STREAM_USAGE, USAGE_GROUPS
+from blueprints.schemas import STREAM_USAGE, USAGE_GROUPS, Amount
+from llmproxy.limits.meters import Reserve, Unit
+from llmproxy.limits.periods import PERIODS
 
 
 def _text(*, null: bool = False) -> fields.String:
@@ -36,6 +38,8 @@ class Project(Schema):
     stream_usage = fields.String(required=True, validate=validate.OneOf(STREAM_USAGE))
     key_hint = _text()
     created_at = _time()
+    default_tier = _text(null=True)
+    rules = fields.Dict(required=True, allow_none=True)
 
 
 class Token(Schema):
@@ -51,6 +55,38 @@ class Token(Schema):
     created_at = _time()
     last_used_at = _time(null=True)
     rate_limit = _number()
+    rules = fields.Dict(required=True, allow_none=True)
+
+
+class Meter(Schema):
+    """A meter and how it stands; amounts are dollars in text, or whole numbers of tokens or requests."""
+
+    id = _text()
+    project_id = _text()
+    token_id = _text(null=True)
+    name = _text()
+    unit = fields.String(required=True, validate=validate.OneOf(get_args(Unit)))
+    period = fields.String(required=True, validate=validate.OneOf(PERIODS))
+    zone = _text()
+    reserve = fields.String(required=True, validate=validate.OneOf(get_args(Reserve)))
+    models = fields.List(fields.String(), required=True, allow_none=True)
+    amount = Amount(required=True)
+    spent = Amount(required=True)
+    reserved = Amount(required=True)
+    remaining = Amount(required=True)
+    resets_at = _time(null=True)
+
+
+class LimitedProject(Project):
+    """A project with its own meters."""
+
+    meters = fields.List(fields.Nested(Meter), required=True)
+
+
+class LimitedToken(Token):
+    """A token with its own meters."""
+
+    meters = fields.List(fields.Nested(Meter), required=True)
 
 
 class IssuedToken(Schema):
@@ -60,6 +96,22 @@ class IssuedToken(Schema):
     id = _text()
     project_id = _text()
     expires_at = _time()
+
+
+class NumberedToken(IssuedToken):
+    """One of several tokens that were just issued."""
+
+    label = _text(null=True)
+
+
+class IssuedTokens(Schema):
+    """A token that was just issued; several are in `data`, where `count` was sent."""
+
+    token = fields.String()
+    id = fields.String()
+    project_id = fields.String()
+    expires_at = fields.AwareDateTime()
+    data = fields.List(fields.Nested(NumberedToken))
 
 
 class RotatedToken(IssuedToken):
@@ -80,6 +132,14 @@ class Tokens(Schema):
     """A page of tokens."""
 
     data = fields.List(fields.Nested(Token), required=True)
+    has_more = fields.Boolean(required=True)
+    next = _text(null=True)
+
+
+class Meters(Schema):
+    """A page of meters."""
+
+    data = fields.List(fields.Nested(Meter), required=True)
     has_more = fields.Boolean(required=True)
     next = _text(null=True)
 
@@ -107,9 +167,12 @@ class Sums(Schema):
     """Sums of usage."""
 
     cost_usd = fields.Float(required=True)
+    cost_assumed_usd = fields.Float(required=True)
 
     class Meta:
-        include = {one.name: _of_sum(one.name) for one in dataclasses.fields(report.Usage) if one.name != "cost"}
+        include = {
+            one.name: _of_sum(one.name) for one in dataclasses.fields(report.Usage) if not one.name.startswith("cost")
+        }
 
 
 class UsageRow(Sums):

@@ -5,6 +5,7 @@ every shape that is answered is made here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -15,12 +16,15 @@ from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from accounting.report import Usage
+from control import limits
+from llmproxy.admission import utc_now
 from llmproxy.api_log.record import MICRO
+from llmproxy.limits.amounts import shown as shown_amount
 from llmproxy.limits.price_fields import TIERS
 from llmproxy.limits.price_row import NEVER, Row
 from llmproxy.limits.price_words import amounts, fees
-from llmproxy.times import iso_utc
-from models import AuditEntry, Project, Token
+from llmproxy.times import at_microsecond, iso_utc, microseconds
+from models import AuditEntry, Meter, Project, Token
 from services import Services
 
 MAX_BODY_BYTES = 64 * 1024
@@ -52,13 +56,14 @@ def iso(moment: datetime | None) -> str | None:
 
 def project_json(project: Project) -> dict[str, Any]:
     """A project as operators see it; of its key, the hint alone."""
-    return _shown(project, "id", "name", "is_active", "base_url", "stream_usage", "key_hint", "created_at")
+    shown = _shown(project, "id", "name", "is_active", "base_url", "stream_usage", "key_hint", "created_at")
+    return shown | _shown(project, "default_tier", "rules")
 
 
 def token_json(token: Token) -> dict[str, Any]:
     """A token as operators see it: never the secret."""
     shown = _shown(token, "id", "project_id", "label", "is_active", "expires_at", "request_count")
-    shown |= _shown(token, "window_started_at", "created_at", "last_used_at")
+    shown |= _shown(token, "window_started_at", "created_at", "last_used_at", "rules")
     return shown | {"rate_limit": token.rate_limit or Services.of(current_app).settings.rate_limit_per_hour}
 
 
@@ -70,6 +75,22 @@ def issued_json(secret: str, token: Token) -> dict[str, Any]:
 def rotated_json(secret: str, token: Token, old_until: datetime) -> dict[str, Any]:
     """A token with a new secret: the only time that it is shown."""
     return issued_json(secret, token) | {"old_token_until": iso(old_until)}
+
+
+def limited_json(shown: dict[str, Any], rows: Iterable[Meter]) -> dict[str, Any]:
+    """A token or a project with its own meters."""
+    now_us = microseconds(utc_now())
+    return shown | {"meters": [meter_json(row, now_us) for row in rows]}
+
+
+def meter_json(row: Meter, now_us: int) -> dict[str, Any]:
+    """A meter and how it stands; amounts in its unit, dollars as text."""
+    told = _shown(row, "id", "project_id", "token_id", "name", "unit", "period", "zone", "reserve")
+    told["models"] = row.models.split(",") if row.models else None
+    found = limits.standing(row, now_us)
+    sums = {"amount": row.amount, "spent": found.spent, "reserved": found.reserved, "remaining": found.remaining}
+    told |= {name: shown_amount(row.unit, amount) for name, amount in sums.items()}
+    return told | {"resets_at": None if found.resets_at is None else iso(at_microsecond(found.resets_at))}
 
 
 def audit_json(entry: AuditEntry) -> dict[str, Any]:

@@ -32,11 +32,19 @@ class Actor:
 
 
 def facts(row: Project | Token) -> Facts:
-    """Whatever an operator can change in the row; of a key, its hint alone."""
+    """Whatever an operator can change in the row; of a key, its hint alone; rules, if there are any."""
+    rare = ("rules", "default_tier") if isinstance(row, Project) else ("rules",)
+    told = {name: getattr(row, name) for name in rare if getattr(row, name) is not None}
     if isinstance(row, Project):
-        return {name: getattr(row, name) for name in ("name", "key_hint", "base_url", "is_active", "stream_usage")}
-    told: Facts = {name: getattr(row, name) for name in ("project_id", "label", "rate_limit")}
+        usual = ("name", "key_hint", "base_url", "is_active", "stream_usage")
+        return {name: getattr(row, name) for name in usual} | told
+    told |= {name: getattr(row, name) for name in ("project_id", "label", "rate_limit")}
     return told | {"expires_at": iso_utc(row.expires_at), "is_active": row.is_active}
+
+
+def kind_of(row: Project | Token) -> str:
+    """What the trail calls such a row."""
+    return "project" if isinstance(row, Project) else "token"
 
 
 def version_of(row: Project | Token) -> str:
@@ -65,7 +73,7 @@ def add(
     Args:
         what: Was done to the row, in the word that follows "project." or "token.".
     """
-    kind, name = ("project", row.name) if isinstance(row, Project) else ("token", row.label)
+    kind, name = kind_of(row), row.name if isinstance(row, Project) else row.label
     session.add(
         AuditEntry(
             at=utc_now(),
@@ -90,10 +98,10 @@ def add_change(session: Session, actor: Actor, row: Project | Token, before: Fac
         more: To tell besides.
     """
     after = facts(row)
-    changed = [name for name in after if after[name] != before[name]]
+    changed = [name for name in {**before, **after} if after.get(name) != before.get(name)]
     if changed or more:
-        told = {name: before[name] for name in changed}
-        add(session, actor, "change", row, before=told, after={name: after[name] for name in changed} | more)
+        told = {name: before.get(name) for name in changed}
+        add(session, actor, "change", row, before=told, after={name: after.get(name) for name in changed} | more)
 
 
 def add_failed_sign_ins(connection: Connection, failures: Failures) -> None:

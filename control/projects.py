@@ -15,7 +15,7 @@ from sqlalchemy import delete as delete_from
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 
-from control import audit, keys
+from control import audit, keys, limits
 from control.audit import Actor
 from control.errors import Conflict, KeyNeeded, NotFound
 from database.engine import Session, write_transaction
@@ -59,9 +59,11 @@ def create(
     Args:
         project_id: The id to give it, a UUID. The same call again finds the project made: a form that was sent twice
             makes one.
-        fields: Any of base_url, stream_usage.
+        fields: Any of base_url, stream_usage, default_tier, and of rules, meters (see `limits.apply`).
     """
+    limited = {name: fields.pop(name) for name in limits.FIELDS if name in fields}
     project = Project(id=project_id or new_id(), name=name, created_at=utc_now(), **fields)
+    project.rules = limited.get("rules") or None
     with write_transaction(session):
         made = session.get(Project, project_id) if project_id else None
         if made is not None and made.name == name:
@@ -73,6 +75,7 @@ def create(
         session.add(project)
         _flush_name(session, name)  # first, for the columns' defaults are filled in by it
         audit.add(session, actor, "create", project, after=audit.facts(project))
+        limits.apply(session, actor, project, limited)
     return project
 
 
@@ -84,11 +87,15 @@ def change(
 
     Args:
         seen: `audit.version_of` the project that the caller decided by; another one raises Stale.
-        fields: Any of name, openai_api_key, base_url, is_active, stream_usage.
+        fields: Any of name, openai_api_key, base_url, is_active, stream_usage, default_tier, and of rules, meters
+            (see `limits.apply`).
     """
     new_key = fields.pop("openai_api_key", None)
+    limited = {name: fields.pop(name) for name in limits.FIELDS if name in fields}
     with write_transaction(session):
         project = find(session, project_id)
+        if limited:
+            limits.lock(session, project_id=project_id)
         audit.require_seen(project, seen)
         before = audit.facts(project)
         if "name" in fields and fields["name"] != project.name:
@@ -103,8 +110,9 @@ def change(
             keys.seal(session, keyring, project, new_key)
             # Two keys may end in the same four characters; that the key was replaced must show all the same.
             replaced["openai_api_key"] = "replaced"
-        audit.add_change(session, actor, project, before, **replaced)
         _flush_name(session, project.name)
+        limits.apply(session, actor, project, limited)
+        audit.add_change(session, actor, project, before, **replaced)
     return project
 
 

@@ -7,14 +7,14 @@ A `secret` is what the caller holds and is kept nowhere, a `token_id` the public
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from control import audit, projects
+from control import audit, limits, projects
 from control.audit import Actor
 from control.errors import Conflict, NotFound
 from database import schema
@@ -45,6 +45,7 @@ def issue(
     label: str | None = None,
     rate_limit: int | None = None,
     secret: str | None = None,
+    **limited: Any,
 ) -> tuple[str, Token]:
     """
     A new token: its secret and its row. Raises NotFound for the project.
@@ -53,31 +54,40 @@ def issue(
         rate_limit: Requests per hour; None for what RATE_LIMIT_PER_HOUR says at the time.
         secret: An unguessable UUID to use, so that the same call again within REPEAT_WITHIN gives the same token.
             Raises Conflict when it is another call, or comes later.
+        limited: Any of rules, meters; see `limits.apply`.
     """
     is_repeatable = secret is not None
     secret = secret or str(uuid.uuid4())
-    now = utc_now()
-    token = Token(
-        token_hash=hash_token(secret),
-        id=new_id(),
-        project_id=project_id,
-        label=label,
-        rate_limit=rate_limit,
-        expires_at=now + lifetime,
-        created_at=now,
-    )
+    token = _new(secret, project_id=project_id, lifetime=lifetime, label=label, rate_limit=rate_limit)
     with write_transaction(session):
         projects.find(session, project_id, field="project_id")
         if is_repeatable and (issued := session.get(Token, token.token_hash)):
-            return secret, _repeated(issued, token)
-        session.add(token)
+            return secret, _repeated(session, issued, token, limited)
         try:
-            session.flush()
+            _add(session, actor, [token], limited)
         except IntegrityError as exc:
             # PostgreSQL lets two equal calls come this far at the same moment.
             raise _form_used_up() from exc
-        audit.add(session, actor, "issue", token, after=audit.facts(token))
     return secret, token
+
+
+def issue_many(
+    session: Session, actor: Actor, *, count: int, project_id: str, label: str | None = None, **fields: Any
+) -> list[tuple[str, Token]]:
+    """
+    So many new tokens with numbered labels, all or none; the rest as for `issue`. Raises NotFound for the project.
+    """
+    secrets = [str(uuid.uuid4()) for _ in range(count)]
+    limited = {name: fields.pop(name) for name in limits.FIELDS if name in fields}
+    width = len(str(count))
+    issued = [
+        _new(secret, project_id=project_id, label=f"{label} {number:0{width}}" if label else None, **fields)
+        for number, secret in enumerate(secrets, 1)
+    ]
+    with write_transaction(session):
+        projects.find(session, project_id, field="project_id")
+        _add(session, actor, issued, limited)
+    return list(zip(secrets, issued, strict=True))
 
 
 def change(session: Session, actor: Actor, token_id: str, *, seen: str | None = None, **fields: Any) -> Token:
@@ -86,16 +96,20 @@ def change(session: Session, actor: Actor, token_id: str, *, seen: str | None = 
 
     Args:
         seen: `audit.version_of` the token that the caller decided by; another one raises Stale.
-        fields: Any of label, rate_limit, expires_at, is_active.
+        fields: Any of label, rate_limit, expires_at, is_active, and of rules, meters (see `limits.apply`).
     """
+    limited = {name: fields.pop(name) for name in limits.FIELDS if name in fields}
     with write_transaction(session):
         token = find(session, token_id)
+        if limited:
+            limits.lock(session, token_id=token_id)
         audit.require_seen(token, seen)
         before = audit.facts(token)
         if fields.get("expires_at", token.expires_at) != token.expires_at:
             _require_life(token, "expires_at")
         for name, value in fields.items():
             setattr(token, name, value)
+        limits.apply(session, actor, token, limited)
         audit.add_change(session, actor, token, before)
     return token
 
@@ -174,11 +188,26 @@ def _find_by_secret(session: Session, secret: str) -> Token:
     return token
 
 
-def _repeated(issued: Token, wanted: Token) -> Token:
+def _new(secret: str, *, lifetime: timedelta, **columns: Any) -> Token:
+    now = utc_now()
+    return Token(token_hash=hash_token(secret), id=new_id(), expires_at=now + lifetime, created_at=now, **columns)
+
+
+def _add(session: Session, actor: Actor, issued: list[Token], limited: Mapping[str, Any]) -> None:
+    for token in issued:
+        token.rules = limited.get("rules") or None
+    session.add_all(issued)
+    session.flush()
+    for token in issued:
+        audit.add(session, actor, "issue", token, after=audit.facts(token))
+        limits.apply(session, actor, token, limited)
+
+
+def _repeated(session: Session, issued: Token, wanted: Token, limited: Mapping[str, Any]) -> Token:
     """The token that an equal call has issued a moment ago. Raises Conflict."""
     asked_the_same = all(
         getattr(issued, name) == getattr(wanted, name) for name in ("project_id", "label", "rate_limit")
-    )
+    ) and limits.are_as_asked(session, issued, limited)
     if not asked_the_same or not issued.is_active or wanted.created_at - issued.created_at > REPEAT_WITHIN:
         raise _form_used_up()
     return issued

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+_EPOCH, _US = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
 def iso_utc(moment: datetime, *, timespec: str = "seconds") -> str:
@@ -17,3 +19,13 @@ def from_iso(text: object) -> datetime | None:
         return moment.astimezone(UTC) if moment.tzinfo else None
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def microseconds(moment: datetime) -> int:
+    """An aware time in whole microseconds since 1970 UTC."""
+    return (moment - _EPOCH) // _US
+
+
+def at_microsecond(count: int) -> datetime:
+    """The time in UTC of so many microseconds since 1970."""
+    return _EPOCH + count * _US

@@ -33,6 +33,16 @@ def read_count(value: object) -> int:
     return value
 
 
+def read(unit: str, value: object) -> int:
+    """An amount of a meter's unit. ValueError says what it must be."""
+    return read_usd(value) if unit == "usd" else read_count(value)
+
+
+def shown(unit: str, amount: int) -> str | int:
+    """An amount as `read` takes it."""
+    return usd(amount) if unit == "usd" else amount
+
+
 def usd(micro: int, *, decimals: int = 2) -> str:
     """Micro-dollars as "12.50": exact, with at least so many decimals."""
     whole, rest = divmod(abs(micro), MICRO_PER_DOLLAR)

@@ -101,7 +101,7 @@ def test_a_project_comes_back_without_its_key(operator: Operator) -> None:
     assert datetime.fromisoformat(body.pop("created_at")).tzinfo is not None
     assert body == {
         "id": body["id"], "name": "p", "is_active": True, "base_url": None, "stream_usage": "as-sent",
-        "key_hint": UPSTREAM_KEY[-4:],
+        "key_hint": UPSTREAM_KEY[-4:], "default_tier": None, "rules": None, "meters": [],
     }  # fmt: skip
     [row] = operator.rows("projects")
     assert UPSTREAM_KEY not in str(row)

@@ -35,7 +35,9 @@ def test_every_route_of_operators_is_described(server: Server) -> None:
         ("/manage/projects/{project_id}/revoke", "post"), ("/manage/tokens", "post"), ("/manage/tokens", "get"),
         ("/manage/tokens", "delete"), ("/manage/tokens/{token_id}", "get"), ("/manage/tokens/{token_id}", "patch"),
         ("/manage/tokens/{token_id}", "delete"), ("/manage/tokens/{token_id}/rotate", "post"),
-        ("/manage/usage", "get"), ("/manage/prices", "get"),
+        ("/manage/meters", "get"), ("/manage/meters", "post"), ("/manage/meters/{meter_id}", "get"),
+        ("/manage/meters/{meter_id}", "patch"), ("/manage/meters/{meter_id}", "delete"),
+        ("/manage/meters/{meter_id}/reset", "post"), ("/manage/usage", "get"), ("/manage/prices", "get"),
     }  # fmt: skip
 
 

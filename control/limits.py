@@ -1,0 +1,292 @@
+"""
+What operators may do with limits: the rules and meters of tokens and projects; see `control.projects`.
+
+Whoever touches several rows locks the project, then the token, then meters by their ids, as claims and settlements
+do. Each change adds one to the owner's `rules_version`, so that a call that was judged before it is judged again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from sqlalchemy import Select, select
+
+from control import audit
+from control.audit import Actor, Facts
+from control.errors import Conflict, NotFound
+from database import schema
+from database.engine import Session, write_transaction
+from llmproxy.limits import amounts, meters, periods
+from models import Meter, Project, Token, new_id
+
+FIRST_TO_HOLD = "0010"  # older code lets calls pass that a rule or a meter would not
+# A claim locks all that hold for its call.
+MOST = 20
+# What tells one meter from another, and stays as it is for its life.
+_FIXED = ("unit", "period", "zone", "models")
+
+# What was read before the lock may have changed while it was waited for.
+_FRESH = {"populate_existing": True}
+
+# Of what is said about an owner, what `apply` takes.
+FIELDS = ("rules", "meters")
+
+Owner = Project | Token
+Row = TypeVar("Row")
+
+
+class Standing(NamedTuple):
+    """
+    How a meter stands at a moment, in its unit.
+
+    Attributes:
+        remaining: What neither was spent nor is held for running calls; never below 0.
+        resets_at: Microseconds since 1970 UTC; None for a total, which never does.
+    """
+
+    spent: int
+    reserved: int
+    remaining: int
+    resets_at: int | None
+
+
+def standing(row: Meter, now_us: int) -> Standing:
+    """The meter's numbers; a period that is over has nothing spent, whether or not a call came since."""
+    read = meters.Meter(**{name: getattr(row, name) for name in meters.Meter._fields})
+    meter = meters.turned(read, now_us, periods.period_ends(read.period, read.zone, now_us))
+    left = max(meter.amount - meter.spent - meter.reserved, 0)
+    return Standing(meter.spent, meter.reserved, left, None if row.period == "total" else meter.period_end)
+
+
+def find(session: Session, meter_id: str) -> Meter:
+    """The meter. Raises NotFound."""
+    return _required(session.get(Meter, meter_id), "id", "meter")
+
+
+def of(session: Session, owner: Owner) -> list[Meter]:
+    """An owner's own meters, in the order of their names."""
+    return sorted(session.scalars(_of(owner)), key=lambda meter: (meter.name, meter.id))
+
+
+def holding_for(session: Session, token: Token) -> list[Meter]:
+    """What holds for a token: its own meters, then its project's."""
+    return of(session, token) + of(session, token.project)
+
+
+def of_tokens(session: Session, rows: Iterable[Token]) -> dict[str, list[Meter]]:
+    """The own meters of tokens, by the tokens' ids; of those alone that have some."""
+    ruled = [row.id for row in rows if row.is_ruled]
+    found: dict[str, list[Meter]] = defaultdict(list)
+    if ruled:
+        for meter in session.scalars(select(Meter).where(Meter.token_id.in_(ruled)).order_by(Meter.name, Meter.id)):
+            found[str(meter.token_id)].append(meter)
+    return found
+
+
+def listed(
+    session: Session, *, limit: int, project_id: str | None = None, token_id: str | None = None, after: str = ""
+) -> tuple[list[Meter], bool]:
+    """
+    Meters by their ids, and whether more follow.
+
+    Args:
+        project_id: Those alone of the project and its tokens.
+        token_id: Those alone of the token.
+        after: The id of the last one of the page before.
+    """
+    statement = select(Meter).where(Meter.id > after)
+    for column, value in ((Meter.project_id, project_id), (Meter.token_id, token_id)):
+        if value is not None:
+            statement = statement.where(column == value)
+    rows = list(session.scalars(statement.order_by(Meter.id).limit(limit + 1)))
+    return rows[:limit], len(rows) > limit
+
+
+def create(
+    session: Session, actor: Actor, *, project_id: str | None = None, token_id: str | None = None, **fields: Any
+) -> Meter:
+    """
+    A new meter of a token, or of a project where no token is named. Raises NotFound, and Conflict past MOST.
+
+    Args:
+        fields: As the model has them: unit, period, amount, and any of name, zone, models, reserve.
+    """
+    with write_transaction(session):
+        owner = lock(session, project_id=project_id, token_id=token_id)
+        meter = _add(session, actor, owner, fields)
+        _mark(session, owner)
+    return meter
+
+
+def change(session: Session, actor: Actor, meter_id: str, **fields: Any) -> Meter:
+    """
+    Change a meter, which goes on with its count. Raises NotFound, and Conflict for an amount in another unit.
+
+    Args:
+        fields: Any of name, amount, reserve.
+    """
+    with write_transaction(session):
+        owner, meter = _lock_owned(session, meter_id)
+        _change(session, actor, owner, meter, fields)
+        _mark(session, owner)
+    return meter
+
+
+def delete(session: Session, actor: Actor, meter_id: str) -> None:
+    """Delete a meter: it limits nobody from the next call on. Raises NotFound."""
+    with write_transaction(session):
+        owner, meter = _lock_owned(session, meter_id)
+        _delete(session, actor, owner, meter)
+        _mark(session, owner)
+
+
+def reset(session: Session, actor: Actor, meter_id: str) -> Meter:
+    """Let a meter begin its period anew, with nothing spent; running calls stay held. Raises NotFound."""
+    with write_transaction(session):
+        owner, meter = _lock_owned(session, meter_id)
+        before = {"name": meter.name, "spent": amounts.shown(meter.unit, meter.spent)}
+        meter.spent, meter.alerted = 0, 0
+        audit.add(session, actor, "reset_meter", owner, before=before, after={"spent": amounts.shown(meter.unit, 0)})
+    return meter
+
+
+def lock(session: Session, *, project_id: str | None = None, token_id: str | None = None) -> Owner:
+    """
+    The token, or the project where no token is named, as it is once it is locked, in everybody's order.
+
+    Raises NotFound. The caller has a transaction.
+    """
+    if token_id is None:
+        of_project = select(Project).where(Project.id == project_id).with_for_update(key_share=True)
+        project: Project | None = session.scalar(of_project.execution_options(**_FRESH))
+        return _required(project, "project_id", "project")
+    whose = select(Token.project_id).where(Token.id == token_id).scalar_subquery()
+    session.execute(select(Project.id).where(Project.id == whose).with_for_update(read=True, key_share=True))
+    of_token = select(Token).where(Token.id == token_id).with_for_update()
+    token: Token | None = session.scalar(of_token.execution_options(**_FRESH))
+    return _required(token, "token_id", "token")
+
+
+def apply(session: Session, actor: Actor, owner: Owner, limits: Mapping[str, Any]) -> None:
+    """
+    Give an owner limits, in the caller's transaction, which has locked it, and tells the audit trail of its rules.
+
+    Raises NotFound, and Conflict for what cannot be changed in a meter or past MOST.
+
+    Args:
+        limits: Any of `rules`, a JSON document that has been checked or None, and `meters`: fields of each that it is
+            to have, and no others. One that has an `id` is there already and goes on with its count.
+    """
+    if "rules" in limits:
+        owner.rules = limits["rules"] or None
+    if "meters" in limits:
+        _replace(session, actor, owner, limits["meters"])
+    if limits:
+        _mark(session, owner)
+
+
+def are_as_asked(session: Session, owner: Owner, limits: Mapping[str, Any]) -> bool:
+    """Whether an owner has the limits that a call like `apply` would have given a new one."""
+    wanted = [_facts(_new(fields)) for fields in limits.get("meters", ())]
+    present = [_facts(meter) for meter in session.scalars(_of(owner))]
+    return owner.rules == (limits.get("rules") or None) and sorted(wanted, key=repr) == sorted(present, key=repr)
+
+
+def _replace(session: Session, actor: Actor, owner: Owner, wanted: Sequence[dict[str, Any]]) -> None:
+    present = {meter.id: meter for meter in session.scalars(_of(owner).with_for_update())}
+    kept = {fields["id"] for fields in wanted if "id" in fields}
+    if kept - present.keys():
+        raise NotFound("meters.id", f"meter of this {audit.kind_of(owner)}")
+    for meter_id in sorted(present.keys() - kept):
+        _delete(session, actor, owner, present[meter_id])
+    for fields in wanted:
+        if "id" in fields:
+            changes = {name: value for name, value in fields.items() if name != "id"}
+            _change(session, actor, owner, present[fields["id"]], changes)
+        else:
+            _add(session, actor, owner, fields)
+
+
+def _required(row: Row | None, field: str, what: str) -> Row:
+    if row is None:
+        raise NotFound(field, what)
+    return row
+
+
+def _of(owner: Owner) -> Select[Any]:
+    if isinstance(owner, Token):
+        return select(Meter).where(Meter.token_id == owner.id).order_by(Meter.id)
+    return select(Meter).where(Meter.project_id == owner.id, Meter.token_id.is_(None)).order_by(Meter.id)
+
+
+def _lock_owned(session: Session, meter_id: str) -> tuple[Owner, Meter]:
+    found = find(session, meter_id)
+    owner = lock(session, project_id=found.project_id, token_id=found.token_id)
+    of_id = select(Meter).where(Meter.id == meter_id).with_for_update()
+    return owner, _required(session.scalar(of_id.execution_options(**_FRESH)), "id", "meter")
+
+
+def _add(session: Session, actor: Actor, owner: Owner, fields: dict[str, Any]) -> Meter:
+    project_id, token_id = (owner.project_id, owner.id) if isinstance(owner, Token) else (owner.id, None)
+    meter = _new(fields, id=new_id(), project_id=project_id, token_id=token_id)
+    session.add(meter)
+    audit.add(session, actor, "create_meter", owner, after=_facts(meter))
+    return meter
+
+
+def _new(fields: dict[str, Any], **whose: str | None) -> Meter:
+    columns = {"zone": "UTC", "reserve": "likely", "models": None, **fields, **whose}
+    columns["amount"] = _amount(fields["unit"], fields["amount"])
+    columns["name"] = fields.get("name") or _name(fields["unit"], fields["period"])
+    return Meter(**columns)
+
+
+def _change(session: Session, actor: Actor, owner: Owner, meter: Meter, fields: dict[str, Any]) -> None:
+    for name in _FIXED:
+        if name in fields and fields[name] != getattr(meter, name):
+            raise Conflict(name, f"A meter's {name} stays as it is: delete the meter, and make another.")
+    before = _facts(meter)
+    if "amount" in fields:
+        meter.amount = _amount(meter.unit, fields["amount"])
+    meter.name = fields.get("name", meter.name)
+    meter.reserve = fields.get("reserve", meter.reserve)
+    after = _facts(meter)
+    changed = [name for name in after if after[name] != before[name]]
+    if changed:
+        told = {name: before[name] for name in ("name", *changed)}
+        audit.add(session, actor, "change_meter", owner, before=told, after={name: after[name] for name in changed})
+
+
+def _amount(unit: str, wire: str | int) -> int:
+    try:
+        return amounts.read(unit, wire)
+    except ValueError as exc:
+        raise Conflict("amount", f"This meter counts {unit}, so its amount {exc}.") from exc
+
+
+def _delete(session: Session, actor: Actor, owner: Owner, meter: Meter) -> None:
+    audit.add(session, actor, "delete_meter", owner, before=_facts(meter))
+    session.delete(meter)
+
+
+def _mark(session: Session, owner: Owner) -> None:
+    """Let claims see that something about the owner's limits has changed."""
+    session.flush()
+    count = len(session.scalars(_of(owner)).all())
+    if count > MOST:
+        raise Conflict("meters", f"A {audit.kind_of(owner)} may have {MOST} meters at most.")
+    owner.is_ruled = bool(count) or owner.rules is not None
+    owner.rules_version += 1
+    if owner.is_ruled:
+        schema.raise_floor(session, FIRST_TO_HOLD)
+
+
+def _facts(meter: Meter) -> Facts:
+    told: Facts = {name: getattr(meter, name) for name in ("name", *_FIXED, "reserve")}
+    return told | {"amount": amounts.shown(meter.unit, meter.amount)}
+
+
+def _name(unit: str, period: str) -> str:
+    return f"{'USD' if unit == 'usd' else unit} {'in total' if period == 'total' else f'per {period}'}"
