@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO, cast
 
 from flask import Flask, Request
 from flask import request as current_request
@@ -25,6 +26,7 @@ from llmproxy.client.address import ClientAddress
 from llmproxy.client.held_bodies import HeldBodies
 from llmproxy.client.upload_pace import UploadPace
 from llmproxy.fairness import Fairness
+from llmproxy.gate import Gate
 from llmproxy.keyring import KeyRing
 from llmproxy.limits.prices import Prices, read_sheet
 from llmproxy.live_calls import LiveCalls
@@ -127,15 +129,25 @@ def _services(settings: Settings, engine: Engine) -> Services:
     )
     live = LiveCalls()
     fairness = Fairness(live, max_sessions=settings.max_websockets_per_token)
+    prices, rooms = _prices(settings), HeldBodies()
+    gate = Gate(
+        store,
+        prices=prices,
+        open_spool=lambda: _open_spool(settings),
+        max_spooled_bytes=settings.ruled_body_bytes,
+        rooms=rooms,
+    )
     return Services(
         settings=settings,
         engine=engine,
         admission=Admission(store, keyring, settings.upstream_allowed_hosts, fairness),
+        store=store,
+        gate=gate,
         live=live,
         fairness=fairness,
         keyring=keyring,
         upload_pace=UploadPace(settings.min_body_rate, grace_s=settings.idle_timeout_s),
-        held_bodies=HeldBodies(),
+        held_bodies=rooms,
         upstream=Upstream(timeouts, settings.egress),
         log=LogWriter(
             settings.log_path,
@@ -143,9 +155,15 @@ def _services(settings: Settings, engine: Engine) -> Services:
             max_total_bytes=settings.log_max_total_bytes,
             file_mode=settings.log_file_mode,
         ),
-        prices=_prices(settings),
+        prices=prices,
         client_address=ClientAddress(settings.trusted_proxies),
     )
+
+
+def _open_spool(settings: Settings) -> BinaryIO:
+    directory = settings.data_dir / "tmp"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return cast(BinaryIO, TemporaryFile(dir=directory))
 
 
 def _prices(settings: Settings) -> Prices | None:

@@ -308,6 +308,8 @@ class Settings:
         shown="the sheet's alone")
     max_body_bytes: int = setting("MAX_BODY_BYTES", 512 * MIB, between(1, MOST),
         "Largest request body.")
+    ruled_body_bytes: int = setting("RULED_BODY_BYTES", 64 * MIB, between(1, MOST),
+        "Largest request body that is read before it goes up, for tokens with a budget.")
     min_body_rate: float = setting("MIN_BODY_RATE", 500.0, between(1.0, MOST),
         "Bytes per second below which a request body, after `IDLE_TIMEOUT`, ends with 408.")
     connect_timeout_s: float = setting("CONNECT_TIMEOUT", 5.0, between(0.001, YEAR_S),

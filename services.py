@@ -12,12 +12,13 @@ from flask import Flask
 from config import Settings
 from control.sign_ins import SignIns
 from database.engine import Engine, connections
-from llmproxy.admission import Admission, Connections, utc_now
+from llmproxy.admission import Admission, Connections, TokenStore, utc_now
 from llmproxy.api_log.writer import LogWriter
 from llmproxy.client.address import ClientAddress
 from llmproxy.client.held_bodies import HeldBodies
 from llmproxy.client.upload_pace import UploadPace
 from llmproxy.fairness import Fairness
+from llmproxy.gate import Gate
 from llmproxy.keyring import KeyRing
 from llmproxy.limits.prices import Prices
 from llmproxy.live_calls import LiveCalls
@@ -38,7 +39,9 @@ class Services:
 
     settings: Settings
     engine: Engine
+    store: TokenStore
     admission: Admission
+    gate: Gate
     live: LiveCalls
     fairness: Fairness
     keyring: KeyRing
@@ -72,6 +75,9 @@ class Services:
         metrics.look_at_log(pending=self.log.pending, lost=self.log.lost)
         if self.prices:
             metrics.PRICE_SHEET_AGE.set((utc_now().date() - date.fromisoformat(self.prices.date)).total_seconds())
+        if settler := self.gate.settler:
+            metrics.RESERVATIONS.set(settler.running)
+            metrics.SETTLE_PENDING.set(settler.pending)
         busy, idle = self.upstream.count_connections()
         metrics.UPSTREAM_CONNECTIONS.labels("busy").set(busy)
         metrics.UPSTREAM_CONNECTIONS.labels("idle").set(idle)

@@ -33,6 +33,7 @@ from llmproxy.api_log.reader import Damage, LogReader
 from llmproxy.api_log.retention import Dropped
 from llmproxy.api_log.segment import list_segments
 from llmproxy.api_log.shipper import Shipper
+from llmproxy.limits.reservations import ReservationStore
 from llmproxy.telemetry import metrics
 
 SHIPPER = "shipper"
@@ -54,10 +55,16 @@ def open_shipper(settings: Settings, *, fsync: Callable[[int], None] = os.fsync)
     return Shipper(reader, sink, dead_letters(settings, fsync=fsync))
 
 
-def open_rollup(settings: Settings, engine: Engine, *, fsync: Callable[[int], None] = os.fsync) -> Rollup:
-    """The rollup of this node into the database of `engine`."""
+def open_rollup(
+    settings: Settings,
+    engine: Engine,
+    reservations: ReservationStore | None = None,
+    *,
+    fsync: Callable[[int], None] = os.fsync,
+) -> Rollup:
+    """The rollup of this node into the database of `engine`, which ends the reservations of what it passes."""
     sums = UsageSums(engine, node_id(settings.data_dir))
-    return Rollup(settings.log_path, sums, on_damage=_damage_counter(READER), fsync=fsync)
+    return Rollup(settings.log_path, sums, reservations, on_damage=_damage_counter(READER), fsync=fsync)
 
 
 def note_dropped(settings: Settings, dropped: Dropped) -> None:

@@ -19,7 +19,7 @@ from flask.blueprints import BlueprintSetupState
 from gevent import GreenletExit
 from werkzeug.routing import Rule
 
-from llmproxy.admission import Grant
+from llmproxy.admission import Grant, RuledToken
 from llmproxy.call import Call
 from llmproxy.client.guard import CallGuard
 from llmproxy.client.interim import send_interim
@@ -37,6 +37,7 @@ from llmproxy.errors import (
     UpstreamAuthFailed,
     UpstreamEchoedKey,
 )
+from llmproxy.gate import Asked
 from llmproxy.headers import (
     Headers,
     bearer_in_key_header,
@@ -48,6 +49,7 @@ from llmproxy.headers import (
     response_headers,
     with_header,
 )
+from llmproxy.holding import Holding
 from llmproxy.observe.asked_usage import UsageChunkFilter, ask_for_usage
 from llmproxy.observe.decoding import decoded, is_identity
 from llmproxy.observe.usage import observe
@@ -176,15 +178,19 @@ def _forward(parts: Services, call: Call, environ: Environ) -> Response:
     target, body = checked_request(parts, call, environ)
     authorization = environ.get("HTTP_AUTHORIZATION") or bearer_in_key_header(environ)
     grant = parts.admission.admit(authorization, datetime.now(UTC))
-    call.admitted(grant)
+    holding = None
+    if isinstance(grant, RuledToken):
+        grant, holding = parts.gate.admit(grant, _asked(parts, call, environ, target), body)
+    call.admitted(grant, holding)
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
     api_key = parts.admission.api_key(grant)
     headers = call.traced(request_headers(environ["llmproxy.headers"], host=origin.host_header, api_key=api_key))
-    asked = grant.stream_usage == "ask" and _may_be_asked(call.endpoint) and _ask_for_usage(parts, grant, body)
+    wants_usage = grant.stream_usage == "ask" or (holding is not None and holding.needs_usage)
+    asked = wants_usage and _may_be_asked(call.endpoint) and _ask_for_usage(parts, grant, body)
     if asked:  # what is compressed cannot be taken apart
         headers = with_header(headers, "Accept-Encoding", "identity")
     body.hold_if_small()
-    if body.held is None:
+    if not body.has_arrived:
         call.guard.watch_sending_client()
     client = None if _is_1_0(environ) else environ.get("gunicorn.socket")
     on_interim = partial(send_interim, client) if client else None
@@ -194,7 +200,18 @@ def _forward(parts: Services, call: Call, environ: Environ) -> Response:
     )
     response = send_up(parts, call, request)
     body.let_go()
-    return relayed(call, response, environ, conceals=conceals, asked=asked)
+    return relayed(call, response, environ, conceals=conceals, asked=asked, holding=holding)
+
+
+def _asked(parts: Services, call: Call, environ: Environ, target: str) -> Asked:
+    return Asked(
+        call.request_id,
+        call.method,
+        target,
+        parts.client_address(environ),
+        environ.get("CONTENT_TYPE", ""),
+        environ.get("HTTP_CONTENT_ENCODING", ""),
+    )
 
 
 def checked_request(parts: Services, call: Call, environ: Environ) -> tuple[str, RequestBody]:
@@ -298,9 +315,21 @@ def _shows_key_compressed(response: UpstreamResponse, conceals: Concealment) -> 
 
 
 def relayed(
-    call: Call, response: UpstreamResponse, environ: Environ, *, conceals: Concealment, asked: bool = False
+    call: Call,
+    response: UpstreamResponse,
+    environ: Environ,
+    *,
+    conceals: Concealment,
+    asked: bool = False,
+    holding: Holding | None = None,
 ) -> Response:
-    """The upstream's response as the client gets it; `asked` when it holds usage that the client did not ask for."""
+    """
+    The upstream's response as the client gets it.
+
+    Args:
+        asked: It holds usage that the client did not ask for.
+        holding: What the call holds of budgets, of which the client is told.
+    """
     raw: RawResponse = response.raw
     headers = response.headers
     observer = observe(
@@ -309,6 +338,7 @@ def relayed(
         status=response.status_code,
         content_type=headers.get("content-type"),
         content_encoding=headers.get("content-encoding"),
+        seen=holding.events if holding else None,
     )
     # What is called otherwise may be a stream all the same, unless it has a length.
     may_stream = observer.is_stream or "content-length" not in headers
@@ -328,6 +358,8 @@ def relayed(
         down = [pair for pair in down if pair[0].lower() != "content-length"]
     if observer.is_stream and "x-accel-buffering" not in headers and any(name in environ for name in FROM_A_PROXY):
         down.append(UNBUFFERED)
+    if holding:
+        down += holding.headers()
     status = f"{response.status_code} {response.reason or ''}"
     call.head_went(response.status_code, observer)
     # A client of a stream wants the head at once; a small response had better leave in one packet.

@@ -11,8 +11,10 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 
 from blueprints.proxy import Environ, Response, StartResponse, checked_request, relayed, respond, send_up
+from llmproxy.admission import RuledToken
 from llmproxy.call import Call
 from llmproxy.concealment import concealment_of
+from llmproxy.errors import EndpointNotAllowed
 from llmproxy.headers import bearer_in_key_header, endpoint_of, origin_of, request_headers
 from llmproxy.transport.request import UpstreamRequest
 from llmproxy.transport.response import UpstreamResponse
@@ -38,6 +40,10 @@ def _open(parts: Services, call: Call, environ: Environ) -> Response:
     target, body = checked_request(parts, call, environ)
     authorization = environ.get("HTTP_AUTHORIZATION") or bearer_in_key_header(environ)
     grant = parts.admission.admit(authorization or bearer_in_subprotocol(environ), datetime.now(UTC), is_session=True)
+    if isinstance(grant, RuledToken):
+        refusal = EndpointNotAllowed("This token has limits, which are not counted on WebSockets.")
+        refusal.token_id, refusal.project_id = grant.token_id, grant.project_id
+        raise refusal
     call.admitted(grant)
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
     api_key = parts.admission.api_key(grant)

@@ -97,13 +97,14 @@ def rebuild(replace_from: datetime | None) -> None:
 
     An hour whose files are gone, wholly or in part, keeps its sums.
     """
-    settings = Services.of(current_app).settings
-    rollup = ledger.open_rollup(settings, Services.of(current_app).engine)
+    parts = Services.of(current_app)
+    settings = parts.settings
+    rollup = ledger.open_rollup(settings, parts.engine, parts.store)
     _acquire(rollup)
     try:
         while rollup.step():
             pass
-        _tell(recount(settings.log_path, Services.of(current_app).engine, rollup.sums, replace_from=replace_from))
+        _tell(recount(settings.log_path, parts.engine, rollup.sums, replace_from=replace_from))
     finally:
         rollup.close()
 

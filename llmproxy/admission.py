@@ -90,6 +90,32 @@ class TokenState:
     ruled: Ruled | None = None
 
 
+class RuledToken(NamedTuple):
+    """
+    A token with rules or meters, as the look found it, that may make requests: what it may ask for its call tells.
+
+    Attributes:
+        token_hash: Of the token's own secret.
+        ruled: The state's, which is there.
+        is_retired: As the grant has it.
+    """
+
+    token_hash: str
+    state: TokenState
+    ruled: Ruled
+    is_retired: bool
+
+    @property
+    def token_id(self) -> str:
+        """The token's public id."""
+        return self.state.token_id
+
+    @property
+    def project_id(self) -> str:
+        """Its project's."""
+        return self.state.project_id
+
+
 class Connections(NamedTuple):
     """How many of a pool's connections are in use and how many wait for it; `limit` is how many it may open."""
 
@@ -170,9 +196,10 @@ class Admission:
         """What the claims hold open at this moment."""
         return self._store.connections()
 
-    def admit(self, authorization: str | None, now: datetime, *, is_session: bool = False) -> Grant:
+    def admit(self, authorization: str | None, now: datetime, *, is_session: bool = False) -> Grant | RuledToken:
         """
-        Count this request and grant it.
+        Count this request and grant it. What a token with rules or meters asks for is for the gate to judge: of it
+        nothing has been counted.
 
         Args:
             authorization: The header as the client sent it, or what stands for it; None where there is none.
@@ -192,14 +219,12 @@ class Admission:
         try:
             grant = self._claim(token_hash, now)
         except StoreUnavailable as exc:
-            unavailable = AuthUnavailable()
-            unavailable.detail = str(exc)
-            raise unavailable from exc
+            raise unavailable(exc) from exc
         if self._fairness:
             self._fairness.check_claimed(token_hash, grant.token_id, grant.project_id, is_session=is_session)
         return grant
 
-    def _claim(self, token_hash: str, now: datetime) -> Grant:
+    def _claim(self, token_hash: str, now: datetime) -> Grant | RuledToken:
         is_retired = False
         # Again, because a window may end between the refused claim and the look that explains it, and because a
         # secret that was replaced leads to the token's own.
@@ -217,6 +242,8 @@ class Admission:
                 continue
             if reason := explain(state, now):
                 raise reason
+            if state is not None and state.ruled is not None:
+                return RuledToken(token_hash, state, state.ruled, is_retired)
         raise StoreUnavailable("a claim was refused again and again without a reason")
 
     def api_key(self, grant: Grant) -> str:
@@ -243,6 +270,13 @@ def _open_key(
 ) -> str:
     require_allowed(base_url, allowed_hosts)
     return keyring.open(sealed, row_id=row_id, origin=seal_origin(base_url))
+
+
+def unavailable(exc: StoreUnavailable) -> AuthUnavailable:
+    """What a caller is told of it."""
+    reason = AuthUnavailable()
+    reason.detail = str(exc)
+    return reason
 
 
 def explain(state: TokenState | None, now: datetime) -> ProxyError | None:

@@ -25,6 +25,7 @@ from llmproxy.concealment import NOTHING, Concealment
 from llmproxy.endpoints import plain_path
 from llmproxy.errors import ProxyError
 from llmproxy.headers import Headers
+from llmproxy.holding import Holding
 from llmproxy.limits.charge import PRICED, Charge, both
 from llmproxy.limits.prices import Prices
 from llmproxy.live_calls import LiveCalls
@@ -84,9 +85,9 @@ class Call:
 
     __slots__ = (
         "_arrived", "_arrived_at", "_asks_for_session", "_body", "_charged", "_client_address", "_conceals", "_cut",
-        "_grant", "_head_came", "_is_session", "_live", "_log", "_observer", "_overhead_s", "_phase", "_prices",
-        "_sent_up", "_span", "_status", "_ttft_s", "_upstream_request_id", "_upstream_status", "endpoint", "guard",
-        "method", "request_id",
+        "_grant", "_head_came", "_holding", "_is_session", "_live", "_log", "_observer", "_overhead_s", "_phase",
+        "_prices", "_sent_up", "_span", "_status", "_ttft_s", "_upstream_request_id", "_upstream_status", "endpoint",
+        "guard", "method", "request_id",
     )  # fmt: skip
 
     def __init__(
@@ -123,6 +124,7 @@ class Call:
         self._ttft_s: float | None = None
         self._body: RequestBody | None = None
         self._grant: Grant | None = None
+        self._holding: Holding | None = None
         self._upstream_status: int | None = None
         self._upstream_request_id: str | None = None
         self._status = 0
@@ -164,10 +166,10 @@ class Call:
             raise WrongOrder(f"a call that is {self._phase.name} gets no body any more")
         self._body = body
 
-    def admitted(self, grant: Grant) -> None:
-        """Its token may make it."""
+    def admitted(self, grant: Grant, holding: Holding | None = None) -> None:
+        """Its token may make it; `holding` is what it holds of its token's budgets, and ended with it."""
         self._enter(_ADMITTED, after=_ARRIVED)
-        self._grant = grant
+        self._grant, self._holding = grant, holding
         self._live.hold(grant.token_id, is_session=self._asks_for_session)
 
     def sent_up(self, conceals: Concealment = NOTHING) -> None:
@@ -243,6 +245,8 @@ class Call:
             self._log.write_refusal(record)
         else:
             self._log.write(record)
+        if self._holding:  # after the record, from which a charge can be made again
+            self._holding.settle(billed, is_free=not self._was_served)
         if cut and cut.remedy:
             grant = self._grant
             whose_name = grant.project_name if grant else None
@@ -261,7 +265,13 @@ class Call:
             return not_sent(self._prices)
         path, held = plain_path(self.endpoint), body.held if body else None
         sent = Sent(grant.project_name, self.method, path, self._upstream_status, observer, held, self._charged)
-        return bill(self._prices, sent)
+        billed = bill(self._prices, sent)
+        return self._holding.charged(billed) if self._holding and self._was_served else billed
+
+    @property
+    def _was_served(self) -> bool:
+        """It went up, and the upstream did not refuse it."""
+        return self._sent_up > 0 and (self._upstream_status or 0) < BAD_REQUEST
 
     def _record(self, cut: ProxyError | None, billed: Bill, *, bytes_in: int, bytes_out: int) -> CallRecord:
         duration_s = time.perf_counter() - self._arrived

@@ -15,6 +15,7 @@ What can go wrong, as one tree. Each class says whose fault it is, its status, i
     │   ├── BodyTooSlow              408  request_timeout
     │   ├── BodyTooLarge             413  request_too_large
     │   ├── RequestLineTooLong       414  request_line_too_long
+    │   ├── EncodedBody              415  encoded_body
     │   ├── ExpectationFailed        417  expectation_failed
     │   ├── UpgradeRequired          426  a WebSocket of another version
     │   ├── HeadersTooLarge          431  headers_too_large
@@ -59,6 +60,8 @@ from typing import Literal
 import orjson
 
 Outcome = Literal["complete", "refused", "client_closed", "upstream_failed", "upstream_timeout"]
+
+_A = {"minute": "a minute", "hour": "an hour"}
 
 # The official SDKs repeat 401, 429 and 5xx responses unless this header tells them not to.
 DO_NOT_RETRY = ("x-should-retry", "false")
@@ -172,13 +175,14 @@ class RateLimited(CallerError):
     Args:
         limit: Requests allowed per window.
         reset_in_s: Seconds until the next window may begin.
+        per: What a window is.
     """
 
     status, type, code = 429, "requests", "rate_limit_exceeded"
 
-    def __init__(self, *, limit: int, reset_in_s: float) -> None:
+    def __init__(self, *, limit: int, reset_in_s: float, per: str = "hour") -> None:
         wait_s = _whole_seconds(reset_in_s)
-        super().__init__(f"This token may make {limit} requests an hour. Try again in {wait_s} s.")
+        super().__init__(f"This token may make {limit} requests {_A[per]}. Try again in {wait_s} s.")
         self.extra_headers = (
             *_retry_after(reset_in_s),
             ("x-ratelimit-limit-requests", str(limit)),
@@ -198,7 +202,7 @@ class ConcurrencyLimited(CallerError):
 
     status, type, code = 429, "requests", "concurrency_limit_exceeded"
 
-    def __init__(self, message: str, token_id: str, project_id: str) -> None:
+    def __init__(self, message: str, token_id: str | None = None, project_id: str | None = None) -> None:
         # Drawn, so that those who were refused together do not come back together.
         wait_s = random.uniform(1, 3)  # noqa: S311
         super().__init__(f"{message} Try again in {_whole_seconds(wait_s)} s.")
@@ -235,6 +239,14 @@ class RequestLineTooLong(CallerError):
 
     status, code = 414, "request_line_too_long"
     message = "The request line is too long. Send a shorter path or query."
+
+
+class EncodedBody(CallerError):
+    """A compressed body, which must be read."""
+
+    status, code = 415, "encoded_body"
+    message = "Send the request body without Content-Encoding: this token's limits depend on what is in it."
+    extra_headers = (DO_NOT_RETRY,)
 
 
 class ExpectationFailed(CallerError):
@@ -307,12 +319,13 @@ class TokensLimited(CallerError):
     Args:
         limit: Tokens allowed.
         reset_in_s: Seconds until the next one begins.
+        per: Minute or hour.
     """
 
     status, type, code = 429, "tokens", "rate_limit_exceeded"
 
-    def __init__(self, *, limit: int, reset_in_s: float) -> None:
-        super().__init__(f"The limit is {limit} tokens. Try again in {_whole_seconds(reset_in_s)} s.")
+    def __init__(self, *, limit: int, reset_in_s: float, per: str = "minute") -> None:
+        super().__init__(f"This token may use {limit} tokens {_A[per]}. Try again in {_whole_seconds(reset_in_s)} s.")
         self.extra_headers = (
             *_retry_after(reset_in_s),
             ("x-ratelimit-limit-tokens", str(limit)),

@@ -40,6 +40,7 @@ from llmproxy.api_log.retention import Dropped
 from llmproxy.api_log.shipper import Shipper
 from llmproxy.telemetry import outages, tracing
 from llmproxy.telemetry.projects import look_at_projects
+from server.reservations import Reservations
 from services import Services
 
 LOG_TICK_S = 1.0
@@ -50,6 +51,7 @@ CHECKPOINT_TICK_S = 1.0
 # A call is to be cut within 5 s; one that neither reads nor sends is only ended at the second look.
 CUT_TICK_S = 1.5
 PROJECTS_TICK_S = 10.0
+RESERVATIONS_TICK_S = 10.0
 CLEANUP_TICK_S = 600.0
 SIGN_INS_TICK_S = 2.0
 # Records per batch. More cost less each, but the write lock that the sums need keeps admissions waiting, and
@@ -76,7 +78,8 @@ class Background:
         sqlite_reads.ask_in_threads()
         self._disk = ThreadPool(DISK_THREADS)
         cleaner = _Cleaner(engine, parts.settings)
-        rollup = ledger.open_rollup(parts.settings, engine, fsync=self._fsync)
+        rollup = ledger.open_rollup(parts.settings, engine, parts.store, fsync=self._fsync)
+        self._reservations = Reservations(parts, self._ending)
         _register(rollup.reader)
         cutter = Cutter(
             engine,
@@ -91,6 +94,7 @@ class Background:
             self._every(LOG_TICK_S, "looking at the call log", _LogGauges(parts.settings)),
             self._every(ROLLUP_TICK_S, "adding up usage", lambda: catch_up(rollup)),
             self._every(SIGN_INS_TICK_S, "telling of failed sign-ins", lambda: _tell_of_sign_ins(parts)),
+            self._every(RESERVATIONS_TICK_S, "looking at what calls hold", self._reservations),
             self._every(CUT_TICK_S, "cutting calls that lost their permission", cutter),
         ]
         if (url := parts.settings.database_url).startswith("sqlite"):
@@ -135,7 +139,8 @@ class Background:
         self._ending.set()
         if self._shipper:
             self._shipper.stop()
-        gevent.joinall([*self._greenlets, gevent.spawn(self._flush_spans)], timeout=timeout_s)
+        last = [gevent.spawn(self._flush_spans), gevent.spawn(self._reservations.finish)]
+        gevent.joinall([*self._greenlets, *last], timeout=timeout_s)
 
 
 def _register(reader: LogReader) -> None:

@@ -75,7 +75,7 @@ WRONG = {
     "MANAGEMENT_TOKEN": "\x7fplanted-secret", "ADMIN_USER": "a:b", "ENCRYPTION_KEY": "planted-secret",
     "DATABASE_POOL_SIZE": "3", "DATABASE_PREPARE": "perhaps", "MAKE_ENCRYPTION_KEY": "perhaps",
     "RATE_LIMIT_PER_HOUR": "0", "PRICES_FILE": "/planted-not-there.toml",
-    "MAX_BODY_BYTES": "1.5", "MIN_BODY_RATE": "0",
+    "MAX_BODY_BYTES": "1.5", "RULED_BODY_BYTES": "0", "MIN_BODY_RATE": "0",
     "CONNECT_TIMEOUT": "nan", "FIRST_BYTE_TIMEOUT": "-1", "IDLE_TIMEOUT": "inf",
     "DRAIN_OVERLAP": "-1", "DRAIN_TIMEOUT": "x", "WEB_CONCURRENCY": "0",
     "CUT_STREAMS": "perhaps", "CUT_STREAMS_AT_EXPIRY": "perhaps", "LOG_STRICT": "perhaps",

@@ -16,7 +16,9 @@ from models import db
 
 _TOP = 5
 # The codes of refusals with 429.
-_LIMITS = frozenset({"rate_limit_exceeded", "concurrency_limit_exceeded"})
+_LIMITS = frozenset(
+    {"rate_limit_exceeded", "concurrency_limit_exceeded", "budget_exhausted", "budget_reserved", "budget_too_small"}
+)
 
 
 @dataclass(frozen=True, slots=True)

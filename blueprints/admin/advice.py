@@ -116,6 +116,10 @@ _OURS = {
         "Others might have read the request's body otherwise than the proxy did.",
         "Have the caller send one JSON object, with each name once.",
     ),
+    "encoded_body": Advice(
+        "The request's body was compressed, and the token's limits depend on what is in it.",
+        "Have the caller send it without Content-Encoding.",
+    ),
     "request_timeout": Advice(
         "The request's body came too slowly.",
         "The caller's network is slow or broke off; MIN_BODY_RATE says how slow is too slow.",

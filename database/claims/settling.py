@@ -28,10 +28,11 @@ class Settling:
     The calls of one worker.
 
     Args:
-        worker: The name that its claims give.
+        node, worker: The names that its claims give.
     """
 
-    def __init__(self, store: ReservationStore, worker: str) -> None:
+    def __init__(self, store: ReservationStore, node: str, worker: str) -> None:
+        self.node = node
         self.worker = worker
         self._store = store
         self._running: set[str] = set()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from llmproxy.errors import BadRequest, BodyTooLarge, ClientGone
 
@@ -47,8 +48,8 @@ class RequestBody:
     """
 
     __slots__ = (
-        "_ahead", "_client_is_gone", "_give_back", "_max_bytes", "_on_end", "_stream", "bytes_read", "held",
-        "is_announced", "length", "waited_s",
+        "_ahead", "_client_is_gone", "_give_back", "_max_bytes", "_on_end", "_spooled", "_stream", "bytes_read",
+        "held", "is_announced", "length", "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -69,15 +70,41 @@ class RequestBody:
         self._on_end = on_end
         self._give_back: Callable[[], None] | None = None
         self._ahead = bytearray()  # what was read of a chunked body that was too long to be held
+        self._spooled: BinaryIO | None = None
         self.length = length
         self.is_announced = is_announced
         self.bytes_read = 0
         self.waited_s = 0.0
         self.held: bytes | None = None
 
+    @property
+    def has_arrived(self) -> bool:
+        """The client has sent everything, and it is here."""
+        return self.held is not None or self._spooled is not None
+
+    def spool(self, file: BinaryIO, most: int) -> Iterator[bytes]:
+        """
+        Each piece of the body, on its way into a file from which all of it then goes up. Raises as iterating over it
+        does, and BodyTooLarge for more than `most` bytes.
+        """
+        began = time.perf_counter()
+        size = 0
+        for piece in self:
+            size += len(piece)
+            if size > most:
+                raise BodyTooLarge(limit=most)
+            file.write(piece)
+            yield piece
+        file.seek(0)
+        self._spooled = file
+        self.waited_s += time.perf_counter() - began
+
     def hold_if_small(self, most: int = HELD_BYTES) -> None:
         """Read a body of known length, up to `most` bytes, as a whole. Raises as iterating over it does."""
         if self.held is not None or self.length is None or self.length > most:
+            return
+        if self._spooled is not None:
+            self.held = self._spooled.read()
             return
         began = time.perf_counter()
         held = self._read() if self.length else b""
@@ -99,7 +126,7 @@ class RequestBody:
 
         What was read of a longer one stays: iterating over it begins with that, and a second call goes on from there.
         """
-        if len(self._ahead) > most:
+        if len(self._ahead) > most or self._spooled is not None:
             return False
         began = time.perf_counter()
         for piece in self._arriving():
@@ -120,7 +147,9 @@ class RequestBody:
             self.hold_if_small(most)
 
     def let_go(self) -> None:
-        """Drop what a room was lent for. Further calls do nothing."""
+        """Drop what a room was lent for, or was spooled. Further calls do nothing."""
+        if self._spooled is not None:
+            self._spooled.close()
         if self._give_back is not None:
             give_back, self._give_back, self.held = self._give_back, None, None
             give_back()
@@ -135,6 +164,8 @@ class RequestBody:
             BodyTooLarge: a chunked body went over the limit.
             BodyTooSlow: it did not keep to its pace.
         """
+        if self._spooled is not None:
+            return iter(partial(self._spooled.read, PIECE_BYTES), b"")
         if not self._ahead:
             return self._arriving()
         ahead, self._ahead = bytes(self._ahead), bytearray()

@@ -58,6 +58,7 @@ class Bounds(NamedTuple):
         cost, tokens: At most; of an unbounded call, what a dear one of its kind takes.
         unbounded: Why nobody can tell; None for a call with a bound.
         output: Of `tokens`, how many each completion may write; one more of it costs `per_output` pico-dollars.
+        likely_in: Of `likely_tokens`, those that are read.
     """
 
     cost: int = 0
@@ -67,6 +68,7 @@ class Bounds(NamedTuple):
     unbounded: str | None = None
     output: int = 0
     per_output: int = 0
+    likely_in: int = 0
 
     def output_that_fits(self, left: int) -> int | None:
         """How many output tokens a call may ask for so that it is bound by so many micro-dollars; None for none."""
@@ -286,14 +288,15 @@ def _figures(
     tokens = read + most.out
     likely_tokens = min(likely_read + likely.out, tokens)
     if row is None:
-        return Bounds(0, tokens, 0, likely_tokens, unbounded, output)
+        return Bounds(0, tokens, 0, likely_tokens, unbounded, output, likely_in=likely_read)
     short, long = _dear_rates(row, call.tier)
     pico, per_output = _pico(call, short, most), _out_price(call, short)
     if read > row.long_over:
         pico, per_output = max(pico, _pico(call, long, most)), max(per_output, _out_price(call, long))
     cost = _micro(pico + row.call + fees)
     likely_cost = _micro(_pico(call, row.rates(call.tier, likely_read), likely) + row.call + likely_fees)
-    return Bounds(cost, tokens, min(likely_cost, cost), likely_tokens, unbounded, output, per_output * times)
+    each = per_output * times
+    return Bounds(cost, tokens, min(likely_cost, cost), likely_tokens, unbounded, output, each, likely_read)
 
 
 def _billed(call: _Call, pico: int) -> Bounds:

@@ -16,10 +16,11 @@ from llmproxy.limits.usage import Usage, clamp, usage_of
 
 # `reported` by tokens or seconds that the response told; `stored`: those of an object that was read, which count
 # once, however often it is; `computed` from other units of request and response; `none`: it costs nothing; `absent`:
-# it told nothing that a price could be put on; `unpriced`: it did, and has none.
-CostSource = Literal["reported", "stored", "computed", "none", "absent", "unpriced"]
+# it told nothing that a price could be put on; `assumed`: nor did it, and a budget is charged all the same;
+# `unpriced`: it did, and has none.
+CostSource = Literal["reported", "stored", "computed", "none", "absent", "assumed", "unpriced"]
 
-PRICED = ("reported", "stored", "computed")
+PRICED = ("reported", "stored", "computed", "assumed")
 
 # What is made, asked or changed there costs nothing, or is paid by what comes of it later.
 _FREE = re.compile(

@@ -52,6 +52,17 @@ class Rules:
     reasoning_effort: frozenset[str] | None = None
     max_body_bytes: int | None = None
 
+    @property
+    def looks_at_bodies(self) -> bool:
+        """Whether something else than a head may be refused."""
+        limits = (self.max_output_tokens, self.n, self.service_tier, self.tools, self.reasoning_effort)
+        return (
+            bool(self.models)
+            or self.require_max_output
+            or not (self.background and self.store)
+            or any(limit is not None for limit in limits)
+        )
+
     def allow_model(self, model: str) -> bool:
         """Whether every list of models has it."""
         return all(names.allow(model) for names in self.models)

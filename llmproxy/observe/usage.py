@@ -21,6 +21,7 @@ from typing import Any, Literal, Protocol
 from llmproxy.observe.decoding import BodyDecoder, body_decoder, is_identity
 from llmproxy.observe.facts import ENVELOPE, NAMES, Facts, UsageSource
 from llmproxy.observe.json_scan import JsonScanner, parsed
+from llmproxy.observe.seen import SeenEvents
 from llmproxy.observe.sse import BOM, Block, DataLines, EventSplitter, parse_event
 from llmproxy.observe.units import OutputTally
 from llmproxy.statuses import BAD_REQUEST
@@ -158,7 +159,13 @@ class UsageObserver:
 
 
 def observe(
-    endpoint: str, *, method: str = "POST", status: int, content_type: str | None, content_encoding: str | None
+    endpoint: str,
+    *,
+    method: str = "POST",
+    status: int,
+    content_type: str | None,
+    content_encoding: str | None,
+    seen: SeenEvents | None = None,
 ) -> UsageObserver:
     """
     An observer for one response.
@@ -168,6 +175,7 @@ def observe(
         content_type: As the upstream sent it; JSON, event streams and plain text, which may be either, are looked
             into, anything else is not.
         content_encoding: As the upstream sent it; a coding we cannot undo is not looked into.
+        seen: Fed with what is looked into, too.
     """
     facts = Facts(endpoint, may_make=method == "POST")
     label = _label(content_type and content_type[:MAX_TYPE_CHARS])
@@ -179,7 +187,8 @@ def observe(
         decoder = body_decoder(content_encoding)
         if decoder is None:
             return UsageObserver(facts, None, is_stream=is_stream)
-    return UsageObserver(facts, Beginning(facts, label), decoder=decoder)
+    body: _Body = Beginning(facts, label)
+    return UsageObserver(facts, body if seen is None else _SeenBody(body, seen), decoder=decoder)
 
 
 # Longer than any media type; a foreign text is not remembered whole.
@@ -233,6 +242,30 @@ class Beginning:
 
     def finish(self) -> None:
         """Too little to tell anything."""
+
+
+class _SeenBody:
+    """A body whose bytes are shown to somebody else, too."""
+
+    def __init__(self, body: _Body, seen: SeenEvents) -> None:
+        self._body, self._seen = body, seen
+
+    @property
+    def is_stream(self) -> bool:
+        return self._body.is_stream
+
+    def ignores(self, piece: bytes) -> bool:
+        return False
+
+    def feed(self, piece: bytes) -> _Body | None:
+        self._seen.feed(piece)
+        if (body := self._body.feed(piece)) is None:
+            return None
+        self._body = body
+        return self
+
+    def finish(self) -> None:
+        self._body.finish()
 
 
 class _Unread:

@@ -85,6 +85,20 @@ USAGE_CLAMPED = Counter(
 )
 COST = Counter("llmproxy_cost_usd_total", "What calls cost, in dollars.", ["project", "model", "source"])
 UNPRICED = Counter("llmproxy_unpriced_calls_total", "Calls that used what has no price.", ["model"])
+OVER_BOUND = Counter(
+    "llmproxy_over_bound_total", "Calls under budgets that cost more than they can by what they asked for."
+)
+RESERVATIONS = Gauge(
+    "llmproxy_reservations", "Calls under way that hold something of a budget.", multiprocess_mode="livesum"
+)
+RESERVATIONS_ORPHANED = Counter(
+    "llmproxy_reservations_orphaned_total", "Calls whose worker died, or did not know of them, and what they held."
+)
+SETTLE_PENDING = Gauge(
+    "llmproxy_settle_pending",
+    "Calls that have ended and still hold something, because the database was not told yet.",
+    multiprocess_mode="livesum",
+)
 PRICE_SHEET_AGE = Gauge(
     "llmproxy_price_sheet_age_seconds", "Since the day of the price sheet.", multiprocess_mode="livemostrecent"
 )

@@ -26,7 +26,7 @@ class Outage:
 
 @pytest.fixture
 def settling(bench):
-    return Settling(bench.store, WORKER)
+    return Settling(bench.store, "node", WORKER)
 
 
 def begun(bench, settling):
@@ -50,7 +50,7 @@ def test_an_ended_call_is_settled_with_the_next_step(bench, settling):
 def test_a_database_that_is_away_keeps_nobody_waiting_and_is_told_later(bench, caplog):
     meter = bench.add_meter()
     outage = Outage(bench.store)
-    settling = Settling(outage, WORKER)
+    settling = Settling(outage, "node", WORKER)
     ids = [begun(bench, settling) for _ in range(3)]
     for request_id in ids:
         settling.end(Settlement(request_id, Charge(70, 70), "settled"))
@@ -66,7 +66,7 @@ def test_a_database_that_is_away_keeps_nobody_waiting_and_is_told_later(bench, c
 
 def test_one_call_that_cannot_be_settled_does_not_keep_the_others_from_it(bench, monkeypatch):
     meter = bench.add_meter()
-    settling = Settling(bench.store, WORKER)
+    settling = Settling(bench.store, "node", WORKER)
     bad, good = begun(bench, settling), begun(bench, settling)
     settle = bench.store.settle
 

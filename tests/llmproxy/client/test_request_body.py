@@ -159,3 +159,35 @@ def test_what_is_held_without_room_stays() -> None:
     body.let_go()
 
     assert body.held == b"x" * 10
+
+
+@pytest.mark.parametrize("length", [9, None])
+def test_a_spooled_body_goes_up_from_its_file(length: int | None) -> None:
+    body, file = RequestBody(Stream(b"some body", read_bytes=4), length=length, max_bytes=10), io.BytesIO()
+
+    pieces = list(body.spool(file, most=9))
+
+    assert (pieces, body.has_arrived, body.bytes_read) == ([b"some", b" bod", b"y"], True, 9)
+    assert b"".join(body) == b"some body"
+    body.let_go()
+    assert file.closed
+
+
+def test_no_more_is_spooled_than_may() -> None:
+    body = RequestBody(Stream(b"some body", read_bytes=4), length=None, max_bytes=10)
+
+    with pytest.raises(BodyTooLarge):
+        list(body.spool(io.BytesIO(), most=8))
+
+    assert not body.has_arrived
+
+
+def test_a_spooled_body_can_be_held_after_all() -> None:
+    body = RequestBody(Stream(b"some body"), length=9, max_bytes=10)
+    list(body.spool(io.BytesIO(), most=9))
+
+    body.hold_if_small(8)
+    assert body.held is None
+    body.hold_if_small(9)
+
+    assert body.held == b"some body"

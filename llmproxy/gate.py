@@ -1,0 +1,409 @@
+"""
+Who may pass of those whose tokens have rules or meters: judged by what they ask for, and held for what it may cost.
+
+head → body → judge → claim. Nothing has gone up before the claim, which names the versions of rules and meters that
+the call was judged by: where one has changed meanwhile, it is judged again.
+
+Fails closed: what cannot be read, priced or counted is refused, with the reason.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import BinaryIO, NamedTuple, Protocol
+
+import orjson
+
+from llmproxy.admission import Grant, RuledToken, StoreUnavailable, TokenStore, explain, unavailable, utc_now
+from llmproxy.client.held_bodies import HeldBodies
+from llmproxy.client.request_body import HELD_BYTES, RequestBody
+from llmproxy.errors import (
+    AuthUnavailable,
+    BodyTooLarge,
+    BudgetExhausted,
+    BudgetReserved,
+    BudgetTooSmall,
+    ConcurrencyLimited,
+    EncodedBody,
+    ModelNotPriced,
+    ProxyError,
+    RateLimited,
+    TokensLimited,
+)
+from llmproxy.holding import Holding, Judged
+from llmproxy.limits.amounts import MICRO_PER_DOLLAR
+from llmproxy.limits.body.form import boundary_of, scan_form
+from llmproxy.limits.body.held import MOST_HELD_BYTES, can_be_held, read_held
+from llmproxy.limits.body.reading import Reading
+from llmproxy.limits.body.scanner import PIECE, scan
+from llmproxy.limits.bounds import Bounds, bounds
+from llmproxy.limits.cost import NotPriced
+from llmproxy.limits.judge import (
+    NOTHING,
+    OUTPUT_NAMES,
+    Models,
+    check_head,
+    check_models,
+    check_parameters,
+    models_of,
+    require_metered,
+    require_model,
+)
+from llmproxy.limits.meters import Claimed, Meter, claimed, shortage, turned
+from llmproxy.limits.model_names import ModelNames
+from llmproxy.limits.periods import RATES, US_PER_S, period_ends
+from llmproxy.limits.price_row import Row
+from llmproxy.limits.prices import Prices
+from llmproxy.limits.reservations import Ruled, RuledClaim, Settlement, Verdict, claim_of
+from llmproxy.limits.routes import Route, find_route
+from llmproxy.limits.rules import Rules, in_force
+from llmproxy.limits.rules_json import BadRules, read_rules
+from llmproxy.telemetry import metrics
+from llmproxy.times import iso_utc
+from llmproxy.turns import give_way
+
+# Paths below /v1/ of uploads, whose model stands nowhere.
+_FILES = frozenset({"files", "uploads/*/parts"})
+
+# A call is judged so often at most: whoever edits its limits again and again keeps it out.
+_TRIES = 3
+
+
+class Asked(NamedTuple):
+    """A call as its head has it; `target` is path and query as they go up."""
+
+    request_id: str
+    method: str
+    target: str
+    address: str | None
+    content_type: str
+    content_encoding: str
+
+
+class Settler(Protocol):
+    """The running calls of this worker, on this node; see `database.claims.settling`."""
+
+    node: str
+    worker: str
+
+    def begin(self, request_id: str) -> None:
+        """A call's claim is about to be sent."""
+
+    def refused(self, request_id: str) -> None:
+        """Its claim was not admitted."""
+
+    def unknown(self, request_id: str) -> None:
+        """Nobody can tell whether its claim was admitted, and the call was not made."""
+
+    def end(self, settlement: Settlement) -> None:
+        """The call has ended. Never waits."""
+
+    @property
+    def running(self) -> int:
+        """Calls that hold something, or are about to."""
+
+    @property
+    def pending(self) -> int:
+        """Ended calls that the database has not been told of."""
+
+
+class Gate:
+    """
+    Args:
+        prices: None where no prices are kept: then nobody with a budget in dollars passes.
+        open_spool: Opens an empty file that goes with its closing.
+        max_spooled_bytes: Of a body that must be read before it goes up.
+        rooms: For bodies that are held in memory for it.
+
+    Attributes:
+        settler: None until this worker has a name that its claims can stand under.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        *,
+        prices: Prices | None,
+        open_spool: Callable[[], BinaryIO],
+        max_spooled_bytes: int,
+        rooms: HeldBodies,
+    ) -> None:
+        self.settler: Settler | None = None
+        self._store = store
+        self._prices = prices
+        self._open_spool = open_spool
+        self._max_spooled_bytes = max_spooled_bytes
+        self._rooms = rooms
+
+    def admit(self, token: RuledToken, asked: Asked, body: RequestBody) -> tuple[Grant, Holding]:
+        """
+        Count and hold a call, and grant it; its body has been read where that had to be.
+
+        Raises:
+            CallerError: the reason for the caller.
+            AuthUnavailable: nobody can tell at the moment.
+        """
+        try:
+            return self._admit(token, asked, body)
+        except ProxyError as exc:
+            exc.token_id, exc.project_id = token.token_id, token.project_id
+            raise
+
+    def _admit(self, token: RuledToken, asked: Asked, body: RequestBody) -> tuple[Grant, Holding]:
+        path = asked.target.partition("?")[0]
+        route = find_route(asked.method, path)
+        reading = None
+        for _ in range(_TRIES):
+            rules = _rules_of(token.ruled)
+            check_head(rules, route, address=asked.address or "", size=body.length or 0)
+            assert route is not None  # noqa: S101 - a closed list has no endpoint that nobody knows
+            _check_what_is_certain(token.ruled, rules)
+            if reading is None and _must_be_read(route, rules, token.ruled):
+                reading = self._read(asked, body, token.token_id)
+            judged = self._judge(token.ruled, rules, route, asked, reading or NOTHING)
+            admitted = self._claim(token, asked.request_id, judged)
+            if admitted is not None:
+                return admitted
+            token = self._look_again(token)
+        raise unavailable(StoreUnavailable("the token's limits changed again and again"))
+
+    def _look_again(self, token: RuledToken) -> RuledToken:
+        try:
+            state = self._store.state(token.token_hash)
+        except StoreUnavailable as exc:
+            raise unavailable(exc) from exc
+        if reason := explain(state, utc_now()):
+            raise reason
+        if state is None or state.ruled is None:
+            # Its last rule has just gone. The next call finds a plain token.
+            raise unavailable(StoreUnavailable("the token's limits were taken away"))
+        return token._replace(state=state, ruled=state.ruled)
+
+    # The body.
+
+    def _read(self, asked: Asked, body: RequestBody, token_id: str) -> Reading:
+        if asked.content_encoding.strip().lower() not in ("", "identity"):
+            raise EncodedBody
+        boundary = boundary_of(asked.content_type)
+        self._hold(body, token_id)
+        if body.held is not None:
+            if not body.held:
+                return NOTHING
+            if boundary is None and can_be_held(body.held):
+                return read_held(body.held, pause=give_way)
+            pieces: Iterable[bytes] = _cut(body.held)
+        else:
+            if body.length is not None and body.length > self._max_spooled_bytes:
+                raise BodyTooLarge(limit=self._max_spooled_bytes)
+            pieces = _in_pieces(body.spool(self._open_spool(), self._max_spooled_bytes))
+        return scan(pieces, give_way) if boundary is None else scan_form(pieces, boundary, give_way)
+
+    def _hold(self, body: RequestBody, token_id: str) -> None:
+        """Read a small body into memory."""
+        if body.length is None:
+            body.gather(HELD_BYTES)
+        elif body.length <= HELD_BYTES:
+            body.hold_if_small()
+        elif body.length <= MOST_HELD_BYTES and (room := self._rooms.lend(token_id, body.length)):
+            body.hold_in(room, MOST_HELD_BYTES)
+
+    # The judge.
+
+    def _judge(self, ruled: Ruled, rules: Rules, route: Route, asked: Asked, reading: Reading) -> Judged:
+        if rules.max_body_bytes is not None and reading.size > rules.max_body_bytes:
+            raise BodyTooLarge(limit=rules.max_body_bytes)
+        path, _, query = asked.target.partition("?")
+        models = models_of(route, path, query, reading)
+        check_models(rules, route, models)
+        check_parameters(rules, route, reading, default_tier=ruled.default_tier)
+        if route.kind != "free" and any(meter.models for meter in ruled.meters):
+            require_model(route, models)
+        meters = tuple(meter for meter in ruled.meters if _counts(meter, models))
+        if any(meter.unit != "requests" for meter in meters):
+            require_metered(route, reading)
+        row, figures = self._figures(ruled, rules, route, reading, models, meters)
+        by_bound = any(meter.reserve == "bound" and meter.holds for meter in meters)
+        if by_bound and figures.unbounded is not None:
+            raise BudgetTooSmall(
+                f"Nobody can tell what this call may cost at most: {figures.unbounded}. This token's budget admits "
+                "only calls of which that is known."
+            )
+        tier = reading.members.get("service_tier")
+        tier = tier if isinstance(tier, str) and tier != "auto" else ruled.default_tier
+        return Judged(figures, meters, row, tier, rules.concurrency, _output_name(route))
+
+    def _figures(
+        self, ruled: Ruled, rules: Rules, route: Route, reading: Reading, models: Models, meters: Iterable[Meter]
+    ) -> tuple[Row | None, Bounds]:
+        """The main model's row, if it has one, and the call's figures."""
+        if route.kind == "free":
+            return None, Bounds()
+        row = self._prices.find(models.main, ruled.project_name) if self._prices and models.main else None
+        must_be_priced = any(meter.unit == "usd" for meter in meters)
+        if must_be_priced:
+            require_model(route, models)
+            if row is None and rules.unpriced != "allow":
+                raise ModelNotPriced(param="model")
+        try:
+            return row, bounds(route, reading, row, default_tier=ruled.default_tier)
+        except NotPriced as exc:
+            if must_be_priced and rules.unpriced != "allow":
+                raise ModelNotPriced(f"{exc}, and this token has a budget in dollars.") from exc
+            return None, bounds(route, reading, None, default_tier=ruled.default_tier)
+
+    # The claim.
+
+    def _claim(self, token: RuledToken, request_id: str, judged: Judged) -> tuple[Grant, Holding] | None:
+        """None where the token is not what the call was judged by. Raises why it is not admitted."""
+        settler = self.settler
+        if settler is None:
+            raise unavailable(StoreUnavailable("this worker cannot hold calls yet; is DATA_DIR writable?"))
+        asked = claim_of(
+            token.ruled,
+            judged.meters,
+            judged.figures,
+            now_us=token.ruled.database_us(time.monotonic()),
+            request_id=request_id,
+            node=settler.node,
+            worker=settler.worker,
+            concurrency=judged.concurrency,
+        )
+        settler.begin(request_id)
+        began = time.perf_counter()
+        try:
+            grant, verdict = self._store.claim_ruled(token.token_hash, asked, utc_now())
+        except StoreUnavailable as exc:
+            settler.unknown(request_id)
+            raise unavailable(exc) from exc
+        except BaseException:
+            settler.unknown(request_id)
+            raise
+        finally:
+            metrics.claimed(time.perf_counter() - began)
+        claims = _claims(asked, verdict)
+        if grant is None or not asked.reserves:
+            settler.refused(request_id)
+        if grant is not None:
+            grant = grant._replace(is_retired=True) if token.is_retired else grant
+            end = settler.end if asked.reserves else None
+            return grant, Holding(request_id, judged, verdict.meters, claims, end)
+        if verdict.is_stale:
+            return None
+        raise _refusal(verdict.meters, claims, judged, verdict.now_us)
+
+
+def _cut(body: bytes) -> Iterator[bytes]:
+    return (body[at : at + PIECE] for at in range(0, len(body), PIECE))
+
+
+def _in_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        yield from _cut(piece)
+
+
+def _must_be_read(route: Route, rules: Rules, ruled: Ruled) -> bool:
+    """Whether anything depends on the body: files go up as they come."""
+    if route.path in _FILES:
+        return False
+    return route.kind != "free" or rules.looks_at_bodies or any(meter.models for meter in ruled.meters)
+
+
+def _counts(meter: Meter, models: Models) -> bool:
+    return meter.models is None or any(map(_names_of(meter.models).allow, models.every))
+
+
+@lru_cache(maxsize=1024)
+def _names_of(models: str) -> ModelNames:
+    return ModelNames(models.split(","))
+
+
+def _rules_of(ruled: Ruled) -> Rules:
+    """The rules in force. Raises AuthUnavailable for what this version cannot read."""
+    return _in_force(ruled.rules, ruled.project_rules, bool(ruled.meters))
+
+
+@lru_cache(maxsize=1024)
+def _in_force(rules: str | None, project_rules: str | None, has_meter: bool) -> Rules:
+    texts = [text for text in (rules, project_rules) if text is not None]
+    try:
+        return in_force([read_rules(orjson.loads(text)) for text in texts], has_meter=has_meter).enforced
+    except (BadRules, orjson.JSONDecodeError) as exc:
+        reason = AuthUnavailable()
+        reason.detail = f"rules that this version cannot read: {exc}"
+        raise reason from exc
+
+
+def _output_name(route: Route) -> str | None:
+    names = OUTPUT_NAMES.get(route.kind)
+    return names[0] if names else None
+
+
+# Refusals.
+
+
+def _check_what_is_certain(ruled: Ruled, rules: Rules) -> None:
+    """Before anything is read: raise what the call will be refused with, whatever it asks for."""
+    now_us = ruled.database_us(time.monotonic())
+    _check_concurrency(rules.concurrency, ruled.in_flight)
+    for meter in ruled.meters:
+        if meter.models is None:
+            present = turned(meter, now_us, period_ends(meter.period, meter.zone, now_us))
+            if present.spent >= present.amount:
+                raise _exhausted(present, now_us)
+
+
+def _check_concurrency(most: int | None, in_flight: int) -> None:
+    if most is not None and in_flight >= most:
+        raise ConcurrencyLimited(f"This token may make {most} calls at a time.")
+
+
+def _claims(asked: RuledClaim, verdict: Verdict) -> list[Claimed]:
+    if len(verdict.meters) < len(asked.demands):
+        return []
+    return [
+        claimed(meter, bound=demand.bound, estimate=demand.estimate)
+        for meter, demand in zip(verdict.meters, asked.demands, strict=True)
+    ]
+
+
+def _refusal(meters: Sequence[Meter], claims: Sequence[Claimed], judged: Judged, now_us: int) -> ProxyError:
+    """Why a claim was not admitted, by the rows that it locked; what lasts longest comes first."""
+    short = [(meter, why) for meter, call in zip(meters, claims, strict=True) if (why := shortage(meter, call))]
+    for meter, why in short:
+        if why == "exhausted":
+            return _exhausted(meter, now_us)
+    for meter, why in short:
+        if why == "too_small":
+            return _too_small(meter, judged)
+    if short:
+        return BudgetReserved()
+    return ConcurrencyLimited(f"This token may make {judged.concurrency} calls at a time.")
+
+
+def _exhausted(meter: Meter, now_us: int) -> ProxyError:
+    reset_in_s = (meter.period_end - now_us) / US_PER_S
+    if meter.period in RATES:
+        kind = TokensLimited if meter.unit == "tokens" else RateLimited
+        return kind(limit=meter.amount, reset_in_s=reset_in_s, per=meter.period)
+    if meter.period == "total":
+        return BudgetExhausted()
+    reset = iso_utc(datetime.fromtimestamp(meter.period_end // US_PER_S, UTC))
+    return BudgetExhausted(f"This token's budget is used up until {reset}. Wait, or ask your operator for more.")
+
+
+def _too_small(meter: Meter, judged: Judged) -> BudgetTooSmall:
+    left, figures = meter.amount - meter.spent, judged.figures
+    if meter.unit != "usd":
+        return BudgetTooSmall(f"This call may take {figures.tokens} tokens, {left} are left of this token's budget.")
+    fits = figures.output_that_fits(left)
+    hint = f"; `{judged.output_name}` of at most {fits} would fit" if fits and judged.output_name else ""
+    return BudgetTooSmall(
+        f"This call may cost up to ${_dollars(figures.cost)}, ${_dollars(left)} is left of this token's budget{hint}."
+    )
+
+
+def _dollars(micro: int) -> str:
+    return f"{micro // MICRO_PER_DOLLAR}.{micro % MICRO_PER_DOLLAR:06d}".rstrip("0").rstrip(".")

@@ -1,0 +1,176 @@
+"""
+One running call of a token with meters: what it holds of them, and what it is charged at its end.
+
+A call that told its usage is charged what that costs. One that did not, because its client left or its upstream
+failed, is charged what was seen of it or what it was estimated to cost, whichever is more: a budget with a way round
+it is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from llmproxy.bill import Bill
+from llmproxy.headers import Headers
+from llmproxy.limits.bounds import Bounds
+from llmproxy.limits.charge import Charge
+from llmproxy.limits.cost import BeyondReason, NotPriced, cost
+from llmproxy.limits.meters import Claimed, Meter, admitted
+from llmproxy.limits.periods import NEVER_US, US_PER_S
+from llmproxy.limits.price_row import PICO_PER_MICRO, Row
+from llmproxy.limits.reservations import NOTHING, Settlement
+from llmproxy.limits.reservations import Charge as Told
+from llmproxy.limits.usage import usage_of
+from llmproxy.observe.seen import SeenEvents
+from llmproxy.telemetry import metrics
+from llmproxy.times import iso_utc
+
+_MICRO = 10**6
+
+
+class Judged(NamedTuple):
+    """
+    A call as it was judged.
+
+    Attributes:
+        meters: Those that it counts on.
+        row: Its model's, where there is a budget in dollars or a price is known; it is priced by that to its end,
+            unless the response names another model that has a price.
+        tier: As it is asked for.
+        output_name: What the API calls the most tokens that the call may write, where there is such a thing.
+    """
+
+    figures: Bounds
+    meters: tuple[Meter, ...]
+    row: Row | None
+    tier: str | None
+    concurrency: int | None
+    output_name: str | None = None
+
+    @property
+    def has_budget_in_usd(self) -> bool:
+        """Whether its cost is counted."""
+        return any(meter.unit == "usd" for meter in self.meters)
+
+    @property
+    def needs_usage(self) -> bool:
+        """Whether a meter counts what only the response tells."""
+        return any(meter.unit != "requests" for meter in self.meters)
+
+
+class Holding:
+    """
+    What a call holds from its claim to its end.
+
+    Args:
+        judged: As it was claimed.
+        meters, claims: As the claim found the meters, and what it did to each.
+        end: Gets the settlement; None where nothing is held until the end.
+
+    Attributes:
+        events: To be fed with the response's events.
+    """
+
+    __slots__ = ("_claims", "_end", "_judged", "_meters", "events", "request_id")
+
+    def __init__(
+        self,
+        request_id: str,
+        judged: Judged,
+        meters: Sequence[Meter],
+        claims: Sequence[Claimed],
+        end: Callable[[Settlement], None] | None,
+    ) -> None:
+        self.request_id = request_id
+        self.events = SeenEvents()
+        self._judged = judged
+        self._meters, self._claims = tuple(meters), tuple(claims)
+        self._end = end
+
+    @property
+    def needs_usage(self) -> bool:
+        """Whether a meter counts what only the response tells."""
+        return self._judged.needs_usage
+
+    def headers(self) -> Headers:
+        """What the caller is told of what is left, with this call's hold taken off."""
+        present = [admitted(meter, call) for meter, call in zip(self._meters, self._claims, strict=True)]
+        told: Headers = []
+        if dollars := [meter for meter in present if meter.unit == "usd"]:
+            tightest = min(dollars, key=_left)
+            left = max(_left(tightest), 0)
+            told.append(("x-proxy-budget-remaining", f"{left // _MICRO}.{left % _MICRO:06d}"))
+            if tightest.period_end < NEVER_US:
+                reset = datetime.fromtimestamp(tightest.period_end // US_PER_S, UTC)
+                told.append(("x-proxy-budget-reset", iso_utc(reset)))
+        if tokens := [_left(meter) for meter in present if meter.unit == "tokens"]:
+            told.append(("x-proxy-tokens-remaining", str(max(min(tokens), 0))))
+        return told
+
+    def charged(self, billed: Bill) -> Bill:
+        """
+        The bill as the record has it: with what is assumed, where the response left it open.
+
+        Args:
+            billed: Of a call that was sent up and did not fail there.
+        """
+        judged, charge = self._judged, billed.charge
+        if judged.row is None or not judged.has_budget_in_usd or charge.source not in ("absent", "unpriced"):
+            return billed
+        if charge.source == "unpriced" and (priced := _priced(judged, judged.row, billed)) is not None:
+            return billed._replace(charge=Charge(priced, "reported", charge.is_clamped))
+        assumed = Charge(self._assumed_cost(judged.row), "assumed", charge.is_clamped)
+        return billed._replace(charge=assumed)
+
+    def settle(self, billed: Bill, *, is_free: bool) -> None:
+        """
+        The call has ended, and its record is written. Never waits.
+
+        Args:
+            billed: As `charged` has it.
+            is_free: It was not sent up, or failed there.
+        """
+        figures, row = self._judged.figures, self._judged.row
+        microdollars = billed.charge.microdollars or 0
+        if row and microdollars > figures.cost and figures.unbounded is None:
+            metrics.OVER_BOUND.inc()
+        if self._end is None:
+            return
+        is_free = is_free or billed.charge.source in ("none", "stored")
+        told = NOTHING if is_free else Told(microdollars, self._tokens(billed))
+        self._end(Settlement(self.request_id, told, "settled", self._meters))
+
+    def _tokens(self, billed: Bill) -> int:
+        if billed.usage_source in ("reported", "partial") and billed.metadata:
+            usage = usage_of(billed.metadata)
+            return usage.input + usage.output
+        figures = self._judged.figures
+        return min(max(figures.likely_in + self.events.count, figures.likely_tokens), figures.tokens)
+
+    def _assumed_cost(self, row: Row) -> int:
+        """What was seen or estimated. What a reasoning model thinks nobody sees: there the hold is the least."""
+        figures = self._judged.figures
+        rates = row.rates(self._judged.tier, figures.likely_in)
+        pico = figures.likely_in * max(rates.text_in, 0) + self.events.count * max(rates.text_out, 0)
+        least = self._dearest_hold() if row.reasons else 0
+        return min(max(-(-pico // PICO_PER_MICRO), figures.likely_cost, least), figures.cost)
+
+    def _dearest_hold(self) -> int:
+        holds = [call.hold for meter, call in zip(self._meters, self._claims, strict=True) if meter.unit == "usd"]
+        return max(holds, default=0)
+
+
+def _left(meter: Meter) -> int:
+    return meter.amount - meter.spent - meter.reserved
+
+
+def _priced(judged: Judged, row: Row, billed: Bill) -> int | None:
+    """What the usage costs at the row that the call was judged by; None where that has no price for it either."""
+    if billed.usage_source not in ("reported", "partial") or not billed.metadata:
+        return None
+    try:
+        return cost(row, usage_of(billed.metadata), judged.tier)
+    except (NotPriced, BeyondReason):
+        return None

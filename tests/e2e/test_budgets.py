@@ -1,0 +1,448 @@
+"""Budgets of tokens and projects, through the running proxy: what passes, what is refused, what is charged."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.http_by_hand import Broken, HandClient, call
+from tests.meters import DOLLAR, UsingUpstream, add_meter, asking, numbers, rule, set_columns, settled
+from tests.servers import wait_for
+
+CHAT = "/v1/chat/completions"
+JSON = ("Content-Type", "application/json")
+
+
+@pytest.fixture(scope="module")
+def running_using():
+    with UsingUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def using(running_using):
+    """An upstream that uses what it is told to, and has seen nothing yet."""
+    running_using.seen.clear()
+    running_using.goes_on.clear()
+    return running_using
+
+
+@pytest.fixture
+def token(token_for, using):
+    """A token in front of that."""
+    return token_for(using.url)
+
+
+@pytest.fixture
+def chat(proxy, token):
+    """Makes a chat, of this token by default; what comes back."""
+
+    def make(body=None, path=CHAT, bearer=token.bearer, headers=(JSON,), method="POST"):
+        return call(proxy.url, method, path, bearer, *headers, body=asking() if body is None else body)
+
+    return make
+
+
+def code(answer):
+    return answer.status, answer.json["error"]["code"]
+
+
+def test_a_call_is_charged_what_it_costs_and_its_caller_told_what_is_left(proxy, chat, token):
+    meter = add_meter(proxy, token)
+
+    answer = chat(asking("gpt-4.1", used=(1000, 100), max_tokens=100))
+
+    record = proxy.record_of(answer["x-proxy-request-id"])
+    assert (answer.status, record["cost_usd"], record["cost_source"]) == (200, 0.0028, "reported")
+    assert settled(proxy, meter) == (2800, 0, 0)
+    # Before the call's end, its hold is taken off.
+    assert 0.99 < float(answer["x-proxy-budget-remaining"]) < 1
+    assert answer["x-proxy-budget-reset"].endswith("T00:00:00Z")
+
+
+def test_a_budget_that_is_used_up_lets_nothing_pass(proxy, chat, token, using):
+    meter = add_meter(proxy, token, amount=2800)
+    assert chat(asking("gpt-4.1", used=(1000, 100))).status == 200
+    settled(proxy, meter)
+    using.seen.clear()
+
+    refused = chat()
+
+    assert code(refused) == (429, "budget_exhausted")
+    assert refused.json["error"]["type"] == "insufficient_quota"
+    assert refused["x-should-retry"] == "false"
+    assert using.seen == []
+
+
+def test_a_projects_budget_holds_for_all_its_tokens_and_for_no_others(proxy, token, using, chat):
+    other, stranger = proxy.issue_token(token.project_id), proxy.issue_token(proxy.create_project(base_url=using.url))
+    meter = add_meter(proxy, token.project_id, amount=2800)
+    chat(asking("gpt-4.1", used=(1000, 100)))
+    settled(proxy, meter)
+
+    assert code(chat(bearer=other.bearer)) == (429, "budget_exhausted")
+    assert chat(bearer=stranger.bearer).status == 200
+
+
+def test_what_a_running_call_may_cost_is_held(proxy, chat, token, using):
+    meter = add_meter(proxy, token, amount=30_000, reserve="bound")
+    asked = asking("gpt-4.1", used=(1000, 100), max_tokens=3000, service_tier="default", waits=True)
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(chat, asked)
+        wait_for(lambda: using.seen)
+
+        held = numbers(proxy, meter)
+        refused = chat(asked)
+        using.goes_on.set()
+        assert running.result().status == 200
+
+    assert held.spent == 0 and 24_000 < held.reserved == held.bounds < 25_000
+    assert code(refused) == (429, "budget_reserved")
+    assert 10_000 <= int(refused["retry-after-ms"]) <= 30_000
+    assert settled(proxy, meter) == (2800, 0, 0)
+
+
+def test_a_call_that_may_cost_more_than_is_left_is_told_what_would_fit(proxy, chat, token, using):
+    add_meter(proxy, token, amount=10_000, reserve="bound")
+
+    refused = chat(asking("gpt-4.1", max_tokens=3000))
+
+    assert code(refused) == (429, "budget_too_small")
+    assert "`max_completion_tokens` of at most 6" in refused.json["error"]["message"]
+    assert using.seen == []
+
+
+def test_a_call_without_a_bound_passes_no_budget_that_reserves_it(proxy, chat, token, using):
+    add_meter(proxy, token, reserve="bound")
+
+    refused = chat(
+        json.dumps({"model": "gpt-5", "tools": [{"type": "web_search"}], "input": "?"}).encode(), "/v1/responses"
+    )
+
+    assert code(refused) == (429, "budget_too_small")
+    assert using.seen == []
+
+
+def test_ten_calls_at_once_pass_a_fresh_budget(proxy, chat, token, using):
+    meter = add_meter(proxy, token, amount=2 * DOLLAR)
+    with ThreadPoolExecutor(10) as pool:
+        running = [pool.submit(chat, asking(waits=True)) for _ in range(10)]
+        wait_for(lambda: len(using.seen) == 10)
+        using.goes_on.set()
+
+        assert [done.result().status for done in running] == [200] * 10
+    settled(proxy, meter)
+
+
+# What is not known beforehand, or never told.
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "status", "reason"),
+    [
+        (asking("nobodys-model"), CHAT, 403, "model_not_priced"),
+        (b'{"messages": []}', CHAT, 403, "model_undetermined"),
+        (b'{"model": "gpt-5", "background": true}', "/v1/responses", 400, "parameter_not_allowed"),
+        (b'{"input_file_id": "f"}', "/v1/batches", 403, "endpoint_not_allowed"),
+        (b'{"assistant_id": "a"}', "/v1/threads/runs", 403, "endpoint_not_allowed"),
+        (b"{}", "/v1/realtime/client_secrets", 403, "endpoint_not_allowed"),
+        (b"{}", "/v1/what/is/this", 403, "endpoint_not_allowed"),
+        (b'{"model": "gpt-5", "model": "gpt-4o"}', CHAT, 400, "ambiguous_body"),
+        (b'{"model": "gpt-5", "Model": "gpt-4o"}', CHAT, 400, "ambiguous_body"),
+        (b'\xef\xbb\xbf{"model": "gpt-5"}', CHAT, 400, "ambiguous_body"),
+        (b'{"model": "gpt-5"} x', CHAT, 400, "ambiguous_body"),
+        (b'["gpt-5"]', CHAT, 400, "ambiguous_body"),
+        (b'{"model": ["gpt-5"]}', CHAT, 400, "ambiguous_body"),
+    ],
+)
+def test_what_nobody_could_charge_goes_up_with_no_byte(proxy, chat, token, using, body, path, status, reason):
+    meter = add_meter(proxy, token)
+
+    refused = chat(body, path)
+
+    assert code(refused) == (status, reason)
+    assert len(refused.json["error"]["message"]) > 20
+    assert using.seen == []
+    assert numbers(proxy, meter) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("rules", "body", "path", "status", "reason"),
+    [
+        ({"endpoints": ["batches"]}, b'{"input_file_id": "f"}', "/v1/batches", 403, "model_not_priced"),
+        (
+            {"endpoints": ["assistants"]},
+            b'{"assistant_id": "a", "model": "gpt-5"}',
+            "/v1/threads/runs",
+            400,
+            "parameter_not_allowed",
+        ),
+        (
+            {"endpoints": ["realtime/client_secrets"]},
+            b"{}",
+            "/v1/realtime/client_secrets",
+            403,
+            "model_not_priced",
+        ),
+    ],
+)
+def test_what_ends_later_or_elsewhere_is_refused_also_where_rules_name_it(
+    proxy, chat, token, using, rules, body, path, status, reason
+):
+    add_meter(proxy, token)
+    rule(proxy, token, rules)
+
+    assert code(chat(body, path)) == (status, reason)
+    assert using.seen == []
+
+
+def test_a_compressed_body_is_refused(proxy, chat, token, using):
+    add_meter(proxy, token)
+
+    assert code(chat(b"...", headers=(JSON, ("Content-Encoding", "gzip")))) == (415, "encoded_body")
+    assert using.seen == []
+
+
+# The end of a call.
+
+
+def test_a_failure_of_the_upstream_costs_nothing(proxy, chat, token):
+    meter = add_meter(proxy, token)
+
+    assert chat(asking(status=500)).status == 500
+
+    assert settled(proxy, meter) == (0, 0, 0)
+
+
+def test_usage_that_nobody_tells_is_assumed(proxy, chat, token):
+    meter = add_meter(proxy, token)
+    body = asking("gpt-4.1", silent=True, max_tokens=1000)
+
+    answer = chat(body)
+
+    record = proxy.record_of(answer["x-proxy-request-id"])
+    estimate = -(-len(body) // 4) * 2 + 1000 * 8
+    assert (record["cost_source"], round(record["cost_usd"] * DOLLAR)) == ("assumed", estimate)
+    assert settled(proxy, meter).spent == estimate
+
+
+def test_a_stream_tells_its_usage_to_the_budget_and_not_to_its_caller(proxy, chat, token, using):
+    plain = proxy.issue_token(token.project_id)
+    as_sent = chat(asking("gpt-4.1", stream=True), bearer=plain.bearer)
+    meter = add_meter(proxy, token)
+
+    answer = chat(asking("gpt-4.1", used=(1000, 100), stream=True))
+
+    assert settled(proxy, meter).spent == 2800
+    assert b'"choices": []' not in answer.body and answer.body.endswith(b"data: [DONE]\n\n")
+    assert answer.body.replace(b', "usage": null', b"") == as_sent.body
+    assert b"include_usage" in using.seen[-1] and b"include_usage" not in using.seen[0]
+
+
+def test_who_hangs_up_is_charged_what_was_seen(proxy, token, recorder, token_for):
+    token = token_for(recorder.url)
+    meter = add_meter(proxy, token, amount=10 * DOLLAR)
+    event = b'data: {"object": "chat.completion.chunk", "model": "gpt-4.1", "choices": [{}], "usage": null}\n\n'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    sent = event * 20_000
+    recorder.answers(head + b"%x\r\n" % len(sent) + sent + b"\r\n")
+    body = json.dumps({"model": "gpt-4.1", "messages": [], "stream": True, "max_tokens": 32_000}).encode()
+    with HandClient(proxy.url) as client:
+        client.send_request("POST", CHAT, token.bearer, JSON, body=body)
+        seen = b""
+        while seen.count(event[:5]) < 20_000:
+            seen += client.sock.recv(1 << 16)
+
+    [record] = proxy.wait_for_records(1, token)
+    charged = settled(proxy, meter).spent
+    assert (record["outcome"], record["cost_source"]) == ("client_closed", "assumed")
+    assert charged == round(record["cost_usd"] * DOLLAR) == -(-len(body) // 4) * 2 + 20_000 * 8
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        {"prompt_tokens_details": {"cached_tokens": 10**6}},
+        {"prompt_tokens": -5, "completion_tokens": -7},
+        {"prompt_tokens": 2**53},
+        {"completion_tokens": 10**18},
+    ],
+)
+def test_usage_that_cannot_be_never_gives_anything_back(proxy, chat, token, says):
+    meter = add_meter(proxy, token, spent=500, period_end=2**62, period="total")
+
+    answer = chat(asking("gpt-4.1", used=(1000, 100), says=says))
+
+    record = proxy.record_of(answer["x-proxy-request-id"])
+    spent = settled(proxy, meter).spent
+    assert 500 <= spent == 500 + round(record["cost_usd"] * DOLLAR) <= 500 + 10**12
+
+
+def test_a_thousand_prompts_are_held_a_thousand_times(proxy, chat, token, using):
+    meter = add_meter(proxy, token, amount=100 * DOLLAR, reserve="bound")
+    body = asking("gpt-3.5-turbo-instruct", prompt=["x"] * 1000, max_tokens=1000, waits=True)
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(chat, body, "/v1/completions")
+        wait_for(lambda: using.seen)
+
+        held = numbers(proxy, meter).bounds
+        using.goes_on.set()
+        running.result()
+
+    assert held >= 1000 * 1000 * 2  # $2 a million
+
+
+# Tokens, requests, models, rates.
+
+
+def test_a_budget_of_tokens_counts_both_directions(proxy, chat, token):
+    meter = add_meter(proxy, token, unit="tokens", amount=10_000)
+
+    answer = chat(asking(used=(30, 12), max_tokens=100))
+
+    assert settled(proxy, meter).spent == 42
+    assert int(answer["x-proxy-tokens-remaining"]) < 10_000
+    assert not answer.all("x-proxy-budget-remaining")
+
+
+def test_a_budget_of_requests_counts_what_is_admitted(proxy, chat, token):
+    add_meter(proxy, token, unit="requests", amount=2)
+
+    answers = [chat() for _ in range(3)]
+
+    assert [answer.status for answer in answers] == [200, 200, 429]
+    assert code(answers[-1]) == (429, "budget_exhausted")
+
+
+@pytest.mark.parametrize(("unit", "kind"), [("requests", "requests"), ("tokens", "tokens")])
+def test_a_rate_says_when_it_begins_anew(proxy, chat, token, unit, kind):
+    add_meter(proxy, token, unit=unit, period="hour", amount=1)
+    chat(asking(used=(3, 3)))
+
+    refused = chat()
+
+    assert code(refused) == (429, "rate_limit_exceeded")
+    assert refused.json["error"]["type"] == kind
+    assert 0 < int(refused["retry-after"]) <= 3600
+    assert refused[f"x-ratelimit-limit-{unit}"] == "1"
+
+
+def test_a_meter_for_some_models_counts_them_alone(proxy, chat, token):
+    meter = add_meter(proxy, token, models="gpt-4.1,o3*", amount=2800)
+
+    chat(asking("gpt-4o-mini", used=(1000, 1000)))
+    assert numbers(proxy, meter).spent == 0
+    chat(asking("gpt-4.1-2025-04-14", used=(1000, 100)))
+
+    assert settled(proxy, meter).spent == 2800
+    assert code(chat(asking("gpt-4.1"))) == (429, "budget_exhausted")
+    assert chat(asking("gpt-4o-mini")).status == 200
+
+
+# Concurrency.
+
+
+def test_no_more_calls_run_at_once_than_may(proxy, chat, token, using):
+    rule(proxy, token, {"concurrency": 2})
+    with ThreadPoolExecutor() as pool:
+        running = [pool.submit(chat, asking(waits=True)) for _ in range(2)]
+        wait_for(lambda: len(using.seen) == 2)
+
+        refused = chat()
+        using.goes_on.set()
+        assert [done.result().status for done in running] == [200, 200]
+
+    assert code(refused) == (429, "concurrency_limit_exceeded")
+    assert 1000 <= int(refused["retry-after-ms"]) <= 3000
+    wait_for(lambda: chat().status == 200)
+
+
+def test_what_clients_leave_at_any_time_frees_its_place(proxy, chat, token, using):
+    rule(proxy, token, {"concurrency": 2})
+    body = asking(waits=True)
+    request = b"POST %s HTTP/1.1\r\nHost: h\r\nAuthorization: %s\r\nContent-Length: %d\r\n\r\n" % (
+        CHAT.encode(),
+        token.bearer[1].encode(),
+        len(body),
+    )
+    for part in (request, request + body[:5], request + body):
+        for _ in range(4):
+            with HandClient(proxy.url) as client:
+                client.sock.sendall(part)
+    using.goes_on.set()
+    chat(asking(status=502))
+
+    def in_flight():
+        [row] = proxy.rows(f"SELECT in_flight FROM tokens WHERE id = '{token.id}'")
+        return row["in_flight"]
+
+    wait_for(lambda: in_flight() == 0, otherwise=proxy.output)
+    assert chat().status == 200
+
+
+# Large bodies, forms, and what is not read.
+
+
+def test_a_large_body_goes_up_as_it_came(proxy, chat, token, using):
+    meter = add_meter(proxy, token, amount=10 * DOLLAR)
+    body = asking("gpt-4.1", used=(1000, 100), messages=[{"role": "user", "content": "é" * 400_000}])
+
+    answer = chat(body)
+
+    assert (answer.status, using.seen) == (200, [body])
+    assert settled(proxy, meter).spent == 2800
+    assert list((proxy.data_dir / "tmp").iterdir()) == []
+
+
+def test_a_form_is_read_for_its_model(proxy, token_for, recorder, chat):
+    token = token_for(recorder.url)
+    meter = add_meter(proxy, token)
+    told = b'{"text": "hi", "usage": {"type": "duration", "seconds": 60}}'
+    recorder.answers(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(told) + told
+    )
+    form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.mp3"\r\n\r\n' + b"\0" * 300_000
+    form += b'\r\n--b\r\nContent-Disposition: form-data; name="model"\r\n\r\n%s\r\n--b--\r\n'
+    headers = (("Content-Type", "multipart/form-data; boundary=b"),)
+
+    answer = chat(form % b"whisper-1", "/v1/audio/transcriptions", token.bearer, headers)
+    refused = chat(form % b"nobodys", "/v1/audio/transcriptions", token.bearer, headers)
+
+    assert (answer.status, recorder.received().body) == (200, form % b"whisper-1")
+    assert settled(proxy, meter).spent == 6000
+    assert code(refused) == (403, "model_not_priced")
+
+
+def test_a_plain_token_sees_nothing_of_all_this(proxy, chat, token, using):
+    others = proxy.issue_token(token.project_id)
+    add_meter(proxy, others)
+
+    answer = chat(b'{"model": "gpt-5", "Model": "x"}')
+
+    assert answer.status == 200
+    assert not [name for name, _ in answer.headers if name.lower().startswith("x-proxy-budget")]
+
+
+# Changes and accidents.
+
+
+def test_a_raised_amount_holds_from_the_next_call_on(proxy, chat, token):
+    meter = add_meter(proxy, token, amount=1, spent=1, period="total", period_end=2**62)
+    assert code(chat()) == (429, "budget_exhausted")
+
+    set_columns(proxy, "meters", f"id = '{meter}'", amount=DOLLAR)
+
+    assert chat().status == 200
+
+
+def test_a_broken_connection_leaves_nothing_held(proxy, token_for, recorder):
+    token = token_for(recorder.url)
+    meter = add_meter(proxy, token)
+    recorder.answers(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{", closes=True)
+
+    with pytest.raises(Broken):
+        call(proxy.url, "POST", CHAT, token.bearer, JSON, body=asking("gpt-4.1", max_tokens=10))
+
+    [record] = proxy.wait_for_records(1, token)
+    assert record["cost_source"] == "assumed"
+    assert settled(proxy, meter).spent == round(record["cost_usd"] * DOLLAR) > 0
