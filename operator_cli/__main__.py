@@ -13,7 +13,7 @@ from operator_cli.output import show
 PROJECT = ("name", "id", "is_active", "key_hint", "base_url", "created_at")
 TOKEN = ("id", "label", "project_id", "is_active", "expires_at", "request_count", "rate_limit", "last_used_at")
 SUMS = ("requests", "refusals", "errors", "prompt_tokens", "completion_tokens", "cost_usd")
-_WHO = {"hour": ("hour",), "day": ("day",), "model": ("model",)}
+_WHO = {"project": ("name",), "token": ("token_id", "name")}
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
 limited = click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="Rows at most.")
@@ -210,6 +210,7 @@ def set_limit(api: Api, token_id: str, rate_limit: int | None, is_default: bool,
 @click.option("--project", help="Of this project alone.")
 @click.option("--token", "token_id", help="Of the token with this public id alone.")
 @click.option("--model", help="Of this model alone.")
+@click.option("--tz", help="With --by day: days of this zone, such as Europe/Berlin, and not of UTC.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True,
               help="Rows at most, if not hours or days.")  # fmt: skip
 @as_json
@@ -223,14 +224,15 @@ def usage(
     project: str | None,
     limit: int,
     as_json: bool,
-    **who: Any,
+    **more: Any,
 ) -> None:
     """Sums of usage and what they cost."""
     whose = api.project_id(project) if project else None
-    query = {"group_by": by, "from": begin, "to": end, "project_id": whose, **who}
+    query = {"group_by": by, "from": begin, "to": end, "project_id": whose, **more}
     answer = api.usage(limit=limit, **query)
-    total = {by: "total", "name": "total", **answer["total"]}
-    show(answer if as_json else [*answer["data"], total], as_json=as_json, columns=(*_WHO.get(by, ("name",)), *SUMS))
+    who_or_when = _WHO.get(by, (by,))
+    total = {who_or_when[0]: "total", **answer["total"]}
+    show(answer if as_json else [*answer["data"], total], as_json=as_json, columns=(*who_or_when, *SUMS))
 
 
 def _show_secret(issued: dict[str, Any], *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 
 import click
@@ -36,7 +37,7 @@ class Api:
                 method, self._base + path, params=given, json=body, timeout=TIMEOUT_S, allow_redirects=False
             )
         except (requests.RequestException, UnicodeError) as exc:
-            where = "Name the proxy by --url or LLM_PROXY_URL."
+            where = "Name the proxy by --url or LLM_PROXY_URL, as in http://127.0.0.1:8080."
             raise click.ClickException(f"No answer from {self._base}: {type(exc).__name__}. {where}") from exc
         if answer.ok and not answer.content:
             return None
@@ -49,6 +50,8 @@ class Api:
             raise click.ClickException(
                 f"{self._base} answers {answer.status_code} and no JSON: is it the proxy's listener for operators?"
             ) from exc
+        if answer.status_code == HTTPStatus.UNAUTHORIZED:
+            words = f"{self._base} does not take this management token: see MANAGEMENT_TOKEN or --token-file."
         raise click.ClickException(f"{words} ({answer.status_code})")
 
     def rows(self, path: str, *, limit: int, **query: Any) -> Iterator[dict[str, Any]]:

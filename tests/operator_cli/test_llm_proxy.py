@@ -106,6 +106,24 @@ def test_a_limit_holds_for_the_next_call(server: Server, typed: Typed) -> None:
     assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
 
 
+def test_days_may_be_those_of_a_zone(typed: Typed) -> None:
+    span = ("--from", "2026-03-28T23:00:00Z", "--to", "2026-03-30T22:00:00Z")
+
+    shown = typed("usage", "--by", "day", "--tz", "Europe/Berlin", *span).stdout.splitlines()
+    assert [line.split()[0] for line in shown] == [
+        "DAY", "2026-03-29T00:00:00+01:00", "2026-03-30T00:00:00+02:00", "total",
+    ]  # fmt: skip
+
+
+def test_usage_of_tokens_tells_their_ids(server: Server, typed: Typed) -> None:
+    [record] = server.leave_records(1)
+    token = server.record_of(record)["token"]
+    wait_for(lambda: server.manage("GET", "/usage")[1]["total"]["requests"] == 1, timeout_s=20)
+
+    shown = [line.split() for line in typed("usage", "--by", "token").stdout.splitlines()]
+    assert shown[0][:3] == ["TOKEN", "ID", "NAME"] and shown[1][:3] == [token, "-", "1"] and shown[2][0] == "total"
+
+
 def test_usage_is_a_table_with_its_total(server: Server, typed: Typed) -> None:
     server.create_project(name="shop")
 
@@ -136,9 +154,11 @@ def test_usage_and_lists_are_read_page_by_page(server: Server, monkeypatch: pyte
     [
         (["projects", "show", "nobody"], {}, "no project with the name or id 'nobody'"),
         (["tokens", "show", "../projects"], {}, "no token's public id"),
-        (["tokens", "list"], {"MANAGEMENT_TOKEN": "wrong-token"}, "(401)"),
+        (["tokens", "list"], {"MANAGEMENT_TOKEN": "wrong-token"}, "does not take this management token"),
         (["tokens", "list"], {"MANAGEMENT_TOKEN": ""}, "Set MANAGEMENT_TOKEN"),
         (["tokens", "list"], {"LLM_PROXY_URL": "http://127.0.0.1:9"}, "No answer from http://127.0.0.1:9/manage"),
+        (["tokens", "list"], {"LLM_PROXY_URL": "127.0.0.1:9"}, "as in http://"),
+        (["usage", "--by", "day", "--tz", "Asia/Kolkata"], {}, "off from UTC by a part of an hour"),
     ],
 )
 def test_what_goes_wrong_is_one_line_that_says_what_to_do(
