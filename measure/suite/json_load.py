@@ -42,14 +42,14 @@ def json_round(server: Server, *, requests: int, concurrency: int) -> JsonRound:
     return JsonRound(len(times) / took, [seconds * 1000 for seconds in times])
 
 
-def json_turns(servers: Sequence[Server], seconds: float) -> list[list[Turn]]:
+def json_turns(servers: Sequence[Server], seconds: float, body: bytes = BODY) -> list[list[Turn]]:
     """
     The CPU of each server's calls, all of them taking turns for so long.
 
     All that a server did since the last look counts for its turn: what it does in the background comes later.
     """
     with ExitStack() as held:
-        loads = [held.enter_context(_load(server, 32)) for server in servers]
+        loads = [held.enter_context(_load(server, 32, body)) for server in servers]
         for load in loads:
             load.times_s(500)
         turns: list[list[Turn]] = [[] for _ in servers]
@@ -68,8 +68,8 @@ def json_turns(servers: Sequence[Server], seconds: float) -> list[list[Turn]]:
     return turns
 
 
-def _load(server: Server, concurrency: int) -> PlainLoad:
-    return PlainLoad(server.port, request(server.bearer), concurrency)
+def _load(server: Server, concurrency: int, body: bytes = BODY) -> PlainLoad:
+    return PlainLoad(server.port, request(server.bearer, body=body), concurrency)
 
 
 def requests_per_s(server: Server, work: Path, *, duration_s: int, concurrency: int = 32) -> float:

@@ -17,6 +17,7 @@ from pathlib import Path
 from measure.suite.json_load import JsonRound, json_round, json_turns, requests_per_s
 from measure.suite.lockstep import Lockstep
 from measure.suite.peers import peers
+from measure.suite.sample import LIMITS, LONG_BODY
 from measure.suite.server import ROOT, Server, call, one_kept_free
 from measure.suite.stage import bare_flask, proxy, proxy_that_answers
 from measure.suite.stream_load import StreamRound, open_stream, stream_round
@@ -44,10 +45,12 @@ def json_calls(work: Path, *, seconds: float) -> Figures:
             "embedded": up.enter_context(proxy(upstream, work / "embedded", workers=0)),
             **_peers(up, upstream, work),
         }
-        for side in (pair | others).values():
+        ruled = up.enter_context(proxy(upstream, work / "ruled", limits=LIMITS))
+        for side in (*pair.values(), *others.values(), ruled):
             side.run_on(processor)
         bare, proxied = json_turns(list(pair.values()), seconds)
         rest = json_turns(list(others.values()), seconds)
+        base, with_rules = map(cost_us, json_turns([pair["bare"], ruled], seconds, LONG_BODY))
     costs = dict(zip(pair | others, map(cost_us, (bare, proxied, *rest)), strict=True))
     ratios = [cost_us(ours) / cost_us(base) for ours, base in zip(_parts(proxied), _parts(bare), strict=True)]
     return {
@@ -55,6 +58,8 @@ def json_calls(work: Path, *, seconds: float) -> Figures:
         "json_beside_bare": costs["proxy"] / costs["bare"],
         "json_beside_bare_lowest": min(ratios),
         "json_beside_bare_highest": max(ratios),
+        "ruled_json_us": with_rules,
+        "ruled_json_beside_bare": with_rules / base,
     }
 
 

@@ -7,6 +7,21 @@ import json
 UPSTREAM_KEY = "sk-benchmark-0123456789"
 CHAT = "/v1/chat/completions"
 BODY = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}).encode()
+# One of 2 KB, whose output is bounded; and what a token's owner may want to have limited.
+LONG_BODY = json.dumps(
+    {"model": "gpt-4o", "max_tokens": 512, "messages": [{"role": "user", "content": "Hello " * 320}]}
+).encode()
+LIMITS = {
+    "rules": {
+        "models": ["gpt-5", "gpt-4o*", "text-embedding-3-*"],
+        "addresses": ["127.0.0.0/8", "2001:db8::/32"],
+        "limits": {"max_output_tokens": 4096, "tools": ["function"], "n": 1},
+    },
+    "meters": [
+        {"unit": "usd", "period": "day", "amount": "1000000"},
+        {"unit": "tokens", "period": "minute", "amount": 1_000_000_000},
+    ],
+}
 HEADERS = {
     "Content-Type": "application/json",
     "Accept": "application/json",

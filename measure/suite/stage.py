@@ -6,7 +6,7 @@ import base64
 import json
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +47,7 @@ def proxy(
     workers: int = 1,
     checkout: Path = ROOT,
     stream_usage: str = "as-sent",
+    limits: Mapping[str, Any] | None = None,
     database_url: str = "",
 ) -> Iterator[Server]:
     """
@@ -56,13 +57,14 @@ def proxy(
         data_dir: Where its database is kept, if it has no other one.
         checkout: Whose code is run, by its own .venv where it has one.
         stream_usage: The setting of the token's project.
+        limits: The token's rules and meters, as the management API takes them.
         database_url: Another database than SQLite.
     """
     secret = secrets.token_urlsafe(24)
     with proxy_that_answers(
         upstream, data_dir, secret, workers=workers, checkout=checkout, database_url=database_url
     ) as server:
-        yield replace(server, bearer=_issue_token(replace(server, bearer=secret), stream_usage))
+        yield replace(server, bearer=_issue_token(replace(server, bearer=secret), stream_usage, limits or {}))
 
 
 @contextmanager
@@ -104,10 +106,10 @@ def proxy_that_answers(
             yield replace(server, pids=(process.pid,))
 
 
-def _issue_token(server: Server, stream_usage: str) -> str:
+def _issue_token(server: Server, stream_usage: str, limits: Mapping[str, Any]) -> str:
     project = {"name": secrets.token_hex(8), "openai_api_key": UPSTREAM_KEY, "stream_usage": stream_usage}
     made = _made(call(server, "POST", "/manage/projects", project))
-    wanted = {"project_id": made["id"], "duration_hours": LONGEST_RUN_HOURS}
+    wanted = {"project_id": made["id"], "duration_hours": LONGEST_RUN_HOURS, **limits}
     token: str = _made(call(server, "POST", "/manage/tokens", wanted))["token"]
     return token
 

@@ -39,6 +39,7 @@ TARGETS = (
     Target("events lost, 800 streams of 50/s, two workers", "streams_800_lost", 0, 0, ""),
     Target("added delay of such an event, p99", "streams_800_added_p99_ms", 30, 20, "ms"),
     Target("CPU of a JSON call beside a bare Flask view, same server", "json_beside_bare", 1.2, 1.0, "x"),
+    Target("the same with rules and two meters, a body of 2 KB", "ruled_json_beside_bare", 1.8, 1.5, "x"),
     Target("added time to first byte, one client, p50", "first_byte_p50_ms", 1.0, 0.5, "ms"),
     Target("added time to first byte, one client, p99", "first_byte_p99_ms", 3, 1.5, "ms"),
     Target("share (PSS) of one of two workers, at rest", "memory_rest_share_mb", 45, 40, "MB"),
