@@ -292,7 +292,12 @@ def send_up(parts: Services, call: Call, request: UpstreamRequest) -> UpstreamRe
         ProxyError: what `Upstream.open` does.
     """
     call.sent_up(request.conceals)
-    response = parts.upstream.open(request)
+    try:
+        response = parts.upstream.open(request)
+    except ProxyError:
+        if not call.guard.has_upstream:
+            call.never_left()
+        raise
     call.head_came(response.status_code, response.headers.get("x-request-id"))
     if response.status_code == UNAUTHORIZED:
         # It speaks of the operator's key; told to the caller it would cost a good token.

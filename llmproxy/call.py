@@ -183,6 +183,10 @@ class Call:
         self._conceals = conceals
         self._sent_up = time.perf_counter()
 
+    def never_left(self) -> None:
+        """There was no connection to the upstream, which has seen nothing of it, and charges nothing."""
+        self._sent_up = 0.0
+
     def head_came(self, status: int, request_id: str | None) -> None:
         """The head of the upstream's response is there, and our time goes on."""
         self._enter(_HEAD_CAME, after=_SENT_UP)

@@ -51,7 +51,7 @@ CHECKPOINT_TICK_S = 1.0
 # A call is to be cut within 5 s; one that neither reads nor sends is only ended at the second look.
 CUT_TICK_S = 1.5
 PROJECTS_TICK_S = 10.0
-RESERVATIONS_TICK_S = 10.0
+RESERVATIONS_TICK_S = 5.0
 CLEANUP_TICK_S = 600.0
 SIGN_INS_TICK_S = 2.0
 # Records per batch. More cost less each, but the write lock that the sums need keeps admissions waiting, and

@@ -65,6 +65,11 @@ class CallGuard:
             raise self.ended_by
         self._guarded = upstream
 
+    @property
+    def has_upstream(self) -> bool:
+        """There was a connection to the upstream, so that something may have been sent on it."""
+        return self._guarded is not None
+
     def stop(self) -> None:
         """End nothing any more. Must come before the upstream connection goes back to the pool."""
         self._guarded = self._waiter = None

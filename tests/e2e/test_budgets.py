@@ -1,13 +1,16 @@
 """Budgets of tokens and projects, through the running proxy: what passes, what is refused, what is charged."""
 
 import json
+import os
+import random
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.http_by_hand import Broken, HandClient, call
 from tests.meters import DOLLAR, UsingUpstream, add_meter, asking, numbers, rule, set_columns, settled
-from tests.servers import wait_for
+from tests.servers import DEPLOYED, Server, wait_for
 
 CHAT = "/v1/chat/completions"
 JSON = ("Content-Type", "application/json")
@@ -211,6 +214,17 @@ def test_a_failure_of_the_upstream_costs_nothing(proxy, chat, token):
 
     assert chat(asking(status=500)).status == 500
 
+    assert settled(proxy, meter) == (0, 0, 0)
+
+
+def test_an_upstream_that_nobody_reaches_costs_nothing(proxy, chat, token_for):
+    token = token_for("http://127.0.0.1:9")
+    meter = add_meter(proxy, token)
+
+    answer = chat(bearer=token.bearer)
+
+    record = proxy.record_of(answer["x-proxy-request-id"])
+    assert (answer.status, record["cost_usd"], record["cost_source"]) == (502, 0, "none")
     assert settled(proxy, meter) == (0, 0, 0)
 
 
@@ -446,3 +460,70 @@ def test_a_broken_connection_leaves_nothing_held(proxy, token_for, recorder):
     [record] = proxy.wait_for_records(1, token)
     assert record["cost_source"] == "assumed"
     assert settled(proxy, meter).spent == round(record["cost_usd"] * DOLLAR) > 0
+
+
+def test_what_a_killed_worker_held_is_let_go_and_charged(using, tmp_path):
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=using.url, WEB_CONCURRENCY="2") as proxy:
+        token = proxy.issue_token()
+        rule(proxy, token, {"concurrency": 2})
+        meter = add_meter(proxy, token, amount=10 * DOLLAR)
+        body = asking("gpt-4.1", max_tokens=1000, waits=True)
+        estimate = -(-len(body) // 4) * 2 + 1000 * 8
+
+        def hang(_):
+            with pytest.raises((Broken, OSError)):
+                call(proxy.url, "POST", CHAT, token.bearer, JSON, body=body)
+
+        with ThreadPoolExecutor() as pool:
+            running = pool.map(hang, range(2))
+            wait_for(lambda: len(using.seen) == 2)
+            for pid in proxy.worker_pids():
+                os.kill(pid, signal.SIGKILL)
+            list(running)
+            using.goes_on.set()
+
+        assert settled(proxy, meter).spent == 2 * estimate
+        assert proxy.rows("SELECT DISTINCT state FROM reservations") == [{"state": "assumed"}]
+        assert proxy.rows(f"SELECT in_flight FROM tokens WHERE id = '{token.id}'") == [{"in_flight": 0}]
+        with ThreadPoolExecutor() as pool:
+            answers = pool.map(lambda _: call(proxy.url, "POST", CHAT, token.bearer, JSON, body=asking()), range(2))
+            assert [answer.status for answer in answers] == [200, 200]
+
+
+def test_sixty_four_clients_spend_no_more_than_a_budget_that_reserves_bounds(using, tmp_path):
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=using.url, WEB_CONCURRENCY="4") as proxy:
+        token = proxy.issue_token(rate_limit=10**6)
+        meter = add_meter(proxy, token, reserve="bound")
+
+        def spend(number):
+            drawn = random.Random(number)
+            statuses = []
+            for _ in range(6):
+                out = drawn.randrange(2_000, 10_000)  # $0.02 to $0.10 at most
+                body = asking("gpt-4.1", used=(100, drawn.randrange(out)), max_tokens=out, lasts=0.05)
+                statuses.append(call(proxy.url, "POST", CHAT, token.bearer, JSON, body=body).status)
+            return statuses
+
+        with ThreadPoolExecutor(64) as pool:
+            statuses = {status for made in pool.map(spend, range(64)) for status in made}
+
+        spent = settled(proxy, meter).spent
+        told = sum(round((record["cost_usd"] or 0) * DOLLAR) for record in proxy.records(token))
+        assert statuses == {200, 429}
+        assert DOLLAR / 2 < spent == told <= DOLLAR
+        wait_for(lambda: not proxy.rows("SELECT request_id FROM reservations"))
+        assert proxy.rows(f"SELECT in_flight FROM tokens WHERE id = '{token.id}'") == [{"in_flight": 0}]
+
+
+def test_a_burst_of_the_dearest_calls_stays_within_ten_times_the_amount(using, tmp_path):
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=using.url, WEB_CONCURRENCY="2") as proxy:
+        token = proxy.issue_token(rate_limit=10**6)
+        meter = add_meter(proxy, token, amount=2 * DOLLAR)
+        body = asking("gpt-5", used=(10, 128_000), lasts=0.5)
+
+        with ThreadPoolExecutor(100) as pool:
+            answers = pool.map(lambda _: call(proxy.url, "POST", CHAT, token.bearer, JSON, body=body), range(200))
+            statuses = {answer.status for answer in answers}
+
+        assert statuses == {200, 429}
+        assert 2 * DOLLAR < settled(proxy, meter).spent <= 20 * DOLLAR
