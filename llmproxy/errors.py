@@ -44,7 +44,8 @@ What can go wrong, as one tree. Each class says whose fault it is, its status, i
     │   │   ├── KeyUnreadable        503  auth_unavailable
     │   │   └── UpstreamNotAllowed   503  auth_unavailable
     │   ├── ProxyDraining            503  proxy_draining
-    │   └── LogUnavailable           503  log_unavailable
+    │   ├── LogUnavailable           503  log_unavailable
+    │   └── SpoolUnavailable         503  spool_unavailable
     └── ClientGone                   499  nobody is left to answer; only a record says so
 
 A message tells the caller what to do. It never holds a token, a key or a text from elsewhere.
@@ -485,6 +486,14 @@ class LogUnavailable(Unavailable):
     code = "log_unavailable"
     message = "The proxy cannot record calls at the moment, and is set to refuse them then. Try again."
     remedy = "Make room on the disk of DATA_DIR, or make it writable; LOG_STRICT=off lets calls go unrecorded."
+
+
+class SpoolUnavailable(Unavailable):
+    """A body that must be read before it goes up found no room."""
+
+    code = "spool_unavailable"
+    message = "The proxy has no room for this request at the moment. Try again."
+    remedy = "Make room on the disk of DATA_DIR, or make it writable: large bodies of tokens with limits wait there."
 
 
 class ClientGone(ProxyError):

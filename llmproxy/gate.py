@@ -19,7 +19,7 @@ import orjson
 
 from llmproxy.admission import Grant, RuledToken, StoreUnavailable, TokenStore, explain, unavailable, utc_now
 from llmproxy.client.held_bodies import HeldBodies
-from llmproxy.client.request_body import HELD_BYTES, RequestBody
+from llmproxy.client.request_body import HELD_BYTES, RequestBody, spooling
 from llmproxy.errors import (
     AuthUnavailable,
     BodyTooLarge,
@@ -198,7 +198,9 @@ class Gate:
         else:
             if body.length is not None and body.length > self._max_spooled_bytes:
                 raise BodyTooLarge(limit=self._max_spooled_bytes)
-            pieces = _in_pieces(body.spool(self._open_spool(), self._max_spooled_bytes))
+            with spooling():
+                file = self._open_spool()
+            pieces = _in_pieces(body.spool(file, self._max_spooled_bytes))
         return scan(pieces, give_way) if boundary is None else scan_form(pieces, boundary, give_way)
 
     def _hold(self, body: RequestBody, token_id: str) -> None:

@@ -183,6 +183,12 @@ _OURS = {
         "health",
         "Look at the health",
     ),
+    "spool_unavailable": Advice(
+        "The body had to be read before it went up, and there was no room for it.",
+        "Make room on the disk of DATA_DIR, or make it writable.",
+        "health",
+        "Look at the health",
+    ),
 }
 _CLOSED = Advice(
     "The caller hung up before the end.",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
 from typing import BinaryIO, Protocol
 
-from llmproxy.errors import BadRequest, BodyTooLarge, ClientGone
+from llmproxy.errors import BadRequest, BodyTooLarge, ClientGone, SpoolUnavailable
 
 PIECE_BYTES = 64 * 1024
 # A body up to this size is read before the upstream is called: head and body then leave in one packet, and
@@ -85,17 +86,26 @@ class RequestBody:
     def spool(self, file: BinaryIO, most: int) -> Iterator[bytes]:
         """
         Each piece of the body, on its way into a file from which all of it then goes up. Raises as iterating over it
-        does, and BodyTooLarge for more than `most` bytes.
+        does, BodyTooLarge for more than `most` bytes, and SpoolUnavailable where the file takes no more.
+
+        The file is closed where it does not come to its end.
         """
         began = time.perf_counter()
         size = 0
-        for piece in self:
-            size += len(piece)
-            if size > most:
-                raise BodyTooLarge(limit=most)
-            file.write(piece)
-            yield piece
-        file.seek(0)
+        try:
+            for piece in self:
+                size += len(piece)
+                if size > most:
+                    raise BodyTooLarge(limit=most)
+                with spooling():
+                    file.write(piece)
+                yield piece
+            with spooling():
+                file.seek(0)  # writes what is still buffered
+        except BaseException:
+            with suppress(OSError):  # of what it could not write, which nobody wants
+                file.close()
+            raise
         self._spooled = file
         self.waited_s += time.perf_counter() - began
 
@@ -193,3 +203,14 @@ class RequestBody:
             if self._client_is_gone():
                 raise ClientGone from exc
             raise
+
+
+@contextmanager
+def spooling() -> Iterator[None]:
+    """Whatever a file refuses in here is SpoolUnavailable."""
+    try:
+        yield
+    except OSError as exc:
+        reason = SpoolUnavailable()
+        reason.detail = str(exc)
+        raise reason from exc

@@ -31,6 +31,7 @@ TABLE = [
     (errors.AuthUnavailable, 503, "service_unavailable_error", "auth_unavailable", False),
     (errors.ProxyDraining, 503, "service_unavailable_error", "proxy_draining", False),
     (errors.LogUnavailable, 503, "service_unavailable_error", "log_unavailable", False),
+    (errors.SpoolUnavailable, 503, "service_unavailable_error", "spool_unavailable", False),
 ]
 
 

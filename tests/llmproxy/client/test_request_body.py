@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmproxy.client.request_body import HELD_BYTES, PIECE_BYTES, RequestBody
-from llmproxy.errors import BadRequest, BodyTooLarge, ClientGone
+from llmproxy.errors import BadRequest, BodyTooLarge, ClientGone, SpoolUnavailable
 
 
 class Stream:
@@ -179,6 +179,16 @@ def test_no_more_is_spooled_than_may() -> None:
     with pytest.raises(BodyTooLarge):
         list(body.spool(io.BytesIO(), most=8))
 
+    assert not body.has_arrived
+
+
+def test_a_full_spool_is_told_and_nothing_left_of_it() -> None:
+    body = RequestBody(Stream(b"some body"), length=9, max_bytes=10)
+    with open("/dev/full", "wb", buffering=0) as file:
+        with pytest.raises(SpoolUnavailable):
+            list(body.spool(file, most=9))
+
+        assert file.closed
     assert not body.has_arrived
 
 

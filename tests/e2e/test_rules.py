@@ -1,0 +1,393 @@
+"""Rules of tokens, through the running proxy: what a token may ask for, and sixty ways to ask for something else."""
+
+import gzip
+import json
+import subprocess
+import zlib
+from contextlib import suppress
+from typing import NamedTuple
+
+import orjson
+import pytest
+
+from tests.http_by_hand import HandClient, call
+from tests.servers import DEPLOYED, Server
+from tests.transparency.page import routes
+
+ALLOWED, OTHER = "gpt-4o-mini", "gpt-4o"
+CHAT, AUDIO = "/v1/chat/completions", "/v1/audio/transcriptions"
+JSON = ("Content-Type", "application/json")
+FORM = ("Content-Type", "multipart/form-data; boundary=b")
+MINI = b'"model":"gpt-4o-mini"'
+BIG = b'"model":"gpt-4o"'
+LONG = b'"messages":[{"role":"user","content":"' + b"x" * 300_000 + b'"}]'
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+
+
+class Way(NamedTuple):
+    """A request that names another model than it may, and the code it is refused with."""
+
+    code: str
+    body: bytes | None
+    path: str = CHAT
+    headers: tuple[tuple[str, str], ...] = (JSON,)
+    method: str = "POST"
+    is_chunked: bool = False
+
+
+def field(value: bytes, disposition: bytes = b'form-data; name="model"', more: bytes = b"") -> bytes:
+    """One part of a form, as it follows a boundary."""
+    return b"\r\nContent-Disposition: " + disposition + b"\r\n" + more + b"\r\n" + value + b"\r\n"
+
+
+def form(*parts: bytes) -> bytes:
+    """A whole form."""
+    return b"".join(b"--b" + part for part in parts) + b"--b--\r\n"
+
+
+def encoded(name: str, body: bytes) -> Way:
+    """A compressed body."""
+    return Way("encoded_body", body, headers=(JSON, ("Content-Encoding", name)))
+
+
+def naming(model: str) -> Way:
+    """A plain request for a model."""
+    return Way("model_not_allowed", json.dumps({"model": model}).encode())
+
+
+FILE = field(b"\0" * 20_000_000, b'form-data; name="file"; filename="a.mp3"')
+SHORT_FILE = field(b"\0" * 100, b'form-data; name="file"; filename="a.mp3"')
+ALLOWED_FIELD, OTHER_FIELD = field(b"gpt-4o-mini"), field(b"gpt-4o")
+
+WAYS = {
+    "plainly": naming(OTHER),
+    "as text": Way("model_not_allowed", b"{" + BIG + b"}", headers=(("Content-Type", "text/plain"),)),
+    "a second member behind": Way("ambiguous_body", b"{" + MINI + b"," + BIG + b"}"),
+    "a second member before": Way("ambiguous_body", b"{" + BIG + b"," + MINI + b"}"),
+    "with an escape": Way("model_not_allowed", b'{"\\u006dodel":"gpt-4o"}'),
+    "with an escape behind": Way("ambiguous_body", b"{" + MINI + b',"\\u006dodel":"gpt-4o"}'),
+    "with an escape before": Way("ambiguous_body", b'{"mode\\u006C":"gpt-4o",' + MINI + b"}"),
+    "in another case": Way("ambiguous_body", b"{" + MINI + b',"Model":"gpt-4o"}'),
+    "in another case alone": Way("ambiguous_body", b'{"MODEL":"gpt-4o"}'),
+    "with a space": Way("ambiguous_body", b"{" + MINI + b',"model ":"gpt-4o"}'),
+    "with a NUL in the name": Way("ambiguous_body", b"{" + MINI + b',"model\\u0000":"gpt-4o"}'),
+    "in the query": Way("model_not_allowed", b"{" + MINI + b"}", CHAT + "?model=gpt-4o"),
+    "in the query, escaped": Way("model_not_allowed", b"{" + MINI + b"}", CHAT + "?mod%65l=gpt%2D4o"),
+    "in the query, in another case": Way("ambiguous_body", b"{" + MINI + b"}", CHAT + "?Model=gpt-4o"),
+    "in the query twice": Way("ambiguous_body", b"{}", CHAT + "?model=gpt-4o-mini&model=gpt-4o"),
+    "in the query behind a semicolon": Way("ambiguous_body", b"{" + MINI + b"}", CHAT + "?a=b;model=gpt-4o"),
+    "in the query with a NUL": Way("ambiguous_body", b"{" + MINI + b"}", CHAT + "?model%00=gpt-4o"),
+    "in the query as a list": Way("ambiguous_body", b"{" + MINI + b"}", CHAT + "?model[]=gpt-4o"),
+    "in a tool": Way("model_not_allowed", b"{" + MINI + b',"tools":[{"type":"x",' + BIG + b"}]}"),
+    "in a session": Way("model_not_allowed", b"{" + MINI + b',"session":{' + BIG + b"}}"),
+    "in a transcription": Way(
+        "model_not_allowed", b"{" + MINI + b',"session":{"audio":{"input":{"transcription":{' + BIG + b"}}}}}"
+    ),
+    "in a moderation": Way("model_not_allowed", b"{" + MINI + b',"moderation":{' + BIG + b"}}"),
+    "in a place that nobody knows": Way("model_not_allowed", b"{" + MINI + b',"x":[[[{"y":{' + BIG + b"}}]]]}"),
+    "in an array": Way("ambiguous_body", b"[{" + BIG + b"}]"),
+    "in a nested array": Way("ambiguous_body", b"[[{" + MINI + b"},{" + BIG + b"}]]"),
+    "as an array": Way("ambiguous_body", b'{"model":["gpt-4o"]}'),
+    "as an object": Way("ambiguous_body", b'{"model":{"id":"gpt-4o"}}'),
+    "as nothing": Way("ambiguous_body", b'{"model":null}'),
+    "as a text in a text": Way("ambiguous_body", b'"{\\"model\\":\\"gpt-4o\\"}"'),
+    "by gzip": encoded("gzip", gzip.compress(b"{" + BIG + b"}")),
+    "by deflate": encoded("deflate", zlib.compress(b"{" + BIG + b"}")),
+    "by two encodings": encoded("identity, gzip", gzip.compress(b"{" + BIG + b"}")),
+    "behind a BOM": Way("ambiguous_body", b"\xef\xbb\xbf{" + BIG + b"}"),
+    "in UTF-16": Way("ambiguous_body", ("{" + BIG.decode() + "}").encode("utf-16")),
+    "in UTF-16 without a BOM": Way("ambiguous_body", ("{" + BIG.decode() + "}").encode("utf-16-le")),
+    "in UTF-32": Way("ambiguous_body", ("{" + BIG.decode() + "}").encode("utf-32")),
+    "beside what is not UTF-8": Way("ambiguous_body", b"{" + MINI + b',"x":"\xff",' + BIG + b"}"),
+    "behind the end": Way("ambiguous_body", b"{" + MINI + b"}{" + BIG + b"}"),
+    "behind a line": Way("ambiguous_body", b"{" + MINI + b"}\n{" + BIG + b"}"),
+    "behind a NUL": Way("ambiguous_body", b"{" + MINI + b"}\0{" + BIG + b"}"),
+    "behind NaN": Way("ambiguous_body", b"{" + MINI + b',"n":NaN,' + BIG + b"}"),
+    "in a comment": Way("ambiguous_body", b"{" + MINI + b"/*,*/," + BIG + b"}"),
+    "in single quotes": Way("ambiguous_body", b"{" + MINI + b",'model':'gpt-4o'}"),
+    "without quotes": Way("ambiguous_body", b"{" + MINI + b',model:"gpt-4o"}'),
+    "a fine-tuned one": naming("ft:gpt-4o-mini:acme::1"),
+    "an alias": naming("chatgpt-4o-latest"),
+    "a snapshot": naming("gpt-4o-2024-08-06"),
+    "something like a snapshot": naming("gpt-4o-mini-2024-07-18x"),
+    "a longer name": naming("gpt-4o-mini-audio-preview"),
+    "a name with a NUL": naming("gpt-4o-mini\0"),
+    "a name with a line's end": naming("gpt-4o-mini\n"),
+    "a name in another case": naming("GPT-4o-mini"),
+    "a name of look-alikes": naming("gpt\u20104o-mini"),
+    "left out": Way("model_undetermined", b"{}"),
+    "left out where there is a default": Way("model_not_allowed", b'{"input":"x"}', "/v1/moderations"),
+    "left out for images": Way("model_undetermined", b'{"prompt":"x"}', "/v1/images/generations"),
+    "in a stored prompt": Way("model_undetermined", b'{"prompt":{"id":"pmpt_1"}}', "/v1/responses"),
+    "no body": Way("model_undetermined", None),
+    "as a form of the web": Way(
+        "ambiguous_body", b"model=gpt-4o", headers=(("Content-Type", "application/x-www-form-urlencoded"),)
+    ),
+    "in chunks": Way("model_not_allowed", b'{"messages":[],"model":"gpt-4o"}', is_chunked=True),
+    "in chunks, twice": Way("ambiguous_body", b"{" + MINI + b"," + BIG + b"}", is_chunked=True),
+    "far behind": Way("model_not_allowed", b"{" + LONG + b"," + BIG + b"}"),
+    "far behind, twice": Way("ambiguous_body", b"{" + MINI + b"," + LONG + b"," + BIG + b"}"),
+    "far behind, in chunks": Way("ambiguous_body", b"{" + MINI + b"," + LONG + b"," + BIG + b"}", is_chunked=True),
+    "in a form before a file": Way("model_not_allowed", form(OTHER_FIELD, FILE), AUDIO, (FORM,)),
+    "in a form behind a file": Way("model_not_allowed", form(FILE, OTHER_FIELD), AUDIO, (FORM,)),
+    "in a form around a file": Way("ambiguous_body", form(ALLOWED_FIELD, FILE, OTHER_FIELD), AUDIO, (FORM,)),
+    "in a form twice": Way("ambiguous_body", form(ALLOWED_FIELD, OTHER_FIELD), AUDIO, (FORM,)),
+    "in a form in chunks": Way("model_not_allowed", form(SHORT_FILE, OTHER_FIELD), AUDIO, (FORM,), is_chunked=True),
+    "in a form in another case": Way(
+        "ambiguous_body", form(ALLOWED_FIELD, field(b"gpt-4o", b'form-data; name="Model"')), AUDIO, (FORM,)
+    ),
+    "in a form as a list": Way(
+        "ambiguous_body", form(ALLOWED_FIELD, field(b"gpt-4o", b'form-data; name="model[]"')), AUDIO, (FORM,)
+    ),
+    "in a form as a file": Way(
+        "ambiguous_body", form(field(b"gpt-4o", b'form-data; name="model"; filename="a"')), AUDIO, (FORM,)
+    ),
+    "in a form without quotes": Way(
+        "ambiguous_body", form(ALLOWED_FIELD, field(b"gpt-4o", b"form-data; name=model")), AUDIO, (FORM,)
+    ),
+    "in a form by another name of the name": Way(
+        "ambiguous_body", form(ALLOWED_FIELD, field(b"gpt-4o", b"form-data; name*=utf-8''model")), AUDIO, (FORM,)
+    ),
+    "in a form in base64": Way(
+        "ambiguous_body",
+        form(ALLOWED_FIELD, field(b"Z3B0LTRv", more=b"Content-Transfer-Encoding: base64\r\n")),
+        AUDIO,
+        (FORM,),
+    ),
+    "in a form with bare line ends": Way(
+        "ambiguous_body", form(ALLOWED_FIELD, OTHER_FIELD).replace(b"\r\n", b"\n"), AUDIO, (FORM,)
+    ),
+    "in a form before its first boundary": Way(
+        "ambiguous_body", b"model=gpt-4o\r\n" + form(ALLOWED_FIELD), AUDIO, (FORM,)
+    ),
+    "in a form of two boundaries": Way(
+        "ambiguous_body", form(ALLOWED_FIELD), AUDIO, ((FORM[0], FORM[1] + "; boundary=c"),)
+    ),
+    "as JSON in a form": Way(
+        "ambiguous_body", b"{" + BIG + b"}", CHAT, (FORM,)
+    ),
+    "in the path": Way("model_not_allowed", None, "/v1/models/gpt-4o", method="GET"),
+    "in the path, escaped": Way("model_not_allowed", None, "/v1/models/gpt%2D4o", method="GET"),
+    "in the body of a GET": Way("model_not_allowed", b"{" + BIG + b"}", method="GET"),
+    "in an older path": Way("endpoint_not_allowed", b"{}", "/v1/engines/gpt-4o/completions"),
+    "in a path with two slashes": Way("endpoint_not_allowed", b"{" + BIG + b"}", "/v1//chat/completions"),
+    "in a path with a slash behind": Way("endpoint_not_allowed", b"{" + BIG + b"}", CHAT + "/"),
+    "in a path in another case": Way("endpoint_not_allowed", b"{" + BIG + b"}", "/v1/Chat/completions"),
+    "by a WebSocket": Way("endpoint_not_allowed", None, "/v1/realtime?model=gpt-4o", method="GET"),
+    "by a batch": Way("endpoint_not_allowed", b'{"input_file_id":"file-1"}', "/v1/batches"),
+}  # fmt: skip
+
+ALLOWED_WAYS = {
+    "plainly": b"{" + MINI + b"}",
+    "a snapshot": b'{"model":"gpt-4o-mini-2024-07-18"}',
+    "with an escape": b'{"\\u006dodel":"gpt-4o\\u002dmini"}',
+    "with another in what is said": b"{" + MINI + b',"messages":[{"content":"x","model":"gpt-4o"}]}',
+    "in a text": b"{" + MINI + b',"user":"\\"model\\":\\"gpt-4o\\""}',
+    "in a schema": b"{" + MINI + b',"tools":[{"function":{"parameters":{"properties":{' + BIG + b"}}}}]}",
+    "far behind": b"{" + LONG + b"," + MINI + b"}",
+    "beside half an emoji": b"{" + MINI + b',"messages":[{"content":"\\ud83d"}]}',
+}
+
+
+@pytest.fixture
+def token(token_for, recorder):
+    """A token in front of an upstream that keeps what comes."""
+    recorder.answers(OK)
+    return token_for(recorder.url)
+
+
+@pytest.fixture
+def ask(proxy, token):
+    """Makes a request of this token's; what comes back."""
+
+    def make(way):
+        headers = (token.bearer, *way.headers)
+        if not way.is_chunked:
+            return call(proxy.url, way.method, way.path, *headers, body=way.body)
+        with HandClient(proxy.url) as client:
+            client.send_request(way.method, way.path, *headers, ("Transfer-Encoding", "chunked"))
+            for at in range(0, len(way.body), 7 if len(way.body) < 1000 else 50_000):
+                piece = way.body[at : at + (7 if len(way.body) < 1000 else 50_000)]
+                client.send(b"%x\r\n%s\r\n" % (len(piece), piece))
+            client.send(b"0\r\n\r\n")
+            return client.read_answer()
+
+    return make
+
+
+def set_rules(server, token, rules):
+    """As an operator does."""
+    status, answer = server.manage("PATCH", f"/tokens/{token.id}", {"rules": rules})
+    assert status == 200, answer
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_no_other_model_can_be_named(proxy, ask, token, recorder, way):
+    set_rules(proxy, token, {"models": [ALLOWED]})
+
+    refused = ask(way)
+
+    error = refused.json["error"]
+    assert (error["code"], sorted(error)) == (way.code, ["code", "message", "param", "type"])
+    assert refused.status == {"encoded_body": 415, "ambiguous_body": 400}.get(way.code, 403)
+    assert refused["x-should-retry"] == "false"
+    assert not recorder.has_received()
+
+
+def test_what_goes_up_five_parsers_read_as_an_allowed_model(proxy, ask, token, recorder):
+    set_rules(proxy, token, {"models": [ALLOWED]})
+    for body in ALLOWED_WAYS.values():
+        assert ask(Way("", body)).status == 200, body
+
+    went_up = [recorder.received().body for _ in ALLOWED_WAYS]
+
+    assert went_up == list(ALLOWED_WAYS.values())
+    assert {model for body in went_up for model in models_by_five_parsers(body)} == {
+        ALLOWED,
+        "gpt-4o-mini-2024-07-18",
+    }
+
+
+def models_by_five_parsers(body: bytes) -> list[str]:
+    """Whom a request names, by each of five parsers that reads it. Half an emoji is too little for some."""
+    node = "let s='';process.stdin.on('data',d=>s+=d).on('end',()=>console.log(JSON.parse(s).model))"
+    perl = "local $/; print JSON::PP->new->utf8->decode(<STDIN>)->{model}"
+    models = [json.loads(body)["model"]]
+    with suppress(orjson.JSONDecodeError):
+        models.append(orjson.loads(body)["model"])
+    for command in (["jq", "-r", ".model"], ["node", "-e", node], ["perl", "-MJSON::PP", "-e", perl]):
+        done = subprocess.run(command, input=body, capture_output=True, check=False)
+        models += [done.stdout.decode().strip()] if done.returncode == 0 else []
+    assert len(models) == 5 or b"\\ud83d" in body
+    return models
+
+
+# Endpoints.
+
+
+@pytest.mark.parametrize(
+    "route", sorted({(route.method, route.path, route.body) for route in routes()}), ids=" ".join
+)
+def test_a_model_rule_alone_opens_exactly_the_usual_endpoints(proxy, ask, token, route):
+    method, path, kind = route
+    set_rules(proxy, token, {"models": [ALLOWED]})
+    usual = {"chat", "completions", "responses", "embeddings", "moderations", "images", "audio", "models"}
+    passes = path.split("/")[2] in usual and (method, path) != ("DELETE", "/v1/models/{model}")
+    body = {"JSON": b"{" + MINI + b"}", "form": form(ALLOWED_FIELD), "none": b"" if method == "POST" else None}[kind]
+
+    answer = ask(Way("", body, path.replace("{model}", ALLOWED), (FORM if kind == "form" else JSON,), method))
+
+    assert (answer.status == 200) == passes
+    assert passes or answer.json["error"]["code"] == "endpoint_not_allowed"
+
+
+def test_named_endpoints_are_open_and_the_others_shut(proxy, ask, token):
+    set_rules(proxy, token, {"endpoints": ["files", "POST realtime/client_secrets"]})
+
+    answers = [ask(Way("", b"{}", path)) for path in ("/v1/files", "/v1/realtime/client_secrets", CHAT)]
+
+    assert [answer.status for answer in answers] == [200, 200, 403]
+    assert "It may use POST realtime/client_secrets, files." in answers[2].json["error"]["message"]
+
+
+def test_a_projects_rules_hold_beside_its_tokens(proxy, ask, token):
+    set_rules(proxy, token, {"models": ["gpt-4o*"]})
+    status, _ = proxy.manage("PATCH", f"/projects/{token.project_id}", {"rules": {"models": ["*-mini"]}})
+    assert status == 200
+
+    statuses = [ask(naming(model)).status for model in ("gpt-4o-mini", "gpt-4o", "o4-mini")]
+
+    assert statuses == [200, 403, 403]
+
+
+# Parameters and tools.
+
+PARAMETERS = {
+    "max_output_tokens": ({"max_output_tokens": 100}, {"max_tokens": 100}, {"max_tokens": 101}, "max_tokens"),
+    "the newer name": ({"max_output_tokens": 100}, {"max_completion_tokens": 9}, {"max_completion_tokens": 1e9},
+                       "max_completion_tokens"),
+    "require_max_output": ({"require_max_output": True}, {"max_tokens": 5}, {}, "max_completion_tokens"),
+    "n": ({"n": 1}, {"n": 1}, {"n": 2}, "n"),
+    "service_tier": ({"service_tier": ["default", "flex"]}, {"service_tier": "flex"}, {"service_tier": "priority"},
+                     "service_tier"),
+    "tools": ({"tools": ["function"]}, {"tools": [{"type": "function"}]}, {"tools": [{"type": "web_search"}]},
+              "tools"),
+    "no tools": ({"tools": []}, {"tools": []}, {"functions": [{"name": "f"}]}, "tools"),
+    "background": ({"background": False}, {"background": False}, {"background": True}, "background"),
+    "store": ({"store": False}, {}, {"store": True}, "store"),
+    "reasoning_effort": ({"reasoning_effort": ["low"]}, {"reasoning_effort": "low"}, {"reasoning_effort": "high"},
+                         "reasoning_effort"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("limits", "good", "bad", "param"), PARAMETERS.values(), ids=PARAMETERS)
+def test_parameters_are_held_to_the_rules(proxy, ask, token, limits, good, bad, param):
+    set_rules(proxy, token, {"limits": limits})
+
+    passed, refused = (ask(Way("", json.dumps({"model": "x"} | members).encode())) for members in (good, bad))
+
+    error = refused.json["error"]
+    assert (passed.status, refused.status, error["code"], error["param"]) == (
+        200,
+        400,
+        "parameter_not_allowed",
+        param,
+    )
+
+
+def test_a_body_that_is_longer_than_the_rules_have_it_is_refused(proxy, ask, token, recorder):
+    set_rules(proxy, token, {"limits": {"max_body_bytes": 100}})
+    body = b"{" + MINI + b',"x":"' + b"x" * 100 + b'"}'
+
+    answers = [ask(Way("", body)), ask(Way("", body, is_chunked=True)), ask(naming(ALLOWED))]
+
+    assert [answer.status for answer in answers] == [413, 413, 200]
+
+
+# Addresses.
+
+
+def test_a_token_may_be_used_from_its_addresses_alone(proxy, token):
+    set_rules(proxy, token, {"addresses": ["127.0.0.2"]})
+    forged = ("X-Forwarded-For", "127.0.0.2")
+
+    def code_from(source):
+        answer = call(proxy.url, "GET", "/v1/models", token.bearer, forged, source=source)
+        return None if answer.status == 200 else answer.json["error"]["code"]
+
+    assert [code_from("127.0.0.2"), code_from("127.0.0.3")] == [None, "address_not_allowed"]
+
+
+def test_behind_trusted_proxies_only_what_they_say_counts(recorder, tmp_path):
+    recorder.answers(OK)
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=recorder.url, TRUSTED_PROXIES="127.0.0.1,::1") as proxy:
+        token = proxy.issue_token()
+        set_rules(proxy, token, {"addresses": ["203.0.113.0/24", "2001:db8::/32"]})
+
+        def passes(forwarded):
+            headers = [("X-Forwarded-For", forwarded)] if forwarded else []
+            return call(proxy.url, "GET", "/v1/models", token.bearer, *headers).status == 200
+
+        good = ["203.0.113.7", "198.51.100.1, 203.0.113.7", "2001:db8::7", "::ffff:203.0.113.7", "203.0.113.7:1234"]
+        bad = ["203.0.113.7, 198.51.100.1", "198.51.100.1", "203.0.113.7, x", "::ffff:198.51.100.1", ""]
+        assert (list(map(passes, good)), list(map(passes, bad))) == ([True] * 5, [False] * 5)
+
+
+# Large bodies.
+
+
+def test_a_spool_that_takes_nothing_is_told_and_nothing_goes_up(recorder, tmp_path):
+    recorder.answers(OK)
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=recorder.url) as proxy:
+        token = proxy.issue_token()
+        set_rules(proxy, token, {"models": [ALLOWED]})
+        (proxy.data_dir / "tmp").write_text("no directory")
+
+        refused, passed = (
+            call(proxy.url, "POST", CHAT, token.bearer, JSON, body=body)
+            for body in (b"{" + MINI + b"," + LONG + b"}", b"{" + MINI + b"}")
+        )
+
+        assert (refused.status, refused.json["error"]["code"]) == (503, "spool_unavailable")
+        assert passed.status == 200
+        assert recorder.received().body == b"{" + MINI + b"}" and not recorder.has_received()
