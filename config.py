@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from llmproxy.api_log.logging_url import CloudWatchTarget, parse_logging_url
 from llmproxy.client.address import Network, networks_of
@@ -96,6 +97,14 @@ def address_of(raw: str) -> tuple[str, int]:
     if not bare or not port.isascii() or not port.isdigit() or int(port) >= 2**16 or (":" in bare) != (host != bare):
         raise ValueError("must be an address and a port, such as 127.0.0.1:9090 or [::1]:9090")
     return header_text(bare), int(port)
+
+
+def zone_of(raw: str) -> ZoneInfo:
+    """A zone by its name."""
+    try:
+        return ZoneInfo(raw)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+        raise ValueError("must be the name of a zone, such as Europe/Berlin") from exc
 
 
 def file_mode(raw: str) -> int:
@@ -294,6 +303,9 @@ class Settings:
     admin_password: str = setting("ADMIN_PASSWORD", "", str,
         "Opens `/admin/`. Required under gunicorn.",
         shown="made by `make run`", secret=True, guards=True, required=True)
+    admin_time_zone: ZoneInfo = setting("ADMIN_TIME_ZONE", ZoneInfo("UTC"), zone_of,
+        "The zone of the admin pages' times, and of the days in their charts, such as `Europe/Berlin`.",
+        shown="`UTC`")
     encryption_keys: tuple[bytes, ...] = setting("ENCRYPTION_KEY", (), keys_of,
         "32 random bytes in base64; older ones may follow after commas. Required under gunicorn.",
         shown="made by `make run`", secret=True, required=True)

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import ColumnElement, case, literal
 
-from accounting.views import moment
+from accounting.views import hours_around, moment
 
 _HOUR = timedelta(hours=1)
 _DAY_HOURS = 24
@@ -58,6 +58,15 @@ class LocalDays:
         first, last = (moment(hour).astimezone(self._zone).date() for hour in (self._span[0], self._span[1] - 1))
         days = (first + timedelta(days=number) for number in range((last - first).days + 1))
         return {(day - _FIRST).days: datetime(day.year, day.month, day.day, tzinfo=self._zone) for day in days}
+
+
+def has_whole_hours(zone: ZoneInfo, begin: datetime, end: datetime) -> bool:
+    """Whether sums by hour can tell the days of a zone within a span."""
+    try:
+        LocalDays(zone, *hours_around(begin, end))
+    except NoWholeHours:
+        return False
+    return True
 
 
 def _offset(zone: ZoneInfo, hour: int) -> int:

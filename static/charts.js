@@ -25,9 +25,17 @@ function inWords(unit, value) {
   return value.toLocaleString("en");
 }
 
-/* Noon is 12:00; midnight is the day that begins. All in UTC. */
-function timeWords(seconds) {
-  const [day, time] = [new Date(seconds * 1000).toUTCString().slice(5, 11), new Date(seconds * 1000).toISOString().slice(11, 16)];
+/* Day and time of day in a zone: ["23 Nov", "12:00"]. */
+function dayAndTime(seconds, timeZone) {
+  const wanted = { timeZone, day: "2-digit", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+  const found = new Intl.DateTimeFormat("en-US", wanted).formatToParts(new Date(seconds * 1000));
+  const { day, month, hour, minute } = Object.fromEntries(found.map((part) => [part.type, part.value]));
+  return [`${day} ${month}`, `${hour}:${minute}`];
+}
+
+/* Noon is 12:00; midnight is the day that begins. */
+function timeWords(seconds, zone) {
+  const [day, time] = dayAndTime(seconds, zone);
   return time === "00:00" ? day : time;
 }
 
@@ -40,8 +48,7 @@ function roomFor(_, words) {
 function tell(figure, data, index) {
   const values = figure.querySelectorAll(".legend b:not(.at)");
   data.series.forEach((series, i) => { values[i].textContent = index == null ? "" : inWords(data.unit, series.values[index]); });
-  const moment = index == null ? "" : new Date(data.starts[index] * 1000).toUTCString();
-  figure.querySelector(".at").textContent = moment && `${moment.slice(5, 11)}, ${moment.slice(17, 22)}`;
+  figure.querySelector(".at").textContent = index == null ? "" : dayAndTime(data.starts[index], data.zone).join(", ");
 }
 
 function options(figure, data, width) {
@@ -53,7 +60,7 @@ function options(figure, data, width) {
   return {
     width,
     height: CHART_HEIGHT,
-    tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "UTC"),
+    tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), data.zone),
     padding: [8, 20, 0, 0],
     legend: { show: false },
     cursor: { y: false, points: { size: 7 } },
@@ -63,7 +70,7 @@ function options(figure, data, width) {
       y: { range: (_, low, high) => [0, high > 0 ? high * 1.05 : 10] },
     },
     axes: [
-      { ...axis, grid: { show: false }, space: 64, size: 26, values: (_, values) => values.map(timeWords) },
+      { ...axis, grid: { show: false }, space: 64, size: 26, values: (_, values) => values.map((value) => timeWords(value, data.zone)) },
       { ...axis, size: roomFor, space: 30, incrs: STEPS, values: (_, values) => values.map((value) => inWords(data.unit, value)) },
     ],
     series: [

@@ -72,7 +72,8 @@ def test_a_deployed_start_without_its_secrets_names_every_one(data_dir: Path) ->
 
 WRONG = {
     "HOST": "a b\x00", "PORT": "65536", "DATABASE_URL": "mysql://planted-secret@h/d", "UPSTREAM_URL": "ftp://h",
-    "MANAGEMENT_TOKEN": "\x7fplanted-secret", "ADMIN_USER": "a:b", "ENCRYPTION_KEY": "planted-secret",
+    "MANAGEMENT_TOKEN": "\x7fplanted-secret", "ADMIN_USER": "a:b", "ADMIN_TIME_ZONE": "../Berlin",
+    "ENCRYPTION_KEY": "planted-secret",
     "DATABASE_POOL_SIZE": "3", "DATABASE_PREPARE": "perhaps", "MAKE_ENCRYPTION_KEY": "perhaps",
     "RATE_LIMIT_PER_HOUR": "0", "PRICES_FILE": "/planted-not-there.toml",
     "MAX_BODY_BYTES": "1.5", "RULED_BODY_BYTES": "0", "MIN_BODY_RATE": "0",

@@ -56,7 +56,7 @@ def activity(filters: Filters) -> Activity:
     periods: list[Period] = []
     reasons, models, failures = {}, [], []
     if usage.requests:
-        periods = report.series(db.session, filters, begin, end, step=span.step)
+        periods = span.periods(filters, begin, end)
         reasons = report.refusals_by_reason(db.session, filters, begin, end) if usage.refusals else {}
         models = report.top(db.session, "model", filters, begin, end, limit=_TOP)
     if usage.errors or usage.refusals:

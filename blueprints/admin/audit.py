@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from flask import Response, jsonify, request
 
-from blueprints.admin import exports, queries
+from blueprints.admin import exports, queries, zones
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.site import bp
 from blueprints.wire import audit_json
@@ -31,6 +31,7 @@ _ACTIONS = {
     "token.revoke": "revoked the token",
     "sign_in.fail": "could not sign in to",
 }
+_YEARS = (2000, 2200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +85,13 @@ def audit() -> Response:
 
 
 def _day(name: str) -> datetime | None:
-    """The beginning of the day (UTC) that the address names; None for none, or what is none."""
+    """The beginning of the day, in the pages' zone, that the address names; None for none, or what is none."""
     try:
-        return datetime.strptime(request.args.get(name, ""), "%Y-%m-%d").replace(tzinfo=UTC)
+        day = datetime.strptime(request.args.get(name, ""), "%Y-%m-%d").replace(tzinfo=zones.of_pages())
     except ValueError:
         return None
+    # The first and the last days that there are have no day before or after them, in one zone or another.
+    return day if _YEARS[0] <= day.year <= _YEARS[1] else None
 
 
 def _views(entries: list[AuditEntry]) -> list[AuditView]:

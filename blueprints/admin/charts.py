@@ -40,13 +40,14 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart over some periods. `highest` is the number at its top, in words."""
+    """A chart over some periods, whose starts are told in `zone`. `highest` is the number at its top, in words."""
 
     title: str
     kind: Literal["bars", "lines"]
     unit: Literal["count", "ms", "usd"]
     series: list[Series]
     starts: list[int]
+    zone: str
 
     @property
     def highest(self) -> str:
@@ -64,7 +65,8 @@ class Chart:
     def data(self) -> str:
         """The same for a script, as JSON."""
         series = [{"label": s.label, "tone": s.tone, "values": s.values} for s in self.series]
-        return orjson.dumps({"kind": self.kind, "unit": self.unit, "starts": self.starts, "series": series}).decode()
+        told = {"kind": self.kind, "unit": self.unit, "zone": self.zone, "starts": self.starts, "series": series}
+        return orjson.dumps(told).decode()
 
     def words(self, index: int) -> list[str]:
         """What each series says about one period."""
@@ -75,6 +77,7 @@ class Chart:
 def charts(periods: Sequence[Period], *, with_cost: bool) -> list[Chart]:
     """Requests with errors, tokens, costs if there are any, and durations."""
     starts = [int(period.start.timestamp()) for period in periods]
+    zone = str(periods[0].start.tzinfo) if periods else "UTC"
 
     def series(label: str, tone: str, sums: str) -> Series:
         return Series(label, tone, [attrgetter(sums)(period.usage) for period in periods])
@@ -83,10 +86,10 @@ def charts(periods: Sequence[Period], *, with_cost: bool) -> list[Chart]:
     tokens = [series("In and out", "fresh", "total_tokens"), series("Out", "deep", "completion_tokens")]
     durations = [series("95th percentile", "fading", "duration_ms.p95"), series("Median", "fresh", "duration_ms.p50")]
     return [
-        Chart("Requests", "bars", "count", requests, starts),
-        Chart("LLM tokens", "bars", "count", tokens, starts),
-        *([Chart("Cost", "bars", "usd", [series("Cost", "fresh", "cost")], starts)] if with_cost else []),
-        Chart("Duration", "lines", "ms", durations, starts),
+        Chart("Requests", "bars", "count", requests, starts, zone),
+        Chart("LLM tokens", "bars", "count", tokens, starts, zone),
+        *([Chart("Cost", "bars", "usd", [series("Cost", "fresh", "cost")], starts, zone)] if with_cost else []),
+        Chart("Duration", "lines", "ms", durations, starts, zone),
     ]
 
 

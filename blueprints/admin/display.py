@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
+from functools import partial
 from typing import Literal
 
 from jinja2 import Environment
@@ -51,18 +52,18 @@ def relative(moment: datetime, now: datetime) -> str:
     return f"in {span(seconds)}" if seconds > 0 else f"{span(-seconds)} ago"
 
 
-def exact(moment: datetime) -> str:
+def exact(moment: datetime, zone: tzinfo = UTC) -> str:
     """A time to the second: "2026-11-23 13:41:05 UTC"."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return moment.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
-def when(moment: datetime | None, absent: str = "never") -> Markup:
+def when(moment: datetime | None, absent: str = "never", *, zone: tzinfo = UTC) -> Markup:
     """A time for a page: relative to now, exact on hover and for machines."""
     if moment is None:
         return Markup('<span class="quiet">{}</span>').format(absent)
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         iso_utc(moment),
-        exact(moment),
+        exact(moment, zone),
         relative(moment, utc_now()),
     )
 
@@ -192,12 +193,14 @@ def _percent(part: float) -> int:
     return round(100 * min(1.0, max(0.0, part)))
 
 
-def for_input(moment: datetime) -> str:
-    """A time as `<input type="datetime-local">` holds it, in UTC to the minute."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
+def for_input(moment: datetime, zone: tzinfo) -> str:
+    """A time as `<input type="datetime-local">` holds it, in a zone to the minute."""
+    return moment.astimezone(zone).strftime("%Y-%m-%dT%H:%M")
 
 
-def register(environment: Environment) -> None:
-    """Give the templates these filters."""
-    for function in (when, number, compact, usd, milliseconds, size):
+def register(environment: Environment, zone: tzinfo) -> None:
+    """Give the templates these filters, and the zone of their times."""
+    environment.globals["zone"] = str(zone)
+    environment.filters["when"] = partial(when, zone=zone)
+    for function in (number, compact, usd, milliseconds, size):
         environment.filters[function.__name__] = function

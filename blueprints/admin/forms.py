@@ -6,6 +6,8 @@ and a JSON body get the same answer; their messages are put beside the fields.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from flask_wtf import FlaskForm
@@ -14,6 +16,7 @@ from wtforms import HiddenField, PasswordField, SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 
 from blueprints import schemas
+from blueprints.admin import zones
 from blueprints.admin.display import for_input
 from blueprints.admin.forgery import StaleForm
 from control.errors import Conflict, KeyNeeded, NotFound
@@ -100,9 +103,16 @@ class NumberField(StringField):  # type: ignore[misc]
 
 
 class TimeField(StringField):  # type: ignore[misc]
-    """A time in UTC to the minute, as `<input type="datetime-local">` holds it."""
+    """A time in the pages' zone to the minute, as `<input type="datetime-local">` holds it."""
+
+    def __init__(self, label: str, **more: Any) -> None:
+        super().__init__(f"{label} ({zones.of_pages()})", **more)
 
     def typed(self, text: str) -> str:
+        with suppress(ValueError):
+            if (moment := datetime.fromisoformat(text)).tzinfo is None:
+                # Of the two that an hour has when clocks are put back, the first.
+                return moment.replace(tzinfo=zones.of_pages()).isoformat()
         return f"{text}Z"
 
 
@@ -176,13 +186,13 @@ class TokenForm(Form):
     seen = HiddenField()
     label = StringField("Label")
     rate_limit = NumberField("Requests per hour")
-    expires_at = TimeField("Expires at (UTC)")
+    expires_at = TimeField("Expires at")
 
     def changes(self, token: Token) -> dict[str, Any]:
         """The checked values for schemas.TokenChange. Raises ValidationError."""
         checked = self.load(schemas.TokenChange())
         # The field holds no seconds: an expiry that nobody touched must not lose its own.
-        if self.expires_at.data == for_input(token.expires_at):
+        if self.expires_at.data == for_input(token.expires_at, zones.of_pages()):
             del checked["expires_at"]
         return checked
 

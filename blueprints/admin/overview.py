@@ -41,7 +41,7 @@ def overview() -> Response:
             cost_usd=cost_usd,
             unpriced=totals.unpriced,
         )
-    periods = usage_report.series(db.session, EVERYBODY, begin, end, step=span.step)
+    periods = span.periods(EVERYBODY, begin, end)
     settings = Services.of(current_app).settings
     return page(
         "overview.html",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from flask import Blueprint, Response, request, url_for
+from flask import Blueprint, Flask, Response, request, url_for
 from flask.blueprints import BlueprintSetupState
 
 from blueprints import sign_in
 from blueprints.admin import access, display, forgery
+from services import Services
 
 MAX_BODY_BYTES = 64 * 1024
 STATIC = Path(__file__).resolve().parents[2] / "static"
@@ -46,7 +47,8 @@ bp = Blueprint("admin", __name__, url_prefix="/admin", static_folder=str(STATIC)
 
 @bp.record
 def _set_up(state: BlueprintSetupState) -> None:
-    display.register(state.app.jinja_env)
+    app = cast(Flask, state.app)
+    display.register(app.jinja_env, Services.of(app).settings.admin_time_zone)
 
 
 @bp.before_request

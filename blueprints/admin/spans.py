@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
 from flask import request
 
-from accounting.report import Period, Step
+from accounting.report import Filters, Period, Step, local_days, series
+from blueprints.admin import zones
+from models import db
 
 _STEPS: dict[Step, timedelta] = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
 
@@ -32,11 +34,23 @@ class Span:
         """
         Its beginning and its end, whole periods, the one that runs now the last of them.
 
-        So the sums of whole days suffice where it goes by days.
+        So the sums of whole days suffice where it goes by days, those of UTC.
         """
+        # Hours are those of the sums: in a zone that is off by half of one they begin at half past.
+        now = now.astimezone(zones.of_days(now - self.length, now) if self.step == "day" else UTC)
         hour = 0 if self.step == "day" else now.hour
         end = now.replace(hour=hour, minute=0, second=0, microsecond=0) + _STEPS[self.step]
         return end - self.length, end
+
+    def periods(self, filters: Filters, begin: datetime, end: datetime) -> list[Period]:
+        """Usage by its steps, whose starts are in the zone of the pages, or that of their days."""
+        if self.step == "hour":
+            hours = series(db.session, filters, begin, end, step="hour")
+            return [replace(hour, start=hour.start.astimezone(zones.of_pages())) for hour in hours]
+        zone = zones.of_days(begin, end)
+        if zone == zones.UTC_ZONE:
+            return series(db.session, filters, begin, end, step="day")
+        return local_days(db.session, filters, begin, end, zone)
 
     def label(self, moment: datetime) -> str:
         """The start of a period, in words."""

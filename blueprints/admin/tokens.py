@@ -9,7 +9,7 @@ from wtforms.fields.choices import SelectChoice
 
 from accounting.report import Filters
 from blueprints import schemas
-from blueprints.admin import costs, exports, once, queries
+from blueprints.admin import costs, exports, once, queries, zones
 from blueprints.admin.access import actor
 from blueprints.admin.activity import activity
 from blueprints.admin.answers import done, page, shows, wants_json
@@ -108,7 +108,11 @@ def show_token(token_id: str) -> Response:
     found = tokens.find(db.session, token_id)
     if wants_json():
         return jsonify(token_json(found))
-    data = {"label": found.label, "rate_limit": found.rate_limit, "expires_at": for_input(found.expires_at)}
+    data = {
+        "label": found.label,
+        "rate_limit": found.rate_limit,
+        "expires_at": for_input(found.expires_at, zones.of_pages()),
+    }
     return _token_page(found, TokenForm(formdata=None, data=data, seen=version_of(found)))
 
 

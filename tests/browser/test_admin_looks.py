@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, Page
 
 from tests.browser.axe import grave_violations
 from tests.browser.chromium import signed_in
-from tests.servers import Server
+from tests.servers import DEPLOYED, Server, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -151,6 +151,18 @@ def test_charts_tell_the_number_under_the_pointer(chromium: Browser, used_proxy:
         words = page.locator("figure").first.locator(".legend b").all_inner_texts()
 
         assert words[0].replace(",", "").isdigit() and "," in words[-1]
+
+
+def test_charts_tell_times_in_the_zone_of_the_pages(chromium: Browser, tmp_path: Path):
+    with Server(DEPLOYED, tmp_path / "data", ADMIN_TIME_ZONE="Asia/Kolkata") as server:
+        server.leave_records(1)
+        wait_for(lambda: server.manage("GET", "/usage")[1]["total"]["requests"], timeout_s=20)
+        with signed_in(chromium, server) as page:
+            page.goto("/admin/?span=24h")
+            page.locator(".u-over").first.hover()
+
+            assert page.locator("figure").first.locator(".legend .at").inner_text().endswith(":30")
+            assert page.locator(".numbers th[scope=row]").first.text_content().endswith(":30")
 
 
 def test_a_chart_keeps_its_width_when_the_window_changes(chromium: Browser, used_proxy: Server):

@@ -18,8 +18,15 @@ from tests.servers import environment
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Iterator[Flask]:
-    environ = environment(tmp_path, ADMIN_PASSWORD=PASSWORD, UPSTREAM_URL="http://127.0.0.1:9", MANAGEMENT_TOKEN=None)
+def time_zone() -> str | None:
+    """ADMIN_TIME_ZONE."""
+    return None
+
+
+@pytest.fixture
+def app(tmp_path: Path, time_zone: str | None) -> Iterator[Flask]:
+    fixed = {"UPSTREAM_URL": "http://127.0.0.1:9", "MANAGEMENT_TOKEN": None}
+    environ = environment(tmp_path, ADMIN_PASSWORD=PASSWORD, ADMIN_TIME_ZONE=time_zone, **fixed)
     app = create_app(config.load(environ, embedded=True))
     yield app
     Services.of(app).log.close()
