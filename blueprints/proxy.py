@@ -180,7 +180,7 @@ def _forward(parts: Services, call: Call, environ: Environ) -> Response:
     grant = parts.admission.admit(authorization, datetime.now(UTC))
     holding = None
     if isinstance(grant, RuledToken):
-        grant, holding = parts.gate.admit(grant, _asked(parts, call, environ, target), body)
+        grant, holding = parts.gate.admit(grant, asked_of(parts, call, environ, target), body)
     call.admitted(grant, holding)
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
     api_key = parts.admission.api_key(grant)
@@ -203,7 +203,8 @@ def _forward(parts: Services, call: Call, environ: Environ) -> Response:
     return relayed(call, response, environ, conceals=conceals, asked=asked, holding=holding)
 
 
-def _asked(parts: Services, call: Call, environ: Environ, target: str) -> Asked:
+def asked_of(parts: Services, call: Call, environ: Environ, target: str) -> Asked:
+    """A call's head, for the gate."""
     return Asked(
         call.request_id,
         call.method,

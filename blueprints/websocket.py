@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 
-from blueprints.proxy import Environ, Response, StartResponse, checked_request, relayed, respond, send_up
+from blueprints.proxy import Environ, Response, StartResponse, asked_of, checked_request, relayed, respond, send_up
 from llmproxy.admission import RuledToken
 from llmproxy.call import Call
 from llmproxy.concealment import concealment_of
-from llmproxy.errors import EndpointNotAllowed
 from llmproxy.headers import bearer_in_key_header, endpoint_of, origin_of, request_headers
+from llmproxy.holding import Holding
+from llmproxy.limits.reservations import part_id
 from llmproxy.transport.request import UpstreamRequest
 from llmproxy.transport.response import UpstreamResponse
 from llmproxy.websocket.handshake import bearer_in_subprotocol, check_handshake, headers_down, headers_up, is_upgrade
+from llmproxy.websocket.metering import AdmitResponse, Metering
 from llmproxy.websocket.side import Side
 from llmproxy.websocket.tunnel import Tunnel
 from llmproxy.websocket.usage import observe_session
@@ -39,11 +42,11 @@ def _open(parts: Services, call: Call, environ: Environ) -> Response:
     check_handshake(environ)
     target, body = checked_request(parts, call, environ)
     authorization = environ.get("HTTP_AUTHORIZATION") or bearer_in_key_header(environ)
-    grant = parts.admission.admit(authorization or bearer_in_subprotocol(environ), datetime.now(UTC), is_session=True)
-    if isinstance(grant, RuledToken):
-        refusal = EndpointNotAllowed("This token has limits, which are not counted on WebSockets.")
-        refusal.token_id, refusal.project_id = grant.token_id, grant.project_id
-        raise refusal
+    admit = partial(parts.admission.admit, authorization or bearer_in_subprotocol(environ))
+    grant = admit(datetime.now(UTC), is_session=True)
+    opened = asked_of(parts, call, environ, target)
+    if is_ruled := isinstance(grant, RuledToken):
+        grant = parts.gate.admit_session(grant, opened)
     call.admitted(grant)
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
     api_key = parts.admission.api_key(grant)
@@ -52,6 +55,8 @@ def _open(parts: Services, call: Call, environ: Environ) -> Response:
         api_key,
         has_authorization=authorization is not None,
     )
+    if is_ruled:  # what is compressed would have to be read to be counted
+        headers = [pair for pair in headers if pair[0].lower() != "sec-websocket-extensions"]
     body.hold_if_small()
     conceals = concealment_of(api_key, hides_account=parts.settings.hide_openai_account)
     request = UpstreamRequest(
@@ -64,12 +69,31 @@ def _open(parts: Services, call: Call, environ: Environ) -> Response:
     if call.guard.ended_by is not None:
         response.raw.close()
         raise call.guard.ended_by
-    return _tunnelled(parts, call, environ, response)
+
+    def admit_response(number: int) -> Holding | None:
+        # The first one of a token without limits was counted when it was opened.
+        if number == 1 and not is_ruled:
+            return None
+        admitted = admit(datetime.now(UTC))
+        if not isinstance(admitted, RuledToken):
+            return None
+        return parts.gate.admit_response(admitted, opened._replace(request_id=part_id(call.request_id, number)))
+
+    return _tunnelled(parts, call, environ, response, admit_response, is_ruled=is_ruled)
 
 
-def _tunnelled(parts: Services, call: Call, environ: Environ, response: UpstreamResponse) -> Response:
+def _tunnelled(
+    parts: Services,
+    call: Call,
+    environ: Environ,
+    response: UpstreamResponse,
+    admit_response: AdmitResponse,
+    *,
+    is_ruled: bool,
+) -> Response:
     extensions = response.headers.get("sec-websocket-extensions")
-    observer = observe_session(extensions, on_response=call.responded)
+    metering = Metering(call, admit_response, call.cut, is_ruled=is_ruled)
+    observer = observe_session(extensions, responses=metering)
     tunnel = Tunnel(
         call,
         Side(environ["gunicorn.socket"], _early_bytes(environ)),

@@ -217,11 +217,15 @@ class Call:
             raise WrongOrder(f"a first byte of a call that is {self._phase.name}")
         self._ttft_s = time.perf_counter() - self._arrived
 
-    def responded(self, told: Facts) -> None:
-        """One of a WebSocket's responses is over: it is priced by itself."""
-        if self._prices and self._grant:
-            one = price_response(self._prices, self._grant.project_name, self.endpoint, told)
-            self._charged = both(self._charged, one) if self._charged else one
+    def priced(self, told: Facts) -> Charge | None:
+        """The price of one of a WebSocket's responses; None where no prices are kept."""
+        if self._prices is None or self._grant is None:
+            return None
+        return price_response(self._prices, self._grant.project_name, self.endpoint, told)
+
+    def charge(self, one: Charge) -> None:
+        """Add what one of a WebSocket's responses costs, which is over."""
+        self._charged = both(self._charged, one) if self._charged else one
 
     def end(self, cut: ProxyError | None, *, bytes_out: int, bytes_in: int = 0) -> None:
         """

@@ -152,6 +152,41 @@ class Gate:
             exc.token_id, exc.project_id = token.token_id, token.project_id
             raise
 
+    def admit_session(self, token: RuledToken, asked: Asked) -> Grant:
+        """Count and grant the opening of a WebSocket, which holds nothing. Raises as `admit` does."""
+        return self._of_session(token, asked, is_response=False)[0]
+
+    def admit_response(self, token: RuledToken, asked: Asked) -> Holding:
+        """
+        Count and hold one response of a WebSocket, which may read and write as much as its model does. Raises as
+        `admit` does.
+
+        Args:
+            asked: The opening's, under the response's own id.
+        """
+        return self._of_session(token, asked, is_response=True)[1]
+
+    def _of_session(self, token: RuledToken, asked: Asked, *, is_response: bool) -> tuple[Grant, Holding]:
+        try:
+            for _ in range(_TRIES):
+                rules = _rules_of(token.ruled)
+                route = find_route(asked.method, asked.target.partition("?")[0])
+                check_head(rules, route, address=asked.address or "", size=0)
+                assert route is not None  # noqa: S101 - a closed list has no endpoint that nobody knows
+                _check_what_is_certain(token.ruled, rules)
+                # What a session remembers is in no message of it.
+                judged = self._judge(token.ruled, rules, route._replace(kind="realtime"), asked, NOTHING)
+                if not is_response:  # between responses nothing is held
+                    judged = judged._replace(figures=Bounds(), concurrency=None)
+                admitted = self._claim(token, asked.request_id, judged)
+                if admitted is not None:
+                    return admitted
+                token = self._look_again(token)
+        except ProxyError as exc:
+            exc.token_id, exc.project_id = token.token_id, token.project_id
+            raise
+        raise unavailable(StoreUnavailable("the token's limits changed again and again"))
+
     def _admit(self, token: RuledToken, asked: Asked, body: RequestBody) -> tuple[Grant, Holding]:
         path = asked.target.partition("?")[0]
         route = find_route(asked.method, path)

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from llmproxy.api_log.record import MICRO
+from llmproxy.limits.reservations import part_id
 from llmproxy.statuses import BAD_REQUEST
 from llmproxy.times import from_iso
 
@@ -138,7 +139,7 @@ class ReadRecord:
     def reservation_id(self) -> str:
         """The id under which its call was claimed: a session's responses are calls of their own."""
         part = self.fields.get("part")
-        return f"{self.request_id}-{part}" if type(part) is int else self.request_id
+        return part_id(self.request_id, part) if type(part) is int else self.request_id
 
     @property
     def arrived_at(self) -> datetime | None:

@@ -8,6 +8,7 @@ by its worker or *assumed* by whoever found the worker dead.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
@@ -231,6 +232,11 @@ def ended(
         return corrected(meter, hold.assumed, cost, at_us)
     call = Claimed(hold.hold, hold.bound, 0 if meter.holds else hold.assumed)
     return settled(meter, call, cost, at_us)
+
+
+def part_id(request_id: str, part: int) -> str:
+    """The id under which one of a session's responses is claimed: an id like every other."""
+    return str(uuid.uuid5(uuid.UUID(request_id), str(part)))
 
 
 def database_us(told_us: int, at_s: float, now_s: float) -> int:

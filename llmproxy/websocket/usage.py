@@ -9,8 +9,7 @@ values of a larger one.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
@@ -26,31 +25,52 @@ _TRANSCRIBED = "conversation.item.input_audio_transcription.completed"
 # Of what a response tells besides its usage, what can be added up.
 _ADDED = ("tool_calls",)
 # As an event stream's patterns; a session's own settings may change at any time.
-_tells = re.compile(rb'"(?:usage|error|session)"(?!\s*+:\s*+null)').search
+_tells = re.compile(rb'"(?:usage|error|session|response\.created)"(?!\s*+:\s*+null)').search
 # Compression shrinks JSON by a factor of ten, base64 by less. What grows by more than 256 is a bomb.
 # The same suits frames without a payload, each of which costs wsproto 10 µs.
 _STEP_BYTES = 2048
 _MAX_INFLATED_BYTES = 1024 * 1024
 
 
-# Takes what one response of a WebSocket told, as soon as it is over.
-OnResponse = Callable[[Facts], None]
+_BEGINS = "response.created"
 
 
-def _nobody(told: Facts) -> None:
-    """Prices nothing."""
+class Responses(Protocol):
+    """Who is told of a WebSocket's responses."""
+
+    def begun(self) -> None:
+        """One has begun."""
+
+    def over(self, told: Facts) -> None:
+        """One is over."""
+
+    def close(self) -> None:
+        """No more will come."""
 
 
-def observe_session(extensions: str | None, *, on_response: OnResponse = _nobody) -> UsageObserver:
+class _Nobody:
+    """Counts and prices nothing."""
+
+    def begun(self) -> None: ...
+
+    def over(self, told: Facts) -> None: ...
+
+    def close(self) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
+def observe_session(extensions: str | None, *, responses: Responses = _NOBODY) -> UsageObserver:
     """
     An observer of what an upstream sends over a WebSocket.
 
     Args:
         extensions: The Sec-WebSocket-Extensions header of its handshake: with others than permessage-deflate, what
             is sent cannot be read, and the usage stays unknown.
-        on_response: Called with what each response told, until the observer is finished.
+        responses: Told of each, until the observer is finished.
     """
-    facts = _SessionFacts(on_response)
+    facts = _SessionFacts(responses)
     deflate = None
     if extensions:
         if extensions.partition(";")[0].strip().lower() != PerMessageDeflate.name or "," in extensions:
@@ -66,25 +86,28 @@ def observe_session(extensions: str | None, *, on_response: OnResponse = _nobody
 class _SessionFacts(Facts):
     """What a WebSocket has told so far: the sum of its responses, or of its transcriptions where it has no others."""
 
-    __slots__ = ("_hearing_model", "_on_response", "_responses", "_transcriptions")
+    __slots__ = ("_hearing_model", "_responses", "_told", "_transcriptions")
 
-    def __init__(self, on_response: OnResponse) -> None:
+    def __init__(self, told: Responses) -> None:
         super().__init__()
-        self._on_response = on_response
+        self._told = told
         self._hearing_model: str | None = None
         self._responses: dict[str, Any] | None = None
         self._transcriptions: dict[str, Any] | None = None
 
     def let_go(self) -> None:
         """Know nobody who prices any more: that is a call, which knows these facts."""
-        self._on_response = _nobody
+        told, self._told = self._told, _NOBODY
+        told.close()
 
     def take(self, document: object) -> None:
         """Reads one message."""
         if not isinstance(document, dict) or not isinstance(kind := document.get("type"), str):
             return
         session = document.get("session")
-        if kind in _FINAL_EVENTS:
+        if kind == _BEGINS:
+            self._told.begun()
+        elif kind in _FINAL_EVENTS:
             one = self._one(document, self.model)
             self.has_failed = one.has_failed  # whatever went wrong before, the session went on
             self._responses = _added(self._responses, one.usage)
@@ -108,7 +131,7 @@ class _SessionFacts(Facts):
         self.units = _added(self.units, {name: told for name, told in one.units.items() if name in _ADDED}) or {}
         one.model = one.model or model
         self.is_partial |= one.is_partial
-        self._on_response(one)
+        self._told.over(one)
         return one
 
 
@@ -204,8 +227,7 @@ class _Messages:
         if scanner is not None:
             self._facts.take(scanner.document())
             return
-        is_telling = _tells if self._facts.model is not None else tells_or_has_model
-        if is_telling(message):
+        if _tells(message) or (self._facts.model is None and tells_or_has_model(message)):
             take_message(self._facts, message)
 
     def finish(self) -> None:

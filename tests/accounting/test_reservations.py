@@ -29,13 +29,21 @@ def test_a_record_says_what_is_charged(call, charge):
     assert charge_of(read(call)) == charge
 
 
-@pytest.mark.parametrize(("part", "suffix"), [(None, ""), (3, "-3"), (True, ""), ("3", "")])
-def test_a_response_of_a_session_is_a_call_of_its_own(part, suffix):
+@pytest.mark.parametrize("part", [None, True, "3"])
+def test_a_call_is_reserved_for_under_its_own_id(part):
     call = record(**({} if part is None else {"part": part}))
 
-    assert read(call).reservation_id == call["request_id"] + suffix
+    assert read(call).reservation_id == call["request_id"]
 
 
+def test_a_response_of_a_session_is_a_call_of_its_own():
+    calls = [record(request_id=session, part=part) for session, part in ((ONE, 1), (ONE, 2), (OTHER, 1))]
+    ids = {read(call).reservation_id for call in calls}
+
+    assert len(ids) == 3 and {len(found) for found in ids} == {36} and not ids & {ONE, OTHER}
+
+
+ONE, OTHER = new_id(), new_id()
 COST = {"cost_usd": 0.25, "cost_source": "reported"}
 
 

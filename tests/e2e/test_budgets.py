@@ -4,13 +4,17 @@ import json
 import os
 import random
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
 from tests.http_by_hand import Broken, HandClient, call
 from tests.meters import DOLLAR, UsingUpstream, add_meter, asking, numbers, rule, set_columns, settled
 from tests.servers import DEPLOYED, Server, wait_for
+from tests.websocket_upstream import WebSocketUpstream
 
 CHAT = "/v1/chat/completions"
 JSON = ("Content-Type", "application/json")
@@ -435,6 +439,106 @@ def test_a_plain_token_sees_nothing_of_all_this(proxy, chat, token, using):
 
     assert answer.status == 200
     assert not [name for name, _ in answer.headers if name.lower().startswith("x-proxy-budget")]
+
+
+# WebSockets.
+
+
+SESSION = {"type": "session.created", "session": {"model": "gpt-realtime"}}
+BEGUN = {"type": "response.created", "response": {"usage": None}}
+DONE = {"type": "response.done", "response": {"usage": {"input_tokens": 100_000, "output_tokens": 0}}}  # $0.40
+
+
+def responding(count):
+    """An upstream's talk: as many responses as it is asked for, up to so many."""
+
+    def talk(peer):
+        peer.send(json.dumps(SESSION))
+        for _ in range(count):
+            peer.recv()
+            peer.send(json.dumps(BEGUN))
+            peer.send(json.dumps(DONE))
+
+    return talk
+
+
+def realtime(proxy, token, count):
+    """Responses that came until the session was closed, and the frame that closed it."""
+    url = proxy.url.replace("http", "ws") + "/v1/realtime?model=gpt-realtime"
+    with connect(url, additional_headers=dict([token.bearer]), proxy=None) as client:
+        client.recv()
+        done = 0
+        try:
+            for _ in range(count):
+                client.send('{"type": "response.create"}')
+                client.recv()
+                client.recv()
+                done += 1
+        except ConnectionClosed as exc:
+            return done, exc.rcvd and (exc.rcvd.code, exc.rcvd.reason)
+    return done, None
+
+
+def test_a_session_is_closed_when_its_budget_is_used_up(proxy, token_for):
+    with WebSocketUpstream(responding(10)) as upstream:
+        token = token_for(upstream.url)
+        meter = add_meter(proxy, token)
+        rule(proxy, token, {"endpoints": ["realtime"]})
+
+        done, closed = realtime(proxy, token, 10)
+
+    [record] = proxy.wait_for_records(1, token)
+    assert closed == (1008, "budget_exhausted") and done <= 4
+    assert settled(proxy, meter).spent == 1_200_000 <= round(record["cost_usd"] * DOLLAR)
+
+
+def test_an_idle_session_holds_nothing_and_a_running_response_does(proxy, token_for):
+    began, goes_on = threading.Event(), threading.Event()
+
+    def talk(peer):
+        peer.send(json.dumps(SESSION))
+        began.wait(10)
+        peer.send(json.dumps(BEGUN))
+        goes_on.wait(10)
+
+    with WebSocketUpstream(talk) as upstream:
+        token = token_for(upstream.url)
+        meter = add_meter(proxy, token, amount=100 * DOLLAR)
+        rule(proxy, token, {"endpoints": ["realtime"]})
+        url = proxy.url.replace("http", "ws") + "/v1/realtime?model=gpt-realtime"
+        with connect(url, additional_headers=dict([token.bearer]), proxy=None) as client:
+            client.recv()
+            assert numbers(proxy, meter) == (0, 0, 0)
+            began.set()
+            client.recv()
+            wait_for(lambda: numbers(proxy, meter).reserved)
+            goes_on.set()
+
+    [record] = proxy.wait_for_records(1, token)
+    assert record["cost_usd"] > 0
+    assert settled(proxy, meter).spent == round(record["cost_usd"] * DOLLAR)
+
+
+def test_a_session_without_a_budgets_leave_is_not_opened(proxy, token_for):
+    with WebSocketUpstream(responding(1)) as upstream:
+        token = token_for(upstream.url)
+        add_meter(proxy, token)
+
+        with pytest.raises(InvalidStatus) as caught:
+            realtime(proxy, token, 1)
+
+        assert caught.value.response.status_code == 403 and upstream.handshakes == []
+
+
+def test_each_response_of_a_plain_tokens_session_counts(proxy):
+    with WebSocketUpstream(responding(200)) as upstream:
+        token = proxy.issue_token(proxy.create_project(base_url=upstream.url), rate_limit=100)
+
+        done, closed = realtime(proxy, token, 200)
+
+    assert closed == (1008, "rate_limit_exceeded")
+    assert done in (100, 101)  # the last one's messages may have been under way
+    assert proxy.rows(f"SELECT request_count FROM tokens WHERE id = '{token.id}'") == [{"request_count": 100}]
 
 
 # Changes and accidents.

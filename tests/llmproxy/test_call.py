@@ -154,7 +154,8 @@ def session(*told: dict[str, Any], prices: Prices | None = PRICES) -> CallRecord
     for document in told:
         facts = Facts()
         facts.take(document)
-        call.responded(facts)
+        if charge := call.priced(facts):
+            call.charge(charge)
     call.end(None, bytes_out=0)
     return log.records[0]
 

@@ -2,6 +2,7 @@
 
 import json
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -114,7 +115,8 @@ def hearing(model, *, form="audio"):
 def priced(*events):
     """Model, tokens and tier of each response, as they were told one by one."""
     told = []
-    observer = observe_session(None, on_response=told.append)
+    responses = SimpleNamespace(begun=lambda: None, over=told.append, close=lambda: None)
+    observer = observe_session(None, responses=responses)
     observer.feed(sent(*events))
     observer.finish()
     return [(one.model, (one.usage or {}).get("total_tokens"), one.service_tier) for one in told]
@@ -156,14 +158,14 @@ def test_calls_of_tools_are_added_up():
 
 
 def test_a_finished_observer_knows_no_call_any_more():
-    class Call:
-        def responded(self, told): ...
+    class Responses:
+        def close(self): ...
 
-    call = Call()
-    observer = observe_session(None, on_response=call.responded)
-    gone = weakref.ref(call)
+    responses = Responses()
+    observer = observe_session(None, responses=responses)
+    gone = weakref.ref(responses)
     observer.finish()
-    del call
+    del responses
 
     assert gone() is None
 
