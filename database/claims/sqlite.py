@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -22,6 +23,9 @@ from llmproxy.limits.reservations import Ruled, RuledClaim, Settlement, Verdict
 
 _RESERVED_AMONG = "SELECT request_id FROM reservations WHERE request_id IN (SELECT value FROM json_each(:ids))"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# Of 2026-11-26 18:05:00.000000, for WINDOW is a whole hour.
+_HOUR_CHARS = len("2026-11-26 18")
 
 T = TypeVar("T")
 
@@ -104,8 +108,8 @@ class SqliteTokenStore:
     def _values(self, token_hash: str, now: datetime) -> dict[str, Any]:
         return {
             "token": token_hash,
-            "now": _sqlite_time(now),
-            "window_floor": _sqlite_time(now - WINDOW),
+            "now": (text := _sqlite_time(now)),
+            "window_floor": _hour_before(text[:_HOUR_CHARS]) + text[_HOUR_CHARS:],
             "default_limit": self._default_limit,
         }
 
@@ -171,6 +175,12 @@ def now_us() -> int:
 
 def _microseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+@lru_cache(maxsize=4)
+def _hour_before(day_and_hour: str) -> str:
+    # A time is written down in as long as a row is found, and a claim needs this one and that of WINDOW ago.
+    return _sqlite_time(datetime.fromisoformat(day_and_hour) - WINDOW)[:_HOUR_CHARS]
 
 
 def _sqlite_time(moment: datetime) -> str:

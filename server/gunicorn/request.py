@@ -190,7 +190,8 @@ class Parser(RequestParser):  # type: ignore[misc]
         self, cfg: Config, unreader: Unreader, peer_addr: Address | str, number: int
     ) -> OrdinaryRequest | Request:
         """The next request. StopIteration at the end of the connection."""
-        give_way()  # to those who wait while this one's requests come one behind the other
+        if self.unreader.buf.tell():  # else the unreader does
+            give_way()  # to those who wait while this one's requests come one behind the other
         data = unreader.read()
         if not data:
             raise StopIteration
