@@ -372,6 +372,8 @@ class Settings:
         "Days after which an expired token is deleted.")
     usage_retention_days: float = setting("USAGE_RETENTION_DAYS", 400.0, between(0.0, 36_500),
         "Days after which sums of usage are deleted.")
+    request_index_days: float = setting("REQUEST_INDEX_DAYS", 30.0, between(0.0, 36_500),
+        "Days that requests are found by time and duration: 60 to 100 bytes of the database for each request.")
     audit_retention_days: float = setting("AUDIT_RETENTION_DAYS", 400.0, between(0.0, 36_500),
         "Days after which lines of the audit trail are deleted.")
     # fmt: on

@@ -260,6 +260,27 @@ reader_positions = db.Table(
     Column("position", Text, nullable=False),
     Column("saved_at", UtcDateTime, nullable=False),
 )
+# Where the records of calls stand, for lists by time. `at` is the millisecond of their arrival since 1970 UTC,
+# `key_id` that of a key of CALLS, which may be gone; `ending` is a place in `accounting.index.ENDINGS`.
+call_index = db.Table(
+    "call_index",
+    Column("at", BigInteger, primary_key=True, autoincrement=False),
+    Column("segment", Integer, primary_key=True, autoincrement=False),
+    Column("place", BigInteger, primary_key=True, autoincrement=False),
+    Column("key_id", Integer, nullable=False),
+    Column("status", SmallInteger, nullable=False),
+    Column("ending", SmallInteger, nullable=False),
+    Column("duration_ms", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+# The files that it names, by number: one each for 64 MiB of log.
+log_segments = db.Table(
+    "log_segments",
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("node_id", String(36), nullable=False),
+    Column("segment", String(24), nullable=False),
+    UniqueConstraint("node_id", "segment", name="uq_log_segments"),
+)
 # Objects whose usage was told, by whom first. Moments are seconds since 1970 UTC.
 seen_objects = db.Table(
     "seen_objects",

@@ -11,6 +11,7 @@ import re
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -78,11 +79,26 @@ class Sight(NamedTuple):
     used: Sums
 
 
+class Call(NamedTuple):
+    """A record that was counted: under what, when it arrived, and the how manieth it was."""
+
+    row: Row
+    record: ReadRecord
+    arrived_at: datetime
+    number: int
+
+
 class Folded(NamedTuple):
-    """Sums in CALLS, the view that has all dimensions, and the usage that may not be in them, in the log's order."""
+    """
+    Attributes:
+        rows: Sums in CALLS, the view that has all dimensions.
+        sights: The usage that may not be in them, in the log's order.
+        calls: The records themselves, in the log's order.
+    """
 
     rows: Rows
     sights: list[Sight]
+    calls: list[Call]
 
 
 def _kept(view: View) -> Callable[[tuple[object, ...]], tuple[Any, ...]]:
@@ -100,13 +116,14 @@ def fold(records: Iterable[ReadRecord], *, model_name: Callable[[str, str], str]
     Args:
         model_name: The name to count a project's model under.
     """
-    found = Folded({}, [])
-    rows, sights = found
-    for record in records:
+    found = Folded({}, [], [])
+    rows, sights, calls = found
+    for number, record in enumerate(records):
         arrived_at = record.arrived_at
         if arrived_at is None:
             continue
         row = _row(record, hour_of(arrived_at), model_name)
+        calls.append(Call(row, record, arrived_at, number))
         sums = rows.get(row)
         if sums is None:
             sums = rows[row] = defaultdict(int)

@@ -96,7 +96,7 @@ class _Recounting:
         self._replace_from = replace_from
 
     def gather(self, records: list[ReadRecord]) -> None:
-        rows, sights = self._sums.fold(records)
+        rows, sights, _ = self._sums.fold(records)
         with self._sums.transaction(busy_ms=_BUSY_MS) as connection:
             counted = with_used(rows, counting(connection, sights))
             self._sums.add(connection, {row._replace(view=RECOUNT.id): sums for row, sums in counted.items()})

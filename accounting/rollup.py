@@ -16,7 +16,7 @@ from __future__ import annotations
 import fcntl
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Engine, select
 
+from accounting import index
 from accounting.fold import Folded, Row, Rows, Sight, Sums, fold, in_every_view, with_used
 from accounting.names import ModelNames
 from accounting.reservations import pass_records
@@ -44,6 +45,7 @@ _MAX_KNOWN_KEYS = 200_000
 _KEY_COLUMNS = ("view", "node_id", *DIMENSIONS)
 _SUM_COLUMNS = ("view", "hour", "key_id", *SUMS)
 _PLACES = {name: at for at, name in enumerate(_SUM_COLUMNS)}
+_NO_CALLS = Folded({}, [], [])
 _NOTHING = (0,) * len(SUMS)
 # By hand, for the driver itself: 600 rows of 45 numbers are a batch, and this is a fifth of the ORM's time.
 _ON_SUM = "ON CONFLICT (view, hour, key_id) DO UPDATE SET " + ", ".join(
@@ -107,14 +109,21 @@ class UsageSums:
         self._engine = engine
         self.node = node
         self._is_sqlite = engine.dialect.name == "sqlite"
-        self._staged = Folded({}, [])
+        self._staged = _NO_CALLS
+        self._offsets: Sequence[int] = ()
         self.last_save_s = 0.0
         self._ids: dict[tuple[Any, ...], int] = {}
+        self._numbered = "", 0
         self._names = ModelNames(engine)
 
-    def stage(self, records: Iterable[ReadRecord]) -> None:
-        """Sum up the records that the next saved position will have passed."""
-        self._staged = self.fold(records)
+    def stage(self, records: Iterable[ReadRecord], offsets: Sequence[int] = ()) -> None:
+        """
+        Sum up the records that the next saved position will have passed.
+
+        Args:
+            offsets: Where their lines begin in the segment of that position; none, and they are not indexed.
+        """
+        self._staged, self._offsets = self.fold(records), offsets
 
     def fold(self, records: Iterable[ReadRecord]) -> Folded:
         """The records' sums, with models under their names in the tables."""
@@ -130,6 +139,7 @@ class UsageSums:
         except BaseException:
             # The keys that it made were rolled back with it.
             self._ids.clear()
+            self._numbered = "", 0
             raise
 
     def load(self) -> Position:
@@ -142,15 +152,23 @@ class UsageSums:
     def save(self, position: Position) -> None:
         """Add what was staged, and remember the position. All or nothing."""
         started = time.perf_counter()
-        rows, sights = self._staged
+        rows, sights, calls = self._staged
         with self.transaction() as connection:
             counted = counting(connection, sights)
             self.add(connection, in_every_view(with_used(rows, counted)))
+            if self._offsets and position.segment:
+                ids = {row: self._ids[(row.view, self.node, *row[2:])] for row in rows}
+                index.add(connection, self._segment(connection, position.segment), calls, self._offsets, ids)
             self._save_position(connection, position)
-        self._staged = Folded({}, [])
+        self._staged, self._offsets = _NO_CALLS, ()
         self.last_save_s = time.perf_counter() - started
         for sight in counted:
             _tell(sight)
+
+    def _segment(self, connection: Connection, segment: str) -> int:
+        if self._numbered[0] != segment:
+            self._numbered = segment, index.number_of(connection, self.node, segment)
+        return self._numbered[1]
 
     def add(self, connection: Connection, added: Rows) -> None:
         """Add to the tables, within a `transaction` of these sums."""
@@ -238,7 +256,7 @@ class Rollup:
         """
         try:
             while (batch := self.reader.read_batch(max_records=max_records)).size:
-                self.sums.stage(batch.records)
+                self.sums.stage(batch.records, batch.offsets)
                 if self._reservations is not None:
                     # Before the position moves on: what is passed again then has been ended, and is left alone.
                     pass_records(self._reservations, batch.records)

@@ -1,6 +1,6 @@
 """
-Deletes what has outlived its time: tokens after they expired, sums of usage, objects whose usage was counted, lines
-of the audit trail.
+Deletes what has outlived its time: tokens after they expired, sums of usage, objects whose usage was counted, places
+of calls in the log, lines of the audit trail.
 
 In small batches, each a transaction of its own, so that no admission waits for more than milliseconds of it. Two
 processes that do it at once delete nothing wrong, only do some of it twice; `lease` spares them that.
@@ -15,7 +15,7 @@ from sqlalchemy import Delete, Engine, delete, exists, func, select, tuple_
 
 from config import Settings
 from database.engine import BACKGROUND_BUSY_MS, background_transaction
-from models import AuditEntry, Token, reservations, retired_secrets, seen_objects, usage_keys, usage_sums
+from models import AuditEntry, Token, call_index, reservations, retired_secrets, seen_objects, usage_keys, usage_sums
 
 DAY_S = 24 * 3600
 BATCH = 500
@@ -55,6 +55,10 @@ class Cleanup:
         seen = tuple_(seen_objects.c.project_id, seen_objects.c.object_id)
         unread = select(*seen.clauses).where(seen_objects.c.at < unread_since).limit(BATCH)
         yield from self._repeated("objects seen", delete(seen_objects).where(seen.in_(unread)))
+        indexed = tuple_(call_index.c.at, call_index.c.segment, call_index.c.place)
+        since_ms = int((now - timedelta(days=kept.request_index_days)).timestamp() * 1000)
+        old_calls = select(*indexed.clauses).where(call_index.c.at < since_ms).limit(BATCH)
+        yield from self._repeated("calls in the index", delete(call_index).where(indexed.in_(old_calls)))
         told = now - timedelta(days=kept.audit_retention_days)
         old = select(AuditEntry.id).where(AuditEntry.at < told).limit(BATCH)
         yield from self._repeated("audit entries", delete(AuditEntry).where(AuditEntry.id.in_(old)))

@@ -68,7 +68,10 @@ def bill(prices: Prices | None, call: Sent) -> Bill:
     has_failed = call.upstream_status is not None and call.upstream_status >= BAD_REQUEST
     # What an object had cost when it was made is not what reading it costs.
     if has_failed or (source == "stored" and usage_of is None):
-        return Bill(FREE if prices else NO_PRICES, metadata, source, usage_of)
+        # Whoever looks for the cause wants to know what was asked for.
+        asks = has_failed and not model and _may_be_asked(call)
+        asked_model = read_asked(call.endpoint, call.body or b"")[0] if asks else None
+        return Bill(FREE if prices else NO_PRICES, metadata, source, usage_of, asked_model)
     requested_model = None
     if not model and _may_be_asked(call):
         requested_model, units = read_asked(call.endpoint, call.body or b"")

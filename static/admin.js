@@ -24,6 +24,13 @@ for (const group of document.querySelectorAll("[data-presets-for]")) {
   });
 }
 
+/* Filters act at once. */
+for (const form of document.querySelectorAll("form[data-at-once]")) {
+  form.addEventListener("change", (event) => {
+    if (event.target.matches("select")) form.requestSubmit();
+  });
+}
+
 /* Ticks or clears what can be selected on the page. */
 for (const all of document.querySelectorAll("[data-select-all]")) {
   all.addEventListener("change", () => {

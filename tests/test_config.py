@@ -94,6 +94,7 @@ WRONG = {
     "MAX_WEBSOCKETS_PER_TOKEN": "0",
     "LOG_CLIENT_ADDRESS": "perhaps",
     "USAGE_RETENTION_DAYS": "nan", "AUDIT_RETENTION_DAYS": "x",
+    "REQUEST_INDEX_DAYS": "-1",
 }  # fmt: skip
 
 

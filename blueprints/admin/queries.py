@@ -19,8 +19,8 @@ from accounting.report import Brief, Kind
 from blueprints.admin.display import TokenView, token_view
 from blueprints.admin.spans import MONTH
 from database.errors import DatabaseError
-from llmproxy.admission import WINDOW, utc_now
-from models import AuditEntry, Project, Token, db
+from llmproxy.admission import SECRET_LENGTH, WINDOW, hash_token, utc_now, without_prefix
+from models import AuditEntry, Project, Token, db, retired_secrets
 
 PAGE_SIZE = 50
 # A page far down a list makes the database walk there; nobody reads that far, filters lead there sooner.
@@ -185,6 +185,20 @@ def tokens_called(text: str, limit: int) -> list[str]:
     """Ids of the tokens with this label (in whatever case) or an id that begins so, the newest first."""
     is_called = or_(func.lower(Token.label) == text.lower(), *_has_id(Token.id, text))
     return list(db.session.scalars(select(Token.id).where(is_called).order_by(Token.created_at.desc()).limit(limit)))
+
+
+def may_be_secret(text: str) -> bool:
+    """Whether it has the form of a token's secret, which is that of its id, too."""
+    return len(without_prefix(text)) == SECRET_LENGTH
+
+
+def token_id_of(text: str) -> str | None:
+    """The id of the token whose id or secret this is, also one that was replaced; None for no token's."""
+    hashed = hash_token(without_prefix(text))
+    retired = select(retired_secrets.c.token_id).where(retired_secrets.c.token_hash == hashed)
+    is_meant = or_(Token.id == text, Token.token_hash == hashed, Token.id.in_(retired))
+    found: str | None = db.session.scalar(select(Token.id).where(is_meant))
+    return found
 
 
 def _in_state(state: str, now: datetime, default_limit: int) -> ColumnElement[bool]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, get_args
 
 import orjson
-from flask import Response, current_app, jsonify, request, url_for
+from flask import Response, current_app, jsonify, make_response, redirect, request, url_for
 
-from blueprints.admin import exports, queries
+from accounting import index
+from accounting.rollup import node_id
+from blueprints.admin import exports, queries, request_filters
 from blueprints.admin.advice import Advice, advice
 from blueprints.admin.answers import page, wants_json
+from blueprints.admin.request_filters import FAILED, SLOWEST, Problem, Sent
 from blueprints.admin.site import bp
 from blueprints.csv_table import csv_response
 from blueprints.wire import iso
@@ -22,12 +25,11 @@ from control.errors import NotFound
 from llmproxy.api_log.latest import Filter, Found, Place, read_at, search
 from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.errors import Outcome
+from models import db
 from services import Services
 
 PAGE_SIZE = 50
 OUTCOMES: dict[str, str] = {name: name.replace("_", " ").capitalize() for name in get_args(Outcome)}
-# Beside the outcomes: all that has gone wrong in any way.
-FAILED = "failed"
 COST_SOURCES = {
     "reported": "By the usage that the upstream told",
     "stored": "By the usage of what was read, which counts once",
@@ -43,17 +45,7 @@ _COLUMNS = (
     *("completion_tokens", "total_tokens", "cost_usd", "client_address", "upstream_request_id", "count"),
     *("project", "token"),
 )
-_STATUS = re.compile(r"[1-5](xx|[0-9]{2})", re.IGNORECASE)
 _GOOD, _BAD = 400, 500
-_ID_LENGTH = 36
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong with a filter: its field, and a sentence."""
-
-    field: str
-    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,38 +82,80 @@ class RecordView:
 
 @bp.get("/requests")
 def requests() -> Response:
-    """The latest records that pass the filter."""
-    sent = _sent_filters()
-    wanted, problem = _filter(sent)
-    before = Place.parse(request.args.get("before", ""))
+    """The records that pass the filter: the latest of the log, or by the index where a time is asked for."""
+    return _list(*request_filters.read(request.args))
+
+
+@bp.post("/requests")
+def filter_requests() -> Response:
+    """Turn a filled-in filter into an address. A secret among it becomes its token's id, and stands in no address."""
+    sent, problem = request_filters.resolve(request.form)
+    if problem:
+        return _list(sent, Filter(), problem)
+    arguments: dict[str, Any] = request_filters.in_use(sent)
+    return make_response(redirect(url_for(f"{bp.name}.requests", **arguments), 303))
+
+
+def _list(sent: Sent, wanted: Filter, problem: Problem | None) -> Response:
     as_csv = exports.wants_csv()
     limit = exports.MAX_ROWS if as_csv else PAGE_SIZE
-    found = search(_log_path(), wanted, limit=limit, before=before) if not problem else Found()
+    before = Place.parse(request.args.get("before", ""))
+    found, older, gone = Found(), None, 0
+    is_indexed = request_filters.needs_index(sent, wanted)
+    if is_indexed and not problem:
+        browsed = _browse(wanted, slowest=sent["order"] == SLOWEST, limit=limit, after=request.args.get("after"))
+        found.records, gone = browsed.records, browsed.gone
+        older = {"after": browsed.next} if browsed.next else None
+    elif not problem:
+        found = search(_log_path(), wanted, limit=limit, before=before)
+        older = {"before": str(found.older)} if found.older else None
     if as_csv:
         return csv_response(_COLUMNS, map(_cells, _views(found.records)), "requests.csv")
     if wants_json():
         data = [record.fields for _, record in found.records]
-        return jsonify(data=data, before=str(found.older) if found.older else None)
+        return jsonify(data=data, **{"before": None} | (older or {}))
     return page(
         "requests.html",
         400 if problem else 200,
         rows=_views(found.records),
         found=found,
-        before=before,
+        older=older,
+        is_first=not (before or request.args.get("after")),
+        is_indexed=is_indexed,
+        indexed_since=_indexed_since(wanted) if is_indexed else None,
+        gone=gone,
         filters=sent,
-        filters_in_use={name: value for name, value in sent.items() if value},
+        filters_in_use=request_filters.in_use(sent),
+        has_more_filters=any(sent[name] for name in request_filters.RARE),
         problem=problem,
         projects=queries.project_choices(),
         outcomes={FAILED: "Any error or refusal"} | OUTCOMES,
+        spans=[(name, words) for name, (words, _) in request_filters.SPANS.items()],
+        orders=request_filters.ORDERS,
         reached=found.records[-1][1].arrived_at if found.records else None,
     )
+
+
+def _browse(wanted: Filter, *, slowest: bool, limit: int, after: str | None) -> index.Browsed:
+    settings = Services.of(current_app).settings
+    node = node_id(settings.data_dir)
+    return index.browse(db.session, settings.log_path, node, wanted, slowest=slowest, limit=limit, after=after)
+
+
+def _indexed_since(wanted: Filter) -> datetime | None:
+    """When the index begins, where the filter asks for times before."""
+    at = index.begins_at(db.session)
+    if at is None:
+        return None
+    begins = datetime.fromtimestamp(at / 1000, UTC)
+    return begins if wanted.begin is None or wanted.begin < begins else None
 
 
 @bp.get("/requests/tail")
 def tail() -> Response:
     """For the live view: rows of the records after the place `after`, and the place to ask for next."""
     after = Place.parse(request.args.get("after", ""))
-    wanted, problem = _filter(_sent_filters())
+    _, wanted, problem = request_filters.read(request.args)
     found = search(_log_path(), wanted, limit=PAGE_SIZE, until=after) if not problem else Found()
     response = page("_request_rows.html", rows=_views(found.records))
     response.headers["X-Next-Place"] = str(found.end or after or "")
@@ -134,10 +168,9 @@ def one_request(request_id: str) -> Response:
     place = Place.parse(request.args.get("at", ""))
     record = read_at(_log_path(), place) if place else None
     if record is None or record.request_id != request_id:
-        found = search(_log_path(), Filter(request_id=request_id), limit=1)
-        record = found.records[0][1] if found.records else None
+        place, record = _record_of(request_id)
     if record is None:
-        raise NotFound("request_id", "record in the latest part of the call log")
+        raise NotFound("request_id", "record in the call log, or only in its older part")
     if wants_json():
         return jsonify(record.fields)
     (row,) = _views([(place, record)])
@@ -145,6 +178,15 @@ def one_request(request_id: str) -> Response:
     told = advice(record)
     way_out = _way_out(told, row) if told else None
     return page("request.html", row=row, status_words=_status_words(record), text=text, advice=told, way_out=way_out)
+
+
+def _record_of(request_id: str) -> tuple[Place | None, ReadRecord | None]:
+    """A record by its id, which tells when it arrived; by a search of the latest stretch where that does not help."""
+    wanted = request_filters.by_id(request_id)
+    found = search(_log_path(), Filter(request_id=request_id), limit=1).records
+    if not found and wanted.begin:
+        found = _browse(wanted, slowest=False, limit=1, after=None).records
+    return found[0] if found else (None, None)
 
 
 def _way_out(told: Advice, row: RecordView) -> str | None:
@@ -166,44 +208,6 @@ def latest(wanted: Filter, *, limit: int) -> list[RecordView]:
 
 def _log_path() -> Path:
     return Services.of(current_app).settings.log_path
-
-
-def _sent_filters() -> dict[str, str]:
-    return {
-        name: request.args.get(name, "").strip() for name in ("project_id", "token", "status", "outcome", "model")
-    }
-
-
-def _filter(sent: Mapping[str, str]) -> tuple[Filter, Problem | None]:
-    """What to search for, and what is wrong with the filters."""
-    status = sent["status"].lower()
-    if status and not _STATUS.fullmatch(status):
-        return Filter(), Problem("status", "Status must be a number like 429, or a class like 4xx.")
-    token_id, problem = _token_id(sent["token"])
-    if problem:
-        return Filter(), Problem("token", problem)
-    wanted = Filter(
-        project_id=sent["project_id"] or None,
-        token_id=token_id,
-        status=status.removesuffix("xx") or None,
-        outcome=sent["outcome"] if sent["outcome"] not in ("", FAILED) else None,
-        failed=sent["outcome"] == FAILED,
-        model=sent["model"] or None,
-    )
-    return wanted, None
-
-
-def _token_id(text: str) -> tuple[str | None, str | None]:
-    """The token meant by an id, by how it begins, or by a label; what is wrong where that is none, or several."""
-    # The log may name tokens that are no more.
-    if not text or len(text) == _ID_LENGTH:
-        return text or None, None
-    found = queries.tokens_called(text, 2)
-    if len(found) == 1:
-        return found[0], None
-    if found:
-        return None, f"Several tokens are called “{text}”. Follow the link on the page of the one that is meant."
-    return None, f"No token has the label “{text}”, or an id that begins so."
 
 
 def _views(records: Sequence[tuple[Place | None, ReadRecord]]) -> list[RecordView]:

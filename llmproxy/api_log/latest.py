@@ -10,7 +10,7 @@ Damaged lines are stepped over.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -28,6 +28,8 @@ SEARCH_BYTES = 64 << 20
 # ...and parses at most so many lines, for filters that nearly every line passes at first sight.
 SEARCH_LINES = 20_000
 _BLOCK_BYTES = 1 << 20
+# Few lines are longer.
+_USUAL_BYTES = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ class Filter:
     Attributes:
         status: An exact status, or a class of them: "429" or "4".
         failed: Only what was refused or went wrong.
-        model: How the model's name begins.
+        code: Of the error.
+        model: How the name of the model begins that the response named, or else the request.
         begin: The first moment of arrival to find; aware, like `end`, the first one after those.
     """
 
@@ -67,6 +70,8 @@ class Filter:
     outcome: str | None = None
     model: str | None = None
     request_id: str | None = None
+    code: str | None = None
+    client_address: str | None = None
     failed: bool = False
     begin: datetime | None = None
     end: datetime | None = None
@@ -78,12 +83,15 @@ class Filter:
             "token": self.token_id,
             "project_id": self.project_id,
             "outcome": self.outcome,
+            "client_address": self.client_address,
+            "code": self.code,
         }
         exact = [_pair(name, value) for name, value in wanted.items() if value]
         if self.status:
             exact.append(b'"status_code":' + self.status.encode())
         if self.model:
-            exact.append(_pair("model", self.model)[:-1])
+            # "model" and "requested_model" alike.
+            exact.append(_pair("model", self.model)[1:-1])
         return exact
 
     def takes(self, record: ReadRecord) -> bool:
@@ -94,7 +102,9 @@ class Filter:
             and self.project_id in (None, record.project_id)
             and self.outcome in (None, record.outcome)
             and (not self.status or _has_status(record, self.status))
-            and (not self.model or (record.model or "").startswith(self.model))
+            and self.client_address in (None, record.client_address)
+            and self.code in (None, record.error_code)
+            and (not self.model or (record.named_model or "").startswith(self.model))
             and (record.has_failed or not self.failed)
             and self._has_arrived(record)
         )
@@ -171,6 +181,32 @@ def read_at(path: Path, place: Place) -> ReadRecord | None:
     finally:
         os.close(fd)
     return parse_line(line)
+
+
+def read_all(path: Path, places: Iterable[Place]) -> Iterator[ReadRecord | None]:
+    """The records whose lines begin at these places, in their order; None for one that is gone."""
+    opened: dict[str, int] = {}
+    try:
+        for place in places:
+            give_way()
+            if place.segment not in opened:
+                opened[place.segment] = open_segment(path, place.segment)
+            yield _read_line(opened[place.segment], place.offset)
+    finally:
+        for fd in opened.values():
+            if fd >= 0:
+                os.close(fd)
+
+
+def _read_line(fd: int, offset: int) -> ReadRecord | None:
+    if fd < 0:
+        return None
+    with suppress(OSError):
+        for most in (_USUAL_BYTES, MAX_LINE_BYTES + 1):
+            line, end, _ = os.pread(fd, most, offset).partition(b"\n")
+            if end:
+                return parse_line(line)
+    return None
 
 
 def _pair(name: str, value: str) -> bytes:

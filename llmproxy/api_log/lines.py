@@ -16,9 +16,15 @@ _RECORD_START = b'{"timestamp":"'
 
 @dataclass(slots=True)
 class Cut:
-    """What was found in order; `used` bytes are dealt with, `torn` pieces lost."""
+    """
+    What was found in order; `used` bytes are dealt with, `torn` pieces lost.
+
+    Attributes:
+        offsets: Where the line of each record begins, of one in a damaged line too.
+    """
 
     records: list[ReadRecord] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
     used: int = 0
     torn: int = 0
 
@@ -36,12 +42,13 @@ def cut(data: bytes, *, max_lines: int, is_last: bool = False) -> Cut:
     if is_last and len(whole) < max_lines and rest:
         whole.append(rest)
     for line in whole:
-        found.used += len(line) + 1
         record = parse_line(line)
         if record is not None:
             found.records.append(record)
+            found.offsets.append(found.used)
         elif line:
             _salvage(line, found)
+        found.used += len(line) + 1
     found.used = min(found.used, len(data))
     return found
 
@@ -55,3 +62,4 @@ def _salvage(line: bytes, found: Cut) -> None:
             found.torn += 1
         else:
             found.records.append(record)
+            found.offsets.append(found.used)

@@ -130,6 +130,11 @@ class ReadRecord:
         return self.requested_model
 
     @property
+    def named_model(self) -> str | None:
+        """The model that the response named, or else the request."""
+        return self.model or self.requested_model
+
+    @property
     def count(self) -> int:
         """How many calls it stands for; see `refusals`."""
         count = self.fields.get("count")

@@ -59,12 +59,14 @@ class Batch:
     Attributes:
         size: Bytes of the segment that this batch covers; 0 means that there was nothing new.
         torn: Pieces of lines that were no record.
+        offsets: Where the line of each record begins in the segment of the position.
     """
 
     records: list[ReadRecord]
     position: Position
     size: int = 0
     torn: int = 0
+    offsets: tuple[int, ...] = ()
 
 
 class LogReader:
@@ -197,7 +199,8 @@ class LogReader:
         position = self._position
         if found.used:
             position = replace(position, offset=offset, tail=tail_of(self._fd, offset))
-        return Batch(found.records, position, found.used, found.torn)
+        offsets = tuple(map(self._position.offset.__add__, found.offsets))
+        return Batch(found.records, position, found.used, found.torn, offsets)
 
     def _read(self, max_records: int, max_bytes: int) -> tuple[Cut, bool]:
         """What can be cut at the position, and whether nothing will ever be added to the segment."""

@@ -1,5 +1,6 @@
 """Clean-up on each kind of database: what goes, what stays, in small batches, by one process of all."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,18 +14,20 @@ from config import Settings
 from control import cleanup
 from control.cleanup import Cleanup
 from database import lease
-from models import AuditEntry, Project, Token, reservations, seen_objects, usage_keys
+from models import AuditEntry, Project, Token, call_index, reservations, seen_objects, usage_keys
 from server import background
 from tests.accounting.test_rollup import catch_up, sums_of
 from tests.records import append, record
 
 NOW = datetime(2026, 11, 23, 10, 15, tzinfo=UTC)
 DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
-RETENTION = Settings(token_retention_days=30, usage_retention_days=90, audit_retention_days=60)
+RETENTION = Settings(
+    token_retention_days=30, usage_retention_days=90, audit_retention_days=60, request_index_days=36_000
+)
 
 
-def clean(engine: Engine) -> list[tuple[str, int]]:
-    return list(Cleanup(engine, RETENTION).batches(NOW))
+def clean(engine: Engine, **changes: float) -> list[tuple[str, int]]:
+    return list(Cleanup(engine, replace(RETENTION, **changes)).batches(NOW))
 
 
 def add_token(session: Session, name: str, expires_at: datetime) -> None:
@@ -50,6 +53,19 @@ def test_tokens_go_a_grace_after_they_expired(session, database):
 
     assert clean(database) == [("expired tokens", 1)]
     assert set(session.scalars(select(Token.id))) == {"kept", "alive"}
+
+
+def test_calls_leave_the_index_after_their_retention(database, tmp_path):
+    log = tmp_path / "api_logs.jsonl"
+    rollup = Rollup(log, UsageSums(database, "node"))
+    ages = (20 * DAY + SECOND, 20 * DAY - SECOND, SECOND)
+    append(log, [record(timestamp=(NOW - age).isoformat()) for age in ages])
+    catch_up(rollup)
+    rollup.close()
+
+    assert clean(database, request_index_days=20) == [("calls in the index", 1)]
+    with database.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(call_index)) == 2
 
 
 def test_audit_entries_go_after_their_retention(session, database):

@@ -83,7 +83,7 @@ def test_everything_arrives(full, database_url, target_url, tmp_path):
     assert {table.name: table.rows for table in done.tables} == {name: len(rows) for name, rows in left.items()}
     assert set(left) == {
         *("projects", "tokens", "retired_secrets", "audit", "meters", "reservations"),
-        *("usage_keys", "usage_sums", "seen_objects", "reader_positions"),
+        *("usage_keys", "usage_sums", "seen_objects", "reader_positions", "call_index", "log_segments"),
     }
     assert all(left.values()) and done.keys_opened == 3
 

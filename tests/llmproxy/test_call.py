@@ -112,10 +112,10 @@ def test_the_model_of_the_request_counts_where_the_response_names_none() -> None
     assert (record.cost, record.requested_model, record.metadata) == (1_250_000, "gpt-5", {"prompt_tokens": 10**6})
 
 
-def test_a_request_is_not_read_for_a_call_that_failed() -> None:
-    record = billed(status=404)
+def test_a_call_that_failed_costs_nothing_and_tells_the_model_that_it_asked_for() -> None:
+    record = billed(status=404, body=b'{"error": {"code": "model_not_found"}}', asked=b'{"model": "gpt-9"}')
 
-    assert (record.cost, record.cost_source, record.requested_model) == (0, "none", None)
+    assert (record.cost, record.cost_source, record.requested_model) == (0, "none", "gpt-9")
 
 
 def test_the_end_of_a_call_that_was_never_sent_up_costs_nothing() -> None:
@@ -439,13 +439,15 @@ def test_any_course_of_a_call_leaves_one_record(
     assert list(live) == []
 
 
-def test_every_call_has_an_id_of_its_own_that_is_a_random_uuid() -> None:
+def test_every_call_has_an_id_of_its_own_that_is_a_uuid_and_tells_its_millisecond() -> None:
+    before = int(time.time() * 1000)
     ids = [arrived(Log()).request_id for _ in range(200)]
 
     assert len(set(ids)) == 200
     for text in ids:
         parsed = uuid.UUID(text)
-        assert (str(parsed), parsed.version, parsed.variant) == (text, 4, uuid.RFC_4122)
+        assert (str(parsed), parsed.version, parsed.variant) == (text, 7, uuid.RFC_4122)
+        assert before <= parsed.int >> 80 <= time.time() * 1000
 
 
 def test_overhead_is_what_neither_the_upstream_nor_the_clients_body_took(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import pytest
 from flask import Flask
 from sqlalchemy.exc import OperationalError
 
-from accounting.rollup import Rollup, UsageSums
+from accounting.rollup import Rollup, UsageSums, node_id
 from control import projects, tokens
 from control.audit import Actor
 from database import schema
@@ -31,7 +31,8 @@ Write = Callable[..., CallRecord]
 
 def roll_up(app: Flask) -> None:
     with app.app_context():
-        rollup = Rollup(Services.of(app).settings.log_path, UsageSums(db.engine, "node"))
+        settings = Services.of(app).settings
+        rollup = Rollup(settings.log_path, UsageSums(db.engine, node_id(settings.data_dir)))
         while rollup.step():
             pass
         rollup.close()

@@ -1,0 +1,214 @@
+"""
+Where the records of calls stand in the call log, by time: what the rollup adds, and what lists ask.
+
+A row is seven numbers: of the record itself it has what lists are ordered and narrowed by. Whose call it was is told
+by the key of usage that it was counted under.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, and_, or_, select, tuple_
+
+from accounting.fold import Call, Row
+from accounting.names import OTHER_MODELS
+from accounting.views import CALLS
+from database.engine import Session
+from llmproxy.api_log.latest import Filter, Place, read_all
+from llmproxy.api_log.read_record import ReadRecord
+from models import call_index, log_segments, usage_keys
+
+# How a call ended: its outcome, or that it failed within a good response. New ones are added at the end.
+ENDINGS = (
+    "unknown",
+    "complete",
+    "failed_inside",
+    "refused",
+    "client_closed",
+    "upstream_failed",
+    "upstream_timeout",
+)
+_NUMBERS = {name: number for number, name in enumerate(ENDINGS)}
+_COMPLETE, _INSIDE, _CLOSED = _NUMBERS["complete"], _NUMBERS["failed_inside"], _NUMBERS["client_closed"]
+_BAD = 400
+MOST_READ = 5000
+_MOST_MS = 2**31 - 1
+_MOST_STATUS = 999
+_COLUMNS = tuple(column.name for column in call_index.columns)
+_ADD = (
+    f"INSERT INTO call_index ({', '.join(_COLUMNS)}) "  # noqa: S608
+    f"VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT DO NOTHING"
+)
+_ADD_ALL = (
+    f"INSERT INTO call_index ({', '.join(_COLUMNS)}) "  # noqa: S608
+    f"SELECT * FROM unnest({', '.join(['%s::bigint[]'] * len(_COLUMNS))}) ON CONFLICT DO NOTHING"
+)
+
+
+class Indexed(NamedTuple):
+    """A row of the index, and the place in the log that it stands for."""
+
+    at: int
+    segment: int
+    offset: int
+    duration_ms: int
+    place: Place
+
+    @property
+    def mark(self) -> str:
+        """It, for an address."""
+        return ".".join(map(str, self[:4]))
+
+
+def number_of(connection: Connection, node: str, segment: str) -> int:
+    """The number of a file of the log, which is given to it where it has none."""
+    wanted = {"node_id": node, "segment": segment}
+    statement = select(log_segments.c.id).filter_by(**wanted)
+    found = connection.scalar(statement)
+    if found is None:
+        connection.execute(log_segments.insert(), wanted)
+        found = connection.scalar(statement)
+    return int(found or 0)
+
+
+def add(
+    connection: Connection, segment: int, calls: Iterable[Call], offsets: Sequence[int], ids: Mapping[Row, int]
+) -> None:
+    """
+    Add calls of one file; those that are there already stay as they are.
+
+    Args:
+        offsets: Where the lines of the records begin, by their numbers in the batch.
+        ids: Of the keys that they were counted under.
+    """
+    rows = [
+        (
+            int(arrived_at.timestamp() * 1000),
+            segment,
+            offsets[number],
+            ids[row],
+            min(record.status_code or 0, _MOST_STATUS),
+            _INSIDE if record.failed_inside else _NUMBERS.get(record.outcome or "", 0),
+            min(int(record.duration_ms or 0), _MOST_MS),
+        )
+        for row, record, arrived_at, number in calls
+    ]
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(_ADD, rows)
+    else:
+        columns = tuple(f"{{{','.join(map(str, column))}}}" for column in zip(*rows, strict=True))
+        connection.exec_driver_sql(_ADD_ALL, columns)
+
+
+def find(
+    session: Session, node: str, wanted: Filter, *, slowest: bool, limit: int, after: str | None
+) -> list[Indexed]:
+    """
+    Rows of this node that may pass: what the index does not tell is left to whoever reads their records.
+
+    Args:
+        slowest: Those that took longest first; the latest first otherwise.
+        after: The `mark` of the last row that was seen.
+    """
+    table = call_index.c
+    order = [table.duration_ms, table.at, table.segment, table.place] if slowest else [
+        table.at, table.segment, table.place
+    ]  # fmt: skip
+    statement = (
+        select(table.at, table.segment, table.place, table.duration_ms, log_segments.c.segment)
+        .join(log_segments, and_(log_segments.c.id == table.segment, log_segments.c.node_id == node))
+        .where(*_conditions(wanted))
+        .order_by(*(column.desc() for column in order))
+        .limit(limit)
+    )
+    if seen := _read_mark(after):
+        statement = statement.where(tuple_(*order) < tuple_(*(seen[column.name] for column in order)))
+    return [Indexed(*row[:4], Place(row[4], row[2])) for row in session.execute(statement)]
+
+
+class Browsed(NamedTuple):
+    """
+    Attributes:
+        records: With their places.
+        next: The mark to go on after; None at the end.
+        gone: How many rows led to a line that is not there any more.
+    """
+
+    records: list[tuple[Place, ReadRecord]]
+    next: str | None
+    gone: int
+
+
+def browse(
+    session: Session, path: Path, node: str, wanted: Filter, *, slowest: bool, limit: int, after: str | None
+) -> Browsed:
+    """
+    The records of the log at `path` that pass the filter, by the index; see `find`.
+
+    At most MOST_READ of them are read: a filter that the index cannot tell may take several steps.
+    """
+    found: list[tuple[Place, ReadRecord]] = []
+    gone = read = 0
+    most = max(limit, MOST_READ)
+    while read < most:
+        rows = find(session, node, wanted, slowest=slowest, limit=limit, after=after)
+        for row, record in zip(rows, read_all(path, (row.place for row in rows)), strict=True):
+            read, after = read + 1, row.mark
+            if record is None:
+                gone += 1
+            elif wanted.takes(record):
+                found.append((row.place, record))
+                if len(found) == limit:
+                    return Browsed(found, after, gone)
+        if len(rows) < limit:
+            return Browsed(found, None, gone)
+    return Browsed(found, after, gone)
+
+
+def begins_at(session: Session) -> int | None:
+    """The millisecond of the oldest row; None where there is none."""
+    return session.scalar(select(call_index.c.at).order_by(call_index.c.at).limit(1))
+
+
+def _read_mark(mark: str | None) -> dict[str, int] | None:
+    parts = (mark or "").split(".")
+    if len(parts) != 4 or not all(part.isdecimal() and part.isascii() and len(part) <= 18 for part in parts):
+        return None
+    return dict(zip(("at", "segment", "place", "duration_ms"), map(int, parts), strict=True))
+
+
+def _conditions(wanted: Filter) -> Iterable[ColumnElement[bool]]:
+    table = call_index.c
+    if wanted.begin:
+        yield table.at >= int(wanted.begin.timestamp() * 1000)
+    if wanted.end:
+        yield table.at < int(wanted.end.timestamp() * 1000)
+    if wanted.status:
+        low = int(wanted.status.ljust(3, "0"))
+        yield table.status.between(low, low + 10 ** (3 - len(wanted.status)) - 1)
+    if wanted.failed:
+        yield or_(and_(table.ending == _COMPLETE, table.status >= _BAD), table.ending.not_in((_COMPLETE, _CLOSED)))
+    if wanted.outcome:
+        # Its record may have failed within, and still have this outcome.
+        yield table.ending.in_((_NUMBERS.get(wanted.outcome, 0), _INSIDE))
+    if whose := list(_keys(wanted)):
+        yield table.key_id.in_(select(usage_keys.c.id).where(usage_keys.c.view == CALLS.id, *whose))
+
+
+def _keys(wanted: Filter) -> Iterable[Any]:
+    if wanted.project_id:
+        yield usage_keys.c.project_id == wanted.project_id
+    if wanted.token_id:
+        yield usage_keys.c.token_id == wanted.token_id
+    if wanted.model:
+        # One that failed is counted under no model, and its record names what was asked for.
+        yield or_(
+            usage_keys.c.model.startswith(wanted.model, autoescape=True), usage_keys.c.model.in_(("", OTHER_MODELS))
+        )
+    if wanted.code and wanted.outcome == "refused":
+        yield usage_keys.c.refusal == wanted.code

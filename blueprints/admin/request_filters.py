@@ -1,0 +1,136 @@
+"""What a list of requests can be narrowed by: what an address or a form says, and the filter that it means."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from blueprints.admin import queries
+from llmproxy.admission import utc_now
+from llmproxy.api_log.latest import Filter
+
+# Beside the outcomes: all that has gone wrong in any way.
+FAILED = "failed"
+SLOWEST = "slowest"
+ORDERS = {"": "Latest first", SLOWEST: "Slowest first"}
+SPANS = {
+    "15m": ("Last 15 minutes", timedelta(minutes=15)),
+    "1h": ("Last hour", timedelta(hours=1)),
+    "24h": ("Last 24 hours", timedelta(hours=24)),
+    "7d": ("Last 7 days", timedelta(days=7)),
+    "30d": ("Last 30 days", timedelta(days=30)),
+}
+# Those that a page shows only when they are asked for.
+RARE = ("from", "to", "status", "model", "code", "address", "request_id")
+NAMES = ("project_id", "token", "outcome", "span", "order", *RARE)
+_STATUS = re.compile(r"[1-5](xx|[0-9]{2})", re.IGNORECASE)
+_ID_LENGTH = 36
+# Of a request's id its moment is told to the millisecond, of its record perhaps the next one.
+_AROUND = timedelta(milliseconds=2)
+_TIMED_UUID = 7
+
+# By NAMES; '' is what is not asked for.
+Sent = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with a filter: its field, and a sentence."""
+
+    field: str
+    words: str
+
+
+def in_use(sent: Sent) -> Sent:
+    """What is asked for, for an address."""
+    return {name: value for name, value in sent.items() if value}
+
+
+def needs_index(sent: Sent, wanted: Filter) -> bool:
+    """Whether the index is asked, and not the end of the log."""
+    return bool(wanted.begin or wanted.end or sent["order"] == SLOWEST)
+
+
+def by_id(request_id: str) -> Filter:
+    """A filter for one request. Its id tells when it arrived, unless an older version made it."""
+    try:
+        known = uuid.UUID(request_id)
+    except ValueError:
+        return Filter(request_id=request_id)
+    if known.version != _TIMED_UUID:
+        return Filter(request_id=request_id)
+    at = datetime.fromtimestamp((known.int >> 80) / 1000, UTC)
+    return Filter(request_id=request_id, begin=at - _AROUND, end=at + _AROUND)
+
+
+def read(said: Mapping[str, str]) -> tuple[Sent, Filter, Problem | None]:
+    """What an address says, the filter that it means, and what is wrong with it."""
+    sent = {name: said.get(name, "").strip() for name in NAMES}
+    status = sent["status"].lower()
+    if status and not _STATUS.fullmatch(status):
+        return sent, Filter(), Problem("status", "Status must be a number like 429, or a class like 4xx.")
+    token_id, words = _token_id(sent["token"])
+    if words:
+        return sent, Filter(), Problem("token", words)
+    begin, end = _moment(sent["from"]), _moment(sent["to"])
+    for name, moment in (("from", begin), ("to", end)):
+        if sent[name] and moment is None:
+            return sent, Filter(), Problem(name, "A time must be like 2026-11-23T18:30, in UTC.")
+    if sent["span"] in SPANS and begin is None and end is None:
+        begin = utc_now() - SPANS[sent["span"]][1]
+    timed = by_id(sent["request_id"]) if sent["request_id"] else Filter()
+    wanted = Filter(
+        project_id=sent["project_id"] or None,
+        token_id=token_id,
+        status=status.removesuffix("xx") or None,
+        outcome=sent["outcome"] if sent["outcome"] not in ("", FAILED) else None,
+        failed=sent["outcome"] == FAILED,
+        code=sent["code"] or None,
+        model=sent["model"] or None,
+        client_address=sent["address"] or None,
+        request_id=sent["request_id"] or None,
+        begin=begin or timed.begin,
+        end=end or timed.end,
+    )
+    return sent, wanted, None
+
+
+def resolve(form: Mapping[str, str]) -> tuple[Sent, Problem | None]:
+    """
+    What a filled-in form says, with a token's id in place of a secret.
+
+    What might be a secret and belongs to no token is not repeated.
+    """
+    sent, _, problem = read({name: value for name, value in form.items() if name != "token"})
+    if sent["from"] or sent["to"]:
+        sent["span"] = ""
+    token = form.get("token", "").strip()
+    found = queries.token_id_of(token) if queries.may_be_secret(token) else token
+    sent["token"] = found or ""
+    if found is None:
+        return sent, problem or Problem("token", "No token has this id, or this secret.")
+    return sent, problem
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _token_id(text: str) -> tuple[str | None, str | None]:
+    """The token meant by an id, by how it begins, or by a label; what is wrong where that is none, or several."""
+    # The log may name tokens that are no more.
+    if not text or len(text) == _ID_LENGTH:
+        return text or None, None
+    found = queries.tokens_called(text, 2)
+    if len(found) == 1:
+        return found[0], None
+    if found:
+        return None, f"Several tokens are called “{text}”. Follow the link on the page of the one that is meant."
+    return None, f"No token has the label “{text}”, or an id that begins so."

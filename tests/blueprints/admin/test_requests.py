@@ -1,0 +1,157 @@
+"""What requests are narrowed by, and that a pasted secret gets into no address."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from flask import Flask
+
+from control import tokens
+from control.audit import Actor
+from llmproxy.api_log.record import CallRecord
+from llmproxy.call import new_id
+from models import db
+from tests.blueprints.admin.site import Browser, Script
+from tests.blueprints.admin.test_pages import roll_up
+
+Write = Callable[..., CallRecord]
+EVENING = datetime(2026, 11, 23, 18, 0, tzinfo=UTC)
+
+
+def shown(browser: Browser, query: str) -> list[str]:
+    """The endpoints of the requests that a list shows."""
+    return re.findall(r'<code class="call" title="/v1/(\w+)">', browser.get(f"/admin/requests?{query}").text)
+
+
+@pytest.fixture
+def evening(app: Flask, write_record: Write) -> None:
+    """A request each quarter of an hour from six on, the one at half past the slowest and the only failed one."""
+    for number, name in enumerate(("six", "quarter", "half", "late")):
+        write_record(
+            timestamp=(EVENING + timedelta(minutes=15 * number)).timestamp(),
+            request_id=f"11111111-2222-4333-8444-55555555555{number}",
+            endpoint=f"/v1/{name}",
+            duration_ms=9000.0 if name == "half" else 10.0 * (number + 1),
+            status_code=500 if name == "half" else 200,
+            client_address="192.0.2.7" if name == "late" else "192.0.2.8",
+            error={"code": "overloaded", "type": "server_error"} if name == "half" else None,
+        )
+    roll_up(app)
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("from=2026-11-23T18:15&to=2026-11-23T18:45", ["half", "quarter"]),
+        ("from=2026-11-23T19:15%2B01:00", ["late", "half", "quarter"]),
+        ("order=slowest", ["half", "late", "quarter", "six"]),
+        ("order=slowest&to=2026-11-23T18:30", ["quarter", "six"]),
+        ("from=2026-11-23T18:00&outcome=failed", ["half"]),
+        ("code=overloaded", ["half"]),
+        ("address=192.0.2.7", ["late"]),
+        ("request_id=11111111-2222-4333-8444-555555555552", ["half"]),
+        ("span=1h", []),
+    ],
+)
+@pytest.mark.usefixtures("evening")
+def test_requests_are_found_by_time_duration_and_what_is_known_of_them(
+    browser: Browser, query: str, found: list[str]
+):
+    assert shown(browser, query) == found
+
+
+def test_a_request_of_long_ago_is_found_by_its_id_alone(
+    app: Flask, browser: Browser, write_record: Write, monkeypatch
+):
+    wanted = new_id(EVENING.timestamp())
+    write_record(request_id=wanted, timestamp=EVENING.timestamp(), endpoint="/v1/wanted")
+    write_record(endpoint="/v1/other")
+    roll_up(app)
+    # What a search from the end of the log reaches.
+    monkeypatch.setattr("llmproxy.api_log.latest.SEARCH_BYTES", 1)
+    monkeypatch.setattr("llmproxy.api_log.latest._BLOCK_BYTES", 700)
+
+    assert "/v1/wanted" in browser.get(f"/admin/requests/{wanted}").text
+    assert shown(browser, f"request_id={wanted}") == ["wanted"]
+
+
+def test_a_time_that_is_none_is_told_beside_its_field(browser: Browser):
+    answer = browser.get("/admin/requests?from=yesterday")
+
+    assert answer.status_code == 400
+    assert "A time must be like" in answer.text
+
+
+@pytest.fixture
+def issued(app: Flask, browser: Browser) -> tuple[str, str]:
+    """The secret and the id of a token."""
+    project = browser.create_project("p")
+    with app.app_context():
+        secret, token = tokens.issue(db.session, Actor("test"), project_id=project, lifetime=timedelta(hours=1))
+        return secret, token.id
+
+
+@pytest.mark.parametrize("prefix", ["", "sk-"])
+def test_a_pasted_secret_leads_to_its_tokens_id_and_stands_in_no_address(
+    browser: Browser, issued: tuple[str, str], prefix: str
+):
+    secret, token_id = issued
+
+    answer = browser.submit("/admin/requests", "/admin/requests", token=prefix + secret.removeprefix("sk-"))
+
+    assert answer.status_code == 303
+    assert parse_qs(urlsplit(answer.headers["Location"]).query) == {"token": [token_id]}
+    assert secret not in answer.text + str(answer.headers)
+
+
+def test_a_secret_that_was_replaced_leads_to_its_token_too(app: Flask, browser: Browser, issued: tuple[str, str]):
+    secret, token_id = issued
+    with app.app_context():
+        tokens.rotate(db.session, Actor("test"), token_id, grace=timedelta(hours=1))
+
+    answer = browser.submit("/admin/requests", "/admin/requests", token=secret)
+
+    assert answer.headers["Location"].endswith(f"token={token_id}")
+
+
+def test_a_secret_of_no_token_is_not_repeated(browser: Browser):
+    unknown = "8a6e0804-2bd0-4672-b79d-d97027f9071a"
+
+    answer = browser.submit("/admin/requests", "/admin/requests", token=unknown)
+
+    assert answer.status_code == 400
+    assert "No token has this id, or this secret." in answer.text and unknown not in answer.text
+
+
+def test_a_filled_in_filter_becomes_an_address_without_what_is_empty(browser: Browser):
+    sent = {"outcome": "failed", "from": "2026-11-23T18:00", "span": "24h"}
+
+    answer = browser.submit("/admin/requests", "/admin/requests", **sent)
+
+    query = parse_qs(urlsplit(answer.headers["Location"]).query)
+    assert query == {"outcome": ["failed"], "from": ["2026-11-23T18:00"]}
+
+
+def test_the_model_that_a_failed_call_asked_for_is_shown(browser: Browser, write_record: Write):
+    write_record(status_code=404, upstream_status=404, metadata=None, requested_model="gpt-9")
+
+    assert "Asked for: gpt-9" in browser.get("/admin/requests").text
+
+
+@pytest.mark.usefixtures("evening")
+def test_a_script_pages_through_a_range(script: Script):
+    def ask(query: str) -> dict:
+        return script.send("GET", f"/admin/requests?{query}", headers={"Accept": "application/json"}).get_json()
+
+    first = ask("from=2026-11-23T18:00")
+    assert [each["endpoint"] for each in first["data"]] == ["/v1/late", "/v1/half", "/v1/quarter", "/v1/six"]
+    assert "after" not in first
+
+
+@pytest.mark.usefixtures("evening")
+def test_where_the_index_begins_later_than_asked_for_that_is_told(browser: Browser):
+    text = browser.get("/admin/requests?from=2026-11-01T00:00").text
+
+    assert "Requests are found by time from" in text
