@@ -178,7 +178,7 @@ class Gate:
                 judged = self._judge(token.ruled, rules, route._replace(kind="realtime"), asked, NOTHING)
                 if not is_response:  # between responses nothing is held
                     judged = judged._replace(figures=Bounds(), concurrency=None)
-                admitted = self._claim(token, asked.request_id, judged)
+                admitted = self._claim(token, asked.request_id, judged, has_record=False)
                 if admitted is not None:
                     return admitted
                 token = self._look_again(token)
@@ -293,7 +293,9 @@ class Gate:
 
     # The claim.
 
-    def _claim(self, token: RuledToken, request_id: str, judged: Judged) -> tuple[Grant, Holding] | None:
+    def _claim(
+        self, token: RuledToken, request_id: str, judged: Judged, *, has_record: bool = True
+    ) -> tuple[Grant, Holding] | None:
         """None where the token is not what the call was judged by. Raises why it is not admitted."""
         settler = self.settler
         if settler is None:
@@ -326,7 +328,7 @@ class Gate:
         if grant is not None:
             grant = grant._replace(is_retired=True) if token.is_retired else grant
             end = settler.end if asked.reserves else None
-            return grant, Holding(request_id, judged, verdict.meters, claims, end)
+            return grant, Holding(request_id, judged, verdict.meters, claims, end, has_record=has_record)
         if verdict.is_stale:
             return None
         raise _refusal(verdict.meters, claims, judged, verdict.now_us)

@@ -62,10 +62,11 @@ class Reaper:
             raise
 
     def _step(self, now: datetime) -> int:
-        lease.hold(self._engine, _lease_of(self._node), self._node, now, LEASE)
         by_node: dict[str, list[str]] = defaultdict(list)
         for node, worker in self._store.holders():
             by_node[node].append(worker)
+        if self._node in by_node:  # of a node that holds nothing nobody asks whether it lives
+            lease.hold(self._engine, _lease_of(self._node), self._node, now, LEASE)
         dead = dead_among(self._data_dir, by_node.pop(self._node, []))
         silent = self._silent(by_node)
         dead += [worker for node in silent for worker in by_node[node]]

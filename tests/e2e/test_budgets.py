@@ -141,6 +141,57 @@ def test_ten_calls_at_once_pass_a_fresh_budget(proxy, chat, token, using):
     settled(proxy, meter)
 
 
+def test_near_its_end_a_budget_refuses_nobody_falsely(proxy, chat, token, using):
+    """Calls that may cost $2.56 and cost $0.01, with $0.50 left."""
+    meter = add_meter(proxy, token, amount=5 * DOLLAR, spent=4_500_000, period="total", period_end=2**62)
+    body = asking("gpt-5", used=(800, 900), waits=True)
+    with ThreadPoolExecutor() as pool:
+        running = [pool.submit(chat, body) for _ in range(3)]
+        wait_for(lambda: len(using.seen) == 3)
+        using.goes_on.set()
+        assert [done.result().status for done in running] == [200] * 3
+
+    assert [chat(body).status for _ in range(10)] == [200] * 10
+    assert settled(proxy, meter).spent == 4_630_000
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", CHAT, asking("gpt-4.1", max_tokens=9)),
+        ("POST", CHAT, asking("gpt-4.1", stream=True, stream_options={"include_usage": True})),
+        ("POST", "/v1/embeddings?a=%20b", b'{ "model":"text-embedding-3-small",\n"input": "\\ud83d" }'),
+        ("POST", "/v1/moderations", b'{"input": "x"}'),
+        ("GET", "/v1/models", None),
+        ("GET", "/v1/models/gpt-5", None),
+    ],
+)
+def test_a_large_budget_changes_nothing_but_the_documented_headers(proxy, token_for, recorder, method, path, body):
+    token = token_for(recorder.url)
+    told = b'{"object": "x", "model": "gpt-4.1", "usage": {"prompt_tokens": 1, "total_tokens": 1}}'
+    recorder.answers(
+        b"HTTP/1.1 200 Fine\r\nContent-Type: application/json\r\nX-Own: a\r\nx-ratelimit-remaining-tokens: 7\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(told) + told
+    )
+    seen = []
+    for _ in range(2):
+        with HandClient(proxy.url) as client:
+            headers = (token.bearer, JSON, ("X-Mine", "b"), ("Accept-Encoding", "gzip, br"))
+            answer = client.call(method, path, *headers, body=body)
+        seen.append((answer, recorder.received()))
+        add_meter(proxy, token, amount=10**15)
+
+    (plain, up), (metered, metered_up) = seen
+    own = {"x-request-id", "x-proxy-request-id", "date", "x-proxy-budget-remaining", "x-proxy-budget-reset"}
+    assert (up.line, up.headers, up.body) == (metered_up.line, metered_up.headers, metered_up.body)
+    assert (plain.status, plain.reason, plain.body) == (metered.status, metered.reason, metered.body)
+    assert [pair for pair in plain.headers if pair[0].lower() not in own] == [
+        pair for pair in metered.headers if pair[0].lower() not in own
+    ]
+    added = {name.lower() for name, _ in metered.headers} - {name.lower() for name, _ in plain.headers}
+    assert added == {"x-proxy-budget-remaining", "x-proxy-budget-reset"}
+
+
 # What is not known beforehand, or never told.
 
 
@@ -489,6 +540,7 @@ def test_a_session_is_closed_when_its_budget_is_used_up(proxy, token_for):
 
     [record] = proxy.wait_for_records(1, token)
     assert closed == (1008, "budget_exhausted") and done <= 4
+    assert proxy.rows(f"SELECT state FROM reservations WHERE token_id = '{token.id}'") == []
     assert settled(proxy, meter).spent == 1_200_000 <= round(record["cost_usd"] * DOLLAR)
 
 
