@@ -8,18 +8,13 @@ from typing import Any
 import click
 
 from operator_cli.api import Api
+from operator_cli.limits import PERIODS, limits
+from operator_cli.options import TOKEN, a_project, active, an_id, as_json, limited, segment
 from operator_cli.output import show
 
 PROJECT = ("name", "id", "is_active", "key_hint", "base_url", "created_at")
-TOKEN = ("id", "label", "project_id", "is_active", "expires_at", "request_count", "rate_limit", "last_used_at")
 SUMS = ("requests", "refusals", "errors", "prompt_tokens", "completion_tokens", "cost_usd")
 _WHO = {"project": ("name",), "token": ("token_id", "name")}
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
-limited = click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="Rows at most.")
-active = click.option("--active/--inactive", default=None, help="Those alone that may be used, or may not.")
-an_id = click.argument("token_id", metavar="ID")
-a_project = click.argument("project", metavar="PROJECT")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,8 +31,6 @@ def main(
 ) -> None:
     """Projects, tokens and usage of a running llm-proxy. PROJECT is a project's name or its id."""
     token = token_file.read().strip() if token_file else management_token
-    if not token:
-        raise click.UsageError("Set MANAGEMENT_TOKEN, or name a file that holds it by --token-file.")
     context.obj = Api(url, token, ca_file)
 
 
@@ -137,7 +130,7 @@ def list_tokens(api: Api, project: str | None, active: bool | None, limit: int, 
 @click.pass_obj
 def show_token(api: Api, token_id: str, as_json: bool) -> None:
     """Show a token."""
-    show(api.ask("GET", f"/tokens/{_segment(token_id)}"), as_json=as_json, columns=TOKEN)
+    show(api.ask("GET", f"/tokens/{segment(token_id)}"), as_json=as_json, columns=TOKEN)
 
 
 @tokens.command("issue")
@@ -145,11 +138,25 @@ def show_token(api: Api, token_id: str, as_json: bool) -> None:
 @click.option("--hours", type=click.IntRange(min=1), required=True, help="How long it lives.")
 @click.option("--label", help="What it is for.")
 @click.option("--rate-limit", type=click.IntRange(min=1), help="Requests an hour, if not the proxy's own limit.")
+@click.option("--usd", help="A budget in dollars, such as 2.50.")
+@click.option(
+    "--per", type=click.Choice(PERIODS[2:]), default="total", show_default=True, help="The budget's period."
+)
 @as_json
 @click.pass_obj
-def issue_token(api: Api, project: str, hours: int, label: str | None, rate_limit: int | None, as_json: bool) -> None:
+def issue_token(
+    api: Api,
+    project: str,
+    hours: int,
+    label: str | None,
+    rate_limit: int | None,
+    usd: str | None,
+    per: str,
+    as_json: bool,
+) -> None:
     """Issue a token. Its secret alone goes to stdout: export OPENAI_API_KEY=$(llm-proxy tokens issue …)"""
     body: dict[str, Any] = {"project_id": api.project_id(project), "duration_hours": hours, "label": label}
+    body |= {"budget": {"usd": usd, "per": per}} if usd else {}
     _show_secret(api.ask("POST", "/tokens", body=body | {"rate_limit": rate_limit}), as_json=as_json)
 
 
@@ -160,9 +167,7 @@ def issue_token(api: Api, project: str, hours: int, label: str | None, rate_limi
 @click.pass_obj
 def rotate_token(api: Api, token_id: str, hours: int, as_json: bool) -> None:
     """Give a token a new secret, which alone goes to stdout."""
-    _show_secret(
-        api.ask("POST", f"/tokens/{_segment(token_id)}/rotate", body={"grace_hours": hours}), as_json=as_json
-    )
+    _show_secret(api.ask("POST", f"/tokens/{segment(token_id)}/rotate", body={"grace_hours": hours}), as_json=as_json)
 
 
 @tokens.command("revoke")
@@ -170,7 +175,7 @@ def rotate_token(api: Api, token_id: str, hours: int, as_json: bool) -> None:
 @click.pass_obj
 def revoke_token(api: Api, token_id: str) -> None:
     """Revoke a token, by its public id."""
-    api.ask("DELETE", f"/tokens/{_segment(token_id)}")
+    api.ask("DELETE", f"/tokens/{segment(token_id)}")
 
 
 @tokens.command("revoke-all")
@@ -182,23 +187,7 @@ def revoke_all(api: Api, project: str) -> None:
     click.echo(f"revoked {revoked} tokens", err=True)
 
 
-@main.group()
-def limits() -> None:
-    """How much a token may be used."""
-
-
-@limits.command("set")
-@an_id
-@click.option("--rate-limit", type=click.IntRange(min=1), help="Requests an hour.")
-@click.option("--default", "is_default", is_flag=True, help="The proxy's own limit.")
-@as_json
-@click.pass_obj
-def set_limit(api: Api, token_id: str, rate_limit: int | None, is_default: bool, as_json: bool) -> None:
-    """Set a token's limit; it holds for the next call."""
-    if is_default == (rate_limit is not None):
-        raise click.UsageError("Name either --rate-limit or --default.")
-    changed = api.ask("PATCH", f"/tokens/{_segment(token_id)}", body={"rate_limit": rate_limit})
-    show(changed, as_json=as_json, columns=TOKEN)
+main.add_command(limits)
 
 
 @main.command()
@@ -245,13 +234,6 @@ def _show_secret(issued: dict[str, Any], *, as_json: bool) -> None:
 
 def _flag(value: bool | None) -> str | None:
     return None if value is None else str(value).lower()
-
-
-def _segment(text: str) -> str:
-    """An id, as it may stand in a path."""
-    if not text.replace("-", "").isalnum():
-        raise click.BadParameter(f"{text!r} is no token's public id.", param_hint="ID")
-    return text
 
 
 def _key() -> str:

@@ -21,16 +21,19 @@ class Api:
         ca_file: Certificates to trust in place of the public ones.
     """
 
-    def __init__(self, url: str, token: str, ca_file: str | None) -> None:
+    def __init__(self, url: str, token: str | None, ca_file: str | None) -> None:
         self._base = f"{url.rstrip('/')}/manage"
         self._session = requests.Session()
         # A .netrc would send its own password in the token's place, and a proxy for the world would get to see it.
         self._session.trust_env = False
-        self._session.headers["Authorization"] = f"Bearer {token}"
+        if token:
+            self._session.headers["Authorization"] = f"Bearer {token}"
         self._session.verify = ca_file or True
 
     def ask(self, method: str, path: str, *, query: dict[str, Any] | None = None, body: Any = None) -> Any:
-        """The JSON of the answer; None where it has none. Raises ClickException with what the proxy says."""
+        """The JSON of the answer; None where it has none. Raises ClickException with what went wrong."""
+        if "Authorization" not in self._session.headers:  # who asks for help needs none
+            raise click.UsageError("Set MANAGEMENT_TOKEN, or name a file that holds it by --token-file.")
         given = {name: value for name, value in (query or {}).items() if value is not None}
         try:
             answer = self._session.request(

@@ -106,6 +106,66 @@ def test_a_limit_holds_for_the_next_call(server: Server, typed: Typed) -> None:
     assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
 
 
+def test_a_budget_is_set_looked_at_changed_and_taken_away(server: Server, typed: Typed) -> None:
+    server.create_project(name="shop")
+
+    added = json.loads(
+        typed("limits", "add", "--project", "shop", "--usd", "12.50", "--per", "month", "--zone", "Europe/Berlin",
+              "--model", "gpt-4o", "--name", "shop", "--bound", "--json").stdout
+    )  # fmt: skip
+    assert (added["amount"], added["unit"], added["period"], added["zone"]) == (
+        "12.50",
+        "usd",
+        "month",
+        "Europe/Berlin",
+    )
+    assert (added["models"], added["reserve"], added["name"]) == (["gpt-4o"], "bound", "shop")
+    listed = typed("limits", "list", "--project", "shop").stdout.splitlines()
+    assert listed[0].split()[:4] == ["ID", "NAME", "TOKEN", "ID"] and listed[1].split()[0] == added["id"]
+    assert json.loads(typed("limits", "change", added["id"], "20", "--json").stdout)["amount"] == "20.00"
+    assert json.loads(typed("limits", "reset", added["id"], "--json").stdout)["spent"] == "0.00"
+    assert typed("limits", "delete", added["id"]).returncode == 0
+    assert json.loads(typed("limits", "list", "--json").stdout) == []
+
+
+def test_a_token_may_be_issued_with_a_budget(server: Server, typed: Typed) -> None:
+    server.create_project(name="shop")
+
+    assert typed("tokens", "issue", "shop", "--hours", "1", "--usd", "2.50", "--per", "day").returncode == 0
+    [meter] = json.loads(typed("limits", "list", "--json").stdout)
+    assert (meter["amount"], meter["unit"], meter["period"]) == ("2.50", "usd", "day") and meter["token_id"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--per", "day", "--usd", "1"], "either --project or --token"),
+        (
+            ["--per", "day", "--usd", "1", "--tokens", "1", "--token", "x"],
+            "Name one of --usd, --tokens and --requests",
+        ),
+        (["--per", "minute", "--usd", "1", "--project", "shop"], "for dollars"),
+        (["--per", "day", "--usd", "much", "--project", "shop"], "(400)"),
+        (["--per", "day", "--requests", "1", "--token", "nobody"], "(404)"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_refused_in_words(
+    server: Server, typed: Typed, arguments: list[str], words: str
+) -> None:
+    server.create_project(name="shop")
+
+    done = typed("limits", "add", *arguments)
+
+    assert done.returncode in (1, 2) and words in done.stderr and "Traceback" not in done.stderr
+    assert json.loads(typed("limits", "list", "--json").stdout) == []
+
+
+def test_help_needs_no_token_and_no_proxy(typed: Typed) -> None:
+    done = typed("limits", "add", "--help", MANAGEMENT_TOKEN="", LLM_PROXY_URL="http://127.0.0.1:9")
+
+    assert done.returncode == 0 and "--usd" in done.stdout
+
+
 def test_days_may_be_those_of_a_zone(typed: Typed) -> None:
     span = ("--from", "2026-03-28T23:00:00Z", "--to", "2026-03-30T22:00:00Z")
 
@@ -153,7 +213,7 @@ def test_usage_and_lists_are_read_page_by_page(server: Server, monkeypatch: pyte
     ("arguments", "environ", "words"),
     [
         (["projects", "show", "nobody"], {}, "no project with the name or id 'nobody'"),
-        (["tokens", "show", "../projects"], {}, "no token's public id"),
+        (["tokens", "show", "../projects"], {}, "'../projects' is no id"),
         (["tokens", "list"], {"MANAGEMENT_TOKEN": "wrong-token"}, "does not take this management token"),
         (["tokens", "list"], {"MANAGEMENT_TOKEN": ""}, "Set MANAGEMENT_TOKEN"),
         (["tokens", "list"], {"LLM_PROXY_URL": "http://127.0.0.1:9"}, "No answer from http://127.0.0.1:9/manage"),
