@@ -56,6 +56,7 @@ COUNTS = (
     "streams",
     "silent_streams",
     "cost_assumed",
+    "would_refuse",
 )
 # Upper ends of the buckets in milliseconds; one more bucket takes what is longer.
 BUCKETS_MS = (20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 60_000, 120_000, 600_000)

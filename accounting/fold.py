@@ -187,6 +187,8 @@ def _count(record: ReadRecord, endpoint: str, sums: Sums) -> None:
     """Add what a record adds besides usage."""
     outcome, calls = record.outcome, record.count
     sums["requests"] += calls
+    if record.would_refuse:
+        sums["would_refuse"] += calls
     if outcome == "refused":
         sums["refusals"] += calls
         # How quickly the proxy says no is not how quickly it forwards. A call that it cut later was forwarded.

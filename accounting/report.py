@@ -82,6 +82,7 @@ class Usage:
         streams: Chat and completion streams that went through well.
         silent_streams: Of them, those that told no usage.
         cost_assumed: Of the cost, what a budget was charged for calls that told no usage.
+        would_refuse: Requests that rules in mode `report` would have refused.
         duration_ms: Arrival to last byte, of what was forwarded.
         ttft_ms: Arrival to first body byte, of what was forwarded.
     """
@@ -102,6 +103,7 @@ class Usage:
     streams: int
     silent_streams: int
     cost_assumed: int
+    would_refuse: int
     duration_ms: Percentiles
     ttft_ms: Percentiles
 

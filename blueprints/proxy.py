@@ -66,6 +66,8 @@ MAX_ASKING_BODY_BYTES = 4 * 1024 * 1024
 # What is looked into of a compressed error: more than any has, and little to hold.
 HELD_ERROR_BYTES = 64 * 1024
 
+MAX_USER_AGENT_CHARS = 200
+
 # More than any body has; Python refuses to read thousands of them.
 MAX_LENGTH_DIGITS = 20
 
@@ -147,6 +149,7 @@ def respond(
     parts: Services, environ: Environ, forward_call: ForwardCall, *, asks_for_session: bool = False
 ) -> Response:
     """The response to a call that `forward_call` forwards, or why it does not."""
+    tells_caller = parts.settings.log_client_address
     call = Call(
         environ["REQUEST_METHOD"],
         endpoint_of(environ["RAW_URI"]),
@@ -156,7 +159,8 @@ def respond(
         prices=parts.prices,
         span=tracing.begin(environ),
         asks_for_session=asks_for_session,
-        client_address=parts.client_address(environ) if parts.settings.log_client_address else None,
+        client_address=parts.client_address(environ) if tells_caller else None,
+        user_agent=environ.get("HTTP_USER_AGENT", "")[:MAX_USER_AGENT_CHARS] or None if tells_caller else None,
     )
     try:
         return forward_call(parts, call, environ)

@@ -77,7 +77,7 @@ class Call:
         guard: Ends it from outside.
         span: Ended with it; None while tracing is off.
         asks_for_session: It is to become a WebSocket.
-        client_address: Where it came from, if the record is to tell.
+        client_address, user_agent: Where it came from and what with, if the record is to tell.
 
     Attributes:
         request_id: A UUID of its own.
@@ -86,8 +86,8 @@ class Call:
     __slots__ = (
         "_arrived", "_arrived_at", "_asks_for_session", "_body", "_charged", "_client_address", "_conceals", "_cut",
         "_grant", "_head_came", "_holding", "_is_session", "_live", "_log", "_observer", "_overhead_s", "_phase",
-        "_prices", "_sent_up", "_span", "_status", "_ttft_s", "_upstream_request_id", "_upstream_status", "endpoint",
-        "guard", "method", "request_id",
+        "_prices", "_sent_up", "_span", "_status", "_ttft_s", "_upstream_request_id", "_upstream_status",
+        "_user_agent", "endpoint", "guard", "method", "request_id",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +102,7 @@ class Call:
         span: CallSpan | None = None,
         asks_for_session: bool = False,
         client_address: str | None = None,
+        user_agent: str | None = None,
     ) -> None:
         self.method: Final = method
         self.endpoint: Final = endpoint
@@ -114,6 +115,7 @@ class Call:
         self._span = span
         self._asks_for_session = self._is_session = asks_for_session
         self._client_address = client_address
+        self._user_agent = user_agent
         self._phase = _ARRIVED
         self._arrived_at = time.time()
         self.request_id: Final = new_id(self._arrived_at)
@@ -283,7 +285,7 @@ class Call:
 
     def _record(self, cut: ProxyError | None, billed: Bill, *, bytes_in: int, bytes_out: int) -> CallRecord:
         duration_s = time.perf_counter() - self._arrived
-        whose, observer, charge = self._grant or cut, self._observer, billed.charge
+        whose, observer, charge, holding = self._grant or cut, self._observer, billed.charge, self._holding
         error = {"code": cut.code, "type": cut.type} if cut else None
         # What the proxy itself decided says more than what the upstream told before.
         if observer and observer.error and not (cut and cut.outcome == "refused"):
@@ -314,6 +316,9 @@ class Call:
             service_tier=observer.service_tier if observer else None,
             requested_model=billed.requested_model,
             client_address=self._client_address,
+            user_agent=self._user_agent,
+            would_refuse=holding.would_refuse if holding else None,
+            model_mismatch=holding is not None and observer is not None and holding.is_mismatch(observer.model),
             secret="retired" if self._grant and self._grant.is_retired else None,
             usage_of=billed.usage_of,
             failed_inside=(
@@ -337,6 +342,7 @@ def _concealed(record: CallRecord, conceals: Concealment) -> CallRecord:
 # What an upstream told, or whoever has heard it of that.
 _TOLD = (
     "metadata", "error", "upstream_request_id", "service_tier", "usage_of", "requested_model", "endpoint", "method",
+    "user_agent",
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ Fails closed: what cannot be read, priced or counted is refused, with the reason
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from llmproxy.errors import (
     BudgetTooSmall,
     ConcurrencyLimited,
     EncodedBody,
+    EndpointNotAllowed,
     ModelNotPriced,
     ProxyError,
     RateLimited,
@@ -58,8 +60,8 @@ from llmproxy.limits.periods import RATES, US_PER_S, period_ends
 from llmproxy.limits.price_row import Row
 from llmproxy.limits.prices import Prices
 from llmproxy.limits.reservations import Ruled, RuledClaim, Settlement, Verdict, claim_of
-from llmproxy.limits.routes import Route, find_route
-from llmproxy.limits.rules import Rules, in_force
+from llmproxy.limits.routes import UNKNOWN, Route, find_route
+from llmproxy.limits.rules import InForce, Rules, in_force
 from llmproxy.limits.rules_json import BadRules, read_rules
 from llmproxy.telemetry import metrics
 from llmproxy.times import iso_utc
@@ -172,10 +174,11 @@ class Gate:
                 rules = _rules_of(token.ruled)
                 route = find_route(asked.method, asked.target.partition("?")[0])
                 check_head(rules, route, address=asked.address or "", size=0)
-                assert route is not None  # noqa: S101 - a closed list has no endpoint that nobody knows
+                if rules.looks_at_bodies:
+                    raise EndpointNotAllowed("This token's rules look at requests, which are not read on WebSockets.")
                 _check_what_is_certain(token.ruled, rules)
                 # What a session remembers is in no message of it.
-                judged = self._judge(token.ruled, rules, route._replace(kind="realtime"), asked, NOTHING)
+                judged = self._judge(token.ruled, rules, (route or UNKNOWN)._replace(kind="realtime"), asked, NOTHING)
                 if not is_response:  # between responses nothing is held
                     judged = judged._replace(figures=Bounds(), concurrency=None)
                 admitted = self._claim(token, asked.request_id, judged, has_record=False)
@@ -194,11 +197,13 @@ class Gate:
         for _ in range(_TRIES):
             rules = _rules_of(token.ruled)
             check_head(rules, route, address=asked.address or "", size=body.length or 0)
-            assert route is not None  # noqa: S101 - a closed list has no endpoint that nobody knows
             _check_what_is_certain(token.ruled, rules)
-            if reading is None and _must_be_read(route, rules, token.ruled):
+            if reading is None and _must_be_read(route or UNKNOWN, rules, token.ruled.meters, body):
                 reading = self._read(asked, body, token.token_id)
-            judged = self._judge(token.ruled, rules, route, asked, reading or NOTHING)
+            judged = self._judge(token.ruled, rules, route or UNKNOWN, asked, reading or NOTHING)
+            if reported := _reported_by(token.ruled):
+                code = self._would_refuse(token, reported, route, asked, body, reading)
+                judged = judged._replace(would_refuse=code)
             admitted = self._claim(token, asked.request_id, judged)
             if admitted is not None:
                 return admitted
@@ -217,26 +222,55 @@ class Gate:
             raise unavailable(StoreUnavailable("the token's limits were taken away"))
         return token._replace(state=state, ruled=state.ruled)
 
+    def _would_refuse(
+        self,
+        token: RuledToken,
+        rules: Rules,
+        route: Route | None,
+        asked: Asked,
+        body: RequestBody,
+        reading: Reading | None,
+    ) -> str | None:
+        """The code that rules would refuse the call with, were they in force. The body goes up as it came."""
+        must_be_read = reading is None and _must_be_read(route or UNKNOWN, rules, (), body)
+        if must_be_read and (body.length or 0) <= self._max_spooled_bytes:
+            self._arrive(body, token.token_id)
+        try:
+            check_head(rules, route, address=asked.address or "", size=body.length or 0)
+            if must_be_read:
+                self._require_readable(asked, body)
+                reading = _reading_of_arrived(body, boundary_of(asked.content_type))
+            _check_rules(rules, route or UNKNOWN, asked, reading or NOTHING, token.ruled)
+        except ProxyError as exc:
+            return exc.code
+        return None
+
     # The body.
 
     def _read(self, asked: Asked, body: RequestBody, token_id: str) -> Reading:
-        if asked.content_encoding.strip().lower() not in ("", "identity"):
-            raise EncodedBody
+        self._require_readable(asked, body)
         boundary = boundary_of(asked.content_type)
         self._hold(body, token_id)
         if body.held is not None:
-            if not body.held:
-                return NOTHING
-            if boundary is None and can_be_held(body.held):
-                return read_held(body.held, pause=give_way)
-            pieces: Iterable[bytes] = _cut(body.held)
-        else:
-            if body.length is not None and body.length > self._max_spooled_bytes:
-                raise BodyTooLarge(limit=self._max_spooled_bytes)
+            return _reading_of_arrived(body, boundary)
+        with spooling():
+            file = self._open_spool()
+        return _scanned(body.spool(file, self._max_spooled_bytes), boundary)
+
+    def _require_readable(self, asked: Asked, body: RequestBody) -> None:
+        if asked.content_encoding.strip().lower() not in ("", "identity"):
+            raise EncodedBody
+        if body.length is not None and body.length > self._max_spooled_bytes:
+            raise BodyTooLarge(limit=self._max_spooled_bytes)
+
+    def _arrive(self, body: RequestBody, token_id: str) -> None:
+        """Have all of a body here, whatever it holds, as long as it would be allowed to be without rules."""
+        self._hold(body, token_id)
+        if body.held is None:
             with spooling():
                 file = self._open_spool()
-            pieces = _in_pieces(body.spool(file, self._max_spooled_bytes))
-        return scan(pieces, give_way) if boundary is None else scan_form(pieces, boundary, give_way)
+            for _ in body.spool(file, sys.maxsize):
+                pass
 
     def _hold(self, body: RequestBody, token_id: str) -> None:
         """Read a small body into memory."""
@@ -250,12 +284,7 @@ class Gate:
     # The judge.
 
     def _judge(self, ruled: Ruled, rules: Rules, route: Route, asked: Asked, reading: Reading) -> Judged:
-        if rules.max_body_bytes is not None and reading.size > rules.max_body_bytes:
-            raise BodyTooLarge(limit=rules.max_body_bytes)
-        path, _, query = asked.target.partition("?")
-        models = models_of(route, path, query, reading)
-        check_models(rules, route, models)
-        check_parameters(rules, route, reading, default_tier=ruled.default_tier)
+        models = _check_rules(rules, route, asked, reading, ruled)
         if route.kind != "free" and any(meter.models for meter in ruled.meters):
             require_model(route, models)
         meters = tuple(meter for meter in ruled.meters if _counts(meter, models))
@@ -270,13 +299,13 @@ class Gate:
             )
         tier = reading.members.get("service_tier")
         tier = tier if isinstance(tier, str) and tier != "auto" else ruled.default_tier
-        return Judged(figures, meters, row, tier, rules.concurrency, _output_name(route))
+        return Judged(figures, meters, row, tier, rules.concurrency, _output_name(route), rules.models)
 
     def _figures(
-        self, ruled: Ruled, rules: Rules, route: Route, reading: Reading, models: Models, meters: Iterable[Meter]
+        self, ruled: Ruled, rules: Rules, route: Route, reading: Reading, models: Models, meters: Sequence[Meter]
     ) -> tuple[Row | None, Bounds]:
         """The main model's row, if it has one, and the call's figures."""
-        if route.kind == "free":
+        if route.kind == "free" or all(meter.unit == "requests" for meter in meters):
             return None, Bounds()
         row = self._prices.find(models.main, ruled.project_name) if self._prices and models.main else None
         must_be_priced = any(meter.unit == "usd" for meter in meters)
@@ -334,20 +363,47 @@ class Gate:
         raise _refusal(verdict.meters, claims, judged, verdict.now_us)
 
 
-def _cut(body: bytes) -> Iterator[bytes]:
-    return (body[at : at + PIECE] for at in range(0, len(body), PIECE))
-
-
 def _in_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
     for piece in pieces:
-        yield from _cut(piece)
+        for at in range(0, len(piece), PIECE):
+            yield piece[at : at + PIECE]
 
 
-def _must_be_read(route: Route, rules: Rules, ruled: Ruled) -> bool:
+def _scanned(pieces: Iterable[bytes], boundary: bytes | None) -> Reading:
+    cut = _in_pieces(pieces)
+    return scan(cut, give_way) if boundary is None else scan_form(cut, boundary, give_way)
+
+
+def _reading_of_arrived(body: RequestBody, boundary: bytes | None) -> Reading:
+    if body.held is None:
+        return _scanned(body, boundary)
+    if not body.held:
+        return NOTHING
+    if boundary is None and can_be_held(body.held):
+        return read_held(body.held, pause=give_way)
+    return _scanned((body.held,), boundary)
+
+
+def _must_be_read(route: Route, rules: Rules, meters: Sequence[Meter], body: RequestBody) -> bool:
     """Whether anything depends on the body: files go up as they come."""
     if route.path in _FILES:
         return False
-    return route.kind != "free" or rules.looks_at_bodies or any(meter.models for meter in ruled.meters)
+    if rules.looks_at_bodies or (rules.max_body_bytes is not None and body.length is None):
+        return True
+    return any(meter.models or (route.kind != "free" and meter.unit != "requests") for meter in meters)
+
+
+def _check_rules(rules: Rules, route: Route, asked: Asked, reading: Reading, ruled: Ruled) -> Models:
+    """The models that a request names. Raises what its rules refuse it with."""
+    if rules.max_body_bytes is not None and reading.size > rules.max_body_bytes:
+        raise BodyTooLarge(limit=rules.max_body_bytes)
+    if not rules.looks_at_bodies and not ruled.meters:
+        return Models(None, frozenset())
+    path, _, query = asked.target.partition("?")
+    models = models_of(route, path, query, reading)
+    check_models(rules, route, models)
+    check_parameters(rules, route, reading, default_tier=ruled.default_tier)
+    return models
 
 
 def _counts(meter: Meter, models: Models) -> bool:
@@ -361,14 +417,19 @@ def _names_of(models: str) -> ModelNames:
 
 def _rules_of(ruled: Ruled) -> Rules:
     """The rules in force. Raises AuthUnavailable for what this version cannot read."""
-    return _in_force(ruled.rules, ruled.project_rules, bool(ruled.meters))
+    return _in_force(ruled.rules, ruled.project_rules, bool(ruled.meters)).enforced
+
+
+def _reported_by(ruled: Ruled) -> Rules | None:
+    """The rules that would hold, were all in force; None where all are."""
+    return _in_force(ruled.rules, ruled.project_rules, bool(ruled.meters)).reported
 
 
 @lru_cache(maxsize=1024)
-def _in_force(rules: str | None, project_rules: str | None, has_meter: bool) -> Rules:
+def _in_force(rules: str | None, project_rules: str | None, has_meter: bool) -> InForce:
     texts = [text for text in (rules, project_rules) if text is not None]
     try:
-        return in_force([read_rules(orjson.loads(text)) for text in texts], has_meter=has_meter).enforced
+        return in_force([read_rules(orjson.loads(text)) for text in texts], has_meter=has_meter)
     except (BadRules, orjson.JSONDecodeError) as exc:
         reason = AuthUnavailable()
         reason.detail = f"rules that this version cannot read: {exc}"

@@ -18,6 +18,7 @@ from llmproxy.limits.bounds import Bounds
 from llmproxy.limits.charge import Charge
 from llmproxy.limits.cost import BeyondReason, NotPriced, cost
 from llmproxy.limits.meters import Claimed, Meter, admitted
+from llmproxy.limits.model_names import ModelNames
 from llmproxy.limits.periods import NEVER_US, US_PER_S
 from llmproxy.limits.price_row import PICO_PER_MICRO, Row
 from llmproxy.limits.reservations import NOTHING, Settlement
@@ -40,6 +41,8 @@ class Judged(NamedTuple):
             unless the response names another model that has a price.
         tier: As it is asked for.
         output_name: What the API calls the most tokens that the call may write, where there is such a thing.
+        allowed: Lists of which each must have the model; none where any will do.
+        would_refuse: The code that rules in mode `report` would have refused it with.
     """
 
     figures: Bounds
@@ -48,6 +51,8 @@ class Judged(NamedTuple):
     tier: str | None
     concurrency: int | None
     output_name: str | None = None
+    allowed: tuple[ModelNames, ...] = ()
+    would_refuse: str | None = None
 
     @property
     def has_budget_in_usd(self) -> bool:
@@ -97,6 +102,15 @@ class Holding:
     def needs_usage(self) -> bool:
         """Whether a meter counts what only the response tells."""
         return self._judged.needs_usage
+
+    @property
+    def would_refuse(self) -> str | None:
+        """The code that rules in mode `report` would have refused the call with."""
+        return self._judged.would_refuse
+
+    def is_mismatch(self, model: str | None) -> bool:
+        """Whether another model than the rules allow has responded."""
+        return model is not None and not all(names.allow(model) for names in self._judged.allowed)
 
     def headers(self) -> Headers:
         """What the caller is told of what is left, with this call's hold taken off."""

@@ -70,6 +70,8 @@ class ReadRecord:
     bytes_in: int | None = _field(_WHOLE, "bytes_in")
     bytes_out: int | None = _field(_WHOLE, "bytes_out")
     client_address: str | None = _field(_TEXT, "client_address")
+    user_agent: str | None = _field(_TEXT, "user_agent")
+    would_refuse: str | None = _field(_TEXT, "would_refuse")
     error_code: str | None = _field(_TEXT, "error", "code")
     error_type: str | None = _field(_TEXT, "error", "type")
     usage_source: str | None = _field(_TEXT, "usage_source")

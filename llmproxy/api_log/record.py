@@ -7,7 +7,8 @@ The line is UTF-8 JSON without raw newlines, ended by `\\n`, its keys always in 
     outcome, stream, ttft_ms, upstream_status, upstream_request_id, bytes_in, bytes_out, usage_source, error,
     cost_usd, cost_source, price_date, service_tier, requested_model, client_address,
 
-and, only where they have something to say, usage_of, failed_inside and count.
+and, only where they have something to say, user_agent, secret, usage_of, failed_inside, would_refuse, model_mismatch
+and count.
 
 The order is part of the format: a reader finds the start of a record inside a damaged line by its first key, and a
 count by its being the last.
@@ -62,6 +63,9 @@ class CallRecord:
         client_address: Where the call came from. None where that is not to be kept, and not in the line.
         usage_of: The object whose usage it is, where others may tell it too: it counts once under this id.
         failed_inside: The upstream told of an error within a response whose status is a good one.
+        would_refuse: The code that rules in mode `report` would have refused it with.
+        model_mismatch: The response names a model that the token's rules do not allow.
+        user_agent: What the client calls itself, cut. None where its address is not to be kept.
         count: Of how many calls it is the sample; in the line where there is more than one (see `refusals`).
     """
 
@@ -92,6 +96,9 @@ class CallRecord:
     secret: Literal["retired"] | None = None
     usage_of: str | None = None
     failed_inside: bool = False
+    would_refuse: str | None = None
+    model_mismatch: bool = False
+    user_agent: str | None = None
     count: int = 1
     _line: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -139,12 +146,18 @@ class CallRecord:
         }
         if self.client_address is not None:
             fields["client_address"] = self.client_address
+        if self.user_agent is not None:
+            fields["user_agent"] = self.user_agent
         if self.secret is not None:
             fields["secret"] = self.secret
         if self.usage_of is not None:
             fields["usage_of"] = self.usage_of
         if self.failed_inside:
             fields["failed_inside"] = True
+        if self.would_refuse is not None:
+            fields["would_refuse"] = self.would_refuse
+        if self.model_mismatch:
+            fields["model_mismatch"] = True
         if self.count > 1:
             fields["count"] = self.count
         return fields

@@ -175,6 +175,7 @@ class RequestBody:
             BodyTooSlow: it did not keep to its pace.
         """
         if self._spooled is not None:
+            self._spooled.seek(0)
             return iter(partial(self._spooled.read, PIECE_BYTES), b"")
         if not self._ahead:
             return self._arriving()

@@ -211,6 +211,10 @@ def _shapes() -> dict[tuple[int, str], list[list[str]]]:
 _SHAPES = _shapes()
 
 
+# A path that nobody knows, where that refuses nobody.
+UNKNOWN = Route("", "", "", "free", "none")
+
+
 def checked_endpoint(value: object) -> str:
     """A group's name, a path, or a method and a path, as a rule may have it. ValueError says what it must be."""
     if not isinstance(value, str) or value not in _NAMES:

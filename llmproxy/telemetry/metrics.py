@@ -88,6 +88,12 @@ UNPRICED = Counter("llmproxy_unpriced_calls_total", "Calls that used what has no
 OVER_BOUND = Counter(
     "llmproxy_over_bound_total", "Calls under budgets that cost more than they can by what they asked for."
 )
+WOULD_REFUSE = Counter(
+    "llmproxy_would_refuse_total", "Calls that rules in mode `report` would have refused.", ["code"]
+)
+MODEL_MISMATCHES = Counter(
+    "llmproxy_model_mismatches_total", "Responses of a model that the token's rules do not allow."
+)
 RESERVATIONS = Gauge(
     "llmproxy_reservations", "Calls under way that hold something of a budget.", multiprocess_mode="livesum"
 )
@@ -213,6 +219,10 @@ def call_ended(record: CallRecord, *, overhead_s: float | None) -> None:
         _first_byte(endpoint)(record.ttft_ms / 1000)
     if overhead_s is not None:
         _overhead(overhead_s)
+    if record.would_refuse:
+        WOULD_REFUSE.labels(record.would_refuse).inc()
+    if record.model_mismatch:
+        MODEL_MISMATCHES.inc()
     if record.failed_inside:
         _failed_inside(record.project_id, endpoint)(1)
     # What others may tell too is counted by who knows whether they did.

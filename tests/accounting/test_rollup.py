@@ -198,6 +198,7 @@ def test_tokens_are_those_that_the_upstream_told():
         "streams": 0,
         "silent_streams": 0,
         "cost_assumed": 0,
+        "would_refuse": 0,
     }
 
 

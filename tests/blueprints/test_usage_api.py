@@ -55,6 +55,7 @@ def test_a_project_s_usage(operator, add):
         "total_tokens": 30,
         "cost_usd": 0.00014,
         "cost_assumed_usd": 0,
+        "would_refuse": 0,
         "unpriced": 0,
         "audio_seconds": 0,
         "streams": 0,

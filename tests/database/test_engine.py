@@ -246,7 +246,7 @@ def test_the_audit_trail_keeps_zones_and_json(session):
 # Migrations
 
 NEW_IN_0008 = ("total_tokens", "audio_seconds", "streams", "silent_streams")
-NEWER = (*NEW_IN_0008, "cost_assumed")
+NEWER = (*NEW_IN_0008, "cost_assumed", "would_refuse")
 
 
 def test_the_migrations_lead_to_the_models(database):

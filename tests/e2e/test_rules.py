@@ -3,7 +3,10 @@
 import gzip
 import json
 import subprocess
+import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -11,7 +14,8 @@ import orjson
 import pytest
 
 from tests.http_by_hand import HandClient, call
-from tests.servers import DEPLOYED, Server
+from tests.meters import UsingUpstream, asking
+from tests.servers import DEPLOYED, Server, wait_for
 from tests.transparency.page import routes
 
 ALLOWED, OTHER = "gpt-4o-mini", "gpt-4o"
@@ -194,6 +198,13 @@ def token(token_for, recorder):
     """A token in front of an upstream that keeps what comes."""
     recorder.answers(OK)
     return token_for(recorder.url)
+
+
+@pytest.fixture
+def using():
+    """An upstream that answers chats."""
+    with UsingUpstream() as upstream:
+        yield upstream
 
 
 @pytest.fixture
@@ -391,3 +402,120 @@ def test_a_spool_that_takes_nothing_is_told_and_nothing_goes_up(recorder, tmp_pa
         assert (refused.status, refused.json["error"]["code"]) == (503, "spool_unavailable")
         assert passed.status == 200
         assert recorder.received().body == b"{" + MINI + b"}" and not recorder.has_received()
+
+
+# What is told of calls.
+
+
+def test_a_model_that_responds_uninvited_is_told_in_the_record(proxy, ask, token, recorder):
+    set_rules(proxy, token, {"models": [ALLOWED]})
+    before = counted(proxy)
+
+    for model in (b"gpt-4o-mini-2024-07-18", b"gpt-4o"):
+        told = b'{"object":"chat.completion","model":"%s"}' % model
+        recorder.answers(OK.replace(b"2\r\n\r\n{}", b"%d\r\n\r\n%s" % (len(told), told)))
+        assert ask(naming(ALLOWED)).status == 200
+
+    records = proxy.wait_for_records(2, token)
+    assert [record.get("model_mismatch") for record in records] == [None, True]
+    assert counted(proxy) == before + 1
+
+
+def counted(server):
+    """Responses of uninvited models so far."""
+    [line] = [line for line in server.metrics().splitlines() if line.startswith("llmproxy_model_mismatches_total ")]
+    return float(line.split()[1])
+
+
+# First report, then enforce.
+
+TWENTY = [*list(WAYS.values())[::5], *(Way("", body) for body in ALLOWED_WAYS.values())]
+
+
+def test_what_is_announced_is_what_is_refused(proxy, ask, token, recorder):
+    rules = {"models": [ALLOWED], "limits": {"tools": ["function"], "max_body_bytes": 250_000}}
+    set_rules(proxy, token, rules | {"mode": "report"})
+    ways = [way for way in TWENTY if "realtime" not in way.path and len(way.body or b"") < 1_000_000]
+
+    reported = [ask(way) for way in ways]
+    went_up = [recorder.received().body for _ in ways]
+    set_rules(proxy, token, rules | {"mode": "enforce"})
+    enforced = [ask(way) for way in ways]
+
+    # All were passed on as they came.
+    assert {answer.status for answer in reported} == {200}
+    assert went_up == [way.body or b"" for way in ways]
+    announced = [proxy.record_of(answer["x-proxy-request-id"]).get("would_refuse") for answer in reported]
+    refused = [None if answer.status == 200 else answer.json["error"]["code"] for answer in enforced]
+    assert announced == refused
+    assert 10 < len(announced) - announced.count(None) < len(announced)
+
+    def summed():
+        _, answer = proxy.manage("GET", f"/usage?group_by=token&project_id={token.project_id}")
+        return answer["total"]["would_refuse"] == len(announced) - announced.count(None)
+
+    wait_for(summed)
+
+
+def test_report_beside_enforced_rules_only_notes_what_it_adds(proxy, ask, token):
+    set_rules(proxy, token, {"models": ["gpt-4o*"]})
+    status, _ = proxy.manage(
+        "PATCH", f"/projects/{token.project_id}", {"rules": {"models": ["gpt-4o-mini"], "mode": "report"}}
+    )
+    assert status == 200
+
+    answers = [ask(naming(model)) for model in ("o3", "gpt-4o", "gpt-4o-mini")]
+
+    assert [answer.status for answer in answers] == [403, 200, 200]
+    told = [proxy.record_of(answer["x-proxy-request-id"]).get("would_refuse") for answer in answers]
+    assert told == [None, "model_not_allowed", None]
+
+
+def test_report_lets_pass_what_is_too_long_to_be_read(recorder, tmp_path):
+    recorder.answers(OK)
+    settings = {"UPSTREAM_URL": recorder.url, "RULED_BODY_BYTES": "100000"}
+    with Server(DEPLOYED, tmp_path / "data", **settings) as proxy:
+        token = proxy.issue_token()
+        set_rules(proxy, token, {"models": [ALLOWED], "mode": "report"})
+        body = b"{" + MINI + b"," + LONG + b"}"
+
+        answer = call(proxy.url, "POST", CHAT, token.bearer, JSON, body=body)
+
+        assert (answer.status, recorder.received().body) == (200, body)
+        assert proxy.record_of(answer["x-proxy-request-id"])["would_refuse"] == "request_too_large"
+
+
+# Changes.
+
+
+def test_a_rule_holds_from_the_answer_to_its_change_on(proxy, token_for, using):
+    token = token_for(using.url)
+    set_rules(proxy, token, {"models": ["gpt-4o"]})
+    status, _ = proxy.manage("PATCH", f"/tokens/{token.id}", {"rate_limit": 10**6})
+    assert status == 200
+    is_over = threading.Event()
+    admitted: list[float] = []
+    refused = 0
+
+    def keep_asking(_):
+        nonlocal refused
+        with HandClient(proxy.url) as client:
+            while not is_over.is_set():
+                began = time.monotonic()
+                if client.call("POST", CHAT, token.bearer, JSON, body=asking("gpt-4o")).status == 200:
+                    admitted.append(began)
+                else:
+                    refused += 1
+
+    with ThreadPoolExecutor() as pool:
+        asking_all = pool.map(keep_asking, range(8))
+        wait_for(lambda: len(admitted) > 100)
+        set_rules(proxy, token, {"models": [ALLOWED]})
+        changed_at = time.monotonic()
+        had_been = len(admitted)
+        wait_for(lambda: refused > 100)
+        is_over.set()
+        list(asking_all)
+
+    assert had_been > 100
+    assert [began for began in admitted if began > changed_at] == []
