@@ -14,12 +14,15 @@ from llmproxy.limits.usage import usage_of
 
 def pass_records(store: ReservationStore, records: Iterable[ReadRecord]) -> int:
     """
-    End the reservations of calls whose records these are; how many there were. Done again, it changes nothing.
+    End the reservations of calls whose records these are; how many their workers had not. Done again, it changes
+    nothing.
 
     Raises StoreUnavailable; the records must be passed again then.
     """
     # A call that was refused holds nothing, and a line of several is one of those.
     by_id = {record.reservation_id: record for record in records if record.token_id is not None}
+    # Nearly all of them at once; what is left was not settled by its worker, or is being settled at this moment.
+    store.drop_settled(list(by_id))
     found = store.reserved_among(list(by_id))
     for request_id in found:
         store.settle(Settlement(request_id, charge_of(by_id[request_id]), None))

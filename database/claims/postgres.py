@@ -43,6 +43,9 @@ RETURNING tokens.id, project_id, openai_api_key, base_url, stream_usage, name
 """
 _SUCCESSOR = SUCCESSOR.replace(":token", "%(token)s").replace(":now", "%(now)s")
 _HELD_BY = HELD_BY.replace(":worker", "%(worker)s")
+_DROP_SETTLED = """
+DELETE FROM reservations WHERE request_id = ANY(%(ids)s::text[]) AND state = 'settled' RETURNING 1
+"""
 _RESERVED_AMONG = "SELECT request_id FROM reservations WHERE request_id = ANY(%(ids)s::text[])"
 
 
@@ -127,6 +130,11 @@ class PostgresTokenStore:
     def holders(self) -> list[tuple[str, str]]:
         """Nodes and workers for whose calls something is held."""
         return [(node, worker) for node, worker in self._execute(HOLDERS, {})]
+
+    def drop_settled(self, request_ids: list[str]) -> None:
+        """Delete reservations that are settled."""
+        if request_ids:
+            self._execute(_DROP_SETTLED, {"ids": request_ids})
 
     def reserved_among(self, request_ids: list[str]) -> list[str]:
         """Those of the request ids that have a reservation."""

@@ -22,6 +22,9 @@ from llmproxy.limits.meters import Meter
 from llmproxy.limits.reservations import Ruled, RuledClaim, Settlement, Verdict
 
 _RESERVED_AMONG = "SELECT request_id FROM reservations WHERE request_id IN (SELECT value FROM json_each(:ids))"
+_DROP_SETTLED = """
+DELETE FROM reservations WHERE request_id IN (SELECT value FROM json_each(:ids)) AND state = 'settled' RETURNING 1
+"""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Of 2026-11-26 18:05:00.000000, for WINDOW is a whole hour.
@@ -62,6 +65,11 @@ class SqliteTokenStore:
     def holders(self) -> list[tuple[str, str]]:
         """Nodes and workers for whose calls something is held."""
         return self._execute(HOLDERS, {})
+
+    def drop_settled(self, request_ids: list[str]) -> None:
+        """Delete reservations that are settled."""
+        if request_ids:
+            self._execute(_DROP_SETTLED, {"ids": orjson.dumps(request_ids).decode()})
 
     def reserved_among(self, request_ids: list[str]) -> list[str]:
         """Those of the request ids that have a reservation."""

@@ -61,7 +61,7 @@ def test_passing_a_record_charges_what_its_call_cost_once_and_deletes_the_reserv
 
     passed = [pass_records(bench.store, records) for _ in range(2)]
 
-    assert passed == [1, 0]
+    assert passed == [0 if before == "settled" else 1, 0]
     assert (bench.meter(meter).spent, bench.meter(meter).reserved, bench.meter(meter).bounds) == (spent, 0, 0)
     assert (bench.rows(), bench.token().in_flight) == ({}, 0)
 
