@@ -9,7 +9,8 @@ copy of one that was migrated once, for migrating takes longer than most tests.
 import re
 import sqlite3
 import tempfile
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -150,6 +151,20 @@ def migrate(url: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         schema.migrate_to_head(engine, Path(directory))
     engine.dispose()
+
+
+@contextmanager
+def locked(url: str) -> Iterator[None]:
+    """Nobody else can write to the database for the length of a `with` block."""
+    if url.startswith("postgresql"):
+        with psycopg.connect(url) as connection:
+            connection.execute("LOCK TABLE tokens, meters, reservations IN SHARE MODE")
+            yield
+        return
+    with closing(sqlite3.connect(url.replace("sqlite:///", "file:"), uri=True)) as file:
+        file.execute("BEGIN IMMEDIATE")
+        yield
+        file.execute("ROLLBACK")
 
 
 def execute(url: str, statement: str) -> list[dict[str, Any]]:

@@ -5,14 +5,16 @@ import os
 import random
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from tests.databases import execute, locked
 from tests.http_by_hand import Broken, HandClient, call
-from tests.meters import DOLLAR, UsingUpstream, add_meter, asking, numbers, rule, set_columns, settled
+from tests.meters import DOLLAR, UsingUpstream, add_meter, asking, numbers, rule, set_columns, settled, url_of
 from tests.servers import DEPLOYED, Server, wait_for
 from tests.websocket_upstream import WebSocketUpstream
 
@@ -603,6 +605,43 @@ def test_a_raised_amount_holds_from_the_next_call_on(proxy, chat, token):
     set_columns(proxy, "meters", f"id = '{meter}'", amount=DOLLAR)
 
     assert chat().status == 200
+
+
+def test_a_token_that_goes_while_its_call_runs_is_paid_for_by_its_project(proxy, chat, token, using):
+    its = add_meter(proxy, token.project_id)
+    add_meter(proxy, token)
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(chat, asking("gpt-4.1", used=(1000, 100), waits=True))
+        wait_for(lambda: using.seen)
+        execute(url_of(proxy), f"DELETE FROM tokens WHERE id = '{token.id}'")
+        using.goes_on.set()
+        running.result()
+
+    wait_for(lambda: numbers(proxy, its) == (2800, 0, 0), otherwise=lambda: numbers(proxy, its))
+
+
+def test_a_call_that_ends_while_the_database_is_locked_is_settled_when_it_is_free(proxy, chat, token, using):
+    meter = add_meter(proxy, token)
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(chat, asking("gpt-4.1", used=(1000, 100), waits=True))
+        wait_for(lambda: using.seen)
+        with locked(url_of(proxy)):
+            using.goes_on.set()
+            assert running.result().status == 200  # no response waits for it
+            proxy.record_of(running.result()["x-proxy-request-id"])
+            assert numbers(proxy, meter).reserved > 0
+
+    assert settled(proxy, meter) == (2800, 0, 0)
+
+
+def test_a_clock_that_was_wrong_keeps_no_budget_shut(proxy, chat, token):
+    """As a node leaves it that lives four hundred days ahead, and has spent all of that day's budget."""
+    ahead = time.time_ns() // 1000 + 400 * 86_400 * DOLLAR
+    meter = add_meter(proxy, token, amount=10_000, spent=10_000, period_end=ahead)
+
+    assert chat(asking("gpt-4.1", used=(1000, 100))).status == 200
+
+    assert settled(proxy, meter).spent == 2800
 
 
 def test_a_broken_connection_leaves_nothing_held(proxy, token_for, recorder):
