@@ -25,10 +25,15 @@ def server(upstream, tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture
-def typed(server: Server) -> Typed:
-    """Runs the command; what it printed and how it ended."""
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With a project `shop`, for tests that change nothing."""
+    with Server(DEPLOYED, tmp_path_factory.mktemp("shared") / "data") as server:
+        server.create_project(name="shop")
+        yield server
 
+
+def _typed_at(server: Server) -> Typed:
     def run(*arguments: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
         variables = {"LLM_PROXY_URL": server.url, "MANAGEMENT_TOKEN": MANAGEMENT_TOKEN} | environ
         path = {"PATH": os.environ["PATH"]}  # noqa: TID251
@@ -36,6 +41,18 @@ def typed(server: Server) -> Typed:
         return subprocess.run(command, env=path | variables, input=stdin, capture_output=True, text=True, check=False)
 
     return run
+
+
+@pytest.fixture
+def typed(server: Server) -> Typed:
+    """Runs the command; what it printed and how it ended."""
+    return _typed_at(server)
+
+
+@pytest.fixture
+def typed_in_vain(shared_server: Server) -> Typed:
+    """Likewise, at a proxy of which it changes nothing."""
+    return _typed_at(shared_server)
 
 
 def test_a_secret_alone_goes_to_stdout_and_opens_the_api_until_it_is_revoked(server: Server, typed: Typed) -> None:
@@ -149,27 +166,23 @@ def test_a_token_may_be_issued_with_a_budget(server: Server, typed: Typed) -> No
         (["--per", "day", "--requests", "1", "--token", "nobody"], "(404)"),
     ],
 )
-def test_a_limit_that_cannot_be_is_refused_in_words(
-    server: Server, typed: Typed, arguments: list[str], words: str
-) -> None:
-    server.create_project(name="shop")
-
-    done = typed("limits", "add", *arguments)
+def test_a_limit_that_cannot_be_is_refused_in_words(typed_in_vain: Typed, arguments: list[str], words: str) -> None:
+    done = typed_in_vain("limits", "add", *arguments)
 
     assert done.returncode in (1, 2) and words in done.stderr and "Traceback" not in done.stderr
-    assert json.loads(typed("limits", "list", "--json").stdout) == []
+    assert json.loads(typed_in_vain("limits", "list", "--json").stdout) == []
 
 
-def test_help_needs_no_token_and_no_proxy(typed: Typed) -> None:
-    done = typed("limits", "add", "--help", MANAGEMENT_TOKEN="", LLM_PROXY_URL="http://127.0.0.1:9")
+def test_help_needs_no_token_and_no_proxy(typed_in_vain: Typed) -> None:
+    done = typed_in_vain("limits", "add", "--help", MANAGEMENT_TOKEN="", LLM_PROXY_URL="http://127.0.0.1:9")
 
     assert done.returncode == 0 and "--usd" in done.stdout
 
 
-def test_days_may_be_those_of_a_zone(typed: Typed) -> None:
+def test_days_may_be_those_of_a_zone(typed_in_vain: Typed) -> None:
     span = ("--from", "2026-03-28T23:00:00Z", "--to", "2026-03-30T22:00:00Z")
 
-    shown = typed("usage", "--by", "day", "--tz", "Europe/Berlin", *span).stdout.splitlines()
+    shown = typed_in_vain("usage", "--by", "day", "--tz", "Europe/Berlin", *span).stdout.splitlines()
     assert [line.split()[0] for line in shown] == [
         "DAY", "2026-03-29T00:00:00+01:00", "2026-03-30T00:00:00+02:00", "total",
     ]  # fmt: skip
@@ -222,15 +235,15 @@ def test_usage_and_lists_are_read_page_by_page(server: Server, monkeypatch: pyte
     ],
 )
 def test_what_goes_wrong_is_one_line_that_says_what_to_do(
-    typed: Typed, arguments: list[str], environ: dict[str, str], words: str
+    typed_in_vain: Typed, arguments: list[str], environ: dict[str, str], words: str
 ) -> None:
-    done = typed(*arguments, **environ)
+    done = typed_in_vain(*arguments, **environ)
 
     assert done.returncode in (1, 2) and done.stdout == ""
     assert words in done.stderr and "Traceback" not in done.stderr and MANAGEMENT_TOKEN not in done.stderr
 
 
-def test_a_shell_completes_its_words(typed: Typed) -> None:
-    completed = typed(_LLM_PROXY_COMPLETE="bash_complete", COMP_WORDS="llm-proxy tokens ", COMP_CWORD="2")
+def test_a_shell_completes_its_words(typed_in_vain: Typed) -> None:
+    completed = typed_in_vain(_LLM_PROXY_COMPLETE="bash_complete", COMP_WORDS="llm-proxy tokens ", COMP_CWORD="2")
 
     assert {"plain,issue", "plain,list", "plain,revoke"} <= set(completed.stdout.split())
