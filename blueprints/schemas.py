@@ -171,7 +171,7 @@ def check_amount(unit: str, value: Any) -> None:
 
 
 class Rules(typed.Field[dict[str, Any]]):
-    """What a token may do, as docs/budgets.md has it."""
+    """What a token may do, as docs/rules.md has it."""
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> Any:
         try:

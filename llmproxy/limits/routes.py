@@ -192,6 +192,17 @@ GROUPS = tuple(dict.fromkeys(route.group for route in ROUTES if route.group))
 DEFAULT_GROUPS = frozenset(
     {"chat", "completions", "responses", "embeddings", "moderations", "images", "audio", "models"}
 )
+# Endpoints by one name: those that make something and reach nothing that is stored, and those that an application
+# needs which keeps its files and conversations upstream.
+PRESETS = {
+    "inference": frozenset(
+        {
+            "POST chat/completions", "completions", "POST responses", "POST responses/input_tokens",
+            "POST responses/compact", "embeddings", "moderations", "images", "audio", "models",
+        }
+    ),
+    "stateful": DEFAULT_GROUPS | {"files", "uploads", "vector_stores", "conversations", "containers", "assistants"},
+}  # fmt: skip
 _ALONE = {route.path for route in ROUTES if not route.group}
 _NAMES = {*GROUPS, *(route.name for route in ROUTES), *(_ALONE - {route.path for route in ROUTES if route.group})}
 

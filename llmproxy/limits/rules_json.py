@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from llmproxy.limits.addresses import Networks, checked_network
 from llmproxy.limits.model_names import ModelNames, checked_name
-from llmproxy.limits.routes import checked_endpoint
+from llmproxy.limits.routes import PRESETS, checked_endpoint
 from llmproxy.limits.rules import Mode, Rules, Unpriced
 
 # As the API knows them. What another upstream knows besides is no rule's business.
@@ -39,6 +39,8 @@ def read_rules(document: object) -> Rules:
     """The rules in a parsed JSON document. Raises BadRules with every fault."""
     values, problems = _read(document, {**_RULES, "limits": lambda value: value}, "")
     limits, more = _read(values.pop("limits", {}), _LIMITS, "limits.")
+    if (preset := values.pop("preset", None)) is not None and values.setdefault("endpoints", preset) is not preset:
+        problems["preset"] = "cannot stand beside endpoints, which it stands for"
     if problems or more:
         raise BadRules(problems | more)
     return Rules(**values, **limits)
@@ -108,6 +110,7 @@ def _set(check: Callable[[object], str], least: int = 1) -> _Reader:
 _RULES: dict[str, _Reader] = {
     "models": lambda value: (ModelNames(_list(checked_name, value)),),
     "endpoints": _set(checked_endpoint),
+    "preset": lambda value: PRESETS[_one_of(tuple(PRESETS), value)],
     "addresses": lambda value: (Networks(_list(checked_network, value)),),
     "concurrency": partial(_whole, MOST_CONCURRENCY),
     "unpriced": partial(_one_of, get_args(Unpriced)),

@@ -301,6 +301,18 @@ def test_named_endpoints_are_open_and_the_others_shut(proxy, ask, token):
     assert "It may use POST realtime/client_secrets, files." in answers[2].json["error"]["message"]
 
 
+def test_with_the_preset_for_inference_nothing_stored_is_reached(proxy, ask, token):
+    set_rules(proxy, token, {"preset": "inference"})
+    one_chat, one_response = CHAT + "/chatcmpl-1", "/v1/responses/resp_1"
+    stored = [("GET", CHAT), ("GET", one_chat), ("DELETE", one_chat), ("GET", one_response), ("DELETE", one_response)]
+    stored += [("GET", "/v1/files"), ("POST", "/v1/conversations"), ("DELETE", "/v1/models/ft:x")]
+    made = [("POST", CHAT), ("POST", "/v1/responses"), ("POST", "/v1/embeddings"), ("GET", "/v1/models")]
+
+    statuses = [ask(Way("", b"{}", path, method=method)).status for method, path in [*stored, *made]]
+
+    assert statuses == [403] * len(stored) + [200] * len(made)
+
+
 def test_a_projects_rules_hold_beside_its_tokens(proxy, ask, token):
     set_rules(proxy, token, {"models": ["gpt-4o*"]})
     status, _ = proxy.manage("PATCH", f"/projects/{token.project_id}", {"rules": {"models": ["*-mini"]}})

@@ -3,6 +3,7 @@
 import pytest
 
 from llmproxy.limits.model_names import ModelNames
+from llmproxy.limits.routes import PRESETS
 from llmproxy.limits.rules import NO_RULES
 from llmproxy.limits.rules_json import BadRules, read_rules
 
@@ -40,6 +41,11 @@ def test_every_rule_is_read():
     assert rules.reasoning_effort == {"low", "medium"}
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_stands_for_endpoints_that_can_be_named(preset):
+    assert read_rules({"preset": preset}) == read_rules({"endpoints": sorted(PRESETS[preset])})
+
+
 def test_an_empty_object_is_no_rule():
     assert read_rules({}) == read_rules({"limits": {}}) == NO_RULES
 
@@ -55,6 +61,8 @@ def test_an_empty_object_is_no_rule():
         ({"models": []}, "models must be a list of 1 to 100 texts"),
         ({"models": ["x"] * 101}, "models must be a list of 1 to 100 texts"),
         ({"models": ["gpt-5", "a b"]}, "models entry 2 must be a model's name"),
+        ({"preset": "all"}, "preset must be one of inference, stateful"),
+        ({"preset": "inference", "endpoints": ["chat"]}, "preset cannot stand beside endpoints"),
         ({"endpoints": ["chats"]}, "endpoints entry 1 must be one of chat, completions"),
         ({"addresses": ["10.1.0.0/8"]}, r"addresses entry 1 has bits beyond its prefix; did you mean 10.0.0.0/8?"),
         ({"concurrency": 0}, "concurrency must be a whole number from 1 to 10000"),
