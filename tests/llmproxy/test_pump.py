@@ -7,6 +7,8 @@ are lists of what happens, so that every course can be taken twice.
 
 import errno
 import io
+import socket
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -230,6 +232,16 @@ def test_a_response_without_chunks_is_left_to_the_greenlet(cannot) -> None:
     response.start_response("200 OK", [("server", "u"), ("date", "d")])
 
     assert response.sender() is None
+
+
+def test_a_client_over_tls_is_left_to_the_greenlet() -> None:
+    near, far = socket.socketpair()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with far, context.wrap_socket(near, server_side=True, do_handshake_on_connect=False) as client:
+        response = Response(request(), client, SimpleNamespace())
+        response.start_response("200 OK", [])
+
+        assert response.sender() is None
 
 
 def test_a_response_of_a_known_length_is_left_to_the_greenlet() -> None:

@@ -162,6 +162,19 @@ def test_an_upstream_that_falls_silent_is_a_read_timeout(scene: Scene) -> None:
     assert scene.taken == [b"one", b"two"]
 
 
+def test_whatever_comes_puts_the_end_of_the_wait_off(scene: Scene, monkeypatch) -> None:
+    deadlines: list[float] = []
+
+    def take(piece: bytes) -> bool:
+        deadlines.append(scene.guarded[-1]._readiness.deadline)
+        return Scene.take(scene, piece)
+
+    monkeypatch.setattr(scene, "take", take)
+    with scene.response(scene.sending(HEAD, b"3\r\none\r\n", b"3\r\ntwo\r\n", END)) as raw:
+        scene.pump(raw)
+    assert deadlines[0] < deadlines[1]
+
+
 def test_what_tls_has_to_send_itself_is_waited_for_by_who_reads(scene: Scene, monkeypatch) -> None:
     def wants_to_write(_: int) -> bytes:
         raise ssl.SSLWantWriteError
