@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 from tests.databases import execute, locked
 from tests.http_by_hand import Broken, HandClient, call
 from tests.meters import DOLLAR, UsingUpstream, add_meter, asking, numbers, rule, set_columns, settled, url_of
-from tests.servers import DEPLOYED, Server, wait_for
+from tests.servers import DEPLOYED, Server, on_both_servers, wait_for
 from tests.websocket_upstream import WebSocketUpstream
 
 CHAT = "/v1/chat/completions"
@@ -56,6 +56,7 @@ def code(answer):
     return answer.status, answer.json["error"]["code"]
 
 
+@on_both_servers
 def test_a_call_is_charged_what_it_costs_and_its_caller_told_what_is_left(proxy, chat, token):
     meter = add_meter(proxy, token)
 
@@ -297,6 +298,7 @@ def test_usage_that_nobody_tells_is_assumed(proxy, chat, token):
     assert settled(proxy, meter).spent == estimate
 
 
+@on_both_servers
 def test_a_stream_tells_its_usage_to_the_budget_and_not_to_its_caller(proxy, chat, token, using):
     plain = proxy.issue_token(token.project_id)
     as_sent = chat(asking("gpt-4.1", stream=True), bearer=plain.bearer)
@@ -454,6 +456,7 @@ def test_what_clients_leave_at_any_time_frees_its_place(proxy, chat, token, usin
 # Large bodies, forms, and what is not read.
 
 
+@on_both_servers
 def test_a_large_body_goes_up_as_it_came(proxy, chat, token, using):
     meter = add_meter(proxy, token, amount=10 * DOLLAR)
     body = asking("gpt-4.1", used=(1000, 100), messages=[{"role": "user", "content": "é" * 400_000}])
@@ -532,6 +535,7 @@ def realtime(proxy, token, count):
     return done, None
 
 
+@on_both_servers
 def test_a_session_is_closed_when_its_budget_is_used_up(proxy, token_for):
     with WebSocketUpstream(responding(10)) as upstream:
         token = token_for(upstream.url)
