@@ -128,13 +128,14 @@ def fold(records: Iterable[ReadRecord], *, model_name: Callable[[str, str], str]
         if sums is None:
             sums = rows[row] = defaultdict(int)
         _count(record, row.endpoint, sums)
-        if record.usage_of:
-            object_id, is_stored = _text(record.usage_of, OBJECT_ID_LENGTH), record.usage_source == "stored"
+        usage_of, source = record.usage_of, record.usage_source
+        if usage_of:
+            object_id, is_stored = _text(usage_of, OBJECT_ID_LENGTH), source == "stored"
             at, used = int(arrived_at.timestamp()), defaultdict[str, int](int)
             _use(record, used)
             _price(record, used)
             sights.append(Sight(row.project_id, object_id, record.request_id, is_stored, at, row, used))
-        elif tells_own_usage(record) and not is_reading(record):
+        elif source in _OWN and not is_reading(record):
             _use(record, sums)
             _price(record, sums)
         elif not record.is_before_prices:
@@ -236,12 +237,13 @@ def _tokens(sums: Sums, name: str, tokens: int | None) -> int:
 
 def _price(record: ReadRecord, sums: Sums) -> None:
     """Add what a record says of its price."""
+    source = record.cost_source
     if cost := record.cost:
         microdollars = min(max(cost, 0), MAX_COST)
         sums["cost"] += microdollars
-        if record.cost_source == "assumed":
+        if source == "assumed":
             sums["cost_assumed"] += microdollars
-    if record.is_unpriced:
+    if source == "unpriced" or (source is None and record.is_before_prices):
         sums["unpriced"] += 1
 
 

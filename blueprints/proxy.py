@@ -359,7 +359,7 @@ def relayed(
         raw,
         observer=observer,
         on_cut=call.guard.reset_client if _is_1_0(environ) else None,
-        body_filter=UsageChunkFilter() if hides_usage else _key_mask(response, conceals),
+        body_filter=_key_mask(response, conceals) if is_error else UsageChunkFilter() if hides_usage else None,
         trailers=None if hides_usage else environ["llmproxy.trailers"],  # a checksum would not fit
         sender=environ["llmproxy.sender"],
     )
@@ -378,9 +378,8 @@ def relayed(
 
 def _key_mask(response: UpstreamResponse, conceals: Concealment) -> BodyMask | None:
     """For an error that is not compressed: where upstreams and gateways repeat what they were sent."""
-    if response.status_code < BAD_REQUEST or not conceals.has_key:
-        return None
-    return conceals.body_mask() if is_identity(response.headers.get("content-encoding")) else None
+    is_plain = is_identity(response.headers.get("content-encoding"))
+    return conceals.body_mask() if conceals.has_key and is_plain else None
 
 
 class _Refusal:

@@ -114,11 +114,6 @@ class ReadRecord:
         return None if dollars is None else round(dollars * MICRO)
 
     @property
-    def is_unpriced(self) -> bool:
-        """It used what had no price, or was written before prices."""
-        return self.cost_source == "unpriced" or self.is_before_prices
-
-    @property
     def is_before_prices(self) -> bool:
         """It told usage, and was written by a version that put no price on it."""
         return "cost_source" not in self.fields and self.usage_source == "reported"

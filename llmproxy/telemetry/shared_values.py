@@ -173,12 +173,15 @@ def adding(counter: Counter) -> Callable[[float], None]:
 
 def observing(histogram: Histogram) -> Callable[[float], None]:
     """The same for what a histogram observes."""
-    add, bounds = histogram._sum.inc, histogram._upper_bounds  # of which the last is infinite
-    count = [bucket.inc for bucket in histogram._buckets]
+    total: SharedValue = histogram._sum
+    buckets: list[SharedValue] = histogram._buckets
+    bounds = histogram._upper_bounds  # of which the last is infinite
 
     def observe(amount: float) -> None:
-        add(amount)
-        count[bisect_left(bounds, amount)](1)
+        bucket = buckets[bisect_left(bounds, amount)]
+        # As `inc` does, of which there would be two for each of a call's four.
+        total._cells[total._at] += amount
+        bucket._cells[bucket._at] += 1
 
     return observe
 
