@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -132,6 +133,7 @@ def test_a_call_goes_up_with_the_projects_key_and_its_answer_comes_back(
         "service_tier": None,
         "requested_model": None,
         "client_address": "127.0.0.1",
+        "user_agent": f"Werkzeug/{version('werkzeug')}",
     }
 
 
