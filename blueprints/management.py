@@ -9,10 +9,10 @@ from flask import Blueprint, Response, current_app, jsonify, request
 
 from blueprints import schemas, shapes, sign_in
 from blueprints.errors import error_response
+from blueprints.issuing import issued_by
 from blueprints.operation import Operation
 from blueprints.wire import (
     MAX_BODY_BYTES,
-    issued_json,
     limited_json,
     meter_json,
     project_json,
@@ -121,11 +121,7 @@ def revoke_project_tokens(project_id: str) -> Response:
 @Operation(body=schemas.NewToken, status=201, answer=shapes.IssuedTokens, refuses=(404,))
 def issue_token(body: Values) -> tuple[Response, int]:
     """Issue a token, or a list of `count`. The only time that a secret is shown."""
-    if "count" in body:
-        issued = tokens.issue_many(db.session, actor(), **body)
-        return jsonify(data=[issued_json(*one) | {"label": one[1].label} for one in issued]), 201
-    secret, token = tokens.issue(db.session, actor(), **body)
-    return jsonify(issued_json(secret, token)), 201
+    return jsonify(issued_by(body, actor())), 201
 
 
 @bp.delete("/tokens")

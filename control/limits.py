@@ -169,6 +169,11 @@ def lock(session: Session, *, project_id: str | None = None, token_id: str | Non
     return _required(token, "token_id", "token")
 
 
+def given(rules: dict[str, Any] | None, meters: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What `apply` takes for a new owner: nothing where it gets no limits."""
+    return ({"rules": rules} if rules else {}) | ({"meters": meters} if meters else {})
+
+
 def apply(session: Session, actor: Actor, owner: Owner, limits: Mapping[str, Any]) -> None:
     """
     Give an owner limits, in the caller's transaction, which has locked it, and tells the audit trail of its rules.

@@ -7,7 +7,7 @@ A `secret` is what the caller holds and is kept nowhere, a `token_id` the public
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -45,7 +45,8 @@ def issue(
     label: str | None = None,
     rate_limit: int | None = None,
     secret: str | None = None,
-    **limited: Any,
+    rules: dict[str, Any] | None = None,
+    meters: Sequence[dict[str, Any]] = (),
 ) -> tuple[str, Token]:
     """
     A new token: its secret and its row. Raises NotFound for the project.
@@ -54,8 +55,9 @@ def issue(
         rate_limit: Requests per hour; None for what RATE_LIMIT_PER_HOUR says at the time.
         secret: An unguessable UUID to use, so that the same call again within REPEAT_WITHIN gives the same token.
             Raises Conflict when it is another call, or comes later.
-        limited: Any of rules, meters; see `limits.apply`.
+        rules, meters: As `limits.apply` takes them.
     """
+    limited = limits.given(rules, meters)
     is_repeatable = secret is not None
     secret = secret or str(uuid.uuid4())
     token = _new(secret, project_id=project_id, lifetime=lifetime, label=label, rate_limit=rate_limit)
@@ -78,7 +80,7 @@ def issue_many(
     So many new tokens with numbered labels, all or none; the rest as for `issue`. Raises NotFound for the project.
     """
     secrets = [str(uuid.uuid4()) for _ in range(count)]
-    limited = {name: fields.pop(name) for name in limits.FIELDS if name in fields}
+    limited = limits.given(fields.pop("rules", None), fields.pop("meters", ()))
     width = len(str(count))
     issued = [
         _new(secret, project_id=project_id, label=f"{label} {number:0{width}}" if label else None, **fields)
@@ -195,7 +197,7 @@ def _new(secret: str, *, lifetime: timedelta, **columns: Any) -> Token:
 
 def _add(session: Session, actor: Actor, issued: list[Token], limited: Mapping[str, Any]) -> None:
     for token in issued:
-        token.rules = limited.get("rules") or None
+        token.rules = limited.get("rules")
     session.add_all(issued)
     session.flush()
     for token in issued:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from typing import Any
 
 import click
 
 from operator_cli.api import Api
+from operator_cli.lifetime import hours_until
 from operator_cli.limits import PERIODS, limits
 from operator_cli.options import TOKEN, a_project, active, an_id, as_json, limited, segment
 from operator_cli.output import show
@@ -135,29 +137,40 @@ def show_token(api: Api, token_id: str, as_json: bool) -> None:
 
 @tokens.command("issue")
 @a_project
-@click.option("--hours", type=click.IntRange(min=1), required=True, help="How long it lives.")
+@click.option("--hours", type=click.IntRange(min=1), help="How long it lives.")
+@click.option("--until", help="Until the end of this day here: a weekday, or a date such as 2026-12-24.")
+@click.option("--count", type=click.IntRange(min=1), help="So many at once, with numbered labels.")
 @click.option("--label", help="What it is for.")
 @click.option("--rate-limit", type=click.IntRange(min=1), help="Requests an hour, if not the proxy's own limit.")
 @click.option("--usd", help="A budget in dollars, such as 2.50.")
 @click.option(
     "--per", type=click.Choice(PERIODS[2:]), default="total", show_default=True, help="The budget's period."
 )
+@click.option("--zone", help="Whose days they are, such as Europe/Berlin; UTC, if not named.")
+@click.option("--bound", is_flag=True, help="Admit no call that could cost more than is left of the budget.")
 @as_json
 @click.pass_obj
 def issue_token(
-    api: Api,
-    project: str,
-    hours: int,
-    label: str | None,
-    rate_limit: int | None,
-    usd: str | None,
-    per: str,
-    as_json: bool,
+    api: Api, /, project: str, hours: int | None, until: str | None, count: int | None, as_json: bool, **more: Any
 ) -> None:
-    """Issue a token. Its secret alone goes to stdout: export OPENAI_API_KEY=$(llm-proxy tokens issue …)"""
-    body: dict[str, Any] = {"project_id": api.project_id(project), "duration_hours": hours, "label": label}
-    body |= {"budget": {"usd": usd, "per": per}} if usd else {}
-    _show_secret(api.ask("POST", "/tokens", body=body | {"rate_limit": rate_limit}), as_json=as_json)
+    """
+    Issue a token. Its secret alone goes to stdout: export OPENAI_API_KEY=$(llm-proxy tokens issue …)
+
+    Of several, each line has a label and a secret.
+    """
+    if (hours is None) == (until is None):
+        raise click.UsageError("Name either --hours or --until.")
+    lifetime = hours or hours_until(until or "", datetime.now().astimezone())
+    body: dict[str, Any] = {"project_id": api.project_id(project), "duration_hours": lifetime}
+    body |= (
+        {name: more[name] for name in ("label", "rate_limit")} | _budget(more) | ({"count": count} if count else {})
+    )
+    issued = api.ask("POST", "/tokens", body=body)
+    if count is None or as_json:
+        _show_secret(issued, as_json=as_json)
+        return
+    for row in issued["data"]:
+        click.echo(f"{row['label'] or row['id']}\t{row['token']}")
 
 
 @tokens.command("rotate")
@@ -222,6 +235,15 @@ def usage(
     who_or_when = _WHO.get(by, (by,))
     total = {who_or_when[0]: "total", **answer["total"]}
     show(answer if as_json else [*answer["data"], total], as_json=as_json, columns=(*who_or_when, *SUMS))
+
+
+def _budget(told: dict[str, Any]) -> dict[str, Any]:
+    if told["usd"] is None:
+        if told["zone"] or told["bound"]:
+            raise click.UsageError("--zone and --bound are of a budget: name it by --usd.")
+        return {}
+    budget = {"usd": told["usd"], "per": told["per"]} | ({"zone": told["zone"]} if told["zone"] else {})
+    return {"budget": budget | ({"reserve": "bound"} if told["bound"] else {})}
 
 
 def _show_secret(issued: dict[str, Any], *, as_json: bool) -> None:

@@ -4,12 +4,13 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from mock_openai.mock import MockOpenAI
-from tests.http_by_hand import call
+from tests.http_by_hand import Answer, call
 from tests.servers import MANAGEMENT_TOKEN, UPSTREAM_KEY, Server
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -18,23 +19,37 @@ WITH_LIMITS = re.compile(r"<!-- executed by tests/test_readme\.py: limits -->\n`
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 
-@needs_curl
-def test_the_everyday_commands_work_as_they_stand(proxy: Server) -> None:
-    [commands] = EXECUTED.findall(README.read_text())
-    script = commands.replace("http://localhost:8080", proxy.url)
-
-    done = subprocess.run(
+def typed(proxy: Server, words: str, *, more: str = "") -> subprocess.CompletedProcess[str]:
+    """What became of the commands of the one block that has these words."""
+    [commands] = [block for block in EXECUTED.findall(README.read_text()) if words in block]
+    script = commands.replace("http://localhost:8080", proxy.url) + more
+    # `llm-proxy` is run by whichever Python comes first.
+    path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+    return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         env={
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "PATH": path,
+            "LLM_PROXY_URL": proxy.url,
             "MANAGEMENT_TOKEN": MANAGEMENT_TOKEN,
             "OPENAI_API_KEY": UPSTREAM_KEY,
         },
+        cwd=README.parent,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+def project_id(proxy: Server, name: str) -> str:
+    """Of the project with this name."""
+    _, page = proxy.manage("GET", "/projects?limit=1000")
+    return next(project["id"] for project in page["data"] if project["name"] == name)
+
+
+@needs_curl
+def test_the_everyday_commands_work_as_they_stand(proxy: Server) -> None:
+    done = typed(proxy, "a project, with its upstream key")
 
     assert done.returncode == 0, done.stderr
     completion, tokens, switched_off, switched_on = _documents(done.stdout)
@@ -81,3 +96,34 @@ def _documents(text: str) -> list[dict]:
         document, position = decoder.raw_decode(text, position)
         found.append(document)
     return found
+
+
+def test_thirty_students_have_two_dollars_a_day_until_friday(proxy: Server) -> None:
+    done = typed(proxy, "--label student")
+
+    assert done.returncode == 0, done.stderr
+    secrets = dict(line.split("\t") for line in done.stdout.splitlines() if line.startswith("student "))
+    assert list(secrets) == [f"student {number:02}" for number in range(1, 31)]
+    school = project_id(proxy, "school")
+    _, page = proxy.manage("GET", f"/meters?project_id={school}")
+    assert {(row["amount"], row["period"], row["reserve"]) for row in page["data"]} == {("2.00", "day", "bound")}
+    assert len(page["data"]) == 30
+    answer = _chat(proxy, secrets["student 07"])
+    assert (answer.status, 1.9 < float(answer["x-proxy-budget-remaining"]) < 2) == (200, True)
+    proxy.manage("DELETE", f"/projects/{school}?force=true")
+
+
+def test_one_job_has_a_dollar(proxy: Server) -> None:
+    done = typed(proxy, "release build", more="\necho secret=$OPENAI_API_KEY")
+
+    assert done.returncode == 0, done.stderr
+    assert "USD in total" in done.stdout
+    _, secret = done.stdout.rsplit("secret=", 1)
+    assert 0.9 < float(_chat(proxy, secret.strip())["x-proxy-budget-remaining"]) < 1
+    proxy.manage("DELETE", f"/projects/{project_id(proxy, 'ci')}?force=true")
+
+
+def _chat(proxy: Server, secret: str) -> Answer:
+    body = {"model": "gpt-4o-mini", "max_tokens": 100, "messages": [{"role": "user", "content": "Hello"}]}
+    headers = (("Authorization", f"Bearer {secret}"), ("Content-Type", "application/json"))
+    return call(proxy.url, "POST", "/v1/chat/completions", *headers, body=json.dumps(body).encode())

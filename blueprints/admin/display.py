@@ -11,10 +11,12 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from accounting.report import Brief
+from control.limits import standing
 from llmproxy.admission import WINDOW, utc_now
 from llmproxy.api_log.record import MICRO
-from llmproxy.times import iso_utc
-from models import Project, Token
+from llmproxy.limits import amounts
+from llmproxy.times import at_microsecond, iso_utc, microseconds
+from models import Meter, Project, Token
 
 Tone = Literal["fresh", "fading", "withered"]
 
@@ -159,6 +161,55 @@ class TokenView:
     def title(self) -> str:
         """Its label, or the start of its id where it has none."""
         return self.token.label or f"Token {self.token.id[:8]}"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitView:
+    """
+    A meter as a page shows it: its amounts in words, and what is left of it as a bar.
+
+    Attributes:
+        held: For running calls; "" for nothing.
+        held_percent: Of the bar, behind what is left.
+    """
+
+    id: str
+    name: str
+    unit: str
+    per: str
+    models: str
+    amount: str
+    spent: str
+    held: str
+    left: str
+    bar: Bar
+    held_percent: int
+    resets_at: datetime | None
+
+
+def limit_view(meter: Meter, now: datetime) -> LimitView:
+    """How a meter stands at `now`."""
+    found = standing(meter, microseconds(now))
+    unit = "dollars" if meter.unit == "usd" else "LLM tokens" if meter.unit == "tokens" else meter.unit
+
+    def words(amount: int) -> str:
+        return f"${amounts.usd(amount)}" if meter.unit == "usd" else f"{amount:,} {unit}"
+
+    left_percent = _percent(found.remaining / (meter.amount or 1))
+    return LimitView(
+        id=meter.id,
+        name=meter.name,
+        unit=unit,
+        per="in total" if meter.period == "total" else f"per {meter.period}",
+        models=(meter.models or "").replace(",", ", "),
+        amount=words(meter.amount),
+        spent=words(found.spent),
+        held=words(found.reserved) if found.reserved else "",
+        left=words(found.remaining),
+        bar=Bar(left_percent, words(found.remaining)),
+        held_percent=min(_percent(found.reserved / (meter.amount or 1)), 100 - left_percent),
+        resets_at=at_microsecond(found.resets_at) if found.resets_at is not None else None,
+    )
 
 
 def token_view(token: Token, project: Project, *, now: datetime, default_limit: int) -> TokenView:

@@ -5,7 +5,7 @@ and a JSON body get the same answer; their messages are put beside the fields.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -19,6 +19,7 @@ from blueprints import schemas
 from blueprints.admin import zones
 from blueprints.admin.display import for_input
 from blueprints.admin.forgery import StaleForm
+from blueprints.errors import first_problem
 from control.errors import Conflict, KeyNeeded, NotFound
 from models import Token
 
@@ -26,6 +27,15 @@ STREAM_USAGE = (
     SelectChoice("as-sent", "Only when the caller asks for it"),
     SelectChoice("ask", "Always: ask the upstream for it in every stream"),
 )
+UNITS = (SelectChoice("usd", "Dollars"), SelectChoice("tokens", "LLM tokens"), SelectChoice("requests", "Requests"))
+BUDGET_PERIODS = (
+    SelectChoice("day", "Per day"),
+    SelectChoice("week", "Per week"),
+    SelectChoice("month", "Per month"),
+    SelectChoice("total", "In total"),
+)
+LIMIT_PERIODS = (SelectChoice("minute", "Per minute"), SelectChoice("hour", "Per hour"), *BUDGET_PERIODS)
+RESERVES = (SelectChoice("likely", "What it is likely to cost"), SelectChoice("bound", "The most that it can cost"))
 STALE_FORM = "This form was open for too long, so nothing was changed. Look it over and send it again."
 # The field comes back empty: an answer never holds a key.
 ENTER_AGAIN = "Enter it again: nothing was saved, and no page holds a key."
@@ -48,10 +58,17 @@ class Form(FlaskForm):  # type: ignore[misc]
 
     problem: str | None = None
 
-    def load(self, schema: Schema) -> dict[str, Any]:
-        """What was entered, as a JSON body would say it: an empty field is null where it may be. ValidationError."""
-        entered: dict[str, Any] = {}
+    def load(self, schema: Schema, *, apart: Container[str] = (), **more: Any) -> dict[str, Any]:
+        """
+        What was entered, as a JSON body would say it: an empty field is null where it may be. ValidationError.
+
+        Args:
+            apart: Names of fields that the schema has not; `more` is what they say.
+        """
+        entered: dict[str, Any] = dict(more)
         for field in self:
+            if field.name in apart:
+                continue
             text = (field.data or "").strip()
             if text and isinstance(field, NumberField | TimeField):
                 entered[field.name] = field.typed(text)
@@ -63,7 +80,7 @@ class Form(FlaskForm):  # type: ignore[misc]
     def show(self, messages: Mapping[str, Any]) -> None:
         """Put messages beside their fields, and above the form where there is no such field."""
         for name, words in messages.items():
-            text = words[0] if isinstance(words, list) else str(words)
+            text = first_problem(words)[1]
             if name in self and not isinstance(self[name], HiddenField):
                 self[name].errors = [_sentence(text)]
             else:
@@ -171,6 +188,52 @@ class NewTokenForm(Form):
     duration_hours = NumberField("Lifetime in hours", default="24")
     label = StringField("Label")
     rate_limit = NumberField("Requests per hour")
+    budget = StringField("Budget in USD")
+    budget_per = SelectField("Counted", choices=BUDGET_PERIODS, default="day", validate_choice=False)
+
+    def values(self) -> dict[str, Any]:
+        """The checked values for schemas.NewToken. Raises ValidationError."""
+        amount = (self.budget.data or "").strip()
+        zone = zones.of_pages().key
+        more = {"budget": {"usd": amount, "per": self.budget_per.data or "", "zone": zone}} if amount else {}
+        return self.load(schemas.NewToken(), apart=("budget", "budget_per"), **more)
+
+
+class NewLimitForm(Form):
+    """Add a limit to a token or a project."""
+
+    token_id = HiddenField()
+    project_id = HiddenField()
+    unit = SelectField("What is limited", choices=UNITS, default="usd", validate_choice=False)
+    amount = StringField("Amount")
+    period = SelectField("Counted", choices=LIMIT_PERIODS, default="day", validate_choice=False)
+    zone = StringField("Time zone", default="UTC")
+    reserve = SelectField("What a running call holds", choices=RESERVES, default="likely", validate_choice=False)
+    models = StringField("Models")
+    name = StringField("Name")
+
+    def values(self) -> dict[str, Any]:
+        """The checked values for schemas.OwnedMeter. Raises ValidationError."""
+        owner = "token_id" if self.token_id.data else "project_id"
+        more = {owner: self[owner].data or "", "amount": _amount(self.unit.data, self.amount.data)}
+        if models := [name.strip() for name in (self.models.data or "").split(",") if name.strip()]:
+            more["models"] = models
+        if name := (self.name.data or "").strip():
+            more["name"] = name
+        return self.load(schemas.OwnedMeter(), apart=("amount", "models", "name"), **more)
+
+
+class LimitForm(Form):
+    """Change a limit."""
+
+    amount = StringField("Amount")
+    reserve = SelectField("What a running call holds", choices=RESERVES, validate_choice=False)
+    name = StringField("Name")
+
+    def changes(self, unit: str) -> dict[str, Any]:
+        """The checked values for schemas.MeterChange, of a meter in this unit. Raises ValidationError."""
+        amount = _amount(unit, self.amount.data)
+        return self.load(schemas.MeterChange(), apart=("amount",), amount=amount)
 
 
 class RotateForm(Form):
@@ -195,6 +258,15 @@ class TokenForm(Form):
         if self.expires_at.data == for_input(token.expires_at, zones.of_pages()):
             del checked["expires_at"]
         return checked
+
+
+def _amount(unit: str | None, text: str | None) -> str | int:
+    """An amount as a JSON body would say it. What is no number stays, for the schema to refuse."""
+    text = (text or "").strip().removeprefix("$")
+    if unit == "usd":
+        return text
+    digits = text.replace(",", "")
+    return int(digits) if digits.isdecimal() and digits.isascii() and len(digits) < 20 else text
 
 
 def _sentence(words: str) -> str:

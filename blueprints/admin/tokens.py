@@ -9,7 +9,7 @@ from wtforms.fields.choices import SelectChoice
 
 from accounting.report import Filters
 from blueprints import schemas
-from blueprints.admin import costs, exports, once, queries, zones
+from blueprints.admin import costs, exports, limits, once, queries, zones
 from blueprints.admin.access import actor
 from blueprints.admin.activity import activity
 from blueprints.admin.answers import done, page, shows, wants_json
@@ -17,6 +17,7 @@ from blueprints.admin.display import TokenView, for_input, token_view
 from blueprints.admin.forms import NewTokenForm, RotateForm, TokenForm
 from blueprints.admin.site import bp
 from blueprints.admin.spans import SPANS
+from blueprints.issuing import issued_by
 from blueprints.wire import issued_json, read_body, rotated_json, token_json
 from control import tokens
 from control.audit import version_of
@@ -71,13 +72,13 @@ def issue_token() -> Response:
     cookie, an address or the database. The answer is not stored by browsers (`no-store`).
     """
     if request.is_json:
-        return _issued(*tokens.issue(db.session, actor(), **read_body(schemas.NewToken())))
+        return make_response(jsonify(issued_by(read_body(schemas.NewToken()), actor())), 201)
     form = NewTokenForm()
     nonce = once.nonce_of(form)
     wished = once.secret_of(nonce) if nonce else None
-    secret, token = tokens.issue(db.session, actor(), secret=wished, **form.load(schemas.NewToken()))
+    secret, token = tokens.issue(db.session, actor(), secret=wished, **form.values())
     if wants_json():
-        return _issued(secret, token)
+        return make_response(jsonify(issued_json(secret, token)), 201)
     return _secret_page(secret, token)
 
 
@@ -213,13 +214,10 @@ def _token_page(found: Token, form: TokenForm, status: int = 200) -> Response:
         old_until=tokens.retired_until(db.session, found.id),
         default_limit=_default_limit(),
         activity=activity(Filters(token_id=found.id)),
+        limits=limits.views(found),
         spans=SPANS,
         price_date=costs.price_date(),
     )
-
-
-def _issued(secret: str, token: Token) -> Response:
-    return make_response(jsonify(issued_json(secret, token)), 201)
 
 
 def _view(token: Token) -> TokenView:

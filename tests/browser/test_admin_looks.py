@@ -32,6 +32,10 @@ def pages_of(page: Page) -> dict[str, str]:
 
     project, record = first_link("/admin/projects"), first_link("/admin/requests")
     token = first_link("/admin/tokens?state=live")
+    page.goto(f"/admin/limits/new?token_id={token.rsplit('/', 1)[1]}")
+    page.get_by_label("Amount").fill("2.50")
+    page.get_by_role("button", name="Add limit").click()
+    limit = page.get_by_role("link", name="USD per day").first.get_attribute("href") or ""
     return {
         "overview": "/admin/",
         "overview-7d": "/admin/?span=7d",
@@ -45,6 +49,8 @@ def pages_of(page: Page) -> dict[str, str]:
         "tokens": "/admin/tokens",
         "token": token,
         "token-new": "/admin/tokens/new",
+        "limit": limit,
+        "limit-new": f"/admin/limits/new?project_id={project.rsplit('/', 1)[1]}",
         "token-rotate": f"{token}/rotate",
         "token-revoke": f"{token}/revoke",
         "requests": "/admin/requests",

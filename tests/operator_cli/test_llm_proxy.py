@@ -247,3 +247,28 @@ def test_a_shell_completes_its_words(typed_in_vain: Typed) -> None:
     completed = typed_in_vain(_LLM_PROXY_COMPLETE="bash_complete", COMP_WORDS="llm-proxy tokens ", COMP_CWORD="2")
 
     assert {"plain,issue", "plain,list", "plain,revoke"} <= set(completed.stdout.split())
+
+
+def test_tokens_are_issued_with_budgets_many_at_once(server: Server, typed: Typed) -> None:
+    server.create_project(name="school")
+
+    issued = typed(
+        "tokens", "issue", "school", "--count", "3", "--until", "sunday", "--label", "student", "--usd", "2", "--per",
+        "day", "--zone", "Europe/Amsterdam", "--bound",
+    )  # fmt: skip
+
+    assert issued.returncode == 0, issued.stderr
+    lines = [line.split("\t") for line in issued.stdout.splitlines()]
+    assert [label for label, _ in lines] == ["student 1", "student 2", "student 3"]
+    assert len({secret for _, secret in lines}) == 3
+    found = json.loads(typed("limits", "list", "--project", "school", "--json").stdout)
+    assert {(row["amount"], row["period"], row["zone"], row["reserve"]) for row in found} == {
+        ("2.00", "day", "Europe/Amsterdam", "bound")
+    }
+
+
+@pytest.mark.parametrize("more", [(), ("--until", "someday"), ("--hours", "1", "--zone", "UTC")])
+def test_half_of_what_a_token_needs_is_asked_for_again(server: Server, typed: Typed, more: tuple[str, ...]) -> None:
+    server.create_project(name="shop")
+
+    assert typed("tokens", "issue", "shop", *more).returncode == 2
