@@ -217,6 +217,19 @@ def briefs(session: Session, by: Kind, keys: list[str], begin: datetime, end: da
     return {key: Brief(*map(int, row)) for key, *row in _by_column(session, column, sums, _BRIEF, limit=None)}
 
 
+def costliest(
+    session: Session, by: Kind, filters: Filters, begin: datetime, end: datetime, *, limit: int
+) -> list[tuple[str, str | None, Brief]]:
+    """Keys, names and sums of those that cost the most in whole hours around a span, the costliest first."""
+    column, names = _COLUMN[by], ("cost", "requests", "errors")
+    sums = _sources(filters.columns, hours_around(begin, end), names, column=column)
+    rows = _by_column(session, column, sums, names, limit)
+    named = _names(session, by, [key for key, *_ in rows])
+    return [
+        (key, named.get(key), Brief(int(requests), int(errors), int(cost))) for key, cost, requests, errors in rows
+    ]
+
+
 def brief_sums(by: Kind, name: str, begin: datetime, end: datetime) -> Subquery:
     """Everybody's sum of this name: columns `key` and `most`, to order lists by."""
     column = _COLUMN[by]

@@ -51,6 +51,22 @@ function tell(figure, data, index) {
   figure.querySelector(".at").textContent = index == null ? "" : dayAndTime(data.starts[index], data.zone).join(", ");
 }
 
+/* On to the requests of the periods from one to another. Times are UTC, as lists have them in their addresses. */
+function openRequests(figure, data, first, last) {
+  const address = (seconds) => new Date(seconds * 1000).toISOString().slice(0, 16);
+  const url = new URL(figure.closest("[data-requests]").dataset.requests, location);
+  url.searchParams.set("from", address(data.starts[first]));
+  url.searchParams.set("to", address(data.starts[last + 1] ?? data.end));
+  location.assign(url);
+}
+
+/* A range was dragged over, or a period clicked on. */
+function choose(figure, data, chart) {
+  const { left, width } = chart.select;
+  if (width > 4) openRequests(figure, data, chart.posToIdx(left), chart.posToIdx(left + width));
+  else if (chart.cursor.idx != null) openRequests(figure, data, chart.cursor.idx, chart.cursor.idx);
+}
+
 function options(figure, data, width) {
   const step = data.starts.length > 1 ? data.starts[1] - data.starts[0] : 3600;
   const line = color("--line");
@@ -63,7 +79,14 @@ function options(figure, data, width) {
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), data.zone),
     padding: [8, 20, 0, 0],
     legend: { show: false },
-    cursor: { y: false, points: { size: 7 } },
+    cursor: {
+      y: false,
+      points: { size: 7 },
+      // The pointer is in all of them at once; what is selected in one is selected there alone.
+      sync: { key: "charts", setSeries: false, filters: { pub: (type) => type === "mousemove" || type === "mouseleave" } },
+      drag: { x: true, y: false, setScale: false },
+      bind: { mouseup: (chart, _, then) => (event) => { then(event); if (event.button === 0) choose(figure, data, chart); return null; } },
+    },
     hooks: { setCursor: [(chart) => tell(figure, data, chart.cursor.idx)] },
     scales: {
       x: { range: () => [data.starts[0] - step * 0.6, data.starts.at(-1) + step * 0.6] },

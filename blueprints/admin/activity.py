@@ -9,7 +9,7 @@ from accounting.report import Consumer, Filters, Period, Usage
 from blueprints.admin import costs, spans
 from blueprints.admin.charts import Chart, charts
 from blueprints.admin.requests_log import RecordView, latest
-from blueprints.admin.spans import Span
+from blueprints.admin.spans import Span, address_of, addresses
 from llmproxy.admission import utc_now
 from llmproxy.api_log.latest import Filter
 from models import db
@@ -36,6 +36,7 @@ class Activity:
 
     Attributes:
         limited: How many of the refusals were for a limit (429).
+        during: The span for a list of requests, and `periods` where each of its periods begins and ends.
     """
 
     span: Span
@@ -44,6 +45,8 @@ class Activity:
     charts: list[Chart]
     labels: list[str]
     ends: tuple[str, str]
+    during: dict[str, str]
+    periods: list[tuple[str, str]]
     models: list[Rank]
     failures: list[RecordView]
 
@@ -66,9 +69,11 @@ def activity(filters: Filters) -> Activity:
         span=span,
         usage=usage,
         limited=sum(count for code, count in reasons.items() if code in _LIMITS),
-        charts=charts(periods, with_cost=costs.price_date() is not None),
+        charts=charts(periods, end, with_cost=costs.price_date() is not None),
         labels=[span.label(period.start) for period in periods],
         ends=span.ends(periods),
+        during={"from": address_of(begin)},
+        periods=addresses(periods, end),
         models=ranks(models),
         failures=failures,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -47,6 +48,7 @@ class Chart:
     unit: Literal["count", "ms", "usd"]
     series: list[Series]
     starts: list[int]
+    end: int
     zone: str
 
     @property
@@ -65,8 +67,8 @@ class Chart:
     def data(self) -> str:
         """The same for a script, as JSON."""
         series = [{"label": s.label, "tone": s.tone, "values": s.values} for s in self.series]
-        told = {"kind": self.kind, "unit": self.unit, "zone": self.zone, "starts": self.starts, "series": series}
-        return orjson.dumps(told).decode()
+        told = {"kind": self.kind, "unit": self.unit, "zone": self.zone, "starts": self.starts, "end": self.end}
+        return orjson.dumps(told | {"series": series}).decode()
 
     def words(self, index: int) -> list[str]:
         """What each series says about one period."""
@@ -74,22 +76,27 @@ class Chart:
         return [ABSENT if (value := series.values[index]) is None else say(value) for series in self.series]
 
 
-def charts(periods: Sequence[Period], *, with_cost: bool) -> list[Chart]:
-    """Requests with errors, tokens, costs if there are any, and durations."""
+def charts(periods: Sequence[Period], end: datetime, *, with_cost: bool) -> list[Chart]:
+    """Requests with errors and refusals, tokens, costs if there are any, and durations."""
     starts = [int(period.start.timestamp()) for period in periods]
     zone = str(periods[0].start.tzinfo) if periods else "UTC"
 
     def series(label: str, tone: str, sums: str) -> Series:
         return Series(label, tone, [attrgetter(sums)(period.usage) for period in periods])
 
-    requests = [series("Requests", "fresh", "requests"), series("Errors", "withered", "errors")]
+    last = int(end.timestamp())
+    requests = [
+        series("Requests", "fresh", "requests"),
+        series("Refused", "fading", "refusals"),
+        series("Errors", "withered", "errors"),
+    ]
     tokens = [series("In and out", "fresh", "total_tokens"), series("Out", "deep", "completion_tokens")]
     durations = [series("95th percentile", "fading", "duration_ms.p95"), series("Median", "fresh", "duration_ms.p50")]
     return [
-        Chart("Requests", "bars", "count", requests, starts, zone),
-        Chart("LLM tokens", "bars", "count", tokens, starts, zone),
-        *([Chart("Cost", "bars", "usd", [series("Cost", "fresh", "cost")], starts, zone)] if with_cost else []),
-        Chart("Duration", "lines", "ms", durations, starts, zone),
+        Chart("Requests", "bars", "count", requests, starts, last, zone),
+        Chart("LLM tokens", "bars", "count", tokens, starts, last, zone),
+        *([Chart("Cost", "bars", "usd", [series("Cost", "fresh", "cost")], starts, last, zone)] if with_cost else []),
+        Chart("Duration", "lines", "ms", durations, starts, last, zone),
     ]
 
 

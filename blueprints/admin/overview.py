@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from flask import Response, current_app, jsonify
 
 from accounting import ledger
@@ -14,14 +16,17 @@ from blueprints.admin.charts import charts
 from blueprints.admin.costs import price_date, unpriced
 from blueprints.admin.requests_log import RecordView, latest
 from blueprints.admin.site import bp
-from blueprints.admin.spans import SPANS
+from blueprints.admin.spans import SPANS, address_of, addresses
 from blueprints.wire import usage_json
 from llmproxy.admission import utc_now
 from llmproxy.api_log.latest import Filter
 from models import db
 from services import Services
 
-TOP = 5
+TOP = 10
+LATEST = 5
+# From so many percent on, how many times as much is easier to read.
+_MANY_TIMES = 900
 _KINDS: tuple[Kind, ...] = ("project", "model", "token")
 
 
@@ -50,7 +55,7 @@ def overview() -> Response:
         totals=totals,
         error_percent=_percent(totals.errors, totals.requests - totals.refusals),
         refusal_percent=_percent(totals.refusals, totals.requests),
-        charts=charts(periods, with_cost=price_date() is not None),
+        charts=charts(periods, end, with_cost=price_date() is not None),
         price_date=price_date(),
         unpriced=unpriced(EVERYBODY, span),
         silent=usage_report.silent_streams(db.session, EVERYBODY, begin, end)[:TOP],
@@ -58,8 +63,11 @@ def overview() -> Response:
         ends=span.ends(periods),
         tops={kind: ranks(usage_report.top(db.session, kind, EVERYBODY, begin, end, limit=TOP)) for kind in _KINDS},
         reasons=usage_report.refusals_by_reason(db.session, EVERYBODY, begin, end),
-        refusals=_latest_refusals(totals),
-        withering=queries.next_to_wither(TOP, default_limit=settings.rate_limit_per_hour),
+        failures=_latest_failures(totals, begin),
+        change=_changes(usage_report.totals(db.session, EVERYBODY, *span.before(begin)), totals),
+        during={"from": address_of(begin)},
+        periods=addresses(periods, end),
+        withering=queries.next_to_wither(LATEST, default_limit=settings.rate_limit_per_hour),
         readers=ledger.lags(settings),
         steps=_first_steps(totals),
     )
@@ -69,9 +77,23 @@ def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f}%" if whole > 0 else "0%"
 
 
-def _latest_refusals(totals: Usage) -> list[RecordView]:
+def _latest_failures(totals: Usage, begin: datetime) -> list[RecordView]:
     # Where the sums know of none there is no need to look through the log for one.
-    return latest(Filter(outcome="refused"), limit=TOP) if totals.refusals else []
+    failed = totals.errors or totals.refusals
+    return latest(Filter(failed=True, begin=begin), limit=LATEST) if failed else []
+
+
+def _changes(before: Usage, now: Usage) -> dict[str, str]:
+    """By how much each sum has changed against the time before, in words; none where that had nothing."""
+    names = ("requests", "errors", "total_tokens", "cost")
+    return {name: _change(was, getattr(now, name)) for name in names if (was := getattr(before, name))}
+
+
+def _change(before: int, now: int) -> str:
+    percent = round(100 * (now - before) / before)
+    if percent >= _MANY_TIMES:
+        return f"{now / before:,.0f} times"
+    return f"{percent:+d}%".replace("-", "\N{MINUS SIGN}")
 
 
 def _first_steps(totals: Usage) -> dict[str, bool] | None:

@@ -12,16 +12,19 @@ from typing import Any, get_args
 import orjson
 from flask import Response, current_app, jsonify, make_response, redirect, request, url_for
 
-from accounting import index
+from accounting import index, report
+from accounting.report import Brief, Filters, Kind
 from accounting.rollup import node_id
 from blueprints.admin import exports, queries, request_filters
 from blueprints.admin.advice import Advice, advice
 from blueprints.admin.answers import page, wants_json
+from blueprints.admin.costs import price_date
 from blueprints.admin.request_filters import FAILED, SLOWEST, Problem, Sent
 from blueprints.admin.site import bp
 from blueprints.csv_table import csv_response
 from blueprints.wire import iso
 from control.errors import NotFound
+from llmproxy.admission import utc_now
 from llmproxy.api_log.latest import Filter, Found, Place, read_at, search
 from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.errors import Outcome
@@ -29,6 +32,8 @@ from models import db
 from services import Services
 
 PAGE_SIZE = 50
+SPENDERS = 5
+_SPENDING: tuple[Kind, ...] = ("project", "token")
 OUTCOMES: dict[str, str] = {name: name.replace("_", " ").capitalize() for name in get_args(Outcome)}
 COST_SOURCES = {
     "reported": "By the usage that the upstream told",
@@ -123,6 +128,7 @@ def _list(sent: Sent, wanted: Filter, problem: Problem | None) -> Response:
         is_first=not (before or request.args.get("after")),
         is_indexed=is_indexed,
         indexed_since=_indexed_since(wanted) if is_indexed else None,
+        spenders=_spenders(wanted),
         gone=gone,
         filters=sent,
         filters_in_use=request_filters.in_use(sent),
@@ -134,6 +140,19 @@ def _list(sent: Sent, wanted: Filter, problem: Problem | None) -> Response:
         orders=request_filters.ORDERS,
         reached=found.records[-1][1].arrived_at if found.records else None,
     )
+
+
+def _spenders(wanted: Filter) -> dict[str, list[tuple[str, str | None, Brief]]]:
+    """Who cost the most in the time that is looked at; nobody where none is, or no prices are kept."""
+    if wanted.begin is None or wanted.request_id or price_date() is None or request.args.get("after"):
+        return {}
+    whose = Filters(project_id=wanted.project_id, token_id=wanted.token_id)
+    end = wanted.end or utc_now()
+    return {
+        kind: report.costliest(db.session, kind, whose, wanted.begin, end, limit=SPENDERS)
+        for kind in _SPENDING
+        if not (wanted.token_id if kind == "token" else wanted.project_id or wanted.token_id)
+    }
 
 
 def _browse(wanted: Filter, *, slowest: bool, limit: int, after: str | None) -> index.Browsed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 from flask import request
 
@@ -42,6 +43,10 @@ class Span:
         end = now.replace(hour=hour, minute=0, second=0, microsecond=0) + _STEPS[self.step]
         return end - self.length, end
 
+    def before(self, begin: datetime) -> tuple[datetime, datetime]:
+        """As much time before its beginning."""
+        return begin - self.length, begin
+
     def periods(self, filters: Filters, begin: datetime, end: datetime) -> list[Period]:
         """Usage by its steps, whose starts are in the zone of the pages, or that of their days."""
         if self.step == "hour":
@@ -72,6 +77,17 @@ SPANS = {
 
 
 MONTH = SPANS["30d"]
+
+
+def address_of(moment: datetime) -> str:
+    """A moment as the addresses of lists have it, in UTC."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
+
+
+def addresses(periods: list[Period], end: datetime) -> list[tuple[str, str]]:
+    """Where each period begins and ends, for addresses."""
+    moments = [address_of(moment) for moment in (*(period.start for period in periods), end)]
+    return list(pairwise(moments))
 
 
 def asked_for(default: str) -> Span:

@@ -2,7 +2,9 @@
 
 import threading
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -126,6 +128,60 @@ def test_twenty_leaked_tokens_are_revoked_in_five_clicks(chromium: Browser, fres
         expect(page.get_by_text("Live", exact=True)).to_have_count(
             1 + 1
         )  # the one of the other project, and the filter's
+
+
+def test_who_burned_the_money_one_evening_takes_two_clicks(chromium: Browser, used_proxy: Server):
+    with signed_in(chromium, used_proxy) as page:
+        page.goto("/admin/")
+        page.get_by_role("link", name="7 days").click()
+        chart = page.locator(".charts figure", has_text="Cost").locator(".u-over")
+        box = chart.bounding_box()
+        page.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + 40)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.95, box["y"] + 40, steps=4)
+        page.mouse.up()
+
+        expect(page.get_by_role("heading", name="Costliest projects")).to_be_visible()
+        expect(page.get_by_role("heading", name="Costliest tokens")).to_be_visible()
+        query = parse_qs(urlsplit(page.url).query)
+        begin, end = (datetime.fromisoformat(query[name][0]) for name in ("from", "to"))
+        assert timedelta(hours=20) < end - begin < timedelta(hours=30)  # 15 % of a week, and what the frame adds
+        expect(page.get_by_label("From (UTC)")).to_have_value(query["from"][0])
+
+
+def test_a_click_on_a_bar_leads_to_its_hours_requests(chromium: Browser, used_proxy: Server):
+    with signed_in(chromium, used_proxy) as page:
+        page.goto("/admin/")
+        chart = page.locator(".charts figure .u-over").first
+        box = chart.bounding_box()
+        page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + 60)
+
+        page.wait_for_url("**/admin/requests?from=*&to=*")
+        query = parse_qs(urlsplit(page.url.replace("%3A", ":")).query)
+        begin, end = (datetime.fromisoformat(query[name][0]) for name in ("from", "to"))
+        assert end - begin == timedelta(hours=1)
+
+
+def test_why_a_call_failed_is_told_by_its_id_in_three_clicks(chromium: Browser, used_proxy: Server):
+    with signed_in(chromium, used_proxy) as page:
+        page.goto("/admin/requests?outcome=upstream_timeout")
+        failed = page.locator("tbody a").first.get_attribute("href").split("/")[-1].split("?")[0]
+
+        page.goto("/admin/requests")
+        page.get_by_text("More filters").click()
+        page.get_by_label("Request id").fill(failed)
+        page.get_by_role("button", name="Show").click()
+        page.locator("tbody th a").first.click()
+
+        expect(page.get_by_text("The upstream did not answer in time.")).to_be_visible()
+
+
+def test_a_chosen_outcome_acts_at_once(chromium: Browser, used_proxy: Server):
+    with signed_in(chromium, used_proxy) as page:
+        page.goto("/admin/requests")
+        page.get_by_label("Outcome").select_option("refused")
+
+        page.wait_for_url("**/admin/requests?outcome=refused")
 
 
 def test_presets_fill_in_the_lifetime(chromium: Browser, fresh_proxy: Server):

@@ -252,7 +252,7 @@ def test_a_failed_call_costs_nothing(record_of):
 
     record = record_of(CHAT, error)
 
-    assert (*costs(record), record["price_date"], record["requested_model"]) == (0, "none", None, None)
+    assert (*costs(record), record["price_date"], record["requested_model"]) == (0, "none", None, "asked-for")
 
 
 def test_a_refused_call_costs_nothing(proxy):

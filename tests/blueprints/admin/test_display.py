@@ -67,7 +67,7 @@ def test_a_bar_changes_colour_as_it_withers(percent: int, tone: str):
 
 
 def chart(kind, values) -> Chart:
-    return Chart("t", kind, "count", [Series("s", "fresh", values)], list(range(len(values))), "UTC")
+    return Chart("t", kind, "count", [Series("s", "fresh", values)], list(range(len(values))), len(values), "UTC")
 
 
 def test_bars_stand_on_the_ground_and_the_highest_fills_the_box():

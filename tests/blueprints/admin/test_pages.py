@@ -25,6 +25,7 @@ from services import Services
 from tests.blueprints.admin.site import KEY, Browser, Script
 from tests.databases import execute
 
+TILE = re.compile(r'<h2>(?:<a [^>]+>)?([^<]+)(?:</a>)?</h2><p class="figure">([^<]+)</p><p class="quiet">(.*?)</p>')
 JSON = {"Accept": "application/json"}
 Write = Callable[..., CallRecord]
 
@@ -36,6 +37,11 @@ def roll_up(app: Flask) -> None:
         while rollup.step():
             pass
         rollup.close()
+
+
+def tiles_of(text: str) -> list[tuple[str, str, str]]:
+    """Titles, figures and words of a page's tiles, without links."""
+    return [(title, figure, re.sub("<[^>]+>", "", words)) for title, figure, words in TILE.findall(text)]
 
 
 def link_to_record(text: str) -> str:
@@ -69,12 +75,53 @@ def test_the_overview_adds_up_what_went_through(app: Flask, browser: Browser, wr
 
     text = browser.get(f"/admin/?span={span}").text
 
-    assert re.search(r"<h2>Requests</h2><p class=\"figure\">5</p><p class=\"quiet\">1 refused \(20\.0%\)", text)
-    assert re.search(r"<h2>Errors</h2><p class=\"figure\">1</p><p class=\"quiet\">25\.0% of what was forwarded", text)
-    assert re.search(r"<h2>LLM tokens</h2><p class=\"figure\">21</p>", text)
+    tiles = {title: (figure, words) for title, figure, words in tiles_of(text)}
+    assert tiles["Requests"] == ("5", "1 refused (20.0%)")
+    assert tiles["Errors"] == ("1", "25.0% of what was forwarded")
+    assert tiles["LLM tokens"][0] == "21"
     assert f'href="/admin/projects/{project}">Busy project</a>' in text
     assert "<code>rate_limit_exceeded</code>" in text and "gpt-4o-mini" in text
     assert "Get started" not in text
+
+
+def test_what_the_overview_shows_leads_to_the_requests_that_explain_it(
+    app: Flask, browser: Browser, write_record: Write
+):
+    project = browser.create_project("Busy project")
+    for name in ("well", "well", "well"):
+        write_record(project_id=project, endpoint=f"/v1/{name}")
+    error = {"code": "rate_limit_exceeded", "type": "requests"}
+    write_record(
+        project_id=project, status_code=429, outcome="refused", metadata=None, endpoint="/v1/no", error=error
+    )
+    write_record(status_code=500, metadata=None, endpoint="/v1/broken")
+    roll_up(app)
+
+    text = browser.get("/admin/").text
+
+    def led_to(pattern: str) -> list[str]:
+        page = browser.get(html.unescape(re.search(pattern, text)[1])).text
+        return sorted(re.findall(r'<code class="call" title="/v1/(\w+)">', page))
+
+    everything = ["broken", "no", "well", "well", "well"]
+    assert led_to(r'<h2><a href="([^"]+)">Requests<') == everything
+    assert led_to(r'<h2><a href="([^"]+)">Errors<') == ["broken", "no"]
+    assert led_to(r'<h2><a href="([^"]+)">Median duration<') == everything
+    assert led_to(r'<a href="([^"]+)">1 refused<') == ["no"]
+    assert led_to(r'<a href="([^"]+)"><code>rate_limit_exceeded<') == ["no"]
+    assert led_to(r'<a class="plain" href="([^"]+project_id[^"]+)">4<') == ["no", "well", "well", "well"]
+    assert led_to(r'<a href="([^"]+)">gpt-4o-mini<') == ["well", "well", "well"]
+    *_, hour = re.findall(r'<th scope="row"><a href="([^"]+)">\d\d:\d\d<', text)
+    assert led_to(re.escape(f'<a href="{hour}"').replace(re.escape(hour), f"({re.escape(hour)})")) == everything
+
+
+def test_the_overview_tells_the_change_against_the_time_before(app: Flask, browser: Browser, write_record: Write):
+    now = datetime.now(UTC).timestamp()
+    for age_h in (30, 30, 30, 30, 0, 0, 0):
+        write_record(timestamp=now - age_h * 3600)
+    roll_up(app)
+
+    assert "\N{MINUS SIGN}25% against the 24 hours before" in browser.get("/admin/").text
 
 
 def spent(app: Flask, browser: Browser, write_record: Write) -> tuple[str, str]:

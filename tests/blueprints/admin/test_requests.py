@@ -155,3 +155,23 @@ def test_where_the_index_begins_later_than_asked_for_that_is_told(browser: Brows
     text = browser.get("/admin/requests?from=2026-11-01T00:00").text
 
     assert "Requests are found by time from" in text
+
+
+def test_a_time_tells_who_cost_the_most_in_it(app: Flask, browser: Browser, write_record: Write):
+    for name, cost in (("cheap", 1000), ("dear", 2_000_000)):
+        project = browser.create_project(name)
+        with app.app_context():
+            lifetime, label = timedelta(hours=1), f"{name} one"
+            _, issued = tokens.issue(db.session, Actor("t"), project_id=project, lifetime=lifetime, label=label)
+            token = issued.id
+        write_record(project_id=project, token_id=token, cost=cost, cost_source="reported", endpoint=f"/v1/{name}")
+    roll_up(app)
+
+    text = browser.get("/admin/requests?span=24h").text
+
+    spenders = re.findall(r'<li><span><a href="([^"]+)">([\w ]+)</a>.*?<span class="num">([^<]+)</span>', text)
+    assert [(name, cost) for _, name, cost in spenders] == [
+        *(("dear", "$2.00"), ("cheap", "$0.001")),
+        *(("dear one", "$2.00"), ("cheap one", "$0.001")),
+    ]
+    assert shown(browser, spenders[0][0].partition("?")[2].replace("&amp;", "&")) == ["dear"]
