@@ -9,13 +9,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from openai import OpenAI, PermissionDeniedError, RateLimitError
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from tests.databases import execute, locked
 from tests.http_by_hand import Broken, HandClient, call
 from tests.meters import DOLLAR, UsingUpstream, add_meter, asking, numbers, rule, set_columns, settled, url_of
-from tests.servers import DEPLOYED, Server, on_both_servers, wait_for
+from tests.servers import DEPLOYED, Server, calls_in, on_both_servers, wait_for
 from tests.websocket_upstream import WebSocketUpstream
 
 CHAT = "/v1/chat/completions"
@@ -142,6 +143,45 @@ def test_ten_calls_at_once_pass_a_fresh_budget(proxy, chat, token, using):
 
         assert [done.result().status for done in running] == [200] * 10
     settled(proxy, meter)
+
+
+@pytest.mark.parametrize(
+    ("columns", "model", "raised", "reason"),
+    [
+        (
+            {"amount": 1, "spent": 1, "period": "total", "period_end": 2**62},
+            "gpt-4.1",
+            RateLimitError,
+            "budget_exhausted",
+        ),
+        ({"amount": 5, "reserve": "bound"}, "gpt-4.1", RateLimitError, "budget_too_small"),
+        ({}, "nobodys-model", PermissionDeniedError, "model_not_priced"),
+    ],
+)
+def test_the_sdk_raises_at_once_what_no_second_try_would_change(proxy, token, using, columns, model, raised, reason):
+    add_meter(proxy, token, **columns)
+    client = OpenAI(base_url=f"{proxy.url}/v1", api_key=token.secret)
+
+    with client, pytest.raises(raised) as caught:
+        client.chat.completions.create(model=model, messages=[{"role": "user", "content": "?"}], max_tokens=9)
+
+    assert caught.value.code == reason
+    proxy.wait_for_records(1, token)
+    assert calls_in(proxy.records(token)) == 1 and using.seen == []
+
+
+def test_the_sdk_comes_back_for_what_is_only_held(proxy, token, using):
+    rule(proxy, token, {"concurrency": 1})
+    client = OpenAI(base_url=f"{proxy.url}/v1", api_key=token.secret)
+    with client, ThreadPoolExecutor() as pool:
+        running = pool.submit(call, proxy.url, "POST", CHAT, token.bearer, JSON, body=asking(waits=True))
+        wait_for(lambda: using.seen)
+        second = pool.submit(client.chat.completions.create, model="gpt-4.1", messages=[])
+        wait_for(lambda: proxy.count_calls(token=token.id, outcome="refused"))
+        using.goes_on.set()
+
+        assert running.result().status == 200
+        assert second.result().usage.prompt_tokens == 10
 
 
 def test_near_its_end_a_budget_refuses_nobody_falsely(proxy, chat, token, using):
