@@ -26,7 +26,7 @@ from llmproxy.client.interim import send_interim
 from llmproxy.client.request_body import HELD_BYTES, RequestBody
 from llmproxy.client.upload_pace import PacedStream
 from llmproxy.concealment import BodyMask, Concealment, concealment_of
-from llmproxy.endpoints import CHAT, COMPLETIONS, plain_path
+from llmproxy.endpoints import CHAT, COMPLETIONS, MODELS, plain_path
 from llmproxy.errors import (
     BadRequest,
     LogUnavailable,
@@ -50,10 +50,11 @@ from llmproxy.headers import (
     with_header,
 )
 from llmproxy.holding import Holding
+from llmproxy.limits.model_list import ModelListFilter
 from llmproxy.observe.asked_usage import UsageChunkFilter, ask_for_usage
 from llmproxy.observe.decoding import decoded, is_identity
 from llmproxy.observe.usage import observe
-from llmproxy.relay import RawResponse, Relay
+from llmproxy.relay import Filter, RawResponse, Relay
 from llmproxy.statuses import BAD_REQUEST, UNAUTHORIZED
 from llmproxy.telemetry import outages, tracing
 from llmproxy.transport.request import UpstreamRequest
@@ -191,7 +192,7 @@ def _forward(parts: Services, call: Call, environ: Environ) -> Response:
     headers = call.traced(request_headers(environ["llmproxy.headers"], host=origin.host_header, api_key=api_key))
     wants_usage = grant.stream_usage == "ask" or (holding is not None and holding.needs_usage)
     asked = wants_usage and _may_be_asked(call.endpoint) and _ask_for_usage(parts, grant, body)
-    if asked:  # what is compressed cannot be taken apart
+    if asked or _lists_models(call, holding):  # what is compressed cannot be taken apart
         headers = with_header(headers, "Accept-Encoding", "identity")
     body.hold_if_small()
     if not body.has_arrived:
@@ -354,17 +355,25 @@ def relayed(
     may_stream = observer.is_stream or "content-length" not in headers
     is_error = response.status_code >= BAD_REQUEST
     hides_usage = asked and may_stream and not is_error and "content-encoding" not in headers
+    body_filter: Filter | None = None
+    if is_error:
+        body_filter = _key_mask(response, conceals)
+    elif hides_usage:
+        body_filter = UsageChunkFilter()
+    elif holding and _lists_models(call, holding) and "content-encoding" not in headers:
+        body_filter = ModelListFilter(holding.allows)
+    is_changed = body_filter is not None and not is_error
     relay = Relay(
         call,
         raw,
         observer=observer,
         on_cut=call.guard.reset_client if _is_1_0(environ) else None,
-        body_filter=_key_mask(response, conceals) if is_error else UsageChunkFilter() if hides_usage else None,
-        trailers=None if hides_usage else environ["llmproxy.trailers"],  # a checksum would not fit
+        body_filter=body_filter,
+        trailers=None if is_changed else environ["llmproxy.trailers"],  # a checksum would not fit
         sender=environ["llmproxy.sender"],
     )
     down = response_headers(raw.headers, request_id=call.request_id)
-    if hides_usage:
+    if is_changed:
         down = [pair for pair in down if pair[0].lower() != "content-length"]
     if observer.is_stream and "x-accel-buffering" not in headers and any(name in environ for name in FROM_A_PROXY):
         down.append(UNBUFFERED)
@@ -374,6 +383,13 @@ def relayed(
     call.head_went(response.status_code, observer)
     # A client of a stream wants the head at once; a small response had better leave in one packet.
     return Response(relay, status, down, head_first=not raw.has_body_bytes())
+
+
+def _lists_models(call: Call, holding: Holding | None) -> bool:
+    """Whether it asks for the list of models, and may not use all of them."""
+    if holding is None or not holding.restricts_models:
+        return False
+    return call.method == "GET" and plain_path(call.endpoint) == MODELS
 
 
 def _key_mask(response: UpstreamResponse, conceals: Concealment) -> BodyMask | None:

@@ -11,7 +11,7 @@ ENDPOINTS = {
 }  # fmt: skip
 OTHER = "other"
 _MAX_REMEMBERED_CHARS = 128
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+CHAT, COMPLETIONS, MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
 
 
 def plain_path(endpoint: str) -> str:

@@ -110,7 +110,16 @@ class Holding:
 
     def is_mismatch(self, model: str | None) -> bool:
         """Whether another model than the rules allow has responded."""
-        return model is not None and not all(names.allow(model) for names in self._judged.allowed)
+        return model is not None and not self.allows(model)
+
+    @property
+    def restricts_models(self) -> bool:
+        """Whether there is a model that the rules do not allow."""
+        return bool(self._judged.allowed)
+
+    def allows(self, model: str) -> bool:
+        """Whether the rules allow a model."""
+        return all(names.allow(model) for names in self._judged.allowed)
 
     def headers(self) -> Headers:
         """What the caller is told of what is left, with this call's hold taken off."""

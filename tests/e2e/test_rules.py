@@ -419,6 +419,22 @@ def test_a_spool_that_takes_nothing_is_told_and_nothing_goes_up(recorder, tmp_pa
 # What is told of calls.
 
 
+@pytest.mark.parametrize("rules", [{"models": [ALLOWED]}, {"models": [ALLOWED], "mode": "report"}, None])
+def test_the_list_of_models_has_those_that_are_allowed(proxy, ask, token, recorder, rules):
+    set_rules(proxy, token, rules)
+    told = b'{"object": "list", "data": [{"id": "gpt-4o"}, {"id": "gpt-4o-mini", "created": 1}]}'
+    recorder.answers(OK.replace(b"2\r\n\r\n{}", b"%d\r\n\r\n%s" % (len(told), told)))
+
+    answer = ask(Way("", None, "/v1/models", (("Accept-Encoding", "gzip"),), "GET"))
+
+    if rules and "mode" not in rules:
+        assert answer.json == {"object": "list", "data": [{"id": "gpt-4o-mini", "created": 1}]}
+        assert recorder.received().all("accept-encoding") == ["identity"]
+    else:
+        assert answer.body == told
+        assert recorder.received().all("accept-encoding") == ["gzip"]
+
+
 def test_a_model_that_responds_uninvited_is_told_in_the_record(proxy, ask, token, recorder):
     set_rules(proxy, token, {"models": [ALLOWED]})
     before = counted(proxy)

@@ -1,0 +1,28 @@
+"""The list of models with those left out that may not be used."""
+
+import json
+
+import pytest
+
+from llmproxy.limits.model_list import MOST_BYTES, ModelListFilter
+
+LIST = b'{"object":"list","data":[{"id":"gpt-5","owned_by":"x"},{"id":"o3"},{"object":"model"},"gpt-5"],"more":null}'
+
+
+def filtered(body: bytes, step: int) -> bytes:
+    """A body that came in pieces of so many bytes."""
+    one = ModelListFilter(lambda name: name == "gpt-5")
+    pieces = [one.feed(body[at : at + step]) for at in range(0, len(body), step)]
+    return b"".join([*pieces, one.finish()])
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_what_may_be_used_stays_with_all_that_is_told_of_it(step: int) -> None:
+    told = {"object": "list", "data": [{"id": "gpt-5", "owned_by": "x"}], "more": None}
+
+    assert json.loads(filtered(LIST, step)) == told
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'{"data": {"id": "o3"}}', LIST.ljust(MOST_BYTES + 1)])
+def test_what_is_no_list_goes_on_as_it_came(body: bytes) -> None:
+    assert filtered(body, 100_000) == body
