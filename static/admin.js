@@ -24,6 +24,27 @@ for (const group of document.querySelectorAll("[data-presets-for]")) {
   });
 }
 
+/* Times move on, in the words of the server's `display.relative`, by the server's clock. */
+const UNITS = [[90, 1, "second"], [5400, 60, "minute"], [129600, 3600, "hour"], [1814400, 86400, "day"],
+  [5184000, 604800, "week"], [63072000, 2630016, "month"], [Infinity, 31557600, "year"]];
+const AHEAD_MS = Number(document.body.dataset.now) - Date.now();
+
+function relative(seconds) {
+  const length = Math.abs(seconds);
+  if (length < 5) return "just now";
+  const [, unit, name] = UNITS.find(([limit]) => length < limit);
+  const count = Math.max(1, Math.round(length / unit));
+  const words = `${count} ${name}${count === 1 ? "" : "s"}`;
+  return seconds > 0 ? `in ${words}` : `${words} ago`;
+}
+
+setInterval(() => {
+  for (const time of document.querySelectorAll("time[datetime]")) {
+    const words = relative((Date.parse(time.dateTime) - Date.now() - AHEAD_MS) / 1000);
+    if (time.textContent !== words) time.textContent = words;
+  }
+}, 5000);
+
 /* Filters act at once. */
 for (const form of document.querySelectorAll("form[data-at-once]")) {
   form.addEventListener("change", (event) => {

@@ -249,9 +249,14 @@ def for_input(moment: datetime, zone: tzinfo) -> str:
     return moment.astimezone(zone).strftime("%Y-%m-%dT%H:%M")
 
 
+def _now_ms() -> int:
+    return int(utc_now().timestamp() * 1000)
+
+
 def register(environment: Environment, zone: tzinfo) -> None:
-    """Give the templates these filters, and the zone of their times."""
+    """Give the templates these filters, the zone of their times, and the time."""
     environment.globals["zone"] = str(zone)
+    environment.globals["now_ms"] = _now_ms
     environment.filters["when"] = partial(when, zone=zone)
     for function in (number, compact, usd, milliseconds, size):
         environment.filters[function.__name__] = function

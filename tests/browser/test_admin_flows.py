@@ -9,6 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from blueprints.admin.display import relative
+from llmproxy.admission import utc_now
 from tests.browser.chromium import signed_in
 from tests.servers import UPSTREAM_KEY, Server, fetch
 
@@ -182,6 +184,22 @@ def test_a_chosen_outcome_acts_at_once(chromium: Browser, used_proxy: Server):
         page.get_by_label("Outcome").select_option("refused")
 
         page.wait_for_url("**/admin/requests?outcome=refused")
+
+
+def test_times_move_on_in_the_servers_words(chromium: Browser, fresh_proxy: Server):
+    fresh_proxy.issue_token()
+    with signed_in(chromium, fresh_proxy) as page:
+        page.clock.install()
+        page.goto("/admin/audit")
+        issued = page.locator("main time").first
+        before = issued.text_content()
+        page.clock.fast_forward("03:00:00")
+        page.clock.run_for(10_000)
+
+        expect(issued).not_to_have_text(before or "")
+        now = utc_now()
+        for seconds in (-1, -30, -89, -120, -7000, -200_000, -3_000_000, -9e7, 30, 4000, 100_000):
+            assert page.evaluate(f"relative({seconds})") == relative(now + timedelta(seconds=seconds), now)
 
 
 def test_presets_fill_in_the_lifetime(chromium: Browser, fresh_proxy: Server):
