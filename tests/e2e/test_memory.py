@@ -1,13 +1,14 @@
 """Bodies stream: however large they are and however slow their readers, the proxy's memory stays where it was."""
 
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection
 
-from tests.http_by_hand import HandClient
+from tests.http_by_hand import HandClient, call
 from tests.servers import Server, Token, wait_for
 from tests.websocket_upstream import WebSocketUpstream
 
@@ -142,4 +143,56 @@ def test_a_websocket_is_read_no_faster_than_its_other_side_reads(proxy):
             until_it_stands(lambda: len(sent))
 
             assert len(sent) < 30
+    assert peak.grown_mib < ALLOWED_MIB
+
+
+# Bodies that are read before they go up.
+
+
+def said(size: int) -> bytes:
+    """A chat of so many bytes, whose model stands last."""
+    begin, end = b'{"messages":[{"role":"user","content":"', b'"}],"model":"gpt-4o-mini"}'
+    return begin + b"x" * (size - len(begin) - len(end)) + end
+
+
+OF_EMPTY_OBJECTS = b'{"messages":[' + b"{}," * (4 * MIB // 3) + b'{}],"model":"gpt-4o-mini"}'
+
+
+@pytest.fixture
+def ruled(proxy, token_for, recorder):
+    """A token with a rule about models, before an upstream that keeps what comes."""
+    recorder.answers(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+    token = token_for(recorder.url)
+    rules = {"models": ["gpt-4o-mini"], "endpoints": ["chat", "files"]}
+    assert proxy.manage("PATCH", f"/tokens/{token.id}", {"rules": rules})[0] == 200
+    return token
+
+
+@pytest.mark.parametrize(
+    "body",
+    [said(200_000), said(300_000), said(4 * MIB), said(40 * MIB), OF_EMPTY_OBJECTS],
+    ids=["200 KB", "300 KB", "4 MiB", "40 MiB", "empty objects"],
+)
+def test_a_body_that_is_read_for_its_model_goes_up_as_it_came_and_takes_no_memory(proxy, recorder, ruled, body):
+    kind = ("Content-Type", "application/json")
+    assert call(proxy.url, "POST", "/v1/chat/completions", ruled.bearer, kind, body=said(300_000)).status == 200
+    recorder.received()
+
+    with Peak(proxy) as peak:
+        answer = call(proxy.url, "POST", "/v1/chat/completions", ruled.bearer, kind, body=body)
+
+    assert answer.status == 200
+    assert sha256(recorder.received().body).digest() == sha256(body).digest()
+    assert peak.grown_mib < ALLOWED_MIB
+    assert list((proxy.data_dir / "tmp").iterdir()) == []
+
+
+def test_a_file_streams_whatever_the_rules_say_of_models(proxy, recorder, ruled):
+    file = b"x" * (100 * MIB)
+
+    with Peak(proxy) as peak:
+        answer = call(proxy.url, "POST", "/v1/files", ruled.bearer, body=file)
+
+    assert answer.status == 200
+    assert sha256(recorder.received().body).digest() == sha256(file).digest()
     assert peak.grown_mib < ALLOWED_MIB
