@@ -148,7 +148,10 @@ def test_the_list_of_metrics_is_that_of_the_running_proxy(proxy, token, token_fo
         call(proxy.url, "POST", "/v1/chat/completions", token.bearer, JSON, body=body)
     with ScriptedUpstream(answering_json(b'{"error": {"message": "m"}}')) as upstream:
         call(proxy.url, "POST", "/v1/chat/completions", token_for(upstream.url).bearer, JSON, body=CHAT)
+    tried = proxy.issue_token(rules={"mode": "report", "models": ["another"]})
+    call(proxy.url, "POST", "/v1/chat/completions", tried.bearer, JSON, body=CHAT)
     proxy.wait_for_records(2, token)
+    proxy.wait_for_records(1, tried)
     # Until a reader has saved its position there is none to tell of.
     wait_for(lambda: "llmproxy_log_lag_seconds{" in proxy.metrics())
 
