@@ -13,7 +13,20 @@ from flask import request as current_request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 
 import commands
-from blueprints import admin, errors, health, management, openapi, prices, proxy, usage, websocket, welcome, wire
+from blueprints import (
+    admin,
+    errors,
+    health,
+    holder,
+    management,
+    openapi,
+    prices,
+    proxy,
+    usage,
+    websocket,
+    welcome,
+    wire,
+)
 from blueprints.cross_origin import CrossOrigin
 from blueprints.ops_listener import OpsListener
 from blueprints.root_path import BelowRootPath
@@ -88,7 +101,17 @@ def create_app(settings: Settings) -> Flask:
         app.extensions[EXTENSION] = _services(settings, set_up(db.engine))
     errors.register(app)
     app.after_request(wire.without_host)
-    for blueprint in (proxy.bp, management.bp, usage.bp, prices.bp, openapi.bp, health.bp, welcome.bp, admin.bp):
+    for blueprint in (
+        proxy.bp,
+        management.bp,
+        usage.bp,
+        prices.bp,
+        openapi.bp,
+        health.bp,
+        welcome.bp,
+        holder.bp,
+        admin.bp,
+    ):
         app.register_blueprint(blueprint)
     commands.register(app)
     if settings.cors_origins:

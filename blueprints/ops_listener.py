@@ -11,6 +11,7 @@ WsgiApp = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 # Balancers ask on the one, orchestrators on either.
 _ON_BOTH = frozenset({"/healthz", "/readyz"})
+_OF_HOLDERS = "/self"
 _NOWHERE = "/nowhere"
 IS_OPS = "llmproxy.is_ops"
 
@@ -32,6 +33,6 @@ class OpsListener:
         """Serve it, if it is served here."""
         path = environ["PATH_INFO"]
         is_ops = environ[IS_OPS] = environ["SERVER_PORT"] in self._ports
-        if is_ops == proxy.serves(path) and path not in _ON_BOTH:
+        if is_ops == (proxy.serves(path) or path == _OF_HOLDERS) and path not in _ON_BOTH:
             environ["PATH_INFO"] = _NOWHERE
         return self._app(environ, start_response)

@@ -36,6 +36,16 @@ def find(session: Session, token_id: str) -> Token:
     return token
 
 
+def find_by_hash(session: Session, token_hash: str, now: datetime) -> Token | None:
+    """The token of a secret with this hash, also of one that was replaced and still works at `now`."""
+    retired = select(retired_secrets.c.token_id).where(
+        retired_secrets.c.token_hash == token_hash, retired_secrets.c.until > now
+    )
+    whose = or_(Token.token_hash == token_hash, Token.id.in_(retired))
+    token: Token | None = session.scalar(select(Token).where(whose))
+    return token
+
+
 def issue(
     session: Session,
     actor: Actor,

@@ -89,6 +89,17 @@ def test_metrics_on_it_need_no_token_but_what_is_passed_on_to_the_other_has_none
 
 
 @on_both_servers
+def test_a_holders_own_view_is_where_calls_are(split):
+    server, ops = split
+    public, server.url = server.url, ops
+    token = server.issue_token()
+    server.url = public
+
+    assert call(server.url, "GET", "/self", token.bearer).status == 200
+    assert call(ops, "GET", "/self", token.bearer).status == 404
+
+
+@on_both_servers
 def test_a_stop_ends_both_listeners(split):
     server, ops = split
     server.terminate()
