@@ -19,7 +19,7 @@ from blueprints.wire import (
     rotated_json,
     token_json,
 )
-from control import limits, listing, projects, tokens
+from control import keys, limits, listing, projects, tokens
 from control.audit import Actor
 from llmproxy.admission import utc_now
 from llmproxy.times import microseconds
@@ -72,11 +72,13 @@ def _meter(meter: Meter) -> Response:
 
 
 @bp.post("/projects")
-@Operation(body=schemas.NewProject, status=201, answer=shapes.LimitedProject, refuses=(409,))
+@Operation(body=schemas.NewProject, status=201, answer=shapes.NewProject, refuses=(409,))
 def create_project(body: Values) -> tuple[Response, int]:
     """Create a project."""
-    project = projects.create(db.session, Services.of(current_app).keyring, actor(), **body)
-    return _project(project), 201
+    keyring = Services.of(current_app).keyring
+    project = projects.create(db.session, keyring, actor(), **body)
+    shown = limited_json(project_json(project), limits.of(db.session, project))
+    return jsonify(shown | {"shares_key_with": keys.sharing(db.session, keyring, project)}), 201
 
 
 @bp.get("/projects")

@@ -83,6 +83,12 @@ class LimitedProject(Project):
     meters = fields.List(fields.Nested(Meter), required=True)
 
 
+class NewProject(LimitedProject):
+    """A project that was just made; names of those that have the same upstream key."""
+
+    shares_key_with = fields.List(fields.String(), required=True)
+
+
 class LimitedToken(Token):
     """A token with its own meters."""
 

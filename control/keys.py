@@ -77,6 +77,22 @@ def seal(session: Session, keyring: KeyRing, project: Project, openai_api_key: s
     project.key_hint = openai_api_key[-HINT_LENGTH:] if len(openai_api_key) >= LENGTH_WORTH_A_HINT else ""
 
 
+def sharing(session: Session, keyring: KeyRing, project: Project) -> list[str]:
+    """Names of other projects with the same upstream key, by opening those with the same hint. Keeps nothing."""
+    alike = select(Project).where(Project.key_hint == project.key_hint, Project.id != project.id)
+    own = _opened(keyring, project)
+    others = session.scalars(alike.order_by(Project.name))
+    return [other.name for other in others if own is not None and _opened(keyring, other) == own]
+
+
+def _opened(keyring: KeyRing, project: Project) -> str | None:
+    """The project's key; None where no key of the ring opens it."""
+    try:
+        return keyring.open(project.openai_api_key, row_id=project.id, origin=seal_origin(project.base_url))
+    except SealBroken:
+        return None
+
+
 def rotate(session: Session, keyring: KeyRing, actor: Actor) -> Rotation:
     """
     Seal every upstream key anew, under the current encryption key and for its upstream.

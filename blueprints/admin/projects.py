@@ -16,7 +16,7 @@ from blueprints.admin.forms import DeleteProjectForm, KeyForm, NewProjectForm, P
 from blueprints.admin.site import bp
 from blueprints.admin.spans import MONTH, SPANS
 from blueprints.wire import project_json, read_body
-from control import projects
+from control import keys, projects
 from control.audit import version_of
 from control.projects import live_token_count
 from models import Project, db
@@ -74,6 +74,10 @@ def create_project() -> Response:
     if wants_json():
         return _created(project)
     message = f"Created the project “{project.name}”. Issue its first token next."
+    if sharing := keys.sharing(db.session, keyring, project):
+        message += (
+            f" It has the same key as {', '.join(sharing)}: their tokens can read and delete each other's files."
+        )
     return done(message, "project", project_id=project.id)
 
 

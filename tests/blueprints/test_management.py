@@ -102,9 +102,20 @@ def test_a_project_comes_back_without_its_key(operator: Operator) -> None:
     assert body == {
         "id": body["id"], "name": "p", "is_active": True, "base_url": None, "stream_usage": "as-sent",
         "key_hint": UPSTREAM_KEY[-4:], "default_tier": None, "rules": None, "meters": [],
+        "shares_key_with": [],
     }  # fmt: skip
     [row] = operator.rows("projects")
     assert UPSTREAM_KEY not in str(row)
+
+
+def test_a_project_is_told_with_whom_it_shares_its_key(operator: Operator) -> None:
+    def shares(name: str, key: str) -> object:
+        response = operator.call("POST", "/projects", {"name": name, "openai_api_key": key})
+        return response.json["shares_key_with"]
+
+    told = [shares("a", "sk-shared-0001"), shares("b", "sk-own-key-0001"), shares("c", "sk-shared-0001")]
+
+    assert told == [[], [], ["a"]]
 
 
 def test_a_new_projects_defaults_are_in_its_audit_entry(operator: Operator, project: str) -> None:
