@@ -69,6 +69,7 @@ def test_a_project_lives_through_its_whole_life(proxy):
         project.items() >= {"name": name, "is_active": True, "base_url": None, "key_hint": UPSTREAM_KEY[-4:]}.items()
     )
     assert UPSTREAM_KEY not in json.dumps(project)
+    assert project["id"] not in project.pop("shares_key_with")
 
     place = f"/projects/{project['id']}"
     assert proxy.manage("GET", place) == (200, project)
