@@ -8,6 +8,7 @@ the other chunks carry `"usage": null` then.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -57,8 +58,8 @@ def ask_for_usage(body: bytes) -> bytes | None:
         return None
     if _OPTIONS not in request:
         return _insert(body, body.index(b"{") + 1, b'"stream_options":{' + _ASK + b"},")
-    place = _scan(body).place_of(_OPTIONS.encode())
-    if place is None:  # a name with escapes in it, or options of 16 KiB: nobody's
+    place = _last(body, _OPTIONS) if len(body) <= PARSED_BYTES else _scan(body).place_of(_OPTIONS.encode())
+    if place is None:  # of a large body, options of 16 KiB: nobody's
         return None
     begin, end = place
     options = request[_OPTIONS]
@@ -72,6 +73,10 @@ def _parsed(body: bytes) -> object:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
+        pass  # half an emoji, say, which others do take
+    try:
+        return json.loads(body.decode())
+    except (ValueError, RecursionError):
         return None
 
 

@@ -6,8 +6,8 @@ outermost object, and, when asked, of one object directly inside it; everything 
 escapes are respected, so a wanted name inside a string or deeper down is never mistaken for the member. Memory: one
 value per wanted member up to MAX_VALUE_BYTES. Depth costs a counter, not a stack.
 
-It finds, it does not validate: a document that is not JSON gives whatever was complete before the fault. Names are
-compared as they are written; a wanted name spelt with \\u escapes is not found.
+It finds, it does not validate: a document that is not JSON gives whatever was complete before the fault. A name spelt
+with escapes is the name that it spells.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from llmproxy.turns import in_slices
 MAX_VALUE_BYTES = 16 * 1024
 # An object with more is none that anybody asked for, and each costs some Python.
 MAX_MEMBERS = 10_000
-# Wanted names are shorter; of a longer one only the length matters.
-_MAX_NAME_BYTES = 64
+# Wanted names are shorter, also with every letter escaped; of a longer one only the length matters.
+_MAX_NAME_BYTES = 128
 
 _STRING_BODY = rb'(?:[^"\\]++|\\.)*+'
 # Whatever holds no bracket. Complete strings in one go, so that brackets inside them are passed unseen.
@@ -144,6 +144,8 @@ class JsonScanner:
         self._name += chunk[position : min(end, position + room)]
         if is_closed:
             del self._name[-1]  # the quote, or what no longer matters
+            if b"\\" in self._name:
+                self._name = _unescaped(self._name)
             self._step = self._before_colon
         return end
 
@@ -250,6 +252,16 @@ class JsonScanner:
         self._found = {path: found for path, found in self._found.items() if path[0] != self._inside}
 
 
+def _unescaped(name: bytearray) -> bytearray:
+    """The name that one with escapes spells; itself where it is cut off, or none of JSON's."""
+    if len(name) == _MAX_NAME_BYTES:
+        return name
+    try:
+        return bytearray(orjson.loads(b'"%b"' % bytes(name)).encode())
+    except orjson.JSONDecodeError:
+        return name
+
+
 def _end(match: Callable[[bytes, int], re.Match[bytes] | None], chunk: bytes, position: int) -> int:
     """Where a pattern that always matches, if only nothing, stops."""
     found = match(chunk, position)
@@ -264,7 +276,7 @@ def members(document: bytes) -> Iterator[tuple[str, int, int]]:
         if document[position] == 0x7D:
             return
         name_end = _end(_string_rest, document, position + 1) + 1
-        name = orjson.loads(document[position:name_end])
+        name = str(parsed(document[position:name_end]))
         begin = _end(_space, document, document.index(b":", name_end) + 1)
         position = _value_end(document, begin)
         yield name, begin, position

@@ -352,6 +352,27 @@ def test_a_stream_tells_its_usage_to_the_budget_and_not_to_its_caller(proxy, cha
     assert b"include_usage" in using.seen[-1] and b"include_usage" not in using.seen[0]
 
 
+@pytest.mark.parametrize(
+    ("plain", "odd"),
+    [
+        (b'"stream_options"', b'"stream\\u005foptions"'),
+        (b'"user": ""', b'"user": "\\ud83d"'),
+        (b"{}", b"{%b}" % (b" " * 20_000)),
+        (b'"stream": true, "user": ""', b'"str\\u0065am": true, "user": "%b"' % (b"x" * 100_000)),
+    ],
+    ids=["escaped name", "half an emoji", "options full of nothing", "large body with an escaped name"],
+)
+def test_no_spelling_of_a_stream_keeps_its_usage_from_the_budget(proxy, chat, token, plain, odd):
+    body = asking("gpt-4.1", used=(1000, 100), stream=True, user="", stream_options={})
+    assert plain in body
+    meter = add_meter(proxy, token)
+
+    answer = chat(body.replace(plain, odd))
+
+    assert answer.status == 200
+    assert settled(proxy, meter).spent == 2800
+
+
 def test_who_hangs_up_is_charged_what_was_seen(proxy, token, recorder, token_for):
     token = token_for(recorder.url)
     meter = add_meter(proxy, token, amount=10 * DOLLAR)

@@ -16,6 +16,9 @@ from tests.llmproxy.observe.openai_bodies import CHAT_STREAM, CHAT_STREAM_CRLF, 
 ASKED = {"include_usage": True}
 
 
+OPTIONS_ESCAPED = b"".join(b"\\u%04x" % letter for letter in b"stream_options")
+
+
 @pytest.mark.parametrize(
     ("body", "asked"),
     [
@@ -45,7 +48,24 @@ ASKED = {"include_usage": True}
             b'{"a":{"stream_options":null},"b":"\\"stream_options\\":null","str\\u0065am":true,'
             b'"stream_options":{"include_usage":true}}',
         ),
+        (
+            b'{"stream":true,"stream\\u005foptions":{"include_usage":false}}',
+            b'{"stream":true,"stream\\u005foptions":{"include_usage":true}}',
+        ),
+        (
+            b'{"stream":true,"\\ud83d":"\\ud83d","stream_options":null}',
+            b'{"stream":true,"\\ud83d":"\\ud83d","stream_options":{"include_usage":true}}',
+        ),
+        (
+            b'{"stream":true,"stream_options":{%b}}' % (b" " * 20_000),
+            b'{"stream":true,"stream_options":{"include_usage":true%b}}' % (b" " * 20_000),
+        ),
+        (
+            b'{"str\\u0065am":true,"%b":{},"a":"%b"}' % (OPTIONS_ESCAPED, b"x" * PARSED_BYTES),
+            b'{"str\\u0065am":true,"%b":{"include_usage":true},"a":"%b"}' % (OPTIONS_ESCAPED, b"x" * PARSED_BYTES),
+        ),
     ],
+    ids=lambda body: body[:60],
 )
 def test_usage_is_asked_for_by_splicing(body, asked):
     assert ask_for_usage(body) == asked
@@ -74,7 +94,6 @@ def test_of_a_large_body_no_other_byte_changes():
         b'[{"stream":true}]',
         b'{"stream":true',
         b'{"stream":true,"stream_options":{"a":}}',
-        b'{"stream":true,"stream\\u005foptions":{}}',
         b'{"stream":true,"a":"%b"' % (b"x" * PARSED_BYTES),
         b'{"stream":true,%b"a":1}' % (b'"a":1,   ' * MAX_MEMBERS),
         b'{"stream":true,"a":%b%b}' % (b"[" * (MAX_BRACKETS + 1), b"]" * (MAX_BRACKETS + 1)),

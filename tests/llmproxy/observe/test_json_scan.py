@@ -99,6 +99,7 @@ def test_bytes_that_are_no_json_raise_nothing(noise, positions):
         (b'"usage"', {}),
         (b"", {}),
         (b'{"a":"\\\\","usage":1}', {"usage": 1}),
+        (b'{"us\\u0061ge":1,"\\ud83d":2}', {"usage": 1}),
         (b'{"a":"\\\\\\"usage\\":2","usage":1}', {"usage": 1}),
     ],
 )
