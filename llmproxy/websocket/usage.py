@@ -25,7 +25,9 @@ _TRANSCRIBED = "conversation.item.input_audio_transcription.completed"
 # Of what a response tells besides its usage, what can be added up.
 _ADDED = ("tool_calls",)
 # As an event stream's patterns; a session's own settings may change at any time.
-_tells = re.compile(rb'"(?:usage|error|session|response\.created)"(?!\s*+:\s*+null)').search
+_tells = re.compile(
+    rb'"(?:usage|error|session|response\.(?:created|done|completed|incomplete|failed))"(?!\s*+:\s*+null)'
+).search
 # Compression shrinks JSON by a factor of ten, base64 by less. What grows by more than 256 is a bomb.
 # The same suits frames without a payload, each of which costs wsproto 10 µs.
 _STEP_BYTES = 2048

@@ -638,6 +638,32 @@ def test_an_idle_session_holds_nothing_and_a_running_response_does(proxy, token_
     assert settled(proxy, meter).spent == round(record["cost_usd"] * DOLLAR)
 
 
+def test_a_response_that_ends_without_usage_holds_nothing_any_more(proxy, token_for):
+    ends, leaves = threading.Event(), threading.Event()
+
+    def talk(peer):
+        peer.send(json.dumps(SESSION))
+        peer.send(json.dumps(BEGUN))
+        ends.wait(10)
+        peer.send('{"type": "response.done", "response": {"status": "cancelled", "usage": null}}')
+        leaves.wait(30)
+
+    with WebSocketUpstream(talk) as upstream:
+        token = token_for(upstream.url)
+        meter = add_meter(proxy, token, amount=100 * DOLLAR)
+        rule(proxy, token, {"endpoints": ["realtime"], "concurrency": 1})
+        url = proxy.url.replace("http", "ws") + "/v1/realtime?model=gpt-realtime"
+        with connect(url, additional_headers=dict([token.bearer]), proxy=None) as client:
+            client.recv()
+            client.recv()
+            wait_for(lambda: numbers(proxy, meter).reserved)
+            ends.set()
+            client.recv()
+
+            assert settled(proxy, meter).spent > 0
+            leaves.set()
+
+
 def test_a_session_without_a_budgets_leave_is_not_opened(proxy, token_for):
     with WebSocketUpstream(responding(1)) as upstream:
         token = token_for(upstream.url)
