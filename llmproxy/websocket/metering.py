@@ -8,7 +8,7 @@ session: the upstream has begun it, and would begin the next.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from llmproxy.bill import Bill
 from llmproxy.errors import ProxyError
@@ -47,6 +47,7 @@ class Metering:
         self._is_ruled = is_ruled
         self._count = 0
         self._running: list[Holding] = []
+        self._heard: list[Bill] = []  # while a response runs
 
     def begun(self) -> None:
         """The upstream has begun a response. Never raises."""
@@ -64,18 +65,28 @@ class Metering:
             self._running.append(holding)
 
     def over(self, told: Facts) -> None:
-        """A response, or what was understood of the caller's speech, is over."""
+        """A response is over."""
         if self._session is None:
             return
         charge = self._session.priced(told)
         if self._is_ruled and not self._running:
             self.begun()
         if self._running:
-            metadata = told.metadata()
-            billed = Bill(charge or UNKNOWN, metadata, told.usage_source)
+            billed = Bill(charge or UNKNOWN, told.metadata(), told.usage_source)
             charge = self._settle(self._running.pop(0), billed, is_free=told.has_failed and told.usage is None)
         if charge is not None:
             self._session.charge(charge)
+
+    def heard(self, told: Facts) -> None:
+        """
+        What was understood of the caller's speech: a call by itself, or paid with the response that runs.
+
+        It must not take that response's place: the response's own end would be refused, and nobody pay it.
+        """
+        if not self._running:
+            self.over(told)
+        elif self._session is not None and told.usage is not None:
+            self._heard.append(Bill(self._session.priced(told) or UNKNOWN, told.metadata(), told.usage_source))
 
     def close(self) -> None:
         """The session has ended: what still runs is charged what is assumed of it. Further calls do nothing."""
@@ -85,5 +96,21 @@ class Metering:
 
     def _settle(self, holding: Holding, billed: Bill, *, is_free: bool) -> Charge:
         billed = billed if is_free else holding.charged(billed)
+        heard, self._heard = self._heard, []
+        for one in heard:
+            paid = holding.charged(one)
+            billed, is_free = paid if is_free else _with(billed, paid), False
         holding.settle(billed, is_free=is_free)
         return billed.charge
+
+
+def _with(billed: Bill, heard: Bill) -> Bill:
+    """The bill of a response with that of what was heard meanwhile: its cost, and its tokens where both are told."""
+    microdollars = (billed.charge.microdollars or 0) + (heard.charge.microdollars or 0)
+    metadata = billed.metadata and _with_tokens(billed.metadata, heard.metadata or {})
+    return billed._replace(charge=billed.charge._replace(microdollars=microdollars), metadata=metadata)
+
+
+def _with_tokens(told: dict[str, Any], heard: dict[str, Any]) -> dict[str, Any]:
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    return told | {name: told.get(name, 0) + heard.get(name, 0) for name in names}

@@ -46,6 +46,9 @@ class Responses(Protocol):
     def over(self, told: Facts) -> None:
         """One is over."""
 
+    def heard(self, told: Facts) -> None:
+        """What the caller said has been understood, which is billed apart."""
+
     def close(self) -> None:
         """No more will come."""
 
@@ -56,6 +59,8 @@ class _Nobody:
     def begun(self) -> None: ...
 
     def over(self, told: Facts) -> None: ...
+
+    def heard(self, told: Facts) -> None: ...
 
     def close(self) -> None: ...
 
@@ -111,11 +116,13 @@ class _SessionFacts(Facts):
             self._told.begun()
         elif kind in _FINAL_EVENTS:
             one = self._one(document, self.model)
+            self._told.over(one)
             self.has_failed = one.has_failed  # whatever went wrong before, the session went on
             self._responses = _added(self._responses, one.usage)
         elif kind == _TRANSCRIBED:
             transcription = {"usage": document.get("usage")}
             one = self._one(transcription, self._hearing_model)
+            self._told.heard(one)
             self._transcriptions = _added(self._transcriptions, one.usage)
         elif kind == "error":
             super().take(document)
@@ -125,7 +132,7 @@ class _SessionFacts(Facts):
         self.usage = self._responses or self._transcriptions
 
     def _one(self, document: dict[str, Any], model: str | None) -> Facts:
-        """What one response told, which is also told to whoever prices it; `model` is where it names none."""
+        """What one response told; `model` is where it names none."""
         one = Facts()
         one.take(document)
         self.model, self.created = one.model or self.model, self.created if one.created is None else one.created
@@ -133,7 +140,6 @@ class _SessionFacts(Facts):
         self.units = _added(self.units, {name: told for name, told in one.units.items() if name in _ADDED}) or {}
         one.model = one.model or model
         self.is_partial |= one.is_partial
-        self._told.over(one)
         return one
 
 

@@ -664,6 +664,39 @@ def test_a_response_that_ends_without_usage_holds_nothing_any_more(proxy, token_
             leaves.set()
 
 
+def test_what_is_heard_while_a_response_runs_is_paid_and_does_not_take_its_place(proxy, token_for):
+    hearing = {"type": "session.created", "session": {"audio": {"input": {"transcription": {"model": "whisper-1"}}}}}
+    heard = {
+        "type": "conversation.item.input_audio_transcription.completed",
+        "usage": {"type": "duration", "seconds": 60},
+    }
+    ends, leaves = threading.Event(), threading.Event()
+
+    def talk(peer):
+        for event in (hearing, SESSION, BEGUN, heard):
+            peer.send(json.dumps(event))
+        ends.wait(30)
+        peer.send(json.dumps(DONE))
+        leaves.wait(30)
+
+    with WebSocketUpstream(talk) as upstream:
+        token = token_for(upstream.url)
+        meter = add_meter(proxy, token)
+        rule(proxy, token, {"endpoints": ["realtime"]})
+        url = proxy.url.replace("http", "ws") + "/v1/realtime?model=gpt-realtime"
+        with connect(url, additional_headers=dict([token.bearer]), proxy=None) as client:
+            for _ in range(4):
+                client.recv()
+            wait_for(lambda: any(numbers(proxy, meter)))
+            # From here on the response would not be admitted once more.
+            set_columns(proxy, "meters", f"id = '{meter}'", amount=1)
+            ends.set()
+            client.recv()
+            leaves.set()
+
+    assert settled(proxy, meter).spent == 400_000 + 6_000
+
+
 def test_a_session_without_a_budgets_leave_is_not_opened(proxy, token_for):
     with WebSocketUpstream(responding(1)) as upstream:
         token = token_for(upstream.url)

@@ -115,7 +115,7 @@ def hearing(model, *, form="audio"):
 def priced(*events):
     """Model, tokens and tier of each response, as they were told one by one."""
     told = []
-    responses = SimpleNamespace(begun=lambda: None, over=told.append, close=lambda: None)
+    responses = SimpleNamespace(begun=lambda: None, over=told.append, heard=told.append, close=lambda: None)
     observer = observe_session(None, responses=responses)
     observer.feed(sent(*events))
     observer.finish()
