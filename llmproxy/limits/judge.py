@@ -198,8 +198,11 @@ def _check_output(rules: Rules, route: Route, members: Mapping[str, Any]) -> Non
 
 
 def _require_at_most(name: str, value: object, most: int) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value > most):
-        raise ParameterNotAllowed(f"With this token `{name}` must be a number of at most {most}.", param=name)
+    # Some upstreams take -1 for no limit.
+    if value is not None and (
+        isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most
+    ):
+        raise ParameterNotAllowed(f"With this token `{name}` must be a number from 0 to {most}.", param=name)
 
 
 def _check_tier(allowed: frozenset[str], route: Route, members: Mapping[str, Any], default_tier: str) -> None:

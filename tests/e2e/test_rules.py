@@ -329,6 +329,7 @@ PARAMETERS = {
     "max_output_tokens": ({"max_output_tokens": 100}, {"max_tokens": 100}, {"max_tokens": 101}, "max_tokens"),
     "the newer name": ({"max_output_tokens": 100}, {"max_completion_tokens": 9}, {"max_completion_tokens": 1e9},
                        "max_completion_tokens"),
+    "a negative number": ({"max_output_tokens": 100}, {"max_tokens": 0}, {"max_tokens": -1}, "max_tokens"),
     "require_max_output": ({"require_max_output": True}, {"max_tokens": 5}, {}, "max_completion_tokens"),
     "n": ({"n": 1}, {"n": 1}, {"n": 2}, "n"),
     "service_tier": ({"service_tier": ["default", "flex"]}, {"service_tier": "flex"}, {"service_tier": "priority"},
