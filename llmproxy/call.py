@@ -251,6 +251,9 @@ class Call:
         body, billed = self._body, self._billed()
         bytes_in += body.bytes_read if body else 0
         record = _concealed(self._record(cut, billed, bytes_in=bytes_in, bytes_out=bytes_out), self._conceals)
+        metrics.call_ended(record, overhead_s=self._overhead_s)  # before others can see the record
+        if billed.charge.is_clamped:
+            metrics.USAGE_CLAMPED.inc()
         if self._grant is None:
             self._log.write_refusal(record)
         else:
@@ -261,9 +264,6 @@ class Call:
             grant = self._grant
             whose_name = grant.project_name if grant else None
             outages.failed(cut, project_id=record.project_id, project_name=whose_name, request_id=self.request_id)
-        metrics.call_ended(record, overhead_s=self._overhead_s)
-        if billed.charge.is_clamped:
-            metrics.USAGE_CLAMPED.inc()
         if body:
             body.let_go()
         if self._span:
