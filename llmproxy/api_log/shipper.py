@@ -201,10 +201,14 @@ class Shipper:
         self.shipped.stopped_by = reason
 
     def _pause_after(self, retry_after_s: float | None) -> float:
-        """Full jitter: anything between nothing and a bound that doubles, so that many nodes do not come at once."""
         bound_s = min(self.max_pause_s, self.first_pause_s * 2 ** min(self._failures_in_a_row - 1, 30))
-        pause_s = self.uniform(0.0, bound_s)
-        if retry_after_s is not None:
-            # Asked to wait, never come earlier; the draw on top spreads those who were told the same moment.
-            pause_s += min(retry_after_s, MAX_RETRY_AFTER_S)
-        return max(pause_s, 0.05)
+        return pause_within(bound_s, retry_after_s, self.uniform)
+
+
+def pause_within(bound_s: float, retry_after_s: float | None, uniform: Callable[[float, float], float]) -> float:
+    """Full jitter: anything between nothing and a bound that doubles, so that many nodes do not come at once."""
+    pause_s = uniform(0.0, bound_s)
+    if retry_after_s is not None:
+        # Asked to wait, never come earlier; the draw on top spreads those who were told the same moment.
+        pause_s += min(retry_after_s, MAX_RETRY_AFTER_S)
+    return max(pause_s, 0.05)

@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from llmproxy.api_log.http_sink import retry_after_s
+from llmproxy.api_log.http_receiver import retry_after_s
 from llmproxy.api_log.read_record import parse_line
 from llmproxy.api_log.sink import BatchRefused, SinkUnavailable
 
@@ -179,7 +179,7 @@ def test_an_endless_answer_is_cut_off(open_http_sink, receiver, records):
 def test_no_failure_shows_the_urls_secrets(open_http_sink, receiver, behave, records, caplog):
     url = receiver.url.replace("http://", "http://user:hunter2@") + "?key=hunter2%21"
     sink = open_http_sink(url=url, token="t0ken", read_timeout_s=0.1)
-    texts = [sink.name, repr(sink._target)]
+    texts = [sink.name, repr(sink._receiver._target)]
     for fault in (behave.reset, behave.hang, behave.answer(500, "hunter2"), behave.answer(400, "hunter2! t0ken")):
         receiver.always = fault
         with pytest.raises((SinkUnavailable, BatchRefused)) as failure:
