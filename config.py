@@ -31,6 +31,7 @@ from llmproxy.keyring import KEY_BYTES, keys_of
 from llmproxy.limits.price_file import BadPrices, read_overlay
 from llmproxy.limits.prices import Overlay
 from llmproxy.urls import checked_origins, checked_root_path, checked_upstream_url, is_loopback, web_url
+from llmproxy.webhook import signing_key, webhook_target
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -133,6 +134,18 @@ def checked_logging_url(raw: str) -> str:
     """Where records are shipped to."""
     if isinstance(parse_logging_url(raw), CloudWatchTarget):
         _require("boto3", "boto3: pip install -r requirements-cloudwatch.txt")
+    return raw
+
+
+def checked_alert_url(raw: str) -> str:
+    """Where alerts are posted to."""
+    webhook_target(raw)
+    return raw
+
+
+def checked_alert_secret(raw: str) -> str:
+    """What alerts are signed with."""
+    signing_key(raw)
     return raw
 
 
@@ -359,6 +372,10 @@ class Settings:
         "Ships records to `http(s)://…` or `cloudwatch://group/stream?region=…`.", secret=True)
     logging_token: str = setting("LOGGING_TOKEN", "", header_text,
         "Bearer token for `LOGGING_URL`.", secret=True)
+    alert_url: str = setting("ALERT_URL", "", checked_alert_url,
+        "Alerts are posted to `http(s)://…`, see [budgets.md](docs/budgets.md#alerts).", secret=True)
+    alert_secret: str = setting("ALERT_SECRET", "", checked_alert_secret,
+        "What alerts are signed with: `whsec_` and 24 to 64 bytes in Base64.", secret=True)
     metrics_token: str = setting("METRICS_TOKEN", "", header_text,
         "Bearer token that `/metrics` asks for; without one, it answers the node itself alone.",
         secret=True, guards=True)
@@ -420,6 +437,8 @@ def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
     if settings.log_max_total_bytes < 2 * settings.log_max_file_bytes:
         needed = f"must be at least twice LOG_MAX_FILE_BYTES, which is {settings.log_max_file_bytes}"
         yield ("LOG_MAX_TOTAL_BYTES", "LOG_MAX_FILE_BYTES"), needed
+    if settings.alert_url and not settings.alert_secret:
+        yield ("ALERT_SECRET", "ALERT_URL"), "is needed with ALERT_URL: `whsec_` and 24 to 64 bytes in Base64"
     if settings.ops_bind and settings.port and settings.ops_bind[1] == settings.port:
         yield ("OPS_BIND", "PORT"), "must have another port than PORT, by which the two are told apart"
 

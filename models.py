@@ -183,7 +183,7 @@ class Meter(db.Model):  # type: ignore[name-defined, misc]
     """
     One limit with its count, of a token, or of a project where ``token_id`` is None. See `llmproxy.limits.meters`.
 
-    ``models`` are names and globs, separated by commas. ``alerted`` is the highest percentage that was told.
+    ``models`` are names and globs, separated by commas. ``alerted`` is unused: what was told stands in `alerts`.
     """
 
     __tablename__ = "meters"
@@ -315,6 +315,21 @@ reservations = db.Table(
     Column("holds", JSON, nullable=False),
     Column("estimate", BigInteger, nullable=False),
     Index("ix_reservations_worker", "worker"),
+)
+# What somebody is to be told, once each: the outbox of `control.alerts`. `state` is waiting, delivered or refused,
+# moments are microseconds since 1970 UTC. No foreign keys: what was told stays told.
+alerts = db.Table(
+    "alerts",
+    Column("id", String(36), primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("subject", String(36), nullable=False),
+    Column("period_end", BigInteger, nullable=False),
+    Column("threshold", SmallInteger, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("state", String(9), nullable=False),
+    UniqueConstraint("kind", "subject", "period_end", "threshold", name="uq_alerts"),
+    Index("ix_alerts_state_at", "state", "at"),
 )
 # The oldest revision whose code may go on with this database, in the row with id 1; see `database.schema`.
 schema_floor = db.Table(

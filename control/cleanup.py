@@ -1,6 +1,6 @@
 """
 Deletes what has outlived its time: tokens after they expired, sums of usage, objects whose usage was counted, places
-of calls in the log, lines of the audit trail.
+of calls in the log, lines of the audit trail, alerts.
 
 In small batches, each a transaction of its own, so that no admission waits for more than milliseconds of it. Two
 processes that do it at once delete nothing wrong, only do some of it twice; `lease` spares them that.
@@ -11,11 +11,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from sqlalchemy import Delete, Engine, delete, exists, func, select, tuple_
+from sqlalchemy import Delete, Engine, delete, exists, func, or_, select, tuple_
 
 from config import Settings
 from database.engine import BACKGROUND_BUSY_MS, background_transaction
-from models import AuditEntry, Token, call_index, reservations, retired_secrets, seen_objects, usage_keys, usage_sums
+from llmproxy.times import microseconds
+from models import (
+    AuditEntry,
+    Meter,
+    Token,
+    alerts,
+    call_index,
+    reservations,
+    retired_secrets,
+    seen_objects,
+    usage_keys,
+    usage_sums,
+)
 
 DAY_S = 24 * 3600
 BATCH = 500
@@ -23,6 +35,8 @@ BATCH = 500
 SEEN_DAYS = 30
 # A record that has not come by then never will.
 RESERVATION_DAYS = 7
+# Delivered or not. While a meter's period lasts, it is known what was told of it.
+ALERT_DAYS = 30
 
 
 class Cleanup:
@@ -66,6 +80,10 @@ class Cleanup:
         ended = reservations.c.state != "held", reservations.c.at < made_us
         ids = select(reservations.c.request_id).where(*ended).limit(BATCH)
         yield from self._repeated("reservations", delete(reservations).where(reservations.c.request_id.in_(ids)))
+        noted_us, now_us = microseconds(now - timedelta(days=ALERT_DAYS)), microseconds(now)
+        is_over = or_(alerts.c.period_end < now_us, ~exists().where(Meter.id == alerts.c.subject))
+        gone = select(alerts.c.id).where(alerts.c.at < noted_us, is_over).limit(BATCH)
+        yield from self._repeated("alerts", delete(alerts).where(alerts.c.id.in_(gone)))
 
     def _old_usage(self, before: datetime) -> Iterator[tuple[str, int]]:
         some = False

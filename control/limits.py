@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Select, select
 
-from control import audit
+from control import alerts, audit
 from control.audit import Actor, Facts
 from control.errors import Conflict, NotFound
 from database import schema
@@ -148,6 +148,7 @@ def reset(session: Session, actor: Actor, meter_id: str) -> Meter:
         owner, meter = _lock_owned(session, meter_id)
         before = {"name": meter.name, "spent": amounts.shown(meter.unit, meter.spent)}
         meter.spent, meter.alerted = 0, 0
+        alerts.tell_again(session, meter.id)
         audit.add(session, actor, "reset_meter", owner, before=before, after={"spent": amounts.shown(meter.unit, 0)})
     return meter
 
@@ -259,6 +260,8 @@ def _change(session: Session, actor: Actor, owner: Owner, meter: Meter, fields: 
     meter.reserve = fields.get("reserve", meter.reserve)
     after = _facts(meter)
     changed = [name for name in after if after[name] != before[name]]
+    if "amount" in changed:
+        alerts.tell_again(session, meter.id)
     if changed:
         told = {name: before[name] for name in ("name", *changed)}
         audit.add(session, actor, "change_meter", owner, before=told, after={name: after[name] for name in changed})

@@ -1,6 +1,6 @@
 """
 What a process does besides answering: keeps its end of the log in order, adds usage up, ships records, cuts calls
-that lost their permission, and deletes what has outlived its retention.
+that lost their permission, tells of alerts, and deletes what has outlived its retention.
 
 Every process runs all of it. Where one of a node suffices, a file lock decides which; where one of all nodes does, a
 lease in the database. The others stand by and take over when it ends. Nothing here is on a request's path, and
@@ -40,6 +40,8 @@ from llmproxy.api_log.retention import Dropped
 from llmproxy.api_log.shipper import Shipper
 from llmproxy.telemetry import outages, tracing
 from llmproxy.telemetry.projects import look_at_projects
+from llmproxy.webhook import Webhook
+from server.alerts import Alerts
 from server.reservations import Reservations
 from services import Services
 
@@ -54,6 +56,7 @@ PROJECTS_TICK_S = 10.0
 RESERVATIONS_TICK_S = 5.0
 CLEANUP_TICK_S = 600.0
 SIGN_INS_TICK_S = 2.0
+ALERTS_TICK_S, DELIVERY_TICK_S = 5.0, 2.0
 # Records per batch. More cost less each, but the write lock that the sums need keeps admissions waiting, and
 # nothing else runs while a batch is summed up.
 MIN_BATCH, MAX_BATCH = 50, 500
@@ -99,6 +102,8 @@ class Background:
         ]
         if (url := parts.settings.database_url).startswith("sqlite"):
             self._greenlets.append(self._every(CHECKPOINT_TICK_S, "checkpointing", lambda: self._checkpoint(url)))
+        if parts.settings.alert_url:
+            self._greenlets += self._start_alerts()
         gevent.spawn(_forever, "looking at projects", lambda: _look_at_projects(engine), PROJECTS_TICK_S, Event())
         gevent.spawn(_forever, "cleaning up", cleaner, CLEANUP_TICK_S, Event())
         self._shipper = self._start_shipper()
@@ -114,6 +119,15 @@ class Background:
         _register(shipper.reader)
         self._greenlets.append(gevent.spawn(_ship, shipper))
         return shipper
+
+    def _start_alerts(self) -> list[gevent.Greenlet]:
+        settings = self._parts.settings
+        webhook = Webhook(settings.alert_url, settings.alert_secret, egress=settings.egress)
+        alerts = Alerts(self._parts.engine, webhook)
+        return [
+            self._every(ALERTS_TICK_S, "looking for alerts", alerts.look),
+            self._every(DELIVERY_TICK_S, "delivering alerts", alerts.deliver),
+        ]
 
     def _start_tracing(self) -> Callable[[], object]:
         settings = self._parts.settings

@@ -16,6 +16,7 @@ from llmproxy.limits.prices import Overlay
 from models import AuditEntry
 
 KEY = base64.b64encode(b"k" * 32).decode()
+SIGNING = f"whsec_{KEY}"
 DEPLOYED = {
     "MANAGEMENT_TOKEN": "planted-management-token",
     "ADMIN_USER": "admin",
@@ -95,6 +96,7 @@ WRONG = {
     "LOG_CLIENT_ADDRESS": "perhaps",
     "USAGE_RETENTION_DAYS": "nan", "AUDIT_RETENTION_DAYS": "x",
     "REQUEST_INDEX_DAYS": "-1",
+    "ALERT_URL": "cloudwatch://planted-secret/s?region=eu-west-1", "ALERT_SECRET": "planted-secret",
 }  # fmt: skip
 
 
@@ -264,6 +266,10 @@ def test_a_malformed_database_url_is_refused_without_showing_it(url: str, data_d
     assert "planted" not in str(found)
 
 
+def test_alerts_are_not_sent_unsigned(data_dir: Path) -> None:
+    assert set(problems(data_dir, ALERT_URL="https://h/x")) == {"ALERT_SECRET"}
+
+
 # Secrets from files
 
 
@@ -271,11 +277,13 @@ def test_a_malformed_database_url_is_refused_without_showing_it(url: str, data_d
 def test_a_secret_may_come_from_a_file(name: str, data_dir: Path, tmp_path: Path) -> None:
     value = {
         "DATABASE_URL": "postgresql://u:p@h/d", "ENCRYPTION_KEY": KEY, "LOGGING_URL": "https://u:p@h/x",
-        "HTTPS_PROXY": "http://u:p@h:3128", "HTTP_PROXY": "h:3128",
+        "HTTPS_PROXY": "http://u:p@h:3128", "HTTP_PROXY": "h:3128", "ALERT_URL": "https://h/x",
+        "ALERT_SECRET": SIGNING,
     }.get(name, "a-secret-from-a-file")  # fmt: skip
     file = tmp_path / "secret"
     file.write_text(f"{value}\n")
-    without = {key: value for key, value in DEPLOYED.items() if key != name}
+    others = DEPLOYED | ({"ALERT_SECRET": SIGNING} if name == "ALERT_URL" else {})
+    without = {key: value for key, value in others.items() if key != name}
     settings = load(without | {"DATA_DIR": str(data_dir), f"{name}_FILE": str(file)})
 
     read = getattr(settings, config.SETTINGS[name].name)

@@ -105,6 +105,8 @@ SETTLE_PENDING = Gauge(
     "Calls that have ended and still hold something, because the database was not told yet.",
     multiprocess_mode="livesum",
 )
+ALERTS = Counter("llmproxy_alerts_total", "Tries to deliver alerts, by how they ended.", ["kind", "outcome"])
+ALERTS_WAITING = Gauge("llmproxy_alerts_waiting", "Alerts that were not delivered yet.", multiprocess_mode="livemax")
 PRICE_SHEET_AGE = Gauge(
     "llmproxy_price_sheet_age_seconds", "Since the day of the price sheet.", multiprocess_mode="livemostrecent"
 )

@@ -15,7 +15,7 @@ from database import schema
 from database.copy import CopyRefused, copy
 from database.engine import background_transaction, open_engine
 from llmproxy.keyring import KeyRing
-from models import AuditEntry, Meter, Project, Token, new_id, reservations
+from models import AuditEntry, Meter, Project, Token, alerts, new_id, reservations
 from tests.accounting.test_rollup import catch_up, mixed_records
 from tests.databases import POSTGRESQL, SQLITE, execute
 from tests.records import append, record
@@ -49,6 +49,14 @@ def _add_limits(session: Session, project_id: str) -> None:
     session.add(meter)
     session.flush()
     whose = {"project_id": project_id, "token_id": new_id(), "node": new_id(), "worker": "w", "at": 2**50}
+    told = {
+        "kind": "budget.threshold",
+        "subject": meter.id,
+        "period_end": 2**62,
+        "threshold": 80,
+        "body": '{"ä": "😀"}',
+    }
+    session.execute(insert(alerts).values(id=new_id(), at=2**50, state="waiting", **told))
     held = {"state": "held", "holds": [[meter.id, 1, 2**59, 3]], "estimate": 3}
     session.execute(insert(reservations).values(request_id=new_id(), **whose, **held))
 
@@ -82,7 +90,7 @@ def test_everything_arrives(full, database_url, target_url, tmp_path):
     assert in_target(target_url, rows_of) == left
     assert {table.name: table.rows for table in done.tables} == {name: len(rows) for name, rows in left.items()}
     assert set(left) == {
-        *("projects", "tokens", "retired_secrets", "audit", "meters", "reservations"),
+        *("projects", "tokens", "retired_secrets", "audit", "meters", "reservations", "alerts"),
         *("usage_keys", "usage_sums", "seen_objects", "reader_positions", "call_index", "log_segments"),
     }
     assert all(left.values()) and done.keys_opened == 3

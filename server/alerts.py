@@ -1,0 +1,105 @@
+"""
+Alerts: looks for them and delivers them, in one process of all nodes; a lease in the database decides which.
+
+Each is delivered at least once. A receiver that fails is asked again after a random pause that grows to a minute, or
+after its Retry-After; meanwhile what waits stands in the database.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from control import alerts
+from control.alerts import Alert
+from database import lease
+from database.engine import Engine
+from llmproxy.admission import utc_now
+from llmproxy.api_log.shipper import pause_within
+from llmproxy.api_log.sink import BatchRefused, SinkUnavailable
+from llmproxy.telemetry import metrics
+
+LEASE = timedelta(seconds=30)
+FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0
+
+log = logging.getLogger(__name__)
+
+
+class Receiver(Protocol):
+    """See `llmproxy.webhook`."""
+
+    @property
+    def name(self) -> str: ...
+    def deliver(self, event_id: str, body: bytes, now: datetime) -> None: ...
+
+
+@dataclass(eq=False)
+class Alerts:
+    """One process's part; `look` and `deliver` are called every few seconds, each by a greenlet of its own."""
+
+    engine: Engine
+    receiver: Receiver
+    monotonic: Callable[[], float] = time.monotonic
+    uniform: Callable[[float, float], float] = random.uniform
+    _me: str = field(default_factory=lambda: str(uuid.uuid4()))
+    _asks_at: float = 0.0
+    _failures: int = 0
+    _reason: str = ""
+
+    def look(self) -> None:
+        """Write down what is to be told."""
+        if self._leads():
+            alerts.note_crossings(self.engine, utc_now())
+
+    def deliver(self) -> None:
+        """Deliver what waits, until the receiver fails."""
+        count = alerts.count_waiting(self.engine)
+        metrics.ALERTS_WAITING.set(count)
+        if not count or self.monotonic() < self._asks_at:
+            return
+        # Prolonged with each: a slow receiver must not have another process send the same. What is read before a
+        # lease is another process's to deliver.
+        for alert in alerts.waiting(self.engine) if self._leads() else ():
+            if not (self._leads() and self._is_closed(alert)):
+                return
+
+    def _leads(self) -> bool:
+        return lease.hold(self.engine, "alerts", self._me, utc_now(), LEASE)
+
+    def _is_closed(self, alert: Alert) -> bool:
+        try:
+            self.receiver.deliver(alert.id, alert.body, utc_now())
+        except SinkUnavailable as exc:
+            self._note_failure(exc)
+            metrics.ALERTS.labels(alert.kind, "failed").inc()
+            return False
+        except BatchRefused as exc:
+            log.warning("%s will not take alert %s, which is given up: %s", self.receiver.name, alert.id, exc)
+            self._close(alert, "refused")
+            return True
+        self._note_success()
+        self._close(alert, "delivered")
+        return True
+
+    def _close(self, alert: Alert, outcome: str) -> None:
+        alerts.close(self.engine, alert.id, is_refused=outcome == "refused")
+        metrics.ALERTS.labels(alert.kind, outcome).inc()
+
+    def _note_success(self) -> None:
+        if self._failures:
+            log.info("%s takes alerts again", self.receiver.name)
+        self._failures, self._reason = 0, ""
+
+    def _note_failure(self, exc: SinkUnavailable) -> None:
+        # Once per reason: an outage of hours needs one line, not one per try.
+        if str(exc) != self._reason:
+            log.warning("%s does not take alerts, they wait in the database: %s", self.receiver.name, exc)
+        self._failures, self._reason = self._failures + 1, str(exc)
+        bound_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._failures - 1, 30))
+        self._asks_at = self.monotonic() + pause_within(bound_s, exc.retry_after_s, self.uniform)
