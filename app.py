@@ -159,6 +159,7 @@ def _services(settings: Settings, engine: Engine) -> Services:
         open_spool=lambda: _open_spool(settings),
         max_spooled_bytes=settings.ruled_body_bytes,
         rooms=rooms,
+        contact=settings.contact,
     )
     return Services(
         settings=settings,

@@ -41,6 +41,7 @@ MOST = 2**53
 YEAR_S = 366 * 24 * 3600
 MIN_SECRET_LENGTH = 12
 MAX_USER_LENGTH = 200  # what the audit trail has room for
+MAX_CONTACT_LENGTH = 200
 EMBEDDED_USER = "admin"
 NO_PRICES = "none"
 # Set beside the proxies' variables, and read by others.
@@ -120,6 +121,13 @@ def header_text(raw: str) -> str:
     """Text that can stand in a header."""
     if not raw.isascii() or not raw.isprintable() or raw != raw.strip():
         raise ValueError("must be printable ASCII without spaces around it")
+    return raw
+
+
+def short_text(raw: str) -> str:
+    """A line that people read."""
+    if not raw.isprintable() or raw != raw.strip() or len(raw) > MAX_CONTACT_LENGTH:
+        raise ValueError(f"must be one line of at most {MAX_CONTACT_LENGTH} characters, without spaces around it")
     return raw
 
 
@@ -376,6 +384,8 @@ class Settings:
         "Alerts are posted to `http(s)://…`, see [budgets.md](docs/budgets.md#alerts).", secret=True)
     alert_secret: str = setting("ALERT_SECRET", "", checked_alert_secret,
         "What alerts are signed with: `whsec_` and 24 to 64 bytes in Base64.", secret=True)
+    contact: str = setting("CONTACT", "", short_text,
+        "Whom a token's holder may ask, shown at `/self` and in refusals that you can lift: `it-help@example.com`.")
     metrics_token: str = setting("METRICS_TOKEN", "", header_text,
         "Bearer token that `/metrics` asks for; without one, it answers the node itself alone.",
         secret=True, guards=True)

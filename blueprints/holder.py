@@ -129,6 +129,7 @@ def _told(token: Token) -> dict[str, Any]:
             ],
         },
         "last_refusals": _last_refusals(token),
+        "contact": Services.of(current_app).settings.contact or None,
     }
 
 

@@ -76,10 +76,12 @@ class ProxyError(Exception):
         token_id, project_id: Whose call it refuses, where admission recognised a token and did not admit it.
         remedy: What the operator can do, where that is to be told in the process's log.
         detail: What happened, for the same log; no caller is told.
+        can_be_lifted: Whether an operator's decision would let the call pass, whom its caller may want to ask then.
     """
 
     remedy = ""
     detail = ""
+    can_be_lifted = False
     token_id: str | None = None
     project_id: str | None = None
     status = 500
@@ -94,6 +96,11 @@ class ProxyError(Exception):
             self.message = message
         self.param = param
         super().__init__(self.message)
+
+    def add_contact(self, contact: str) -> None:
+        """Tell the caller whom to ask, where that could help; "" tells nothing."""
+        if contact and self.can_be_lifted:
+            self.message = f"{self.message} Contact: {contact}"
 
     @property
     def body(self) -> dict[str, dict[str, str | None]]:
@@ -291,6 +298,7 @@ class BudgetExhausted(CallerError):
 
     status, type, code = 429, "insufficient_quota", "budget_exhausted"
     message = "This token's budget is used up. Wait for its next period, or ask your operator for more."
+    can_be_lifted = True
     extra_headers = (DO_NOT_RETRY,)
 
 
@@ -310,6 +318,7 @@ class BudgetTooSmall(CallerError):
 
     status, type, code = 429, "insufficient_quota", "budget_too_small"
     message = "This call may cost more than is left of this token's budget. Ask for fewer output tokens."
+    can_be_lifted = True
     extra_headers = (DO_NOT_RETRY,)
 
 
@@ -339,6 +348,7 @@ class NotAllowed(CallerError):
     """The token's rules, or its project's, do not allow it. Never raised itself; the message says what is allowed."""
 
     status, type = 403, "permission_error"
+    can_be_lifted = True
     extra_headers = (DO_NOT_RETRY,)
 
 
@@ -382,6 +392,7 @@ class ParameterNotAllowed(CallerError):
 
     code = "parameter_not_allowed"
     message = "This token may not use this parameter."
+    can_be_lifted = True
     extra_headers = (DO_NOT_RETRY,)
 
 

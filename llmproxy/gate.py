@@ -119,6 +119,7 @@ class Gate:
         open_spool: Opens an empty file that goes with its closing.
         max_spooled_bytes: Of a body that must be read before it goes up.
         rooms: For bodies that are held in memory for it.
+        contact: Whom callers may ask about refusals that an operator can lift; "" for nobody.
 
     Attributes:
         settler: None until this worker has a name that its claims can stand under.
@@ -132,6 +133,7 @@ class Gate:
         open_spool: Callable[[], BinaryIO],
         max_spooled_bytes: int,
         rooms: HeldBodies,
+        contact: str = "",
     ) -> None:
         self.settler: Settler | None = None
         self._store = store
@@ -139,6 +141,7 @@ class Gate:
         self._open_spool = open_spool
         self._max_spooled_bytes = max_spooled_bytes
         self._rooms = rooms
+        self._contact = contact
 
     def admit(self, token: RuledToken, asked: Asked, body: RequestBody) -> tuple[Grant, Holding]:
         """
@@ -151,7 +154,7 @@ class Gate:
         try:
             return self._admit(token, asked, body)
         except ProxyError as exc:
-            exc.token_id, exc.project_id = token.token_id, token.project_id
+            self._complete(exc, token)
             raise
 
     def admit_session(self, token: RuledToken, asked: Asked) -> Grant:
@@ -167,6 +170,10 @@ class Gate:
             asked: The opening's, under the response's own id.
         """
         return self._of_session(token, asked, is_response=True)[1]
+
+    def _complete(self, refusal: ProxyError, token: RuledToken) -> None:
+        refusal.token_id, refusal.project_id = token.token_id, token.project_id
+        refusal.add_contact(self._contact)
 
     def _of_session(self, token: RuledToken, asked: Asked, *, is_response: bool) -> tuple[Grant, Holding]:
         try:
@@ -186,7 +193,7 @@ class Gate:
                     return admitted
                 token = self._look_again(token)
         except ProxyError as exc:
-            exc.token_id, exc.project_id = token.token_id, token.project_id
+            self._complete(exc, token)
             raise
         raise unavailable(StoreUnavailable("the token's limits changed again and again"))
 

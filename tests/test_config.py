@@ -97,6 +97,7 @@ WRONG = {
     "USAGE_RETENTION_DAYS": "nan", "AUDIT_RETENTION_DAYS": "x",
     "REQUEST_INDEX_DAYS": "-1",
     "ALERT_URL": "cloudwatch://planted-secret/s?region=eu-west-1", "ALERT_SECRET": "planted-secret",
+    "CONTACT": "planted-secret\nX",
 }  # fmt: skip
 
 
