@@ -16,7 +16,7 @@ from blueprints.admin import queries
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.display import Bar
 from blueprints.admin.site import bp
-from control import keys
+from control import alerts, keys
 from control.errors import NotFound
 from database import schema
 from database.engine import is_reachable
@@ -87,6 +87,7 @@ def _state() -> dict[str, Any]:
         "version": __version__,
         "database": {"kind": _kind(parts.engine.dialect), "reachable": answers, "answer_ms": answer_ms},
         "keys": asdict(keys.seals(db.session, parts.keyring)) if answers else None,
+        "alerts": {"waiting": alerts.count_waiting(parts.engine) if answers else None},
         "schema": {"current": schema.version(parts.engine) if answers else None, "head": schema.HEAD},
         "disk": {"free_bytes": disk.free, "total_bytes": disk.total},
         "log": {

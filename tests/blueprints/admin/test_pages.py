@@ -621,6 +621,16 @@ def test_health_warns_of_records_that_wait(app: Flask, browser: Browser, monkeyp
     assert "This worker lost 2 records" in browser.get("/admin/health").text
 
 
+def test_health_warns_of_alerts_that_wait(app: Flask, browser: Browser):
+    before = browser.get("/admin/health").text
+    row = {"id": "a", "kind": "k", "subject": "m", "period_end": 0, "threshold": 80, "body": "", "at": 0}
+    values = ", ".join(map(repr, (row | {"state": "waiting"}).values()))
+    execute(Services.of(app).settings.database_url, f"INSERT INTO alerts ({', '.join(row)}, state) VALUES ({values})")
+
+    assert "ALERT_URL" not in before
+    assert "<code>ALERT_URL</code> (1)" in browser.get("/admin/health").text
+
+
 @pytest.fixture
 def upstream() -> Iterator[tuple[str, list[bytes]]]:
     """The address of an upstream that asks for a key, and what it was sent."""
