@@ -17,6 +17,7 @@ from tests.e2e.test_streaming import ask
 from tests.e2e.test_tracing import Collector
 from tests.egress_proxy import CREDENTIALS, EgressProxyServer
 from tests.http_by_hand import HandClient, call
+from tests.meters import DOLLAR, add_meter
 from tests.receiver import Receiver, receiver  # noqa: F401
 from tests.servers import ADMIN_PASSWORD, DEPLOYED, Server, Token, fetch, on_both_servers, wait_for
 from tests.websocket_upstream import WebSocketUpstream
@@ -273,6 +274,7 @@ def shipping(egress, receiver: Receiver, collector, upstream, tmp_path: Path) ->
     settings = {
         "UPSTREAM_URL": upstream.url, "HTTP_PROXY_FILE": str(tmp_path / "proxy"), "OTEL_BSP_SCHEDULE_DELAY": "50",
         "LOGGING_URL": named(receiver.url, "logs.test"),
+        "ALERT_URL": named(receiver.url, "alerts.test"), "ALERT_SECRET": f"whsec_{'A' * 32}",
         "OTEL_EXPORTER_OTLP_ENDPOINT": named(collector.url, "collector.test"),
     }  # fmt: skip
     with Server(DEPLOYED, tmp_path / "data", **settings) as server:
@@ -285,12 +287,13 @@ def hosts_in(lines: list[str]) -> set[str]:
     return {line.split("/")[2].partition(":")[0] for line in lines}
 
 
-def test_records_and_traces_take_the_same_way(shipping, egress, collector, receiver: Receiver):  # noqa: F811
+def test_records_traces_and_alerts_take_the_same_way(shipping, egress, collector, receiver: Receiver):  # noqa: F811
+    add_meter(shipping, shipping.create_project(), spent=DOLLAR, period="total", period_end=2**62)
     answer = call(shipping.url, "GET", "/v1/models", shipping.issue_token().bearer)
     collector.span_of(answer["x-proxy-request-id"])
     wait_for(lambda: receiver.records, timeout_s=20)
 
-    assert hosts_in(egress.asked) == {"logs.test", "collector.test"}
+    wait_for(lambda: hosts_in(egress.asked) == {"logs.test", "collector.test", "alerts.test"}, timeout_s=20)
 
 
 def test_a_refusal_to_pass_on_records_and_traces_is_logged_without_a_secret(shipping, egress):
