@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, or_, select, tuple_
 
-from accounting.fold import Call, Row
+from accounting.fold import Call, Row, has_failed_inside
 from accounting.names import OTHER_MODELS
 from accounting.views import CALLS
 from database.engine import Session
@@ -85,16 +85,8 @@ def add(
         ids: Of the keys that they were counted under.
     """
     rows = [
-        (
-            int(arrived_at.timestamp() * 1000),
-            segment,
-            offsets[number],
-            ids[row],
-            min(record.status_code or 0, _MOST_STATUS),
-            _INSIDE if record.failed_inside else _NUMBERS.get(record.outcome or "", 0),
-            min(int(record.duration_ms or 0), _MOST_MS),
-        )
-        for row, record, arrived_at, number in calls
+        (int(arrived_s * 1000), segment, offsets[number], ids[row], *_ended(record))
+        for row, record, arrived_s, number in calls
     ]
     if not rows:
         return
@@ -103,6 +95,16 @@ def add(
     else:
         columns = tuple(f"{{{','.join(map(str, column))}}}" for column in zip(*rows, strict=True))
         connection.exec_driver_sql(_ADD_ALL, columns)
+
+
+def _ended(record: ReadRecord) -> tuple[int, int, int]:
+    """Status, ending and duration. From its fields, as in `fold`, where they are what they nearly always are."""
+    fields = record.fields
+    status, outcome, duration_ms = fields.get("status_code"), fields.get("outcome"), fields.get("duration_ms")
+    if type(status) is not int or type(outcome) is not str or type(duration_ms) is not float:
+        status, outcome, duration_ms = record.status_code or 0, record.outcome or "", record.duration_ms or 0
+    ending = _INSIDE if has_failed_inside(record) else _NUMBERS.get(outcome, 0)
+    return min(status, _MOST_STATUS), ending, min(int(duration_ms), _MOST_MS)
 
 
 def find(

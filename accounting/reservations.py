@@ -19,6 +19,9 @@ def pass_records(store: ReservationStore, records: Iterable[ReadRecord]) -> int:
 
     Raises StoreUnavailable; the records must be passed again then.
     """
+    # Where no token has a budget there is none. What a record may end is older than the record.
+    if not store.any_reserved():
+        return 0
     # A call that was refused holds nothing, and a line of several is one of those.
     by_id = {record.reservation_id: record for record in records if record.token_id is not None}
     # Nearly all of them at once; what is left was not settled by its worker, or is being settled at this moment.

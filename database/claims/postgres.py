@@ -16,7 +16,7 @@ from psycopg.errors import LockNotAvailable
 
 from database.claims import postgres_ruled
 from database.claims.postgres_ruled import LOOK, METERS_HELD, SETTLE
-from database.claims.statements import HELD_BY, HOLDERS, SUCCESSOR
+from database.claims.statements import ANY_RESERVED, HELD_BY, HOLDERS, SUCCESSOR
 from llmproxy.admission import WINDOW, Connections, Grant, StoreUnavailable, TokenState
 from llmproxy.limits.meters import Meter
 from llmproxy.limits.reservations import STALE, Ruled, RuledClaim, Settlement, Verdict, database_us
@@ -130,6 +130,10 @@ class PostgresTokenStore:
     def holders(self) -> list[tuple[str, str]]:
         """Nodes and workers for whose calls something is held."""
         return [(node, worker) for node, worker in self._execute(HOLDERS, {})]
+
+    def any_reserved(self) -> bool:
+        """Whether any call has a reservation."""
+        return bool(self._execute(ANY_RESERVED, {})[0][0])
 
     def drop_settled(self, request_ids: list[str]) -> None:
         """Delete reservations that are settled."""

@@ -15,7 +15,7 @@ import orjson
 from sqlalchemy.engine import make_url
 
 from database.claims import sqlite_ruled
-from database.claims.statements import CLAIM, HELD_BY, HOLDERS, METERS_OF, STATE, SUCCESSOR
+from database.claims.statements import ANY_RESERVED, CLAIM, HELD_BY, HOLDERS, METERS_OF, STATE, SUCCESSOR
 from database.engine import BUSY_TIMEOUT_S, set_pragmas
 from llmproxy.admission import WINDOW, Connections, Grant, StoreUnavailable, TokenState
 from llmproxy.limits.meters import Meter
@@ -65,6 +65,10 @@ class SqliteTokenStore:
     def holders(self) -> list[tuple[str, str]]:
         """Nodes and workers for whose calls something is held."""
         return self._execute(HOLDERS, {})
+
+    def any_reserved(self) -> bool:
+        """Whether any call has a reservation."""
+        return bool(self._execute(ANY_RESERVED, {})[0][0])
 
     def drop_settled(self, request_ids: list[str]) -> None:
         """Delete reservations that are settled."""

@@ -43,4 +43,5 @@ UNION ALL
 SELECT {", ".join(METER_COLUMNS)} FROM meters WHERE project_id = :project_id AND token_id IS NULL
 """  # noqa: S608
 HELD_BY = "SELECT request_id FROM reservations WHERE worker = :worker AND state = 'held'"
+ANY_RESERVED = "SELECT EXISTS (SELECT 1 FROM reservations)"
 HOLDERS = "SELECT DISTINCT node, worker FROM reservations WHERE state = 'held'"

@@ -31,6 +31,9 @@ class ReservationStore(Protocol):
     def holders(self) -> list[tuple[str, str]]:
         """Nodes and workers for whose calls something is held."""
 
+    def any_reserved(self) -> bool:
+        """Whether any call has a reservation, in whatever state."""
+
     def drop_settled(self, request_ids: list[str]) -> None:
         """Delete reservations that are settled, and that nobody waits for any more."""
 

@@ -66,6 +66,26 @@ def test_passing_a_record_charges_what_its_call_cost_once_and_deletes_the_reserv
     assert (bench.rows(), bench.token().in_flight) == ({}, 0)
 
 
+class _NothingReserved:
+    """A store that is asked for no call by its id."""
+
+    def any_reserved(self):
+        return False
+
+
+def test_where_nothing_is_reserved_no_call_is_looked_up():
+    assert pass_records(_NothingReserved(), [read(record())]) == 0
+
+
+def test_any_reservation_is_found_whoever_holds_it(bench):
+    bench.add_meter(amount=10**9)
+    before = bench.store.any_reserved()
+
+    bench.claim(cost(1_000))
+
+    assert (before, bench.store.any_reserved()) == (False, True)
+
+
 def test_the_rollup_ends_the_reservations_of_what_it_passes(bench, database, tmp_path):
     meter = bench.add_meter(amount=10**9)
     ids = [new_id() for _ in range(3)]
