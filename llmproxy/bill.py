@@ -61,10 +61,10 @@ def not_sent(prices: Prices | None) -> Bill:
 
 def bill(prices: Prices | None, call: Sent) -> Bill:
     """The bill of a call; `prices` are None where none are kept."""
-    observer = call.observer
-    metadata, source, usage_of, model = (
-        (observer.metadata, observer.usage_source, observer.usage_of, observer.model) if observer else _UNSEEN
-    )
+    metadata, source, usage_of, model = _UNSEEN
+    if call.observer:
+        facts = call.observer.facts
+        metadata, source, usage_of, model = facts.metadata(), facts.usage_source, facts.owner.object_id, facts.model
     has_failed = call.upstream_status is not None and call.upstream_status >= BAD_REQUEST
     # What an object had cost when it was made is not what reading it costs.
     if has_failed or (source == "stored" and usage_of is None):
@@ -117,7 +117,7 @@ def _charge(prices: Prices, call: Sent, told: dict[str, Any], source: UsageSourc
     if call.upstream_status == SWITCHING_PROTOCOLS:
         return UNKNOWN
     if observer and source != "absent":
-        tier = observer.service_tier
+        tier = observer.facts.service_tier
         charged = charge(prices, model=model, project=call.project, endpoint=call.endpoint, told=told, tier=tier)
         is_stored = source == "stored" and charged.source == "reported"
         return charged._replace(source="stored") if is_stored else charged

@@ -286,10 +286,11 @@ class Call:
     def _record(self, cut: ProxyError | None, billed: Bill, *, bytes_in: int, bytes_out: int) -> CallRecord:
         duration_s = time.perf_counter() - self._arrived
         whose, observer, charge, holding = self._grant or cut, self._observer, billed.charge, self._holding
+        facts = observer.facts if observer else None
         error = {"code": cut.code, "type": cut.type} if cut else None
         # What the proxy itself decided says more than what the upstream told before.
-        if observer and observer.error and not (cut and cut.outcome == "refused"):
-            error = observer.error
+        if facts and facts.error and not (cut and cut.outcome == "refused"):
+            error = facts.error
         # What every record has, in the order of its fields: by their names all would take 1 µs longer.
         return CallRecord(
             self._arrived_at,
@@ -313,17 +314,15 @@ class Call:
             cost=charge.microdollars,
             cost_source=charge.source,
             price_date=self._prices.date if self._prices and charge.source in PRICED else None,
-            service_tier=observer.service_tier if observer else None,
+            service_tier=facts.service_tier if facts else None,
             requested_model=billed.requested_model,
             client_address=self._client_address,
             user_agent=self._user_agent,
             would_refuse=holding.would_refuse if holding else None,
-            model_mismatch=holding is not None and observer is not None and holding.is_mismatch(observer.model),
+            model_mismatch=holding is not None and facts is not None and holding.is_mismatch(facts.model),
             secret="retired" if self._grant and self._grant.is_retired else None,
             usage_of=billed.usage_of,
-            failed_inside=(
-                observer is not None and observer.has_failed and (self._upstream_status or 0) < BAD_REQUEST
-            ),
+            failed_inside=facts is not None and facts.has_failed and (self._upstream_status or 0) < BAD_REQUEST,
         )
 
     def _enter(self, phase: Phase, *, after: Phase) -> None:

@@ -73,13 +73,13 @@ def charge(
     row = prices.find(model, project) if model else prices.fees
     if row is None:
         return UNPRICED
-    is_batch = _is_batch(endpoint) is not None
+    is_batch = endpoint.startswith("/v1/batches") and _is_batch(endpoint) is not None
     if is_batch or "completion_window" in told:
         tier = "batch"
     try:
         # A batch tells the sum of all that it did.
         microdollars = cost(row, usage, tier, is_sum=is_batch)
-        return Charge(microdollars, "reported", is_clamped=not _is_possible(usage))
+        return Charge(microdollars, "reported", not _is_possible(usage))
     except NotPriced:
         return UNPRICED
 

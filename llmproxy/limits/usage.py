@@ -105,7 +105,7 @@ def usage_of(told: Mapping[str, object]) -> Usage:
 
 
 def _extras(told: Mapping[str, object], read: Mapping[str, object], written: Mapping[str, object]) -> Extras | None:
-    if _ALONE.isdisjoint(told) and not (_has_kinds(read) or _has_kinds(written)):
+    if _ALONE.isdisjoint(told) and not _has_kinds(read, written):
         return None  # nearly always, so it is found out quickly
     cached, kept = _details(read, "cached_tokens_details"), _details(read, "cache_write_tokens_details")
     kinds: dict[str, Any] = {
@@ -126,11 +126,12 @@ def _extras(told: Mapping[str, object], read: Mapping[str, object], written: Map
     return Extras(**kinds)
 
 
-def _has_kinds(details: Mapping[str, object]) -> bool:
+def _has_kinds(read: Mapping[str, object], written: Mapping[str, object]) -> bool:
     # Without a generator, which would cost more than all of it.
-    for name, count in details.items():  # noqa: SIM110
-        if count and name not in _TEXT:
-            return True
+    for details in (read, written):
+        for name, count in details.items():
+            if count and name not in _TEXT:
+                return True
     return False
 
 

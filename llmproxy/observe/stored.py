@@ -16,7 +16,7 @@ from llmproxy.endpoints import plain_path
 # Members of a document that this module reads.
 NAMES = ("id", "object", "status", "background", "store")
 
-_BATCH, _RUN, _STEP, _RESPONSE = "batch", "thread.run", "thread.run.step", "response"
+_KINDS = _BATCH, _RUN, _STEP, _RESPONSE = "batch", "thread.run", "thread.run.step", "response"
 # Where an object does not say what it is, its place does.
 _PLACES = (
     (re.compile(r"/v1/batches(?:/(?P<id>[^/]+)|$)").match, _BATCH),
@@ -73,8 +73,10 @@ class Reader:
 
     def owner(self, document: dict[str, Any]) -> Owner | None:
         """Whose the document's usage is; None where it is not final: of what still runs, or of a step of it."""
-        kind = self._kind(document)
-        if kind is None:
+        kind = document.get("object")
+        if not isinstance(kind, str):
+            kind = self._kind_of_place()
+        if kind not in _KINDS:
             return _SOME_OBJECT if self.is_stored(document) else THIS_CALL
         if kind == _STEP:
             return None if self._may_make else _SOME_OBJECT
@@ -86,10 +88,7 @@ class Reader:
             return THIS_CALL if kind == _RESPONSE and not (is_stored or background) else None
         return Owner(is_stored, self._id(document, kind))
 
-    def _kind(self, document: dict[str, Any]) -> str | None:
-        kind = document.get("object")
-        if isinstance(kind, str):
-            return kind if kind in (_BATCH, _RUN, _STEP, _RESPONSE) else None
+    def _kind_of_place(self) -> str | None:
         return next((kind for matches, kind in _PLACES if matches(self.path)), None)
 
     def _id(self, document: dict[str, Any], kind: str) -> str | None:

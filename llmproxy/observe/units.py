@@ -22,6 +22,7 @@ _SMALLEST = "1g"
 _MAX_TOOLS = 16
 _MAX_COUNT = 2**53
 _is_word = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}", re.IGNORECASE).fullmatch
+_USUAL = frozenset({"default", "auto", "flex", "priority", "scale"})
 _is_tool = re.compile(r"[a-z][a-z0-9_]{0,39}").fullmatch
 
 # An item's type, its action's, or where its code ran; of the tools, which search there is, and what containers.
@@ -38,7 +39,7 @@ _MAX_CONTAINERS = 1000
 
 def word(value: object) -> str | None:
     """A short word such as "flex", "1024x1536" or "24h", as it was told; None for anything else."""
-    return value if isinstance(value, str) and _is_word(value) else None
+    return value if isinstance(value, str) and (value in _USUAL or _is_word(value)) else None
 
 
 def whole(value: object) -> int | None:

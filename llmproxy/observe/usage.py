@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from llmproxy.observe.decoding import BodyDecoder, body_decoder, is_identity
 from llmproxy.observe.facts import ENVELOPE, NAMES, Facts, UsageSource
@@ -75,8 +75,11 @@ class UsageObserver:
         is_stream: What cannot be looked into is one of events, or of a WebSocket's messages.
 
     Attributes:
+        facts: What was told so far, for whoever asks for more than one of them.
         is_stream: The response is one of those: by its label until its body has begun.
     """
+
+    __slots__ = ("_body", "_decoder", "facts", "is_stream")
 
     def __init__(
         self,
@@ -86,7 +89,7 @@ class UsageObserver:
         decoder: BodyDecoder | None = None,
         is_stream: bool = False,
     ) -> None:
-        self._facts = facts
+        self.facts: Final = facts
         self._body = body
         self._decoder = decoder
         self.is_stream = is_stream if body is None else body.is_stream
@@ -119,43 +122,47 @@ class UsageObserver:
     def finish(self) -> None:
         """No more bytes: the response ended or was cut. A second call does nothing."""
         body, self._body, self._decoder = self._body, None, None
-        if body is not None:
-            with suppress(Exception):
-                body.finish()
+        if body is None:
+            return
+        # Not by `suppress`, which would take as long as all the rest: every call comes here.
+        try:
+            body.finish()
+        except Exception:
+            return  # as in `feed`
 
     @property
     def metadata(self) -> dict[str, Any] | None:
         """Usage, model and created as the record wants them; None when the upstream told nothing."""
-        return self._facts.metadata()
+        return self.facts.metadata()
 
     @property
     def model(self) -> str | None:
         """The model that the upstream named."""
-        return self._facts.model
+        return self.facts.model
 
     @property
     def service_tier(self) -> str | None:
         """The tier that served the call, as the upstream calls it."""
-        return self._facts.service_tier
+        return self.facts.service_tier
 
     @property
     def usage_source(self) -> UsageSource:
-        return self._facts.usage_source
+        return self.facts.usage_source
 
     @property
     def usage_of(self) -> str | None:
         """The object under whose id the usage counts once; see `stored.Owner`."""
-        return self._facts.owner.object_id
+        return self.facts.owner.object_id
 
     @property
     def has_failed(self) -> bool:
         """The upstream told of an error, in a body or amid a stream."""
-        return self._facts.has_failed
+        return self.facts.has_failed
 
     @property
     def error(self) -> dict[str, str | None] | None:
         """Its scrubbed code and type, where there is something to show."""
-        return self._facts.error
+        return self.facts.error
 
 
 def observe(
@@ -208,6 +215,8 @@ def _label(content_type: str | None) -> Label | None:
 
 class Beginning:
     """The beginning of a body, which tells what to read it as, whatever its label says: JSON, or events."""
+
+    __slots__ = ("_facts", "_label", "_start", "is_stream")
 
     def __init__(self, facts: Facts, label: Label) -> None:
         self._facts = facts
@@ -311,6 +320,7 @@ class DocumentScanner:
 class JsonBody:
     """A JSON body: parsed at the end when it is small, scanned as it comes when it is not."""
 
+    __slots__ = ("_buffer", "_facts", "_scanner")
     is_stream = False
 
     def __init__(self, facts: Facts) -> None:
@@ -333,10 +343,11 @@ class JsonBody:
         self._facts.take(self._parse_buffer() if self._scanner is None else self._scanner.document())
 
     def _parse_buffer(self) -> object:
-        # Cut off, or not quite JSON: what is complete in it still counts.
-        with suppress(ValueError, RecursionError):
+        try:
             return parsed(self._buffer)
-        return self._scan_buffer().document()
+        except (ValueError, RecursionError):
+            # Cut off, or not quite JSON: what is complete in it still counts.
+            return self._scan_buffer().document()
 
     def _scan_buffer(self) -> DocumentScanner:
         scanner = DocumentScanner(self._facts.path)
