@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from openai import OpenAI, PermissionDeniedError, RateLimitError
@@ -313,6 +314,37 @@ def test_a_failure_of_the_upstream_costs_nothing(proxy, chat, token):
     assert chat(asking(status=500)).status == 500
 
     assert settled(proxy, meter) == (0, 0, 0)
+@pytest.mark.parametrize(
+    ("answered", "status", "seen"),
+    [
+        (b"", 504, 0),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + b'data: {"choices": [{}]}\n\n' * 200,
+            200,
+            200,
+        ),
+    ],
+    ids=["before the first byte", "within a stream"],
+)
+def test_what_an_upstream_did_that_timed_out_is_assumed(impatient_proxy, recorder, answered, status, seen):
+    proxy = impatient_proxy
+    token = proxy.issue_token(proxy.create_project(base_url=recorder.url))
+    meter = add_meter(proxy, token)
+    recorder.answers(answered)
+    body = asking("gpt-4.1", stream=True, max_tokens=8000)
+
+    with HandClient(proxy.url) as client:
+        client.send_request("POST", CHAT, token.bearer, JSON, body=body)
+        answer = client.read_head()
+        with suppress(Broken):
+            client.read_rest(answer)
+
+    [record] = proxy.wait_for_records(1, token)
+    likely = -(-len(body) // 4) * 2 + max(seen, 4096) * 8
+    assert (answer.status, record["outcome"], record["cost_source"]) == (status, "upstream_timeout", "assumed")
+    assert settled(proxy, meter).spent == round(record["cost_usd"] * DOLLAR) == likely
+
+
 
 
 def test_an_upstream_that_nobody_reaches_costs_nothing(proxy, chat, token_for):
