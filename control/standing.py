@@ -1,13 +1,17 @@
-"""How projects stand, for the metrics: what they are called, and who will soon be without a token."""
+"""How projects stand, for the metrics: what they are called, who will soon be without a token or a budget."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from datetime import datetime, timedelta
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy.orm import Session
 
+from control import limits
 from llmproxy.telemetry.projects import ProjectSeen
-from models import Project, Token
+from llmproxy.times import microseconds
+from models import Meter, Project, Token
 
 MOST = 1000
 # A token is missed where it has lived for a while and is still used; those for an hour or a day expire by design.
@@ -25,4 +29,17 @@ def projects_seen(engine: Engine, now: datetime) -> list[ProjectSeen]:
     newest = select(Project.id, Project.name).order_by(Project.created_at.desc()).limit(MOST)
     with engine.connect() as connection:
         counts = {row[0]: row[1] for row in connection.execute(expiring)}
-        return [ProjectSeen(id_, name, counts.get(id_, 0)) for id_, name in connection.execute(newest)]
+        used = _used(connection, now)
+        return [
+            ProjectSeen(id_, name, counts.get(id_, 0), tuple(used[id_])) for id_, name in connection.execute(newest)
+        ]
+
+
+def _used(connection: Connection, now: datetime) -> dict[str, list[tuple[str, float]]]:
+    """Of at most MOST meters of projects: the id, and the part that is spent."""
+    own = select(Meter).where(Meter.token_id.is_(None)).order_by(Meter.id).limit(MOST)
+    found: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    for row in Session(connection).scalars(own):
+        spent = limits.standing(row, microseconds(now)).spent
+        found[row.project_id].append((row.id, spent / row.amount if row.amount else 1.0))
+    return found

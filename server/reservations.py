@@ -48,7 +48,8 @@ class Reservations:
     def _begin(self) -> None:
         data_dir = self._parts.settings.data_dir
         node, self._worker = node_id(data_dir), Worker(data_dir)
-        self._settling = self._parts.gate.settler = Settling(self._store, node, self._worker.name)
+        settling = Settling(self._store, node, self._worker.name, took_s=metrics.settled)
+        self._settling = self._parts.gate.settler = settling
         self._reaper = Reaper(self._store, self._parts.engine, data_dir, node)
         self._told = gevent.spawn(self._settling.run, self._ending)
 

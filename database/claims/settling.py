@@ -11,7 +11,9 @@ later still, it stands under this worker's name in the database and among no run
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
+from collections.abc import Callable
 
 from gevent.event import Event
 
@@ -29,14 +31,18 @@ class Settling:
 
     Args:
         node, worker: The names that its claims give.
+        took_s: Told of each call how long after its end the database knew of it.
     """
 
-    def __init__(self, store: ReservationStore, node: str, worker: str) -> None:
+    def __init__(
+        self, store: ReservationStore, node: str, worker: str, *, took_s: Callable[[float], None] = lambda _: None
+    ) -> None:
         self.node = node
         self.worker = worker
         self._store = store
+        self._took_s = took_s
         self._running: set[str] = set()
-        self._ended: deque[Settlement] = deque()
+        self._ended: deque[tuple[Settlement, float]] = deque()
         self._has_ended = Event()
         self._is_failing = False
 
@@ -64,7 +70,7 @@ class Settling:
 
     def end(self, settlement: Settlement) -> None:
         """The call has ended. Never waits."""
-        self._ended.append(settlement)
+        self._ended.append((settlement, time.perf_counter()))
         self._has_ended.set()
 
     def run(self, ending: Event) -> None:
@@ -78,7 +84,7 @@ class Settling:
         """Tell the database of all that has ended by now; False when it does not answer."""
         self._has_ended.clear()
         while self._ended:
-            settlement = self._ended[0]
+            settlement, since = self._ended[0]
             try:
                 self._store.settle(settlement)
             except StoreUnavailable as exc:
@@ -88,6 +94,7 @@ class Settling:
                 return False
             self._ended.popleft()
             self._running.discard(settlement.request_id)
+            self._took_s(time.perf_counter() - since)
         self._is_failing = False
         return True
 

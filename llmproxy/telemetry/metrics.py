@@ -73,6 +73,11 @@ OVERHEAD = Histogram(
 CLAIM = Histogram(
     "llmproxy_claim_seconds", "The statement that admits and counts a call, waits included.", buckets=_CLAIM_BUCKETS_S
 )
+SETTLE = Histogram(
+    "llmproxy_settle_seconds",
+    "From the end of a call that holds something of a budget until the database knows of it, waits included.",
+    buckets=_CLAIM_BUCKETS_S,
+)
 FAILED_INSIDE = Counter(
     "llmproxy_failed_inside_total",
     "Calls whose upstream told of an error within a response that had begun with a good status.",
@@ -176,6 +181,7 @@ WORKERS.set(1)
 _refusals = {code: REFUSALS.labels(code) for code in (*all_codes(), NONE)}
 BUILD_INFO.labels(__version__, platform.python_version()).set(1)
 claimed = observing(CLAIM)  # with the seconds that a claim took
+settled = observing(SETTLE)  # with the seconds since the call's end
 _overhead = observing(OVERHEAD)
 _lost_so_far = 0
 _projects: set[str] = set()

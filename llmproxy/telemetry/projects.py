@@ -1,5 +1,5 @@
 """
-What metrics tell of projects by the database: their names, and their tokens about to expire.
+What metrics tell of projects by the database: their names, their tokens about to expire, what is used of budgets.
 
 Each process tells what it saw last, whichever is asked: shared files would go on telling of names of before.
 """
@@ -16,11 +16,17 @@ from prometheus_client.registry import Collector
 
 @dataclass(frozen=True, slots=True)
 class ProjectSeen:
-    """A project, and how many of its tokens expire soon."""
+    """
+    A project, and how many of its tokens expire soon.
+
+    Attributes:
+        used: Of its own meters, by their ids: what is spent as a part of the amount, above 1 where that is more.
+    """
 
     id: str
     name: str
     expiring: int
+    used: tuple[tuple[str, float], ...] = ()
 
 
 class _Projects(Collector):
@@ -33,10 +39,17 @@ class _Projects(Collector):
             "Tokens that have been used for long and lately, and expire within three days.",
             labels=["project"],
         )
+        used = GaugeMetricFamily(
+            "llmproxy_meter_used_ratio",
+            "What is spent of a project's limit, as a part of its amount.",
+            labels=["project", "meter"],
+        )
         for project in self.seen:
             info.add_metric([project.id, project.name], 1)
             expiring.add_metric([project.id], project.expiring)
-        return info, expiring
+            for meter_id, ratio in project.used:
+                used.add_metric([project.id, meter_id], ratio)
+        return info, expiring, used
 
 
 _projects = _Projects()

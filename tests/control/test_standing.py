@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session
 
 from control.standing import projects_seen
 from llmproxy.telemetry.projects import ProjectSeen
-from models import Project, Token
+from llmproxy.times import microseconds
+from models import Meter, Project, Token
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -42,3 +43,19 @@ def test_a_token_counts_that_will_be_missed_soon(
     session.commit()
 
     assert projects_seen(database, NOW) == [ProjectSeen("p", "shop", int(counts))]
+
+
+@pytest.mark.parametrize(("ends_in", "ratio"), [(DAY / 2, 0.75), (timedelta(0), 0.0)])
+def test_a_projects_own_meters_are_told_by_the_part_that_is_spent_in_this_period(
+    database: Engine, session: Session, ends_in: timedelta, ratio: float
+) -> None:
+    session.add(Project(id="p", name="shop", openai_api_key="sealed", key_hint="", created_at=NOW))
+    session.add(Token(token_hash="h", id="t", project_id="p", expires_at=NOW + DAY, created_at=NOW))
+    session.flush()
+    numbers = {"amount": 400, "spent": 300, "period_end": microseconds(NOW + ends_in)}
+    kind = {"project_id": "p", "name": "m", "unit": "usd", "period": "day", "zone": "UTC", "reserve": "likely"}
+    session.add(Meter(id="own", **kind, **numbers))
+    session.add(Meter(id="of its token", token_id="t", **kind, **numbers))
+    session.commit()
+
+    assert projects_seen(database, NOW) == [ProjectSeen("p", "shop", 0, (("own", ratio),))]

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from llmproxy import __version__
 from tests.exposition import samples, total
 from tests.http_by_hand import HandClient, call
+from tests.meters import add_meter, settled
 from tests.servers import DEPLOYED, Server, wait_for
 from tests.upstream import ScriptedUpstream, answering_json
 
@@ -185,3 +186,18 @@ def test_projects_are_told_by_the_name_that_they_have_now(tmp_path):
         server.manage("PATCH", f"/projects/{project}", {"name": "after"})
 
         wait_for(lambda: named(server) == [{"project": project, "name": "after"}], timeout_s=30)
+
+
+def test_a_projects_budget_is_told_by_the_part_that_is_spent(upstream, tmp_path):
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
+        token = server.issue_token()
+        meter = add_meter(server, token.project_id, amount=100, period="total", period_end=2**62)
+        assert call(server.url, "POST", "/v1/chat/completions", token.bearer, JSON, body=CHAT).status == 200
+        spent = settled(server, meter).spent
+
+        def used() -> float:
+            return total(server.metrics(), "llmproxy_meter_used_ratio", project=token.project_id, meter=meter)
+
+        assert spent > 0
+        wait_for(lambda: used() == spent / 100, timeout_s=30, otherwise=used)
+        assert total(server.metrics(), "llmproxy_settle_seconds_count") == 1

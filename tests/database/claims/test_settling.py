@@ -36,6 +36,18 @@ def begun(bench, settling):
     return request_id
 
 
+def test_it_is_told_how_long_each_ended_call_waited(bench):
+    bench.add_meter()
+    outage, took = Outage(bench.store), []
+    settling = Settling(outage, "node", WORKER, took_s=took.append)
+    settling.end(Settlement(begun(bench, settling), Charge(70, 70), "settled"))
+    assert not settling.step() and took == []
+
+    outage.is_over = True
+    assert settling.step()
+    assert len(took) == 1 and took[0] > 0
+
+
 def test_an_ended_call_is_settled_with_the_next_step(bench, settling):
     meter = bench.add_meter()
     request_id = begun(bench, settling)
