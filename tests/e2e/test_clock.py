@@ -1,13 +1,16 @@
 """The clock is set back and forward under the running product: limits hold, and nothing that runs notices."""
 
 import uuid
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.http_by_hand import HandClient, call
+from tests.meters import DOLLAR, UsingUpstream, add_meter, asking, settled
 from tests.servers import DEPLOYED, Server, Token, wait_for
 
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
@@ -100,3 +103,30 @@ def test_a_stream_and_its_record_outlast_a_jump(server, clock, upstream, jump):
     begin, end = (f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%dT%H:00:00Z}" for days in (-2, 2))
     usage = f"/usage?token_id={token.id}&from={begin}&to={end}"
     wait_for(lambda: server.manage("GET", usage)[1]["total"]["requests"] == 3, timeout_s=20, otherwise=server.output)
+
+
+@pytest.mark.sqlite  # PostgreSQL goes by its own clock, which nobody moves here
+def test_a_dear_call_of_the_day_before_keeps_no_chats_of_the_next_one_out(server, clock):
+    with UsingUpstream() as using:
+        token = server.issue_token(server.create_project(base_url=using.url), duration_hours=72)
+        meter = add_meter(server, token, amount=5 * DOLLAR)
+
+        def chat(**asked):
+            body = asking("gpt-5", **({"used": (800, 900)} | asked))
+            return call(server.url, "POST", "/v1/chat/completions", token.bearer, body=body)
+
+        assert [chat().status for _ in range(5)] == [200] * 5
+        assert chat(used=(800, 128_000)).status == 200
+        assert settled(server, meter).spent == 5 * 10_000 + 1_281_000
+        clock.set("+24h")
+        using.seen.clear()
+        with ThreadPoolExecutor(30) as pool:
+            running = [pool.submit(chat, waits=True) for _ in range(30)]
+            wait_for(lambda: len(using.seen) + sum(map(Future.done, running)) == 30)
+            at_once = len(using.seen)
+            using.goes_on.set()
+            statuses = Counter(done.result().status for done in running)
+
+        assert at_once >= 19
+        assert statuses == {200: at_once, 429: 30 - at_once}
+        assert settled(server, meter).spent == at_once * 10_000
