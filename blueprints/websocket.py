@@ -70,14 +70,15 @@ def _open(parts: Services, call: Call, environ: Environ) -> Response:
         response.raw.close()
         raise call.guard.ended_by
 
-    def admit_response(number: int) -> Holding | None:
+    def admit_response(number: int, *, is_over: bool) -> Holding | None:
         # The first one of a token without limits was counted when it was opened.
         if number == 1 and not is_ruled:
             return None
         admitted = admit(datetime.now(UTC))
         if not isinstance(admitted, RuledToken):
             return None
-        return parts.gate.admit_response(admitted, opened._replace(request_id=part_id(call.request_id, number)))
+        part = opened._replace(request_id=part_id(call.request_id, number))
+        return parts.gate.admit_response(admitted, part, is_over=is_over)
 
     return _tunnelled(parts, call, environ, response, admit_response, is_ruled=is_ruled)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import BinaryIO, NamedTuple, Protocol
@@ -112,6 +113,10 @@ class Settler(Protocol):
         """Ended calls that the database has not been told of."""
 
 
+# The least that makes a reservation, by which a response that is over can be charged.
+_OVER = Bounds(1, 1, 1, 1, "it is over")
+
+
 class Gate:
     """
     Args:
@@ -159,23 +164,24 @@ class Gate:
 
     def admit_session(self, token: RuledToken, asked: Asked) -> Grant:
         """Count and grant the opening of a WebSocket, which holds nothing. Raises as `admit` does."""
-        return self._of_session(token, asked, is_response=False)[0]
+        return self._of_session(token, asked, instead=Bounds())[0]
 
-    def admit_response(self, token: RuledToken, asked: Asked) -> Holding:
+    def admit_response(self, token: RuledToken, asked: Asked, *, is_over: bool) -> Holding:
         """
         Count and hold one response of a WebSocket, which may read and write as much as its model does. Raises as
         `admit` does.
 
         Args:
             asked: The opening's, under the response's own id.
+            is_over: It has been made already, and needs no room but to be charged.
         """
-        return self._of_session(token, asked, is_response=True)[1]
+        return self._of_session(token, asked, instead=_OVER if is_over else None)[1]
 
     def _complete(self, refusal: ProxyError, token: RuledToken) -> None:
         refusal.token_id, refusal.project_id = token.token_id, token.project_id
         refusal.add_contact(self._contact)
 
-    def _of_session(self, token: RuledToken, asked: Asked, *, is_response: bool) -> tuple[Grant, Holding]:
+    def _of_session(self, token: RuledToken, asked: Asked, *, instead: Bounds | None) -> tuple[Grant, Holding]:
         try:
             for _ in range(_TRIES):
                 rules = _rules_of(token.ruled)
@@ -183,11 +189,11 @@ class Gate:
                 check_head(rules, route, address=asked.address or "", size=0)
                 if rules.looks_at_bodies:
                     raise EndpointNotAllowed("This token's rules look at requests, which are not read on WebSockets.")
-                _check_what_is_certain(token.ruled, rules)
+                _check_what_is_certain(token.ruled, replace(rules, concurrency=None) if instead is _OVER else rules)
                 # What a session remembers is in no message of it.
                 judged = self._judge(token.ruled, rules, (route or UNKNOWN)._replace(kind="realtime"), asked, NOTHING)
-                if not is_response:  # between responses nothing is held
-                    judged = judged._replace(figures=Bounds(), concurrency=None)
+                if instead is not None:  # between responses nothing is held
+                    judged = judged._replace(figures=instead, concurrency=None)
                 admitted = self._claim(token, asked.request_id, judged, has_record=False)
                 if admitted is not None:
                     return admitted

@@ -16,8 +16,12 @@ from llmproxy.holding import Holding
 from llmproxy.limits.charge import UNKNOWN, Charge
 from llmproxy.observe.facts import Facts
 
-# Admits the nth response; what it holds, where it holds something. Raises ProxyError.
-AdmitResponse = Callable[[int], Holding | None]
+
+class AdmitResponse(Protocol):
+    """How responses are admitted."""
+
+    def __call__(self, number: int, *, is_over: bool) -> Holding | None:
+        """What the nth holds, where it holds something; it may be over already. Raises ProxyError."""
 
 
 class Session(Protocol):
@@ -49,13 +53,13 @@ class Metering:
         self._running: list[Holding] = []
         self._heard: list[Bill] = []  # while a response runs
 
-    def begun(self) -> None:
-        """The upstream has begun a response. Never raises."""
+    def begun(self, *, is_over: bool = False) -> None:
+        """The upstream has begun a response, which may be over already. Never raises."""
         if self._session is None:
             return
         self._count += 1
         try:
-            holding = self._admit(self._count)
+            holding = self._admit(self._count, is_over=is_over)
         except ProxyError as exc:
             # A close frame has room for few words, and clients go by the code.
             exc.message = exc.code or exc.message
@@ -70,7 +74,7 @@ class Metering:
             return
         charge = self._session.priced(told)
         if self._is_ruled and not self._running:
-            self.begun()
+            self.begun(is_over=True)
         if self._running:
             billed = Bill(charge or UNKNOWN, told.metadata(), told.usage_source)
             charge = self._settle(self._running.pop(0), billed, is_free=told.has_failed and told.usage is None)

@@ -704,6 +704,36 @@ def test_what_is_heard_while_a_response_runs_is_paid_and_does_not_take_its_place
     assert settled(proxy, meter).spent == 400_000 + 6_000
 
 
+def test_what_was_heard_is_paid_though_no_place_is_left_for_one_more_call(proxy, token_for):
+    heard = {"type": "conversation.item.input_audio_transcription.completed",
+             "usage": {"type": "duration", "seconds": 60}}  # fmt: skip
+    hearing = {"type": "session.created", "session": {"audio": {"input": {"transcription": {"model": "whisper-1"}}}}}
+    sessions, begins, hears, leaves = iter(range(2)), threading.Event(), threading.Event(), threading.Event()
+
+    def talk(peer):
+        opening, turn, event = ((SESSION, begins, BEGUN), (hearing, hears, heard))[next(sessions)]
+        peer.send(json.dumps(opening))
+        turn.wait(30)
+        peer.send(json.dumps(event))
+        leaves.wait(30)
+
+    with WebSocketUpstream(talk) as upstream:
+        token = token_for(upstream.url)
+        meter = add_meter(proxy, token)
+        rule(proxy, token, {"endpoints": ["realtime"], "concurrency": 1})
+        url, headers = proxy.url.replace("http", "ws") + "/v1/realtime?model=gpt-realtime", dict([token.bearer])
+        with (
+            connect(url, additional_headers=headers, proxy=None) as speaking,
+            connect(url, additional_headers=headers, proxy=None) as listening,
+        ):
+            for client, turn in ((speaking, begins), (listening, hears)):
+                client.recv()
+                turn.set()
+                client.recv()
+            wait_for(lambda: numbers(proxy, meter).spent == 6_000)
+            leaves.set()
+
+
 def test_a_session_without_a_budgets_leave_is_not_opened(proxy, token_for):
     with WebSocketUpstream(responding(1)) as upstream:
         token = token_for(upstream.url)
