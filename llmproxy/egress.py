@@ -52,6 +52,10 @@ class Bypass:
     port: int | None = None
     network: Network | None = None
 
+    def __str__(self) -> str:
+        place = self.name if self.network is None else str(self.network)
+        return place if self.port is None else f"{place}:{self.port}"
+
     def covers(self, host: str, port: int) -> bool:
         """Whether this is one of them."""
         if self.network is not None:

@@ -61,6 +61,7 @@ from typing import Literal
 import orjson
 
 Outcome = Literal["complete", "refused", "client_closed", "upstream_failed", "upstream_timeout"]
+Cause = Literal["dns", "refused", "network", "tls", "timeout", "egress", "hung_up", "other"]
 
 _A = {"minute": "a minute", "hour": "an hour"}
 
@@ -405,10 +406,18 @@ class AmbiguousBody(CallerError):
 
 
 class UpstreamError(ProxyError):
-    """The upstream, or the way to it, failed."""
+    """
+    The upstream, or the way to it, failed.
+
+    Attributes:
+        upstream: Which, as scheme, host and port; "" where nobody knows.
+        cause: Why it could not be reached, or went away.
+    """
 
     status = 502
     outcome: Outcome = "upstream_failed"
+    upstream = ""
+    cause: Cause = "other"
 
 
 class UpstreamAuthFailed(UpstreamError):

@@ -70,6 +70,11 @@ class Origin(NamedTuple):
     host_header: str
     base_path: str
 
+    @property
+    def place(self) -> str:
+        """Scheme, host and port, the latter where it is not the scheme's own."""
+        return f"{self.scheme}://{self.host_header}"
+
 
 @lru_cache(maxsize=1024)
 def origin_of(base_url: str) -> Origin:

@@ -100,6 +100,11 @@ class KeyRing:
             raise SealBroken("sealed key is damaged, or belongs to another row or base_url") from None
         return plain.decode()
 
+    @property
+    def names(self) -> list[str]:
+        """The public names of its keys, the current one first."""
+        return list(self._ciphers)
+
     def has(self, name: str) -> bool:
         """Whether an encryption key is on the ring."""
         return name in self._ciphers

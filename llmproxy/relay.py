@@ -16,7 +16,7 @@ from requests.exceptions import RequestException
 
 from llmproxy.call import Call
 from llmproxy.errors import ClientGone, ProxyError
-from llmproxy.headers import Headers, bare_fields
+from llmproxy.headers import Headers, Origin, bare_fields
 from llmproxy.upstream import translate
 
 # Sends a piece of the body to the client without waiting. False when not all of it went: then the server has the
@@ -26,6 +26,10 @@ SendNow = Callable[[bytes], bool]
 
 class RawResponse(Protocol):
     """The raw side of an upstream's response, as far as passing it on needs it."""
+
+    @property
+    def origin(self) -> Origin:
+        """Whose it is."""
 
     @property
     def headers(self) -> Headers:
@@ -169,7 +173,7 @@ class Relay:
         return False
 
     def _broken(self, error: RequestException) -> StreamCut:
-        self._cut = self._call.guard.ended_by or translate(error)
+        self._cut = self._call.guard.ended_by or translate(error, self._raw.origin)
         return StreamCut()
 
     def _read(self) -> bytes:

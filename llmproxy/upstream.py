@@ -5,14 +5,18 @@ library's errors become ours.
 
 from __future__ import annotations
 
+import errno
+import socket
+import ssl
 from typing import Any, cast
 
 import requests
+from requests.exceptions import ChunkedEncodingError, RequestException, Timeout
 from requests.exceptions import ProxyError as RefusedByProxy
-from requests.exceptions import RequestException, Timeout
 
 from llmproxy.egress import Egress
-from llmproxy.errors import EgressRefused, ProxyError, UpstreamTimeout, UpstreamUnreachable
+from llmproxy.errors import Cause, EgressRefused, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from llmproxy.headers import Origin
 from llmproxy.transport.adapter import UpstreamAdapter
 from llmproxy.transport.connection import Timeouts, verifying_context
 from llmproxy.transport.request import UpstreamRequest
@@ -62,7 +66,7 @@ class Upstream:
         try:
             return self._session.send(request)
         except RequestException as exc:
-            raise translate(exc) from exc
+            raise translate(exc, request.origin) from exc
 
     def count_connections(self) -> tuple[int, int]:
         """How many connections are in use, and how many wait for a next call."""
@@ -74,9 +78,37 @@ class Upstream:
         self._session.close()
 
 
-def translate(exc: RequestException) -> ProxyError:
-    """Our error for one of requests'."""
+def translate(exc: RequestException, origin: Origin) -> UpstreamError:
+    """Our error for one of requests', met on the way to `origin` or back."""
     kind = UpstreamTimeout if isinstance(exc, Timeout) else UpstreamUnreachable
     error = EgressRefused() if isinstance(exc, RefusedByProxy) else kind()
     error.detail = str(exc)
+    error.upstream = origin.place
+    error.cause = _cause_of(exc)
     return error
+
+
+def _cause_of(exc: BaseException) -> Cause:
+    """Why, by the first error of the chain that tells it: ours says only where it happened."""
+    each: BaseException | None = exc
+    while each is not None:
+        for kinds, cause in _CAUSES:
+            if isinstance(each, kinds):
+                return cause
+        if isinstance(each, OSError) and each.errno in _NO_WAY:
+            return "network"
+        each = each.__cause__ or each.__context__
+    return "other"
+
+
+_NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN)
+# In this order: a time-out of a handshake is one, and its other side's hanging up is no fault of a certificate.
+_CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Cause], ...] = (
+    (RefusedByProxy, "egress"),
+    ((Timeout, TimeoutError), "timeout"),
+    ((socket.gaierror, UnicodeError), "dns"),
+    (ConnectionRefusedError, "refused"),
+    (ssl.SSLEOFError, "hung_up"),
+    (ssl.SSLError, "tls"),
+    ((ConnectionError, ChunkedEncodingError), "hung_up"),
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
@@ -15,6 +16,7 @@ from accounting import ledger
 from blueprints.admin import queries
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.display import Bar
+from blueprints.admin.effective import effective
 from blueprints.admin.site import bp
 from control import alerts, keys
 from control.errors import NotFound
@@ -24,8 +26,9 @@ from llmproxy import __version__
 from llmproxy.api_log.lag import Lag
 from llmproxy.api_log.segment import list_segments
 from llmproxy.client.request_body import RequestBody
-from llmproxy.errors import ProxyError
+from llmproxy.errors import Cause, UpstreamError
 from llmproxy.headers import origin_of
+from llmproxy.telemetry.standing import standing
 from llmproxy.times import iso_utc
 from llmproxy.transport.connection import Timeouts
 from llmproxy.transport.request import UpstreamRequest
@@ -35,6 +38,16 @@ from services import Services
 
 PROBE_TIMEOUTS = Timeouts(connect_s=3, first_byte_s=3, idle_s=3)
 MAX_UPSTREAMS = 20
+CAUSES: Mapping[Cause, str] = {
+    "dns": "Its name leads nowhere: look at the base URL and the name servers.",
+    "refused": "Nothing listens there: its machine refused the connection.",
+    "network": "No way leads there from this network.",
+    "tls": "TLS failed: look at its certificate, and at the roots that this machine trusts.",
+    "timeout": "It did not answer in time.",
+    "egress": "The egress proxy refused to pass it on.",
+    "hung_up": "It hung up.",
+    "other": "It could not be used.",
+}
 
 
 @bp.get("/health")
@@ -44,7 +57,15 @@ def health() -> Response:
         return _page()
     state = _state()
     lags = state.pop("readers").items()
-    return jsonify(readers={name: {"bytes": lag.bytes, "oldest": _oldest(lag)} for name, lag in lags}, **state)
+    node = asdict(state.pop("node"))
+    failures = {name: failure | {"at": iso_utc(failure["at"])} for name, failure in node.pop("failures").items()}
+    return jsonify(
+        node=node,
+        failures=failures,
+        readers={name: {"bytes": lag.bytes, "oldest": _oldest(lag)} for name, lag in lags},
+        settings={one.name: one.value for one in effective(Services.of(current_app).settings)},
+        **state,
+    )
 
 
 @bp.post("/health/upstream")
@@ -64,11 +85,15 @@ def _oldest(lag: Lag) -> str | None:
 def _page(probe: dict[str, Any] | None = None) -> Response:
     settings, state = Services.of(current_app).settings, _state()
     disk = state["disk"]
+    upstreams = _upstreams() if state["database"]["reachable"] else [settings.upstream_url]
     return page(
         "health.html",
         disk_bar=Bar(round(100 * disk["free_bytes"] / disk["total_bytes"]) if disk["total_bytes"] else 0, ""),
-        upstreams=_upstreams() if state["database"]["reachable"] else [settings.upstream_url],
+        upstreams=[(url, state["node"].failures.get(origin_of(url).place)) for url in upstreams],
         probe=probe,
+        changed=[one for one in effective(settings) if not one.is_default],
+        defaults=[one for one in effective(settings) if one.is_default],
+        causes=CAUSES,
         ships=bool(settings.logging_url),
         log_cap=settings.log_max_total_bytes,
         **state,
@@ -76,8 +101,9 @@ def _page(probe: dict[str, Any] | None = None) -> Response:
 
 
 def _state() -> dict[str, Any]:
-    """What there is to tell of the database, the disk and the call log; of the log, what this worker lacks."""
+    """What there is to tell of the node, its database, disk and call log; of that, what this worker lacks."""
     parts = Services.of(current_app)
+    parts.tell_gauges()
     segments = list_segments(parts.settings.log_path)
     started = time.perf_counter()
     answers = is_reachable(parts.engine)
@@ -86,8 +112,10 @@ def _state() -> dict[str, Any]:
     return {
         "version": __version__,
         "database": {"kind": _kind(parts.engine.dialect), "reachable": answers, "answer_ms": answer_ms},
+        "node": standing(),
         "keys": asdict(keys.seals(db.session, parts.keyring)) if answers else None,
         "alerts": {"waiting": alerts.count_waiting(parts.engine) if answers else None},
+        "ring": parts.keyring.names,
         "schema": {"current": schema.version(parts.engine) if answers else None, "head": schema.HEAD},
         "disk": {"free_bytes": disk.free, "total_bytes": disk.total},
         "log": {
@@ -124,8 +152,8 @@ def _probe(url: str) -> dict[str, Any]:
         response = upstream.open(request)
         took_ms = (time.perf_counter() - started) * 1000
         response.raw.close()
-    except ProxyError as exc:
-        return {"url": url, "reachable": False, "message": exc.message}
+    except UpstreamError as exc:
+        return {"url": url, "reachable": False, "cause": exc.cause, "message": f"{CAUSES[exc.cause]} {exc.detail}."}
     finally:
         upstream.close()
     return {"url": url, "reachable": True, "message": f"{_meaning(response.status_code)} It took {took_ms:.0f} ms."}

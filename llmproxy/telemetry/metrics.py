@@ -23,7 +23,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from llmproxy import __version__
 from llmproxy.api_log.record import MICRO, CallRecord
 from llmproxy.endpoints import endpoint_class
-from llmproxy.errors import all_codes
+from llmproxy.errors import Cause, all_codes
 from llmproxy.live_calls import LiveCall
 from llmproxy.statuses import SWITCHING_PROTOCOLS
 from llmproxy.telemetry import projects, shared_values
@@ -34,6 +34,7 @@ exposition = shared_values.exposition
 FRESH_S = 1.0
 MAX_PROJECTS = 100
 MAX_MODELS = 100
+MAX_UPSTREAMS = 100
 MODEL_CHARS = 100
 OTHER, NONE = "other", "none"
 
@@ -126,6 +127,12 @@ OPEN_STREAMS = Gauge(
 UPSTREAM_CONNECTIONS = Gauge(
     "llmproxy_upstream_connections", "Connections to upstreams.", ["state"], multiprocess_mode="livesum"
 )
+UPSTREAM_FAILED_AT = Gauge(
+    "llmproxy_upstream_last_failure_timestamp_seconds",
+    "When a call last failed because its upstream could not be reached, or went away.",
+    ["upstream", "cause"],
+    multiprocess_mode="livemax",
+)
 DATABASE_CONNECTIONS = Gauge(
     "llmproxy_database_connections",
     "Connections to the database, of the pool for claims and of the one for everything else.",
@@ -186,6 +193,7 @@ _overhead = observing(OVERHEAD)
 _lost_so_far = 0
 _projects: set[str] = set()
 _models: set[str] = set()
+_upstreams: set[str] = set()
 
 
 class Exposition:
@@ -309,6 +317,11 @@ def _unpriced(model: str) -> Count:
 @lru_cache(maxsize=1000)
 def _tokens(model: str, kind: str) -> Count:
     return adding(USAGE_TOKENS.labels(_capped(model, _models, MAX_MODELS), kind))
+
+
+def upstream_failed(upstream: str, cause: Cause) -> None:
+    """A call has failed for want of its upstream, named by scheme, host and port."""
+    UPSTREAM_FAILED_AT.labels(_capped(upstream, _upstreams, MAX_UPSTREAMS), cause).set(time.time())
 
 
 def _capped(name: str, known: set[str], most: int) -> str:

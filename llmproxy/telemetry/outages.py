@@ -12,7 +12,8 @@ import time
 import traceback
 from dataclasses import dataclass
 
-from llmproxy.errors import ProxyError
+from llmproxy.errors import ProxyError, UpstreamError
+from llmproxy.telemetry import metrics
 
 EVERY_S = 60.0
 # More projects than this are told of together.
@@ -37,6 +38,8 @@ _outages: dict[tuple[str | None, str], _Outage] = {}
 
 def failed(reason: ProxyError, *, project_id: str | None, project_name: str | None, request_id: str) -> None:
     """A call ended for a reason that its class has a remedy for."""
+    if isinstance(reason, UpstreamError) and reason.upstream:
+        metrics.upstream_failed(reason.upstream, reason.cause)
     cause = type(reason).__name__
     if len(_outages) >= MOST and (project_id, cause) not in _outages:
         project_id = None

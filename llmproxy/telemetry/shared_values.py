@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, multiprocess, values
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest, multiprocess, values
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from prometheus_client.samples import Sample
 
 _files: _Files | None = None
 
@@ -45,12 +46,25 @@ def lost() -> str | None:
 
 def exposition() -> bytes:
     """The numbers of this process, or the sums over all that share, in Prometheus' text format."""
+    with _registry() as registry:
+        return generate_latest(registry)
+
+
+def samples() -> list[Sample]:
+    """The same numbers, for whoever wants a few of them."""
+    with _registry() as registry:
+        return [sample for family in registry.collect() for sample in family.samples]
+
+
+@contextmanager
+def _registry() -> Iterator[CollectorRegistry]:
     if _files is None:
-        return generate_latest()
+        yield REGISTRY
+        return
     registry = CollectorRegistry()
     with _locked(_files.directory, fcntl.LOCK_SH):
         multiprocess.MultiProcessCollector(registry, path=str(_files.directory))
-        return generate_latest(registry)
+        yield registry
 
 
 def absorb(directory: Path, pid: int) -> None:

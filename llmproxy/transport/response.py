@@ -15,7 +15,7 @@ from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ReadTimeout, RequestException
 from requests.structures import CaseInsensitiveDict
 
-from llmproxy.headers import Headers, field_lines
+from llmproxy.headers import Headers, Origin, field_lines
 from llmproxy.transport.connection import Connection, Timeouts
 from llmproxy.transport.parser import ParsedResponse
 from llmproxy.transport.pool import ConnectionPool
@@ -158,6 +158,11 @@ class WireResponse(ParsedResponse):
             raise RequestsConnectionError(f"the upstream's response is not HTTP ({type(exc).__name__})") from exc
 
     @property
+    def origin(self) -> Origin:
+        """Whose it is."""
+        return self._request.origin
+
+    @property
     def is_drained(self) -> bool:
         """True when nothing of the body is left to read."""
         return self.is_complete and not self.body
@@ -251,7 +256,8 @@ class WireResponse(ParsedResponse):
         elif self._ends_with_connection:
             self.is_complete, self._may_reuse = True, False
         else:
-            raise RequestsConnectionError("the upstream closed the connection within its response")
+            end = ConnectionError("the end of its side")
+            raise RequestsConnectionError("the upstream closed the connection within its response") from end
 
     def _broken_off(self, error: OSError) -> RequestException:
         if isinstance(error, TimeoutError):

@@ -151,6 +151,7 @@ def test_the_list_of_metrics_is_that_of_the_running_proxy(proxy, token, token_fo
         call(proxy.url, "POST", "/v1/chat/completions", token_for(upstream.url).bearer, JSON, body=CHAT)
     tried = proxy.issue_token(rules={"mode": "report", "models": ["another"]})
     call(proxy.url, "POST", "/v1/chat/completions", tried.bearer, JSON, body=CHAT)
+    call(proxy.url, "GET", "/v1/models", token_for("http://127.0.0.1:9").bearer)
     proxy.wait_for_records(2, token)
     proxy.wait_for_records(1, tried)
     # Until a reader has saved its position there is none to tell of.

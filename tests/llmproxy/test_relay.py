@@ -11,7 +11,7 @@ from requests.exceptions import ReadTimeout
 
 from llmproxy.client.guard import CallGuard
 from llmproxy.errors import ClientGone, ProxyError, TokenRevoked, UpstreamTimeout, UpstreamUnreachable
-from llmproxy.headers import Headers
+from llmproxy.headers import Headers, Origin
 from llmproxy.relay import Relay, SendNow, StreamCut
 from llmproxy.transport.connection import Timeouts
 from llmproxy.upstream import UpstreamSession
@@ -34,6 +34,10 @@ class Raw:
         self.gone: CallGuard | None = None
         self.headers: Headers = []
         self.trailers: Headers = []
+
+    @property
+    def origin(self) -> Origin:
+        return Origin("https", "api.test", 443, "api.test", "/v1")
 
     @property
     def is_drained(self) -> bool:

@@ -1,13 +1,17 @@
 """The Session made for proxying: what requests would add, keep or follow, it does not."""
 
+import errno
 import io
 import logging
+import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from requests.exceptions import ChunkedEncodingError, ConnectTimeout, ReadTimeout, RequestException, SSLError
 from requests.exceptions import ConnectionError as RequestsConnectionError
+from requests.exceptions import ProxyError as RefusedByProxy
 
 from llmproxy.client.request_body import RequestBody
 from llmproxy.errors import ClientGone, ProxyError, UpstreamTimeout, UpstreamUnreachable
@@ -17,6 +21,7 @@ from llmproxy.transport.request import UpstreamRequest
 from llmproxy.upstream import Upstream, translate
 from tests.upstream import Peer, ScriptedUpstream, keeping
 
+ORIGIN = Origin("https", "api.test", 443, "api.test", "/v1")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -95,7 +100,29 @@ def test_a_prefix_of_the_base_url_stands_before_the_target(upstream: Upstream) -
     ],
 )  # fmt: skip
 def test_an_error_of_the_library_becomes_ours(error: RequestException, ours: type[ProxyError]) -> None:
-    assert type(translate(error)) is ours
+    assert type(translate(error, ORIGIN)) is ours
+
+
+def raised(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (raised(RequestsConnectionError(), socket.gaierror(-2, "Name or service not known")), "dns"),
+        (raised(RequestsConnectionError(), ConnectionRefusedError()), "refused"),
+        (raised(RequestsConnectionError(), OSError(errno.EHOSTUNREACH, "No route to host")), "network"),
+        (raised(RequestsConnectionError(), ssl.SSLCertVerificationError()), "tls"),
+        (raised(RequestsConnectionError(), ConnectionResetError()), "hung_up"),
+        (RefusedByProxy(), "egress"), (ReadTimeout(), "timeout"), (RequestsConnectionError(), "other"),
+    ],
+)  # fmt: skip
+def test_the_cause_is_that_of_the_error_below_the_librarys(error: RequestException, cause: str) -> None:
+    ours = translate(error, ORIGIN)
+
+    assert (ours.cause, ours.upstream) == (cause, "https://api.test")
 
 
 def test_an_upstream_that_fails_is_named_to_the_operator_and_nothing_else_is(

@@ -663,7 +663,16 @@ def test_an_upstream_that_is_not_there_is_told(browser: Browser):
     answer = browser.submit("/admin/health", "/admin/health/upstream", url="http://127.0.0.1:9")
 
     assert answer.status_code == 200
-    assert "could not be reached" in answer.text
+    assert "Nothing listens there: its machine refused the connection." in answer.text
+
+
+def test_health_names_the_keys_of_the_ring_and_counts_what_they_seal(app: Flask, browser: Browser):
+    browser.create_project()
+    (name,) = Services.of(app).keyring.names
+
+    text = re.sub(r"<[^>]+>", "", browser.get("/admin/health").text)
+
+    assert f"1 key{name} seals; 1 upstream key sealed" in text
 
 
 def test_only_upstreams_in_use_are_tried(browser: Browser):
