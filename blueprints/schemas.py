@@ -357,6 +357,12 @@ class Rotation(_Body):
         return {"grace": timedelta(hours=data["grace_hours"])}
 
 
+class Extension(_Body):
+    """A form's new expiry of several tokens."""
+
+    expires_at = Time(required=True)
+
+
 class TokenChange(_Body):
     """PATCH of a token: any of the fields."""
 

@@ -184,6 +184,26 @@ def revoke_all(session: Session, actor: Actor, token_ids: Iterable[str]) -> int:
     return len(found)
 
 
+def extend_all(session: Session, actor: Actor, token_ids: Iterable[str], until: datetime) -> int:
+    """
+    Let those of the tokens that are alive live until then at least, all or none; how many they are.
+
+    Those that expire later keep their time, so the same call again changes nothing. Raises Conflict for a time that
+    has passed.
+    """
+    now = utc_now()
+    if until <= now:
+        raise Conflict("expires_at", "That time has passed.")
+    with write_transaction(session):
+        alive = select(Token).where(Token.id.in_(set(token_ids)), Token.is_active, Token.expires_at > now)
+        found = list(session.scalars(alive.order_by(Token.id).with_for_update()))
+        for token in found:
+            before = audit.facts(token)
+            token.expires_at = max(token.expires_at, until)
+            audit.add_change(session, actor, token, before)
+    return len(found)
+
+
 def _revoke(session: Session, actor: Actor, token: Token) -> None:
     token.is_active = False
     audit.add(session, actor, "revoke", token, before={"is_active": True}, after={"is_active": False})

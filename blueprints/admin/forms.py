@@ -243,6 +243,12 @@ class RotateForm(Form):
     grace_hours = NumberField("Hours that the old secret still works", default="24")
 
 
+class ExtendForm(Form):
+    """Let tokens live longer."""
+
+    expires_at = TimeField("Until")
+
+
 class TokenForm(Form):
     """Change a token."""
 

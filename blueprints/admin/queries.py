@@ -229,11 +229,14 @@ def _ordered(order: str, now: datetime) -> tuple[Any, ...]:
     return (Token.created_at.desc(), Token.id.desc())
 
 
-def active_tokens(token_ids: Iterable[str], *, default_limit: int) -> list[TokenView]:
-    """Those of the tokens that are not revoked, by label."""
-    statement = select(Token, Project).join(Token.project).where(Token.id.in_(set(token_ids)), Token.is_active)
-    rows = db.session.execute(statement.order_by(Token.label, Token.id))
-    return [token_view(*row, now=utc_now(), default_limit=default_limit) for row in rows]
+def tokens_of(token_ids: Iterable[str], *, default_limit: int) -> list[TokenView]:
+    """These tokens with what they did lately, by label."""
+    now = utc_now()
+    statement = select(Token, Project).join(Token.project).where(Token.id.in_(set(token_ids)))
+    found = db.session.execute(statement.order_by(Token.label, Token.id))
+    rows = [token_view(*row, now=now, default_limit=default_limit) for row in found]
+    lately = _lately("token", [row.token.id for row in rows], now)
+    return [replace(row, lately=lately[row.token.id]) for row in rows]
 
 
 def next_to_wither(limit: int, *, default_limit: int) -> list[TokenView]:

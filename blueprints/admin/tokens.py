@@ -13,8 +13,8 @@ from blueprints.admin import costs, exports, limits, once, queries, zones
 from blueprints.admin.access import actor
 from blueprints.admin.activity import activity
 from blueprints.admin.answers import done, page, shows, wants_json
-from blueprints.admin.display import TokenView, for_input, token_view
-from blueprints.admin.forms import NewTokenForm, RotateForm, TokenForm
+from blueprints.admin.display import TokenView, exact, for_input, token_view
+from blueprints.admin.forms import ExtendForm, NewTokenForm, RotateForm, TokenForm
 from blueprints.admin.site import bp
 from blueprints.admin.spans import SPANS
 from blueprints.issuing import issued_by
@@ -95,12 +95,31 @@ def revoke_selected() -> Response:
     """Revoke the tokens that the fields `id` name: all of them or none, and only once it is `confirmed`."""
     ids = request.form.getlist("id")
     if request.form.get("confirmed") != "yes":
-        rows = queries.active_tokens(ids, default_limit=_default_limit())
-        return page("tokens_revoke.html", rows=rows)
+        return page("tokens_revoke.html", rows=[row for row in _selected() if row.token.is_active])
     revoked = tokens.revoke_all(db.session, actor(), ids)
     if wants_json():
         return jsonify(revoked=revoked)
     return done(f"Revoked {revoked} token{'' if revoked == 1 else 's'}. Their next requests are refused.", "tokens")
+
+
+@bp.post("/tokens/extend")
+def extend_selected() -> Response:
+    """Let those of the tokens that the fields `id` name, and that are alive, live until `expires_at` at least."""
+    form = ExtendForm()
+    if request.form.get("confirmed") != "yes":
+        return _extend_again(ExtendForm(formdata=None))
+    until = form.load(schemas.Extension())["expires_at"]
+    count = tokens.extend_all(db.session, actor(), request.form.getlist("id"), until)
+    if wants_json():
+        return jsonify(extended=count)
+    works = "token works" if count == 1 else "tokens work"
+    return done(f"{count} {works} until {exact(until, zones.of_pages())}, or longer.", "tokens")
+
+
+@bp.post("/tokens/export")
+def export_selected() -> Response:
+    """The tokens that the fields `id` name, as CSV."""
+    return exports.tokens(_selected())
 
 
 @bp.get("/tokens/<token_id>", endpoint="token")
@@ -185,6 +204,11 @@ def _change_again(form: TokenForm, status: int) -> Response:
     return _token_page(found, form, status)
 
 
+@shows(ExtendForm, of="extend_selected")
+def _extend_again(form: ExtendForm, status: int = 200) -> Response:
+    return page("tokens_extend.html", status, form=form, rows=[row for row in _selected() if not row.is_over])
+
+
 @shows(RotateForm, of="rotate_token")
 def _rotate_again(form: RotateForm, status: int = 200) -> Response:
     once.give_nonce(form)
@@ -222,6 +246,10 @@ def _token_page(found: Token, form: TokenForm, status: int = 200) -> Response:
 
 def _view(token: Token) -> TokenView:
     return token_view(token, token.project, now=utc_now(), default_limit=_default_limit())
+
+
+def _selected() -> list[TokenView]:
+    return queries.tokens_of(request.form.getlist("id"), default_limit=_default_limit())
 
 
 def _default_limit() -> int:

@@ -10,8 +10,9 @@ from flask import Flask
 from control import tokens
 from control.audit import Actor
 from control.cleanup import Cleanup
-from llmproxy.admission import hash_token
+from llmproxy.admission import hash_token, utc_now
 from llmproxy.errors import UnknownToken
+from llmproxy.times import iso_utc
 from models import AuditEntry, Token, db
 from services import Services
 from tests.blueprints.admin.site import Browser, Script
@@ -313,6 +314,62 @@ def test_selected_tokens_are_revoked_together_once_it_is_confirmed(app: Flask, b
     assert "No token was selected" in none.text
     sent = {"id": [issued[3].id], "confirmed": "yes"}
     assert script.send("POST", "/admin/tokens/revoke", data=sent).json == {"revoked": 1}
+
+
+def in_days(days: int) -> str:
+    return (utc_now() + timedelta(days=days)).strftime("%Y-%m-%dT%H:%M")
+
+
+def test_selected_tokens_are_extended_together_and_none_is_shortened(app: Flask, browser: Browser, script: Script):
+    project = browser.create_project()
+    issued = [issue(app, project, label=label) for label in ("soon", "late", "gone", "over", "other")]
+    soon, late, gone, over, other = (token.id for token in issued)
+    update(app, issued[1], expires_at=utc_now() + timedelta(days=90))
+    update(app, issued[2], is_active=False)
+    update(app, issued[3], expires_at=utc_now() - timedelta(hours=1))
+    before = {token.id: stored(app, token.id).expires_at for token in issued}
+    csrf = browser.form("/admin/tokens", "/admin/tokens/revoke").fields["csrf_token"]
+    chosen = {"csrf_token": csrf, "id": [soon, late, gone, over]}
+
+    asked = browser.post("/admin/tokens/extend", chosen)
+    assert "Extend 2 tokens" in asked.text and ">gone</a>" not in asked.text and ">over</a>" not in asked.text
+    past = browser.post("/admin/tokens/extend", chosen | {"confirmed": "yes", "expires_at": in_days(-1)})
+    assert past.status_code == 409 and "That time has passed." in past.text and ">soon</a>" in past.text
+    fields = chosen | {"confirmed": "yes", "expires_at": in_days(30)}
+    for _ in range(2):  # a double click
+        assert "2 tokens work until" in browser.follow(browser.post("/admin/tokens/extend", fields)).text
+
+    after = {token.id: stored(app, token.id).expires_at for token in issued}
+    assert timedelta(days=29) < after[soon] - utc_now() <= timedelta(days=30)
+    assert after | {soon: before[soon]} == before
+    with app.app_context():
+        changed = db.session.query(AuditEntry).filter_by(action="token.change").all()
+    assert [entry.target_id for entry in changed] == [soon]
+    assert "Nothing to extend" in browser.post("/admin/tokens/extend", {"csrf_token": csrf}).text
+    sent = {"id": [other], "confirmed": "yes", "expires_at": in_days(5)}
+    assert script.send("POST", "/admin/tokens/extend", data=sent).json == {"extended": 1}
+
+
+@pytest.mark.parametrize("time_zone", ["Europe/Berlin"])
+def test_a_time_to_extend_to_is_meant_in_the_pages_zone(app: Flask, browser: Browser, script: Script):
+    token = issue(app, browser.create_project())
+    sent = {"id": [token.id], "confirmed": "yes", "expires_at": "2199-07-01T12:00"}
+
+    script.send("POST", "/admin/tokens/extend", data=sent)
+
+    assert iso_utc(stored(app, token.id).expires_at).startswith("2199-07-01T10:00:00")
+
+
+def test_selected_tokens_are_downloaded_and_no_others(app: Flask, browser: Browser):
+    project = browser.create_project()
+    ids = [issue(app, project, label=label).id for label in ("one", "two", "three")]
+    csrf = browser.form("/admin/tokens", "/admin/tokens/revoke").fields["csrf_token"]
+
+    answer = browser.post("/admin/tokens/export", {"csrf_token": csrf, "id": ids[:2]})
+
+    head, *rows = answer.text.splitlines()
+    assert answer.mimetype == "text/csv" and head.startswith("id,label,project_id")
+    assert [row.partition(",")[0] for row in rows] == ids[:2]
 
 
 def test_tokens_that_expire_within_a_week_are_found(app: Flask, browser: Browser):
