@@ -6,9 +6,9 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
-from blueprints.admin import queries
+from blueprints.admin import queries, zones
 from llmproxy.admission import utc_now
 from llmproxy.api_log.latest import Filter
 
@@ -24,6 +24,7 @@ SPANS = {
     "30d": ("Last 30 days", timedelta(days=30)),
 }
 # Those that a page shows only when they are asked for.
+_TIMES = ("from", "to")
 RARE = ("from", "to", "status", "model", "code", "address", "request_id")
 NAMES = ("project_id", "token", "outcome", "span", "order", *RARE)
 _STATUS = re.compile(r"[1-5](xx|[0-9]{2})", re.IGNORECASE)
@@ -66,8 +67,8 @@ def by_id(request_id: str) -> Filter:
     return Filter(request_id=request_id, begin=at - _AROUND, end=at + _AROUND)
 
 
-def read(said: Mapping[str, str]) -> tuple[Sent, Filter, Problem | None]:
-    """What an address says, the filter that it means, and what is wrong with it."""
+def read(said: Mapping[str, str], zone: tzinfo = UTC) -> tuple[Sent, Filter, Problem | None]:
+    """What an address says, or a form with times of `zone`; the filter that it means, and what is wrong with it."""
     sent = {name: said.get(name, "").strip() for name in NAMES}
     status = sent["status"].lower()
     if status and not _STATUS.fullmatch(status):
@@ -75,10 +76,10 @@ def read(said: Mapping[str, str]) -> tuple[Sent, Filter, Problem | None]:
     token_id, words = _token_id(sent["token"])
     if words:
         return sent, Filter(), Problem("token", words)
-    begin, end = _moment(sent["from"]), _moment(sent["to"])
-    for name, moment in (("from", begin), ("to", end)):
+    begin, end = (_moment(sent[name], zone) for name in _TIMES)
+    for name, moment in zip(_TIMES, (begin, end), strict=True):
         if sent[name] and moment is None:
-            return sent, Filter(), Problem(name, "A time must be like 2026-11-23T18:30, in UTC.")
+            return sent, Filter(), Problem(name, f"A time must be like 2026-11-23T18:30, in {zone}.")
     if sent["span"] in SPANS and begin is None and end is None:
         begin = utc_now() - SPANS[sent["span"]][1]
     timed = by_id(sent["request_id"]) if sent["request_id"] else Filter()
@@ -100,11 +101,13 @@ def read(said: Mapping[str, str]) -> tuple[Sent, Filter, Problem | None]:
 
 def resolve(form: Mapping[str, str]) -> tuple[Sent, Problem | None]:
     """
-    What a filled-in form says, with a token's id in place of a secret.
+    What a filled-in form says, as an address does: with a token's id in place of a secret, and times of UTC.
 
     What might be a secret and belongs to no token is not repeated.
     """
-    sent, _, problem = read({name: value for name, value in form.items() if name != "token"})
+    zone = zones.of_pages()
+    sent, _, problem = read({name: value for name, value in form.items() if name != "token"}, zone)
+    sent = _in_zone(sent, zone, UTC)
     if sent["from"] or sent["to"]:
         sent["span"] = ""
     token = form.get("token", "").strip()
@@ -115,12 +118,28 @@ def resolve(form: Mapping[str, str]) -> tuple[Sent, Problem | None]:
     return sent, problem
 
 
-def _moment(text: str) -> datetime | None:
+def for_form(sent: Sent) -> Sent:
+    """What an address says, with times of the pages' zone, as `<input type="datetime-local">` holds them."""
+    return _in_zone(sent, UTC, zones.of_pages())
+
+
+def _in_zone(sent: Sent, written_in: tzinfo, wanted: tzinfo) -> Sent:
+    """The same with its times of another zone; what is no time stays as it was sent."""
+    moments = {name: _moment(sent[name], written_in) for name in _TIMES}
+    return sent | {name: _written(moment, wanted) for name, moment in moments.items() if moment}
+
+
+def _written(moment: datetime, zone: tzinfo) -> str:
+    return moment.astimezone(zone).replace(tzinfo=None).isoformat().removesuffix(":00")
+
+
+def _moment(text: str, zone: tzinfo) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    # The first and the last times that there are have none in another zone.
+    return (moment if moment.tzinfo else moment.replace(tzinfo=zone)) if 2000 <= moment.year <= 2200 else None
 
 
 def _token_id(text: str) -> tuple[str | None, str | None]:

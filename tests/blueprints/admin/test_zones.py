@@ -4,12 +4,13 @@ import html
 import json
 import re
 from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
 
 import pytest
 from flask import Flask
 
-from tests.blueprints.admin.site import Browser
+from tests.blueprints.admin.site import Browser, forms_of
 from tests.blueprints.admin.test_pages import Write, roll_up
 from tests.blueprints.admin.test_tokens import issue, stored
 
@@ -103,6 +104,43 @@ def test_what_is_no_time_is_refused_beside_its_field(app: Flask, browser: Browse
     answer = browser.submit(path, path, expires_at=text)
 
     assert answer.status_code == 400 and stored(app, token.id).expires_at == token.expires_at
+
+
+@pytest.mark.parametrize("time_zone", ["Europe/Berlin"])
+def test_requests_are_looked_for_by_times_of_the_zone(browser: Browser, time_zone: str):
+    sent = {"from": "2026-11-23T19:30", "to": "2026-11-23T20:00"}
+
+    answer = browser.submit("/admin/requests", "/admin/requests", **sent)
+
+    address = answer.headers["Location"]
+    query = parse_qs(urlsplit(address).query)
+    assert query == {"from": ["2026-11-23T18:30"], "to": ["2026-11-23T19:00"]}  # in UTC, as every list has them
+    fields = browser.form(address, "/admin/requests").fields
+    assert {name: fields[name] for name in sent} == sent
+    assert f"From ({time_zone})" in browser.get(address).text
+
+
+@pytest.mark.parametrize("time_zone", ["Europe/Berlin"])
+def test_a_time_that_is_none_stays_in_its_field_beside_one_that_is(browser: Browser, time_zone: str):
+    sent = {"from": "2026-11-23T19:30", "to": "tomorrow"}
+    fields = browser.form("/admin/requests", "/admin/requests").fields | sent
+
+    answer = browser.post("/admin/requests", fields)
+
+    again = next(form for form in forms_of(answer) if form.action == "/admin/requests")
+    assert answer.status_code == 400 and f"in {time_zone}." in answer.text
+    assert {name: again.fields[name] for name in sent} == sent
+
+
+@pytest.mark.parametrize("time_zone", [None, "Pacific/Kiritimati", "Pacific/Pago_Pago"])
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00", "9999-12-31T23:59"])
+def test_the_first_and_the_last_moment_that_there_are_are_no_fault(
+    browser: Browser, time_zone: str | None, moment: str
+):
+    fields = browser.form("/admin/requests", "/admin/requests").fields
+
+    assert browser.get(f"/admin/requests?from={moment}").status_code == 400
+    assert browser.post("/admin/requests", fields | {"to": moment}).status_code == 400
 
 
 @pytest.mark.parametrize("time_zone", ["Pacific/Kiritimati", "Pacific/Pago_Pago"])
