@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from llmproxy.client.request_body import HELD_BYTES
+from llmproxy.endpoints import plain_path
 from llmproxy.limits.charge import FREE, NO_PRICES, UNKNOWN, Charge, charge, charge_untold, is_free
 from llmproxy.limits.cost import BeyondReason
 from llmproxy.limits.prices import Prices
@@ -54,9 +55,12 @@ class Bill(NamedTuple):
 _UNSEEN: tuple[dict[str, Any] | None, UsageSource, str | None, str | None] = (None, "absent", None, None)
 
 
-def not_sent(prices: Prices | None) -> Bill:
-    """The bill of a call that the upstream has not seen."""
-    return Bill(FREE if prices else NO_PRICES)
+def not_sent(prices: Prices | None, method: str, endpoint: str, body: bytes | None) -> Bill:
+    """The bill of a call that the upstream has not seen. Of a body that was read all the same, it tells the model."""
+    charged = FREE if prices else NO_PRICES
+    if not body or not _may_be_asked(method, path := plain_path(endpoint), body):
+        return Bill(charged)
+    return Bill(charged, requested_model=read_asked(path, body)[0])
 
 
 def bill(prices: Prices | None, call: Sent) -> Bill:
@@ -69,11 +73,11 @@ def bill(prices: Prices | None, call: Sent) -> Bill:
     # What an object had cost when it was made is not what reading it costs.
     if has_failed or (source == "stored" and usage_of is None):
         # Whoever looks for the cause wants to know what was asked for.
-        asks = has_failed and not model and _may_be_asked(call)
+        asks = has_failed and not model and _may_be_asked(call.method, call.endpoint, call.body)
         asked_model = read_asked(call.endpoint, call.body or b"")[0] if asks else None
         return Bill(FREE if prices else NO_PRICES, metadata, source, usage_of, asked_model)
     requested_model = None
-    if not model and _may_be_asked(call):
+    if not model and _may_be_asked(call.method, call.endpoint, call.body):
         requested_model, units = read_asked(call.endpoint, call.body or b"")
         metadata = units | (metadata or {}) or None
     if prices is None:
@@ -104,10 +108,9 @@ def price_response(prices: Prices, project: str, endpoint: str, told: Facts) -> 
         return UNKNOWN._replace(is_clamped=True)
 
 
-def _may_be_asked(call: Sent) -> bool:
+def _may_be_asked(method: str, path: str, held: bytes | None) -> bool:
     """Whether the request may tell what the response did not."""
-    held = call.body
-    return call.method == "POST" and bool(held) and len(held or b"") <= HELD_BYTES and not is_free(call.endpoint)
+    return method == "POST" and bool(held) and len(held or b"") <= HELD_BYTES and not is_free(path)
 
 
 def _charge(prices: Prices, call: Sent, told: dict[str, Any], source: UsageSource, model: str | None) -> Charge:

@@ -271,10 +271,18 @@ class Call:
 
     def _billed(self) -> Bill:
         grant, body, observer = self._grant, self._body, self._observer
+        held = body.held if body else None
         if not grant or not self._sent_up:
-            return not_sent(self._prices)
-        path, held = plain_path(self.endpoint), body.held if body else None
-        sent = Sent(grant.project_name, self.method, path, self._upstream_status, observer, held, self._charged)
+            return not_sent(self._prices, self.method, self.endpoint, held)
+        sent = Sent(
+            grant.project_name,
+            self.method,
+            plain_path(self.endpoint),
+            self._upstream_status,
+            observer,
+            held,
+            self._charged,
+        )
         billed = bill(self._prices, sent)
         return self._holding.charged(billed) if self._holding and self._was_served else billed
 

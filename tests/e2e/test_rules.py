@@ -232,6 +232,15 @@ def set_rules(server, token, rules):
     assert status == 200, answer
 
 
+def test_the_record_of_a_refused_call_names_the_model_that_was_asked_for(proxy, token, ask):
+    set_rules(proxy, token, {"models": [ALLOWED]})
+
+    answer = ask(naming(OTHER))
+
+    assert answer.status == 403
+    assert proxy.record_of(answer["x-proxy-request-id"])["requested_model"] == OTHER
+
+
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_no_other_model_can_be_named(proxy, ask, token, recorder, way):
     set_rules(proxy, token, {"models": [ALLOWED]})

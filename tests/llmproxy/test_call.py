@@ -127,6 +127,20 @@ def test_the_end_of_a_call_that_was_never_sent_up_costs_nothing() -> None:
     assert (log.records[0].cost, log.records[0].cost_source) == (0, "none")
 
 
+@pytest.mark.parametrize(("is_read", "model"), [(True, "gpt-5"), (False, None)])
+def test_a_refused_call_tells_the_model_where_its_body_was_read_anyway(is_read: bool, model: str | None) -> None:
+    log = Log()
+    call = arrived(log, prices=PRICES)
+    request = RequestBody(io.BytesIO(b'{"model": "gpt-5"}'), length=18, max_bytes=18)
+    call.reads(request)
+    if is_read:
+        request.hold_if_small()
+    call.end(TokenExpired(), bytes_out=0)
+
+    [record] = log.records
+    assert (record.cost, record.requested_model, request.bytes_read) == (0, model, 18 * is_read)
+
+
 def test_nobody_knows_what_a_call_cost_that_the_upstream_did_not_answer() -> None:
     log = Log()
     call = arrived(log, "/v1/images/generations", prices=PRICES)
