@@ -42,6 +42,8 @@ SETTLE_S = 60.0
 REGISTER_S = 1.0
 MAX_BATCH_RECORDS = 1000
 MAX_BATCH_BYTES = 1 << 20
+# More than most have. A mebibyte read for the sake of fifty lines takes longer than all that is done with them.
+USUAL_LINE_BYTES = 1 << 10
 # Pieces of lines that were no record; segments read again from their start because somebody changed them; segments
 # that vanished under the position.
 Damage = Literal["torn", "changed", "missing"]
@@ -145,12 +147,14 @@ class LogReader:
 
     def read_batch(self, *, max_records: int = MAX_BATCH_RECORDS, max_bytes: int = MAX_BATCH_BYTES) -> Batch:
         """
-        What follows the position, from one segment, at least one line where there is one; empty at the end.
+        What follows the position, from one segment, at least one line where there is one; empty at the end. Where
+        lines are long, fewer than `max_records` of them.
 
         A batch without records may still have a new position (damaged lines were stepped over): commit it
         too.
         """
         self.acquire()
+        max_bytes = min(max_bytes, max_records * USUAL_LINE_BYTES)
         while self._is_open_at_the_position() or self._has_another_to_open():
             if self._fd < 0:
                 continue

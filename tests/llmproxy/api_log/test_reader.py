@@ -7,7 +7,7 @@ import pytest
 
 from llmproxy.api_log import lag as lag_module
 from llmproxy.api_log.position import FilePositions, Position, registered_positions
-from llmproxy.api_log.reader import LogReader, ReaderBusy
+from llmproxy.api_log.reader import USUAL_LINE_BYTES, LogReader, ReaderBusy
 from llmproxy.api_log.record import MAX_LINE_BYTES
 from tests.llmproxy.api_log.stores import MemoryPositions
 
@@ -46,6 +46,18 @@ def test_batches_are_bounded_by_bytes_but_hold_at_least_one_line(append, open_re
 
     assert len(reader.read_batch(max_bytes=10).records) == 1
     assert read_on(reader, max_bytes=1200) == ids
+
+
+def test_for_a_few_records_little_is_read(append, open_reader, monkeypatch):
+    append(200)
+    asked: list[int] = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: asked.append(size) or pread(fd, size, at))
+
+    batch = open_reader().read_batch(max_records=3)
+
+    assert len(batch.records) == 3
+    assert max(asked) < 10 * USUAL_LINE_BYTES
 
 
 def test_nothing_at_all_is_an_empty_batch(open_reader, log_path):
