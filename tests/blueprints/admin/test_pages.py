@@ -627,7 +627,7 @@ def test_health_warns_of_alerts_that_wait(app: Flask, browser: Browser):
     values = ", ".join(map(repr, (row | {"state": "waiting"}).values()))
     execute(Services.of(app).settings.database_url, f"INSERT INTO alerts ({', '.join(row)}, state) VALUES ({values})")
 
-    assert "ALERT_URL" not in before
+    assert "Alerts of budgets wait" not in before
     assert "<code>ALERT_URL</code> (1)" in browser.get("/admin/health").text
 
 
