@@ -47,11 +47,13 @@ FROM (
            is_ruled, version, project_version, rules, project_rules, project_name, default_tier, in_flight)
 """  # noqa: S608
 
+# What is read once, and locks nothing, is materialized by word; PostgreSQL does the others by itself. A claim that
+# finds its own reservation was sent again, for its answer was lost: what is held is its own.
 CLAIM = f"""
 WITH asked AS MATERIALIZED (
     SELECT * FROM unnest(%(ids)s::text[], %(bounds)s::bigint[], %(estimates)s::bigint[], %(ends)s::bigint[],
         %(after)s::bigint[]) AS asked (meter_id, bound, estimate, ends, after)
-), t AS MATERIALIZED (
+), t AS (
     SELECT token, tokens.id AS token_id, tokens.project_id, openai_api_key, base_url, stream_usage, name, in_flight,
         {_WINDOW_IS_OVER} AS is_first
     FROM tokens JOIN projects ON projects.id = tokens.project_id
@@ -60,12 +62,12 @@ WITH asked AS MATERIALIZED (
         AND tokens.rules_version = %(version)s AND projects.rules_version = %(project_version)s
         AND ({_WINDOW_IS_OVER} OR request_count < COALESCE(rate_limit, %(default_limit)s::integer))
     FOR UPDATE OF tokens
-), l AS MATERIALIZED (
+), l AS (
     SELECT {_METER}, bound, estimate, ends, after FROM meters JOIN asked ON meter_id = id
     WHERE EXISTS (SELECT 1 FROM t) ORDER BY id FOR UPDATE OF meters
-), n AS MATERIALIZED (
+), n AS (
     SELECT {_NOW} AS now_us FROM (SELECT count(*) AS locked FROM l) AS x WHERE locked >= 0
-), p AS MATERIALIZED (
+), p AS (
     SELECT id, name, unit, models, period, zone, reserve, amount, {_SPENT} AS spent, reserved, bounds, mean,
         {_PERIOD_END} AS period_end, bound, estimate, {_HOLDS} AS holds
     FROM (SELECT l.*, now_us, {_IS_OVER} AS is_over FROM l, n) AS looked
@@ -75,13 +77,14 @@ WITH asked AS MATERIALIZED (
             ELSE LEAST(bound, GREATEST(estimate, {HELD_MEANS} * mean)) END AS hold,
         CASE WHEN unit = 'requests' THEN 1 WHEN holds THEN 0 ELSE estimate END AS counted
     FROM p
-), v AS MATERIALIZED (
+), v AS (
     SELECT (SELECT count(*) FROM c WHERE spent < amount AND
             CASE WHEN reserve = 'bound' THEN bounds + its_bound <= amount - spent
             ELSE bounds = 0
                 OR (reserved + hold <= amount - spent AND spent + bounds + its_bound <= {MOST_BOUNDS} * amount) END
         ) = cardinality(%(ids)s::text[])
-        AND (%(concurrency)s::integer IS NULL OR in_flight < %(concurrency)s::integer) AS ok
+        AND (%(concurrency)s::integer IS NULL OR in_flight < %(concurrency)s::integer)
+        OR EXISTS (SELECT FROM reservations WHERE request_id = %(request_id)s) AS ok
     FROM t
 ), r AS (
     INSERT INTO reservations (request_id, project_id, token_id, node, worker, at, state, holds, estimate)
@@ -91,7 +94,7 @@ WITH asked AS MATERIALIZED (
     ), '[]'), %(estimate)s::bigint
     FROM t, v, n WHERE ok AND %(reserves)s
     ON CONFLICT DO NOTHING RETURNING 1
-), go AS MATERIALIZED (
+), go AS (
     SELECT 1 FROM v WHERE ok AND (NOT %(reserves)s OR EXISTS (SELECT 1 FROM r))
 ), um AS (
     UPDATE meters SET spent = c.spent + counted, reserved = c.reserved + hold, bounds = c.bounds + its_bound,

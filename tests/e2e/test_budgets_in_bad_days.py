@@ -13,7 +13,7 @@ import pytest
 from tests.databases import execute
 from tests.exposition import total
 from tests.http_by_hand import call
-from tests.meters import DOLLAR, UsingUpstream, add_meter, asking, numbers, settled
+from tests.meters import DOLLAR, UsingUpstream, add_meter, asking, numbers, rule, settled
 from tests.postgres import PostgresServer, running_postgres
 from tests.servers import DEPLOYED, Server, wait_for
 
@@ -164,13 +164,21 @@ class Cut:
             database.shutdown(socket.SHUT_RDWR)
 
 
-def test_a_claim_whose_answer_is_lost_after_its_commit_is_sent_again_and_counts_once(using, postgres, tmp_path):
+@pytest.mark.parametrize(
+    ("rules", "budget"),
+    [({"concurrency": 1}, {"amount": 10 * DOLLAR}), ({}, {"amount": 20_000, "reserve": "bound"})],
+    ids=["the only call that may run", "the only one that fits"],
+)
+def test_a_claim_whose_answer_is_lost_after_its_commit_is_sent_again_and_counts_once(
+    using, postgres, tmp_path, rules, budget
+):
     url = postgres.new_database()
     cut = Cut(postgres.port)
     through = url.replace(f":{postgres.port}/", f":{cut.port}/")
     with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=using.url, DATABASE_URL=through) as proxy:
         token = proxy.issue_token()
-        meter = add_meter(proxy, token, amount=10 * DOLLAR)
+        meter = add_meter(proxy, token, **budget)
+        rule(proxy, token, rules)
         execute(url, KEEPING)
         cut.mark = meter.encode()
 
