@@ -317,7 +317,7 @@ reservations = db.Table(
     Index("ix_reservations_worker", "worker"),
 )
 # What somebody is to be told, once each: the outbox of `control.alerts`. `state` is waiting, delivered or refused,
-# moments are microseconds since 1970 UTC. No foreign keys: what was told stays told.
+# moments are microseconds since 1970 UTC; a token's period is its life. No foreign keys: told is told.
 alerts = db.Table(
     "alerts",
     Column("id", String(36), primary_key=True),

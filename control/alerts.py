@@ -21,11 +21,13 @@ from llmproxy.limits.periods import NEVER_US, RATES
 from llmproxy.times import at_microsecond, iso_utc, microseconds
 from models import Meter, Project, Token, alerts, new_id
 
-BUDGET_THRESHOLD = "budget.threshold"
+BUDGET_THRESHOLD, TOKEN_EXPIRES_SOON = "budget.threshold", "token.expires_soon"
 THRESHOLDS = (80, 95, 100)
 # A period that has been over for longer, in which nobody looked, is told of no more.
 LATE = timedelta(hours=1)
-# Budgets at one look; the others are found by the next.
+# A token is told of so long before its end, if it has lived as long: those for an hour or a day expire by design.
+SOON = timedelta(days=1)
+# Of either kind at one look; the others are found by the next.
 _MOST = 100
 
 
@@ -37,11 +39,12 @@ class Alert(NamedTuple):
     body: bytes
 
 
-def note_crossings(engine: Engine, now: datetime) -> int:
-    """Write down which budgets have come past a threshold in this period and were not yet; how many events."""
+def note_new(engine: Engine, now: datetime) -> int:
+    """Write down what is to be told and was not yet, of budgets and of tokens; how many events."""
     with engine.connect() as connection:
-        found = list(connection.execute(_uncounted(now)).mappings())
-    events = [event for row in found for event in _events(row, now)]
+        budgets = list(connection.execute(_uncounted(now)).mappings())
+        tokens = list(connection.execute(_expiring(now)).mappings())
+    events = [event for row in budgets for event in _crossings(row, now)] + [_expiry(row, now) for row in tokens]
     if not events:
         return 0
     # The dialect that the engine has loaded, and not the other one for nothing.
@@ -71,26 +74,55 @@ def _uncounted(now: datetime) -> Any:
     )
 
 
-def _events(row: RowMapping, now: datetime) -> Iterator[dict[str, Any]]:
+def _expiring(now: datetime) -> Any:
+    """Tokens that have lived for a day, expire within the next one and were not told of in the last."""
+    is_known = (
+        select(alerts.c.id)
+        .where(alerts.c.kind == TOKEN_EXPIRES_SOON, alerts.c.subject == Token.id)
+        .where(alerts.c.at > microseconds(now - SOON))
+        .exists()
+    )
+    return (
+        select(Token.id, Token.label, Token.expires_at, Token.project_id, Project.name.label("project"))
+        .join(Project, Project.id == Token.project_id)
+        .where(Token.expires_at > now, Token.expires_at <= now + SOON)
+        .where(Token.is_active, Token.created_at <= now - SOON, ~is_known)
+        .limit(_MOST)
+    )
+
+
+def _crossings(row: RowMapping, now: datetime) -> Iterator[dict[str, Any]]:
     ends = row["period_end"]
     for threshold in THRESHOLDS:
         if row["spent"] * 100 < row["amount"] * threshold:
             return
-        told = {
-            "type": BUDGET_THRESHOLD,
-            "timestamp": iso_utc(now),
-            "data": {
-                "threshold": threshold,
-                "meter": {name: row[name] for name in ("id", "name", "unit", "period")}
-                | {name: shown(row["unit"], row[name]) for name in ("amount", "spent")}
-                | {"resets_at": None if ends >= NEVER_US else iso_utc(at_microsecond(ends))},
-                "project": {"id": row["project_id"], "name": row["project"]},
-                "token": row["token_id"] and {"id": row["token_id"], "label": row["token"]},
-            },
+        data = {
+            "threshold": threshold,
+            "meter": {name: row[name] for name in ("id", "name", "unit", "period")}
+            | {name: shown(row["unit"], row[name]) for name in ("amount", "spent")}
+            | {"resets_at": None if ends >= NEVER_US else iso_utc(at_microsecond(ends))},
+            "project": {"id": row["project_id"], "name": row["project"]},
+            "token": row["token_id"] and {"id": row["token_id"], "label": row["token"]},
         }
-        key = {"kind": BUDGET_THRESHOLD, "subject": row["id"], "period_end": ends, "threshold": threshold}
-        body = orjson.dumps(told).decode()
-        yield {"id": new_id(), **key, "body": body, "at": microseconds(now), "state": "waiting"}
+        yield _event(BUDGET_THRESHOLD, row["id"], ends, threshold, data, now)
+
+
+def _expiry(row: RowMapping, now: datetime) -> dict[str, Any]:
+    data = {
+        "token": {"id": row["id"], "label": row["label"]},
+        "project": {"id": row["project_id"], "name": row["project"]},
+        "expires_at": iso_utc(row["expires_at"]),
+    }
+    return _event(TOKEN_EXPIRES_SOON, row["id"], microseconds(row["expires_at"]), 0, data, now)
+
+
+def _event(
+    kind: str, subject: str, period_end: int, threshold: int, data: dict[str, Any], now: datetime
+) -> dict[str, Any]:
+    """A row: of the first four there is one alone."""
+    key = {"kind": kind, "subject": subject, "period_end": period_end, "threshold": threshold}
+    body = orjson.dumps({"type": kind, "timestamp": iso_utc(now), "data": data}).decode()
+    return {"id": new_id(), **key, "body": body, "at": microseconds(now), "state": "waiting"}
 
 
 def waiting(engine: Engine, limit: int = 100) -> list[Alert]:

@@ -55,7 +55,7 @@ class Alerts:
     def look(self) -> None:
         """Write down what is to be told."""
         if self._leads():
-            alerts.note_crossings(self.engine, utc_now())
+            alerts.note_new(self.engine, utc_now())
 
     def deliver(self) -> None:
         """Deliver what waits, until the receiver fails."""

@@ -1,4 +1,4 @@
-"""The outbox of alerts on each kind of database: which budgets are told of, and that each is told of once."""
+"""The outbox of alerts on each kind of database: which budgets and tokens are told of, each of them once."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -8,7 +8,7 @@ from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.orm import Session
 
 from control import alerts, cleanup, limits
-from control.alerts import close, count_waiting, note_crossings, waiting
+from control.alerts import close, count_waiting, note_new, waiting
 from control.audit import Actor
 from llmproxy.limits.periods import NEVER_US
 from llmproxy.times import microseconds
@@ -19,6 +19,7 @@ from tests.control.test_cleanup import clean
 NOW = datetime(2026, 11, 23, 10, 15, tzinfo=UTC)
 TODAY_ENDS = datetime(2026, 11, 24, tzinfo=UTC)
 DOLLAR = 10**6
+DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
 ME = Actor("me", "127.0.0.1")
 
 
@@ -60,19 +61,19 @@ def told(engine: Engine) -> list[tuple[str, int]]:
 def test_a_budget_is_told_of_at_each_threshold_that_it_has_come_to(database, add_meter, spent, thresholds):
     meter = add_meter(spent=spent)
 
-    assert note_crossings(database, NOW) == len(thresholds)
+    assert note_new(database, NOW) == len(thresholds)
     assert told(database) == [(meter, threshold) for threshold in thresholds]
 
 
 def test_each_threshold_is_told_of_once_in_a_period(database, session, add_meter):
     meter = add_meter(spent=800_000)
-    noted = [note_crossings(database, NOW)]
+    noted = [note_new(database, NOW)]
     close(database, waiting(database)[0].id)
-    noted.append(note_crossings(database, NOW))
+    noted.append(note_new(database, NOW))
     spend(session, meter, DOLLAR)
-    noted += [note_crossings(database, NOW), note_crossings(database, NOW)]
+    noted += [note_new(database, NOW), note_new(database, NOW)]
     spend(session, meter, 800_000, period_end=microseconds(TODAY_ENDS + timedelta(days=1)))
-    noted.append(note_crossings(database, NOW + timedelta(days=1)))
+    noted.append(note_new(database, NOW + timedelta(days=1)))
 
     assert noted == [1, 0, 2, 0, 1]
     assert told(database) == [(meter, 95), (meter, 100), (meter, 80)]
@@ -80,22 +81,22 @@ def test_each_threshold_is_told_of_once_in_a_period(database, session, add_meter
 
 def test_two_that_look_at_once_note_an_event_once(database, add_meter, monkeypatch):
     add_meter(spent=DOLLAR)
-    events, noted = alerts._events, []
+    events, noted = alerts._crossings, []
 
     def events_while_another_looks(row, now):
-        monkeypatch.setattr(alerts, "_events", events)
-        noted.append(note_crossings(database, NOW))
+        monkeypatch.setattr(alerts, "_crossings", events)
+        noted.append(note_new(database, NOW))
         return events(row, now)
 
-    monkeypatch.setattr(alerts, "_events", events_while_another_looks)
-    noted.append(note_crossings(database, NOW))
+    monkeypatch.setattr(alerts, "_crossings", events_while_another_looks)
+    noted.append(note_new(database, NOW))
 
     assert (noted, count_waiting(database)) == ([3, 0], 3)
 
 
 def test_an_event_says_whose_budget_it_is_and_how_it_stands(database, add_meter):
     meter = add_meter(spent=812_500, models="gpt-5*")
-    note_crossings(database, NOW)
+    note_new(database, NOW)
 
     [alert] = waiting(database)
     assert orjson.loads(alert.body) == {
@@ -115,7 +116,7 @@ def test_an_event_says_whose_budget_it_is_and_how_it_stands(database, add_meter)
 
 def test_a_projects_budget_in_total_has_no_token_and_never_resets(database, add_meter):
     add_meter(token_id=None, unit="tokens", period="total", amount=1000, spent=800, period_end=NEVER_US)
-    note_crossings(database, NOW)
+    note_new(database, NOW)
 
     data = orjson.loads(waiting(database)[0].body)["data"]
     assert (data["token"], data["meter"]["resets_at"], data["meter"]["spent"]) == (None, None, 800)
@@ -130,13 +131,13 @@ def test_a_projects_budget_in_total_has_no_token_and_never_resets(database, add_
 def test_a_rate_and_a_period_long_over_are_not_told_of(database, add_meter, columns):
     add_meter(**({"spent": DOLLAR} | columns))
 
-    assert note_crossings(database, NOW) == 0
+    assert note_new(database, NOW) == 0
 
 
 def test_a_period_that_is_over_is_still_told_of_while_no_call_has_begun_a_new_one(database, add_meter):
     add_meter(spent=DOLLAR)
 
-    assert note_crossings(database, TODAY_ENDS + timedelta(seconds=20)) == 3
+    assert note_new(database, TODAY_ENDS + timedelta(seconds=20)) == 3
 
 
 @pytest.mark.parametrize("change", ["reset", "amount"])
@@ -144,7 +145,7 @@ def test_a_budget_that_begins_anew_is_told_of_anew_and_what_waits_still_goes_out
     database, session, add_meter, change
 ):
     meter = add_meter(spent=950_000)
-    note_crossings(database, NOW)
+    note_new(database, NOW)
     close(database, waiting(database)[0].id)
     if change == "reset":
         limits.reset(session, ME, meter)
@@ -152,17 +153,58 @@ def test_a_budget_that_begins_anew_is_told_of_anew_and_what_waits_still_goes_out
     else:
         limits.change(session, ME, meter, amount="1.10")
 
-    assert note_crossings(database, NOW) == 1
+    assert note_new(database, NOW) == 1
     assert sorted(told(database)) == [(meter, 80), (meter, 95)]
 
 
 def test_a_name_that_changes_tells_nothing_anew(database, session, add_meter):
     meter = add_meter(spent=800_000)
-    note_crossings(database, NOW)
+    note_new(database, NOW)
     close(database, waiting(database)[0].id)
     limits.change(session, ME, meter, name="other", amount="1.00")
 
-    assert note_crossings(database, NOW) == 0
+    assert note_new(database, NOW) == 0
+
+
+@pytest.mark.parametrize(
+    ("expires_in", "age", "is_active", "counts"),
+    [(DAY, DAY, True, 1), (DAY + SECOND, DAY, True, 0), (DAY, DAY - SECOND, True, 0), (SECOND, DAY, True, 1),
+     (timedelta(0), DAY, True, 0), (DAY, DAY, False, 0)],
+)  # fmt: skip
+def test_a_token_that_has_lived_for_a_day_is_told_of_on_its_last(
+    database, session, add_meter, expires_in, age, is_active, counts
+):
+    times = {"expires_at": NOW + expires_in, "created_at": NOW - age}
+    session.execute(update(Token).values(is_active=is_active, **times))
+    session.commit()
+
+    assert [note_new(database, NOW), note_new(database, NOW + SECOND / 2)] == [counts, 0]
+
+
+def test_the_event_of_a_token_says_which_it_is_and_until_when_it_works(database, session, add_meter):
+    session.execute(update(Token).values(expires_at=NOW + SECOND, created_at=NOW - DAY))
+    session.commit()
+    note_new(database, NOW)
+
+    assert orjson.loads(waiting(database)[0].body) == {
+        "type": "token.expires_soon",
+        "timestamp": "2026-11-23T10:15:00Z",
+        "data": {
+            "token": {"id": "t", "label": "till"},
+            "project": {"id": "p", "name": "shop"},
+            "expires_at": "2026-11-23T10:15:01Z",
+        },
+    }
+
+
+def test_a_token_that_was_prolonged_is_told_of_again_on_its_new_last_day(database, session, add_meter):
+    noted = []
+    for days in (1, 5):
+        session.execute(update(Token).values(expires_at=NOW + days * DAY, created_at=NOW - DAY))
+        session.commit()
+        noted += [note_new(database, NOW + day * DAY) for day in range(days)]
+
+    assert noted == [1, 0, 0, 0, 0, 1]
 
 
 def test_events_go_after_thirty_days_but_for_those_of_a_period_that_lasts(database, session, add_meter):

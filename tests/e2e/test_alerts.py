@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.exposition import total
 from tests.http_by_hand import call
-from tests.meters import DOLLAR, UsingUpstream, add_meter, asking
+from tests.meters import DOLLAR, UsingUpstream, add_meter, asking, set_columns
 from tests.post_server import PostHandler, PostServer
 from tests.servers import DEPLOYED, Server, wait_for
 
@@ -57,6 +57,21 @@ class Receiver:
 
 def outbox(server: Server) -> list[dict]:
     return server.rows("SELECT id, subject, threshold, state FROM alerts ORDER BY threshold")
+
+
+def test_a_token_on_its_last_day_is_told_of(tmp_path):
+    receiver = Receiver()
+    receiver.start()
+    with Server(DEPLOYED, tmp_path / "data", ALERT_URL=receiver.url, ALERT_SECRET=SECRET) as proxy:
+        proxy.issue_token()
+        old = proxy.issue_token()
+        set_columns(proxy, "tokens", f"id = '{old.id}'", created_at="2020-01-01 00:00:00.000000")
+
+        wait_for(lambda: receiver.seen, timeout_s=30, otherwise=proxy.output)
+
+    receiver.close()
+    [told] = [json.loads(body) for _, body in receiver.seen]
+    assert (told["type"], told["data"]["token"]["id"]) == ("token.expires_soon", old.id)
 
 
 def test_what_sixty_four_parallel_calls_cross_is_told_once_each_although_the_receiver_was_down(tmp_path):
