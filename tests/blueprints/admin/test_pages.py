@@ -627,8 +627,8 @@ def test_health_warns_of_alerts_that_wait(app: Flask, browser: Browser):
     values = ", ".join(map(repr, (row | {"state": "waiting"}).values()))
     execute(Services.of(app).settings.database_url, f"INSERT INTO alerts ({', '.join(row)}, state) VALUES ({values})")
 
-    assert "Alerts of budgets wait" not in before
-    assert "<code>ALERT_URL</code> (1)" in browser.get("/admin/health").text
+    assert "Alerts wait" not in before
+    assert "Alerts wait for the receiver behind <code>ALERT_URL</code> (1)" in browser.get("/admin/health").text
 
 
 @pytest.fixture
