@@ -22,6 +22,7 @@ from models import (
     Token,
     alerts,
     call_index,
+    log_segments,
     reservations,
     retired_secrets,
     seen_objects,
@@ -69,10 +70,7 @@ class Cleanup:
         seen = tuple_(seen_objects.c.project_id, seen_objects.c.object_id)
         unread = select(*seen.clauses).where(seen_objects.c.at < unread_since).limit(BATCH)
         yield from self._repeated("objects seen", delete(seen_objects).where(seen.in_(unread)))
-        indexed = tuple_(call_index.c.at, call_index.c.segment, call_index.c.place)
-        since_ms = int((now - timedelta(days=kept.request_index_days)).timestamp() * 1000)
-        old_calls = select(*indexed.clauses).where(call_index.c.at < since_ms).limit(BATCH)
-        yield from self._repeated("calls in the index", delete(call_index).where(indexed.in_(old_calls)))
+        yield from self._old_calls(int((now - timedelta(days=kept.request_index_days)).timestamp() * 1000))
         told = now - timedelta(days=kept.audit_retention_days)
         old = select(AuditEntry.id).where(AuditEntry.at < told).limit(BATCH)
         yield from self._repeated("audit entries", delete(AuditEntry).where(AuditEntry.id.in_(old)))
@@ -84,6 +82,25 @@ class Cleanup:
         is_over = or_(alerts.c.period_end < now_us, ~exists().where(Meter.id == alerts.c.subject))
         gone = select(alerts.c.id).where(alerts.c.at < noted_us, is_over).limit(BATCH)
         yield from self._repeated("alerts", delete(alerts).where(alerts.c.id.in_(gone)))
+
+    def _old_calls(self, since_ms: int) -> Iterator[tuple[str, int]]:
+        # Records are written as calls end. Where one of a file ended before, so did all of the node's earlier files.
+        ended = call_index.c.at < since_ms, call_index.c.at + call_index.c.duration_ms + 1 < since_ms
+        last_ended = (
+            select(log_segments.c.node_id, func.max(log_segments.c.id))
+            .join(call_index, call_index.c.segment == log_segments.c.id)
+            .where(*ended)
+            .group_by(log_segments.c.node_id)
+        )
+        with self._engine.connect() as connection:
+            over = connection.execute(last_ended).all()
+        indexed = tuple_(call_index.c.at, call_index.c.segment, call_index.c.place)
+        old_calls = select(*indexed.clauses).where(call_index.c.at < since_ms).limit(BATCH)
+        yield from self._repeated("calls in the index", delete(call_index).where(indexed.in_(old_calls)))
+        for node, last in over:
+            earlier = log_segments.c.node_id == node, log_segments.c.id < last
+            if count := self._deleted(delete(log_segments).where(*earlier)):
+                yield "files of the log in the index", count
 
     def _old_usage(self, before: datetime) -> Iterator[tuple[str, int]]:
         some = False

@@ -14,7 +14,7 @@ from config import Settings
 from control import cleanup
 from control.cleanup import Cleanup
 from database import lease
-from models import AuditEntry, Project, Token, call_index, reservations, seen_objects, usage_keys
+from models import AuditEntry, Project, Token, call_index, log_segments, reservations, seen_objects, usage_keys
 from server import background
 from tests.accounting.test_rollup import catch_up, sums_of
 from tests.records import append, record
@@ -66,6 +66,32 @@ def test_calls_leave_the_index_after_their_retention(database, tmp_path):
     assert clean(database, request_index_days=20) == [("calls in the index", 1)]
     with database.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(call_index)) == 2
+
+
+def test_files_of_the_log_leave_the_index_after_all_their_calls(database):
+    def call(segment: int, age: timedelta, lasts: timedelta = SECOND) -> dict[str, int]:
+        at, duration_ms = int((NOW - age).timestamp() * 1000), int(lasts.total_seconds() * 1000)
+        numbers = {"at": at, "segment": segment, "place": 0, "duration_ms": duration_ms}
+        return numbers | dict.fromkeys(("key_id", "status", "ending"), 0)
+
+    def files_left() -> list[int]:
+        clean(database, request_index_days=20)
+        with database.connect() as connection:
+            return list(connection.scalars(select(log_segments.c.id).order_by(log_segments.c.id)))
+
+    files = [(1, "one"), (2, "one"), (3, "two"), (4, "one")]
+    # The second file's call began before the retention and ended after it: the first may hold such calls, too.
+    calls = [call(1, 21 * DAY), call(2, 20 * DAY + SECOND, DAY), call(3, 21 * DAY), call(4, SECOND)]
+    with database.begin() as connection:
+        connection.execute(
+            insert(log_segments), [{"id": id, "node_id": node, "segment": str(id)} for id, node in files]
+        )
+        connection.execute(insert(call_index), calls)
+    before = files_left()
+    with database.begin() as connection:
+        connection.execute(insert(call_index), call(2, 20 * DAY + 5 * SECOND))
+
+    assert (before, files_left()) == ([1, 2, 3, 4], [2, 3, 4])
 
 
 def test_audit_entries_go_after_their_retention(session, database):
