@@ -11,7 +11,9 @@ from werkzeug.exceptions import TooManyRequests
 
 from accounting import report
 from accounting.report import Filters
+from blueprints import shapes
 from blueprints.admin.display import limit_view, when
+from blueprints.operation import Operation
 from blueprints.welcome import api_url
 from blueprints.wire import iso, meter_json
 from control import limits, tokens
@@ -64,6 +66,7 @@ def keep_nowhere(response: Response) -> Response:
 
 
 @bp.get("/self")
+@Operation(answer=shapes.Holder, also=("text/html",), security="witheringToken")
 def show_self() -> Response:
     """What the bearer may know of its token; a browser without one gets the page to paste it in."""
     if "Authorization" not in request.headers and request.accept_mimetypes.best_match(_KINDS) == "text/html":

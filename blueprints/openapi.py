@@ -1,4 +1,6 @@
-"""`GET /manage/openapi.json`: the management API, by what checks its input and by the shapes of its answers."""
+"""
+`GET /manage/openapi.json`: the management API and `/self`, by what checks their input and the shapes of answers.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,11 @@ bp.before_request(only_operators)
 _ALWAYS = (400, 401, 429, 503)
 _REFUSALS = {
     400: "The input is wrong; `param` names what.",
-    401: "The management token is missing or wrong.",
+    401: "The token is missing or wrong.",
     404: "There is no such thing.",
     409: "It does not go together with what there is.",
     413: "The body is too large.",
-    429: "Too many wrong credentials came from there.",
+    429: "Too many wrong credentials came from there, or too many questions.",
     503: "The database does not answer.",
 }
 
@@ -49,10 +51,10 @@ def described(app: Flask) -> dict[str, Any]:
         openapi_version="3.1.0",
         plugins=[plugin],
         servers=[{"url": Services.of(app).settings.root_path or "/"}],
-        security=[{"managementToken": []}],
     )
     plugin.map_to_openapi_type(schemas.Flag, "boolean", None)  # type: ignore[no-untyped-call]
-    document.components.security_scheme("managementToken", {"type": "http", "scheme": "bearer"})
+    for name in ("managementToken", "witheringToken"):
+        document.components.security_scheme(name, {"type": "http", "scheme": "bearer"})
     for rule, method, operation in _operations(app):
         view = app.view_functions[rule.endpoint]
         document.path(
@@ -83,6 +85,7 @@ def _described(rule: Rule, doc: str, operation: Operation) -> dict[str, Any]:
         "operationId": rule.endpoint.partition(".")[2],
         "summary": doc.strip().partition("\n")[0],
         "parameters": parameters,
+        "security": [{operation.security: []}],
         "responses": {str(operation.status): _well(operation)} | dict(_refusals(rule, operation)),
     }
     if operation.body:

@@ -1,5 +1,5 @@
 """
-What a route of the management API takes and answers, said once: that checks its input, and makes its description.
+What a route for operators or holders takes and answers, said once: that checks its input, and makes its description.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Operation:
         answer: The shape of its JSON; None where it has no body.
         also: Other types of content that it may have.
         refuses: The statuses of its refusals, beside those that every operation has.
+        security: Whose bearer it wants; the description's name for it.
     """
 
     body: type[Schema] | None = None
@@ -36,6 +37,7 @@ class Operation:
     answer: type[Schema] | None = None
     also: tuple[str, ...] = ()
     refuses: tuple[int, ...] = ()
+    security: str = "managementToken"
 
     def __call__(self, view: Callable[..., Answer]) -> Callable[..., Answer]:
         """The view, which is handed `body` and `query` as they were checked. Raises what reading them raises."""

@@ -213,6 +213,72 @@ class Prices(Schema):
     advice = fields.String()
 
 
+class HeldLimit(Schema):
+    """A limit of a token or its project, as the token's holder may know it."""
+
+    name = _text()
+    unit = fields.String(required=True, validate=validate.OneOf(get_args(Unit)))
+    period = fields.String(required=True, validate=validate.OneOf(PERIODS))
+    models = fields.List(fields.String(), required=True, allow_none=True)
+    amount = Amount(required=True)
+    spent = Amount(required=True)
+    reserved = Amount(required=True)
+    remaining = Amount(required=True)
+    resets_at = _time(null=True)
+
+
+class HoldersSums(Schema):
+    """Sums of a token's usage."""
+
+    requests = _number()
+    refusals = _number()
+    errors = _number()
+    prompt_tokens = _number()
+    completion_tokens = _number()
+    total_tokens = _number()
+    cost_usd = fields.Float(required=True)
+
+
+class HoldersModel(HoldersSums):
+    """Sums of a token's usage of one model."""
+
+    model = _text(null=True)
+
+
+class HoldersUsage(Schema):
+    """A token's usage, by days and months of UTC."""
+
+    today = fields.Nested(HoldersSums, required=True)
+    this_month = fields.Nested(HoldersSums, required=True)
+    by_model = fields.List(fields.Nested(HoldersModel), required=True)
+
+
+class HoldersRefusal(Schema):
+    """A call that was refused."""
+
+    at = _time()
+    request_id = _text(null=True)
+    status = _number(null=True)
+    code = _text(null=True)
+
+
+class Holder(Schema):
+    """What a token's holder may know of it."""
+
+    id = _text()
+    label = _text(null=True)
+    project = _text()
+    base_url = _text()
+    is_expired = fields.Boolean(required=True)
+    expires_at = _time()
+    limits = fields.List(fields.Nested(HeldLimit), required=True)
+    rules = fields.Dict(required=True, allow_none=True)
+    project_rules = fields.Dict(required=True, allow_none=True)
+    usage = fields.Nested(HoldersUsage, required=True)
+    last_refusals = fields.List(fields.Nested(HoldersRefusal), required=True)
+    contact = _text(null=True)
+
+
 class _Problem(Schema):
     message = _text()
     type = _text()

@@ -1,4 +1,4 @@
-"""The management API against its own document, as a generator of clients and a fuzzer read it."""
+"""The management API and `/self` against their document, as a generator of clients and a fuzzer read it."""
 
 import subprocess
 import sys
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from blueprints import shapes
+from tests.http_by_hand import call
 from tests.servers import DEPLOYED, MANAGEMENT_TOKEN, Server
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
@@ -38,6 +40,7 @@ def test_every_route_of_operators_is_described(server: Server) -> None:
         ("/manage/meters", "get"), ("/manage/meters", "post"), ("/manage/meters/{meter_id}", "get"),
         ("/manage/meters/{meter_id}", "patch"), ("/manage/meters/{meter_id}", "delete"),
         ("/manage/meters/{meter_id}/reset", "post"), ("/manage/usage", "get"), ("/manage/prices", "get"),
+        ("/self", "get"),
     }  # fmt: skip
 
 
@@ -48,6 +51,17 @@ def test_what_checks_the_input_is_what_is_described(server: Server) -> None:
     assert shapes["NewToken"]["required"] == ["duration_hours", "project_id"]
     assert shapes["NewToken"]["properties"]["duration_hours"] == {"type": "integer", "minimum": 1, "maximum": 8760}
     assert "required" not in shapes["ProjectChange"] and shapes["ProjectChange"]["additionalProperties"] is False
+
+
+def test_what_a_holder_is_told_is_what_is_described(server: Server) -> None:
+    _, document = server.manage("GET", "/openapi.json")
+    token = server.issue_token(budget={"usd": "1.00", "per": "day"}, rules={"endpoints": ["chat"]})
+    told = call(server.url, "GET", "/self", token.bearer)
+    described = document["paths"]["/self"]["get"]
+
+    assert told.status == 200 and told.json["limits"] and described["security"] == [{"witheringToken": []}]
+    assert shapes.Holder().validate(told.json) == {}
+    assert set(told.json) == set(document["components"]["schemas"]["Holder"]["properties"])
 
 
 @pytest.mark.skipif(not SCHEMATHESIS.exists(), reason="schemathesis is not installed")
