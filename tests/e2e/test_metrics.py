@@ -38,18 +38,20 @@ class Growth:
         )
 
 
-def test_a_call_is_counted_and_timed_and_its_tokens_are_added_up(proxy, upstream, token):
-    growth = Growth(proxy)
-    answer = call(proxy.url, "POST", "/v1/chat/completions", token.bearer, JSON, body=CHAT)
-    proxy.wait_for_records(1, token)
+def test_a_call_is_counted_and_timed_and_its_tokens_are_added_up(upstream, tmp_path):
+    # A server of its own: the metrics name the first hundred projects and models of a process.
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
+        token, growth = server.issue_token(), Growth(server)
+        answer = call(server.url, "POST", "/v1/chat/completions", token.bearer, JSON, body=CHAT)
+        server.wait_for_records(1, token)
 
-    labels = {"project": token.project_id, "endpoint": "chat", "status": "200", "outcome": "complete"}
-    assert growth("requests_total", **labels) == 1
-    assert [growth(f"{name}_count") for name in TIMES] == [1] * 4
-    assert 0 < growth("overhead_seconds_sum") < growth("request_duration_seconds_sum", endpoint="chat")
-    usage, model = answer.json["usage"], answer.json["model"]
-    assert growth("usage_tokens_total", model=model, kind="prompt") == usage["prompt_tokens"]
-    assert growth("usage_tokens_total", model=model, kind="completion") == usage["completion_tokens"]
+        labels = {"project": token.project_id, "endpoint": "chat", "status": "200", "outcome": "complete"}
+        assert growth("requests_total", **labels) == 1
+        assert [growth(f"{name}_count") for name in TIMES] == [1] * 4
+        assert 0 < growth("overhead_seconds_sum") < growth("request_duration_seconds_sum", endpoint="chat")
+        usage, model = answer.json["usage"], answer.json["model"]
+        assert growth("usage_tokens_total", model=model, kind="prompt") == usage["prompt_tokens"]
+        assert growth("usage_tokens_total", model=model, kind="completion") == usage["completion_tokens"]
 
 
 def test_what_the_upstream_takes_is_no_overhead(proxy, upstream, token):

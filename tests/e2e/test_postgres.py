@@ -121,7 +121,8 @@ def test_every_secret_may_lie_in_a_file(upstream, receiver, tmp_path, url):  # n
     secrets = {
         "DATABASE_URL": url, "MANAGEMENT_TOKEN": "management-token-in-a-file", "ADMIN_PASSWORD": "password-in-a-file",
         "ENCRYPTION_KEY": key, "LOGGING_URL": receiver.url, "LOGGING_TOKEN": "logging-token-in-a-file",
-        "METRICS_TOKEN": "metrics-token-in-a-file",
+        "METRICS_TOKEN": "metrics-token-in-a-file", "ALERT_URL": f"{receiver.url}/alerts",
+        "ALERT_SECRET": "whsec_" + base64.b64encode(b"s" * 32).decode(),
     }  # fmt: skip
     elsewhere = {"OTEL_EXPORTER_OTLP_HEADERS", "HTTPS_PROXY", "HTTP_PROXY"}  # test_tracing.py, test_egress.py
     assert set(secrets) | elsewhere == set(SECRETS)
