@@ -54,6 +54,7 @@ class Caller:
             if state is None or state.ruled is None:
                 self.done["gone"] += 1
                 return
+            gevent.sleep(chosen.random() * 0.004)  # its body is read
             look, whose = state.ruled, {"request_id": request_id, "node": "node", "worker": "worker"}
             now_us = look.database_us(time.monotonic())
             asked = claim_of(look, look.meters, figures, now_us=now_us, concurrency=self.task["concurrency"], **whose)
