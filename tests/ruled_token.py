@@ -2,12 +2,15 @@
 
 import time
 import uuid
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from database.claims import open_token_store
 from llmproxy.admission import TokenStore, hash_token, utc_now
 from llmproxy.limits.bounds import Bounds
 from llmproxy.limits.reservations import NOTHING, Charge, Settlement, Verdict, claim_of
@@ -95,3 +98,14 @@ def cost(at_most: int, likely: int | None = None) -> Bounds:
     """Figures of a call in dollars alone; a token costs a micro-dollar."""
     likely = at_most if likely is None else likely
     return Bounds(at_most, at_most, likely, likely)
+
+
+@pytest.fixture
+def bench(session: Session, database_url: str) -> Iterator[Bench]:
+    """A project and a ruled token without meters."""
+    store = open_token_store(database_url, default_limit=1000)
+    made = Bench(store, session)
+    made.add_project()
+    made.add_token()
+    yield made
+    store.close()

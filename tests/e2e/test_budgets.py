@@ -571,6 +571,10 @@ def test_a_plain_token_sees_nothing_of_all_this(proxy, chat, token, using):
 SESSION = {"type": "session.created", "session": {"model": "gpt-realtime"}}
 BEGUN = {"type": "response.created", "response": {"usage": None}}
 DONE = {"type": "response.done", "response": {"usage": {"input_tokens": 100_000, "output_tokens": 0}}}  # $0.40
+HEARING = {"type": "session.created", "session": {"audio": {"input": {"transcription": {"model": "whisper-1"}}}}}
+HEARD = {
+    "type": "conversation.item.input_audio_transcription.completed", "usage": {"type": "duration", "seconds": 60}
+}  # fmt: skip
 
 
 def responding(count):
@@ -586,10 +590,15 @@ def responding(count):
     return talk
 
 
+def session(proxy, token):
+    """A session, to be opened."""
+    url = proxy.url.replace("http", "ws") + "/v1/realtime?model=gpt-realtime"
+    return connect(url, additional_headers=dict([token.bearer]), proxy=None)
+
+
 def realtime(proxy, token, count):
     """Responses that came until the session was closed, and the frame that closed it."""
-    url = proxy.url.replace("http", "ws") + "/v1/realtime?model=gpt-realtime"
-    with connect(url, additional_headers=dict([token.bearer]), proxy=None) as client:
+    with session(proxy, token) as client:
         client.recv()
         done = 0
         try:
@@ -631,8 +640,7 @@ def test_an_idle_session_holds_nothing_and_a_running_response_does(proxy, token_
         token = token_for(upstream.url)
         meter = add_meter(proxy, token, amount=100 * DOLLAR)
         rule(proxy, token, {"endpoints": ["realtime"]})
-        url = proxy.url.replace("http", "ws") + "/v1/realtime?model=gpt-realtime"
-        with connect(url, additional_headers=dict([token.bearer]), proxy=None) as client:
+        with session(proxy, token) as client:
             client.recv()
             assert numbers(proxy, meter) == (0, 0, 0)
             began.set()
@@ -659,8 +667,7 @@ def test_a_response_that_ends_without_usage_holds_nothing_any_more(proxy, token_
         token = token_for(upstream.url)
         meter = add_meter(proxy, token, amount=100 * DOLLAR)
         rule(proxy, token, {"endpoints": ["realtime"], "concurrency": 1})
-        url = proxy.url.replace("http", "ws") + "/v1/realtime?model=gpt-realtime"
-        with connect(url, additional_headers=dict([token.bearer]), proxy=None) as client:
+        with session(proxy, token) as client:
             client.recv()
             client.recv()
             wait_for(lambda: numbers(proxy, meter).reserved)
@@ -672,15 +679,10 @@ def test_a_response_that_ends_without_usage_holds_nothing_any_more(proxy, token_
 
 
 def test_what_is_heard_while_a_response_runs_is_paid_and_does_not_take_its_place(proxy, token_for):
-    hearing = {"type": "session.created", "session": {"audio": {"input": {"transcription": {"model": "whisper-1"}}}}}
-    heard = {
-        "type": "conversation.item.input_audio_transcription.completed",
-        "usage": {"type": "duration", "seconds": 60},
-    }
     ends, leaves = threading.Event(), threading.Event()
 
     def talk(peer):
-        for event in (hearing, SESSION, BEGUN, heard):
+        for event in (HEARING, SESSION, BEGUN, HEARD):
             peer.send(json.dumps(event))
         ends.wait(30)
         peer.send(json.dumps(DONE))
@@ -690,8 +692,7 @@ def test_what_is_heard_while_a_response_runs_is_paid_and_does_not_take_its_place
         token = token_for(upstream.url)
         meter = add_meter(proxy, token)
         rule(proxy, token, {"endpoints": ["realtime"]})
-        url = proxy.url.replace("http", "ws") + "/v1/realtime?model=gpt-realtime"
-        with connect(url, additional_headers=dict([token.bearer]), proxy=None) as client:
+        with session(proxy, token) as client:
             for _ in range(4):
                 client.recv()
             wait_for(lambda: any(numbers(proxy, meter)))
@@ -705,13 +706,10 @@ def test_what_is_heard_while_a_response_runs_is_paid_and_does_not_take_its_place
 
 
 def test_what_was_heard_is_paid_though_no_place_is_left_for_one_more_call(proxy, token_for):
-    heard = {"type": "conversation.item.input_audio_transcription.completed",
-             "usage": {"type": "duration", "seconds": 60}}  # fmt: skip
-    hearing = {"type": "session.created", "session": {"audio": {"input": {"transcription": {"model": "whisper-1"}}}}}
     sessions, begins, hears, leaves = iter(range(2)), threading.Event(), threading.Event(), threading.Event()
 
     def talk(peer):
-        opening, turn, event = ((SESSION, begins, BEGUN), (hearing, hears, heard))[next(sessions)]
+        opening, turn, event = ((SESSION, begins, BEGUN), (HEARING, hears, HEARD))[next(sessions)]
         peer.send(json.dumps(opening))
         turn.wait(30)
         peer.send(json.dumps(event))
@@ -721,11 +719,7 @@ def test_what_was_heard_is_paid_though_no_place_is_left_for_one_more_call(proxy,
         token = token_for(upstream.url)
         meter = add_meter(proxy, token)
         rule(proxy, token, {"endpoints": ["realtime"], "concurrency": 1})
-        url, headers = proxy.url.replace("http", "ws") + "/v1/realtime?model=gpt-realtime", dict([token.bearer])
-        with (
-            connect(url, additional_headers=headers, proxy=None) as speaking,
-            connect(url, additional_headers=headers, proxy=None) as listening,
-        ):
+        with session(proxy, token) as speaking, session(proxy, token) as listening:
             for client, turn in ((speaking, begins), (listening, hears)):
                 client.recv()
                 turn.set()
