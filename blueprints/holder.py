@@ -21,7 +21,7 @@ from llmproxy.admission import SECRET_LENGTH, bearer_of, hash_token, utc_now, wi
 from llmproxy.api_log.latest import Filter, search
 from llmproxy.errors import ProxyError, TokenRevoked, UnknownToken
 from llmproxy.times import microseconds
-from models import Token, db
+from models import Meter, Token, db
 from services import Services
 
 bp = Blueprint("holder", __name__)
@@ -71,7 +71,8 @@ def show_self() -> Response:
     """What the bearer may know of its token; a browser without one gets the page to paste it in."""
     if "Authorization" not in request.headers and request.accept_mimetypes.best_match(_KINDS) == "text/html":
         return _page()
-    return jsonify(_told(_find(bearer_of(request.headers.get("Authorization")))))
+    found = _find(bearer_of(request.headers.get("Authorization")))
+    return jsonify(_told(found, limits.holding_for(db.session, found)))
 
 
 @bp.post("/self")
@@ -81,9 +82,9 @@ def show_pasted() -> Response:
         found = _find((request.form.get("token") or "").strip())
     except ProxyError as exc:
         return _page(exc.status, problem=exc.message)
-    now = utc_now()
-    views = [limit_view(meter, now) for meter in limits.holding_for(db.session, found)]
-    return _page(told=_told(found), limits=views, expires=when(found.expires_at))
+    now, meters = utc_now(), limits.holding_for(db.session, found)
+    views = [limit_view(meter, now) for meter in meters]
+    return _page(told=_told(found, meters), limits=views, expires=when(found.expires_at))
 
 
 def _page(status: int = 200, **values: Any) -> Response:
@@ -106,11 +107,11 @@ def _find(secret: str) -> Token:
     return token
 
 
-def _told(token: Token) -> dict[str, Any]:
+def _told(token: Token, meters: list[Meter]) -> dict[str, Any]:
     now = utc_now()
     now_us, wanted = microseconds(now), Filters(token_id=token.id)
     names = ("name", "unit", "period", "amount", "spent", "reserved", "remaining", "resets_at", "models")
-    held = [meter_json(meter, now_us) for meter in limits.holding_for(db.session, token)]
+    held = [meter_json(meter, now_us) for meter in meters]
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     month, end = today.replace(day=1), now + timedelta(hours=1)
     return {

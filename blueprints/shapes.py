@@ -58,23 +58,28 @@ class Token(Schema):
     rules = fields.Dict(required=True, allow_none=True)
 
 
-class Meter(Schema):
-    """A meter and how it stands; amounts are dollars in text, or whole numbers of tokens or requests."""
+class HeldLimit(Schema):
+    """A limit of a token or its project, as the token's holder may know it."""
 
-    id = _text()
-    project_id = _text()
-    token_id = _text(null=True)
     name = _text()
     unit = fields.String(required=True, validate=validate.OneOf(get_args(Unit)))
     period = fields.String(required=True, validate=validate.OneOf(PERIODS))
-    zone = _text()
-    reserve = fields.String(required=True, validate=validate.OneOf(get_args(Reserve)))
     models = fields.List(fields.String(), required=True, allow_none=True)
     amount = Amount(required=True)
     spent = Amount(required=True)
     reserved = Amount(required=True)
     remaining = Amount(required=True)
     resets_at = _time(null=True)
+
+
+class Meter(HeldLimit):
+    """A meter and how it stands; amounts are dollars in text, or whole numbers of tokens or requests."""
+
+    id = _text()
+    project_id = _text()
+    token_id = _text(null=True)
+    zone = _text()
+    reserve = fields.String(required=True, validate=validate.OneOf(get_args(Reserve)))
 
 
 class LimitedProject(Project):
@@ -211,20 +216,6 @@ class Prices(Schema):
     price = fields.Dict(allow_none=True)
     unpriced = fields.List(fields.Dict())
     advice = fields.String()
-
-
-class HeldLimit(Schema):
-    """A limit of a token or its project, as the token's holder may know it."""
-
-    name = _text()
-    unit = fields.String(required=True, validate=validate.OneOf(get_args(Unit)))
-    period = fields.String(required=True, validate=validate.OneOf(PERIODS))
-    models = fields.List(fields.String(), required=True, allow_none=True)
-    amount = Amount(required=True)
-    spent = Amount(required=True)
-    reserved = Amount(required=True)
-    remaining = Amount(required=True)
-    resets_at = _time(null=True)
 
 
 class HoldersSums(Schema):
