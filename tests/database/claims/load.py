@@ -49,12 +49,13 @@ class Caller:
         bound = chosen.choice(self.task["bounds"])
         figures = Bounds(bound, bound, bound // 4, bound // 4)
         request_id = new_id()
-        for _ in range(50):
+        for tries in range(50):
             state = self.store.state(token_hash)
             if state is None or state.ruled is None:
                 self.done["gone"] += 1
                 return
-            gevent.sleep(chosen.random() * 0.004)  # its body is read
+            if tries == 0:
+                gevent.sleep(chosen.random() * 0.004)  # its body is read
             look, whose = state.ruled, {"request_id": request_id, "node": "node", "worker": "worker"}
             now_us = look.database_us(time.monotonic())
             asked = claim_of(look, look.meters, figures, now_us=now_us, concurrency=self.task["concurrency"], **whose)
