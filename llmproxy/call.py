@@ -341,7 +341,7 @@ class Call:
 
 def _concealed(record: CallRecord, conceals: Concealment) -> CallRecord:
     """The record without what may not be seen: it goes into the log, and from there to pages, metrics and spans."""
-    if not conceals.is_in(record.whole_line()):
+    if not conceals.has_key or not conceals.is_in(record.whole_line()):
         return record
     return replace(record, **{name: conceals.value(getattr(record, name)) for name in _TOLD})
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -37,11 +35,11 @@ from llmproxy.errors import (
     TokensLimited,
 )
 from llmproxy.holding import Holding, Judged
-from llmproxy.limits.amounts import MICRO_PER_DOLLAR
+from llmproxy.limits.amounts import usd
 from llmproxy.limits.body.form import boundary_of, scan_form
 from llmproxy.limits.body.held import MOST_HELD_BYTES, can_be_held, read_held
 from llmproxy.limits.body.reading import Reading
-from llmproxy.limits.body.scanner import PIECE, scan
+from llmproxy.limits.body.scanner import scan
 from llmproxy.limits.bounds import Bounds, bounds
 from llmproxy.limits.cost import NotPriced
 from llmproxy.limits.judge import (
@@ -65,7 +63,7 @@ from llmproxy.limits.routes import UNKNOWN, Route, find_route
 from llmproxy.limits.rules import InForce, Rules, in_force
 from llmproxy.limits.rules_json import BadRules, read_rules
 from llmproxy.telemetry import metrics
-from llmproxy.times import iso_utc
+from llmproxy.times import at_microsecond, iso_utc
 from llmproxy.turns import give_way
 
 # Paths below /v1/ of uploads, whose model stands nowhere.
@@ -189,7 +187,7 @@ class Gate:
                 check_head(rules, route, address=asked.address or "", size=0)
                 if rules.looks_at_bodies:
                     raise EndpointNotAllowed("This token's rules look at requests, which are not read on WebSockets.")
-                _check_what_is_certain(token.ruled, replace(rules, concurrency=None) if instead is _OVER else rules)
+                _check_what_is_certain(token.ruled, None if instead is _OVER else rules.concurrency)
                 # What a session remembers is in no message of it.
                 judged = self._judge(token.ruled, rules, (route or UNKNOWN)._replace(kind="realtime"), asked, NOTHING)
                 if instead is not None:  # between responses nothing is held
@@ -210,7 +208,7 @@ class Gate:
         for _ in range(_TRIES):
             rules = _rules_of(token.ruled)
             check_head(rules, route, address=asked.address or "", size=body.length or 0)
-            _check_what_is_certain(token.ruled, rules)
+            _check_what_is_certain(token.ruled, rules.concurrency)
             if reading is None and _must_be_read(route or UNKNOWN, rules, token.ruled.meters, body):
                 reading = self._read(asked, body, token.token_id)
             judged = self._judge(token.ruled, rules, route or UNKNOWN, asked, reading or NOTHING)
@@ -376,15 +374,8 @@ class Gate:
         raise _refusal(verdict.meters, claims, judged, verdict.now_us)
 
 
-def _in_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    for piece in pieces:
-        for at in range(0, len(piece), PIECE):
-            yield piece[at : at + PIECE]
-
-
 def _scanned(pieces: Iterable[bytes], boundary: bytes | None) -> Reading:
-    cut = _in_pieces(pieces)
-    return scan(cut, give_way) if boundary is None else scan_form(cut, boundary, give_way)
+    return scan(pieces, give_way) if boundary is None else scan_form(pieces, boundary, give_way)
 
 
 def _reading_of_arrived(body: RequestBody, boundary: bytes | None) -> Reading:
@@ -457,10 +448,11 @@ def _output_name(route: Route) -> str | None:
 # Refusals.
 
 
-def _check_what_is_certain(ruled: Ruled, rules: Rules) -> None:
+def _check_what_is_certain(ruled: Ruled, concurrency: int | None) -> None:
     """Before anything is read: raise what the call will be refused with, whatever it asks for."""
     now_us = ruled.database_us(time.monotonic())
-    _check_concurrency(rules.concurrency, ruled.in_flight)
+    if concurrency is not None and ruled.in_flight >= concurrency:
+        raise _too_many(concurrency)
     for meter in ruled.meters:
         if meter.models is None:
             present = turned(meter, now_us, period_ends(meter.period, meter.zone, now_us))
@@ -468,9 +460,8 @@ def _check_what_is_certain(ruled: Ruled, rules: Rules) -> None:
                 raise _exhausted(present, now_us)
 
 
-def _check_concurrency(most: int | None, in_flight: int) -> None:
-    if most is not None and in_flight >= most:
-        raise ConcurrencyLimited(f"This token may make {most} calls at a time.")
+def _too_many(most: int | None) -> ConcurrencyLimited:
+    return ConcurrencyLimited(f"This token may make {most} calls at a time.")
 
 
 def _claims(asked: RuledClaim, verdict: Verdict) -> list[Claimed]:
@@ -493,7 +484,7 @@ def _refusal(meters: Sequence[Meter], claims: Sequence[Claimed], judged: Judged,
             return _too_small(meter, judged)
     if short:
         return BudgetReserved()
-    return ConcurrencyLimited(f"This token may make {judged.concurrency} calls at a time.")
+    return _too_many(judged.concurrency)
 
 
 def _exhausted(meter: Meter, now_us: int) -> ProxyError:
@@ -503,7 +494,7 @@ def _exhausted(meter: Meter, now_us: int) -> ProxyError:
         return kind(limit=meter.amount, reset_in_s=reset_in_s, per=meter.period)
     if meter.period == "total":
         return BudgetExhausted()
-    reset = iso_utc(datetime.fromtimestamp(meter.period_end // US_PER_S, UTC))
+    reset = iso_utc(at_microsecond(meter.period_end))
     return BudgetExhausted(f"This token's budget is used up until {reset}. Wait, or ask your operator for more.")
 
 
@@ -513,10 +504,5 @@ def _too_small(meter: Meter, judged: Judged) -> BudgetTooSmall:
         return BudgetTooSmall(f"This call may take {figures.tokens} tokens, {left} are left of this token's budget.")
     fits = figures.output_that_fits(left)
     hint = f"; `{judged.output_name}` of at most {fits} would fit" if fits and judged.output_name else ""
-    return BudgetTooSmall(
-        f"This call may cost up to ${_dollars(figures.cost)}, ${_dollars(left)} is left of this token's budget{hint}."
-    )
-
-
-def _dollars(micro: int) -> str:
-    return f"{micro // MICRO_PER_DOLLAR}.{micro % MICRO_PER_DOLLAR:06d}".rstrip("0").rstrip(".")
+    at_most, rest = usd(figures.cost, decimals=0), usd(left, decimals=0)
+    return BudgetTooSmall(f"This call may cost up to ${at_most}, ${rest} is left of this token's budget{hint}.")

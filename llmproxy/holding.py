@@ -9,26 +9,24 @@ it is none.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from llmproxy.bill import Bill
 from llmproxy.headers import Headers
+from llmproxy.limits.amounts import usd
 from llmproxy.limits.bounds import Bounds
 from llmproxy.limits.charge import Charge
 from llmproxy.limits.cost import BeyondReason, NotPriced, cost
 from llmproxy.limits.meters import Claimed, Meter, admitted
 from llmproxy.limits.model_names import ModelNames
-from llmproxy.limits.periods import NEVER_US, US_PER_S
+from llmproxy.limits.periods import NEVER_US
 from llmproxy.limits.price_row import PICO_PER_MICRO, Row
 from llmproxy.limits.reservations import NOTHING, Settlement
 from llmproxy.limits.reservations import Charge as Told
 from llmproxy.limits.usage import usage_of
 from llmproxy.observe.seen import SeenEvents
 from llmproxy.telemetry import metrics
-from llmproxy.times import iso_utc
-
-_MICRO = 10**6
+from llmproxy.times import at_microsecond, iso_utc
 
 
 class Judged(NamedTuple):
@@ -128,10 +126,9 @@ class Holding:
         if dollars := [meter for meter in present if meter.unit == "usd"]:
             tightest = min(dollars, key=_left)
             left = max(_left(tightest), 0)
-            told.append(("x-proxy-budget-remaining", f"{left // _MICRO}.{left % _MICRO:06d}"))
+            told.append(("x-proxy-budget-remaining", usd(left, decimals=6)))
             if tightest.period_end < NEVER_US:
-                reset = datetime.fromtimestamp(tightest.period_end // US_PER_S, UTC)
-                told.append(("x-proxy-budget-reset", iso_utc(reset)))
+                told.append(("x-proxy-budget-reset", iso_utc(at_microsecond(tightest.period_end))))
         if tokens := [_left(meter) for meter in present if meter.unit == "tokens"]:
             told.append(("x-proxy-tokens-remaining", str(max(min(tokens), 0))))
         return told

@@ -16,7 +16,7 @@ from typing import Any
 
 from database.claims.statements import METER_COLUMNS, METERS_OF, STATE
 from llmproxy.limits.meters import HELD_MEANS, MEAN_PARTS, MOST_BOUNDS, Meter
-from llmproxy.limits.periods import FURTHEST_US, PERIODS, RATES, period_ends
+from llmproxy.limits.periods import FURTHEST_US, LENGTH_US, PERIODS, RATES, US_PER_S, period_ends
 from llmproxy.limits.reservations import RuledClaim, Settlement
 
 # How long a claim or a settlement waits for another's lock.
@@ -27,7 +27,7 @@ _SETTINGS = f"""
     (SELECT set_config('synchronous_commit', 'off', true)) = 'off'
     AND (SELECT set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true)) <> ''
 """
-_NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+_NOW = f"(extract(epoch FROM clock_timestamp()) * {US_PER_S})::bigint"
 _WINDOW_IS_OVER = "(window_started_at IS NULL OR window_started_at <= clock_timestamp() - interval '1 hour')"
 _FURTHEST = f"(CASE period {' '.join(f'''WHEN '{period}' THEN {FURTHEST_US[period]}''' for period in PERIODS)} END)"
 _IS_RATE = f"period IN ({', '.join(f'{period!r}' for period in sorted(RATES))})"
@@ -121,7 +121,10 @@ SELECT {_METER}, {_NOW} FROM meters WHERE id IN (
 
 _COST = "CASE unit WHEN 'usd' THEN COALESCE(%(cost)s::bigint, assumed) ELSE COALESCE(%(tokens)s::bigint, assumed) END"
 # A rate forgets what was before its minute or hour.
-_IS_FORGOTTEN = f"({_IS_RATE} AND at < ({_PERIOD_END}) - CASE period WHEN 'minute' THEN 60000000 ELSE 3600000000 END)"
+_IS_FORGOTTEN = (
+    f"({_IS_RATE} AND at < ({_PERIOD_END}) - "
+    f"CASE period WHEN 'minute' THEN {LENGTH_US['minute']} ELSE {LENGTH_US['hour']} END)"
+)
 
 SETTLE = f"""
 WITH r AS MATERIALIZED (

@@ -6,7 +6,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -20,12 +20,12 @@ from database.engine import BUSY_TIMEOUT_S, set_pragmas
 from llmproxy.admission import WINDOW, Connections, Grant, StoreUnavailable, TokenState
 from llmproxy.limits.meters import Meter
 from llmproxy.limits.reservations import Ruled, RuledClaim, Settlement, Verdict
+from llmproxy.times import microseconds
 
 _RESERVED_AMONG = "SELECT request_id FROM reservations WHERE request_id IN (SELECT value FROM json_each(:ids))"
 _DROP_SETTLED = """
 DELETE FROM reservations WHERE request_id IN (SELECT value FROM json_each(:ids)) AND state = 'settled' RETURNING 1
 """
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Of 2026-11-26 18:05:00.000000, for WINDOW is a whole hour.
 _HOUR_CHARS = len("2026-11-26 18")
@@ -51,7 +51,7 @@ class SqliteTokenStore:
 
     def claim_ruled(self, token_hash: str, asked: RuledClaim, now: datetime) -> tuple[Grant | None, Verdict]:
         """Count and hold a call; see `database.claims.sqlite_ruled`."""
-        values, now_us = self._values(token_hash, now), _microseconds(now)
+        values, now_us = self._values(token_hash, now), microseconds(now)
         return self._transaction(lambda connection: sqlite_ruled.claim(connection, asked, values, now_us))
 
     def settle(self, settlement: Settlement) -> bool:
@@ -183,10 +183,6 @@ def _begin(connection: sqlite3.Connection) -> sqlite3.Connection:
 def now_us() -> int:
     """This node's clock, which is the database's."""
     return time.time_ns() // 1000
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 @lru_cache(maxsize=4)

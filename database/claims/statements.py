@@ -1,5 +1,7 @@
 """The statements of admission that both databases share, with the parameters named as SQLite names them."""
 
+from llmproxy.limits.meters import Meter
+
 # Everything that admits a request, and its count, in one statement. `window_floor` is an hour ago: a window
 # that began no later is over. RETURNING cannot name another table in SQLite, but it can ask one. Tokens with rules or
 # meters, or whose project has some, are claimed otherwise.
@@ -31,11 +33,7 @@ SUCCESSOR = """
 SELECT tokens.token FROM retired_secrets JOIN tokens ON tokens.id = retired_secrets.token_id
 WHERE retired_secrets.token_hash = :token AND retired_secrets.until > :now
 """
-# As `llmproxy.limits.meters.Meter` has them.
-METER_COLUMNS = (
-    "id", "name", "unit", "models", "period", "zone", "reserve", "amount", "spent", "reserved", "bounds", "mean",
-    "period_end",
-)  # fmt: skip
+METER_COLUMNS = Meter._fields
 # What holds for a token: its own meters, and those of its project. Each half has an index.
 METERS_OF = f"""
 SELECT {", ".join(METER_COLUMNS)} FROM meters WHERE token_id = :token_id

@@ -7,10 +7,12 @@ later, nor always at midnight: a clock that goes from 23:59 to 01:00 begins its 
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import lru_cache
 from typing import Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from llmproxy.times import microseconds
 
 Period = Literal["minute", "hour", "day", "week", "month", "total"]
 PERIODS: tuple[Period, ...] = get_args(Period)
@@ -22,12 +24,11 @@ US_PER_S = 10**6
 NEVER_US = 2**62
 
 _HOUR_US = 3600 * US_PER_S
-_LENGTH_US = {
+LENGTH_US = {
     "minute": 60 * US_PER_S, "hour": _HOUR_US, "day": 24 * _HOUR_US, "week": 168 * _HOUR_US, "month": 744 * _HOUR_US,
 }  # fmt: skip
 # An end that lies further ahead was written by a clock that was wrong. The hour more is a day's in autumn.
-FURTHEST_US = {"total": NEVER_US, **{period: length + _HOUR_US for period, length in _LENGTH_US.items()}}
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FURTHEST_US = {"total": NEVER_US, **{period: length + _HOUR_US for period, length in LENGTH_US.items()}}
 
 
 def checked_zone(name: str) -> str:
@@ -41,7 +42,7 @@ def checked_zone(name: str) -> str:
 
 def has_begun_before(period: Period, period_end: int, at_us: int) -> bool:
     """Whether the minute or hour that ends then had begun at this moment."""
-    return at_us >= period_end - _LENGTH_US[period]
+    return at_us >= period_end - LENGTH_US[period]
 
 
 def period_ends(period: Period, zone: str, at_us: int) -> tuple[int, int]:
@@ -53,16 +54,16 @@ def period_ends(period: Period, zone: str, at_us: int) -> tuple[int, int]:
     if period == "total":
         return NEVER_US, NEVER_US
     if period in RATES:
-        length = _LENGTH_US[period]
+        length = LENGTH_US[period]
         end = (at_us // length + 1) * length
         return end, end + length
     # A calendar's days are the same for every moment of a minute, for no zone has changed within one since 1972.
-    return _calendar_ends(period, zone, at_us // _LENGTH_US["minute"])
+    return _calendar_ends(period, zone, at_us // LENGTH_US["minute"])
 
 
 @lru_cache(maxsize=256)
 def _calendar_ends(period: Period, zone: str, minute: int) -> tuple[int, int]:
-    end = _calendar_end(period, ZoneInfo(zone), minute * _LENGTH_US["minute"])
+    end = _calendar_end(period, ZoneInfo(zone), minute * LENGTH_US["minute"])
     return end, _calendar_end(period, ZoneInfo(zone), end)
 
 
@@ -86,4 +87,4 @@ def _first_day_after(period: Period, today: date) -> date:
 def _first_instant(day: date, zone: ZoneInfo) -> int:
     # Where midnight does not exist, this takes the clock from before the change, and so the instant of the change.
     midnight = datetime(day.year, day.month, day.day, tzinfo=zone)
-    return (midnight - _EPOCH) // timedelta(microseconds=1)
+    return microseconds(midnight)

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from llmproxy.errors import AmbiguousBody
 from llmproxy.limits.body.reading import FREE, WATCHED, Parts, Reading, is_misleading
+from llmproxy.limits.body.scanner import fed
 
 MOST_PARTS = 1000
 _MOST_HEADER_BYTES = 8 * 1024
@@ -47,14 +48,9 @@ def scan_form(pieces: Iterable[bytes], boundary: bytes, pause: Callable[[], obje
     The reading of a form that comes in pieces. Raises AmbiguousBody.
 
     Args:
-        pause: Called after each, to let others have their turn.
+        pause: Called after each, and after each PIECE of a longer one, to let others have their turn.
     """
-    scanner = FormScanner(boundary)
-    for piece in pieces:
-        scanner.feed(piece)
-        if pause:
-            pause()
-    return scanner.finish()
+    return fed(FormScanner(boundary), pieces, pause)
 
 
 class FormScanner:

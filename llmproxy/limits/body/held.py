@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from llmproxy.limits.body.reading import COUNTED, FREE, TELLING, Parts, Reading, models_in
-from llmproxy.limits.body.scanner import PIECE, scan
+from llmproxy.limits.body.scanner import scan
 
 # What is longer, or has more brackets and commas, would keep everybody else waiting for its parsing.
 MOST_HELD_BYTES = 256 * 1024
@@ -39,7 +39,7 @@ def read_held(body: bytes, *, counts_parts: bool = True, pause: Callable[[], obj
     """
     document = _plain(body)
     if document is None:
-        return scan((body[at : at + PIECE] for at in range(0, len(body), PIECE)), pause)
+        return scan((body,), pause)
     members = {name: value for name, value in document.items() if name not in FREE}
     parts = _parts(document) if counts_parts else None
     return Reading(members, models_in(members), len(body), parts, isinstance(document.get("prompt"), dict))

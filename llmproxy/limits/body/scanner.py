@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from json.decoder import scanstring  # type: ignore[attr-defined]
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from llmproxy.errors import AmbiguousBody
 from llmproxy.limits.body.reading import COUNTED, FREE, SCHEMAS, TELLING, WATCHED, Parts, Reading, models_in
@@ -123,16 +123,31 @@ class _Place:
 
 def scan(pieces: Iterable[bytes], pause: Callable[[], object] | None = None) -> Reading:
     """
-    The reading of a body that comes in pieces of at most PIECE. Raises AmbiguousBody.
+    The reading of a body that comes in pieces. Raises AmbiguousBody.
 
     Args:
-        pause: Called after each, to let others have their turn.
+        pause: Called after each, and after each PIECE of a longer one, to let others have their turn.
     """
-    scanner = BodyScanner()
+    return fed(BodyScanner(), pieces, pause)
+
+
+class Scanner(Protocol):
+    """Takes one body, piece by piece."""
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next piece, of at most PIECE. Raises AmbiguousBody."""
+
+    def finish(self) -> Reading:
+        """The reading of all of them. Raises AmbiguousBody."""
+
+
+def fed(scanner: Scanner, pieces: Iterable[bytes], pause: Callable[[], object] | None) -> Reading:
+    """What the scanner reads in the pieces; see `scan`."""
     for piece in pieces:
-        scanner.feed(piece)
-        if pause:
-            pause()
+        for at in range(0, len(piece), PIECE):
+            scanner.feed(piece[at : at + PIECE])
+            if pause:
+                pause()
     return scanner.finish()
 
 
