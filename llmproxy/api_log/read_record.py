@@ -119,6 +119,11 @@ class ReadRecord:
         return "cost_source" not in self.fields and self.usage_source == "reported"
 
     @property
+    def is_unpriced(self) -> bool:
+        """It used what had no price, or was written before prices."""
+        return self.cost_source == "unpriced" or self.is_before_prices
+
+    @property
     def billed_model(self) -> str | None:
         """The model that the response named, or where it named none the one that the request named and got."""
         model = self.model

@@ -198,8 +198,10 @@ def test_a_request_without_a_cost_says_why(
 ):
     write_record(cost=0 if source == "none" else None, cost_source=source, metadata=None, requested_model="tts-1")
 
-    text = browser.get(link_to_record(browser.get("/admin/requests").text)).text
+    rows = browser.get("/admin/requests").text
+    text = browser.get(link_to_record(rows)).text
 
+    assert f'<br><span class="quiet">{"no price" if source == "unpriced" else figure}</span>' in rows
     assert f'<p class="figure">{figure}</p><p class="quiet">{words}</p>' in text
     assert '<p class="figure small">tts-1</p>' in text
 
