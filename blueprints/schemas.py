@@ -10,12 +10,12 @@ import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from flask import current_app
 from marshmallow import RAISE, Schema, ValidationError, post_load, pre_load, validate, validates, validates_schema
 from marshmallow import fields as typed
 
+from config import zone_of
 from control import limits
 from llmproxy.destinations import require_allowed, require_private_if_plain
 from llmproxy.limits import amounts
@@ -463,11 +463,12 @@ class Zone(typed.String):
     """The name of a zone, such as Europe/Berlin."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        name = super()._deserialize(value, attr, data, **kwargs)
         try:
             # No name leads out of the directory of zones, but one may name a directory in it.
-            return ZoneInfo(super()._deserialize(value, attr, data, **kwargs))
-        except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
-            raise ValidationError("must be the name of a zone, such as Europe/Berlin.") from exc
+            return zone_of(name)
+        except ValueError as exc:
+            raise ValidationError(f"{exc}.") from exc
 
 
 class Rank(typed.String):

@@ -74,7 +74,7 @@ class Cleanup:
         told = now - timedelta(days=kept.audit_retention_days)
         old = select(AuditEntry.id).where(AuditEntry.at < told).limit(BATCH)
         yield from self._repeated("audit entries", delete(AuditEntry).where(AuditEntry.id.in_(old)))
-        made_us = int((now - timedelta(days=RESERVATION_DAYS)).timestamp() * 1_000_000)
+        made_us = microseconds(now - timedelta(days=RESERVATION_DAYS))
         ended = reservations.c.state != "held", reservations.c.at < made_us
         ids = select(reservations.c.request_id).where(*ended).limit(BATCH)
         yield from self._repeated("reservations", delete(reservations).where(reservations.c.request_id.in_(ids)))

@@ -7,8 +7,7 @@ do. Each change adds one to the owner's `rules_version`, so that a call that was
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Select, select
@@ -73,16 +72,6 @@ def of(session: Session, owner: Owner) -> list[Meter]:
 def holding_for(session: Session, token: Token) -> list[Meter]:
     """What holds for a token: its own meters, then its project's."""
     return of(session, token) + of(session, token.project)
-
-
-def of_tokens(session: Session, rows: Iterable[Token]) -> dict[str, list[Meter]]:
-    """The own meters of tokens, by the tokens' ids; of those alone that have some."""
-    ruled = [row.id for row in rows if row.is_ruled]
-    found: dict[str, list[Meter]] = defaultdict(list)
-    if ruled:
-        for meter in session.scalars(select(Meter).where(Meter.token_id.in_(ruled)).order_by(Meter.name, Meter.id)):
-            found[str(meter.token_id)].append(meter)
-    return found
 
 
 def listed(

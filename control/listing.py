@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Select, and_, or_, select
 
 from database.engine import Session
+from llmproxy.times import at_microsecond, microseconds
 from models import Project, Token
 
 Row = TypeVar("Row", Project, Token)
 
-_EPOCH, _TICK = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _DOT = "."
 
 
@@ -25,7 +25,7 @@ class NoSuchPlace(Exception):
 
 def place_after(row: Project | Token) -> str:
     """Where a list goes on behind this row, also when the row is gone by then."""
-    return f"{(row.created_at - _EPOCH) // _TICK}{_DOT}{row.id}"
+    return f"{microseconds(row.created_at)}{_DOT}{row.id}"
 
 
 def projects(session: Session, *, active: bool | None = None, **page: Any) -> tuple[list[Project], bool]:
@@ -76,7 +76,7 @@ def _place(session: Session, table: type[Row], after: str) -> tuple[datetime, st
     ticks, is_place, row_id = after.partition(_DOT)
     if is_place:
         try:
-            return _EPOCH + int(ticks) * _TICK, row_id
+            return at_microsecond(int(ticks)), row_id
         except (ValueError, OverflowError) as exc:
             raise NoSuchPlace from exc
     row = session.scalar(select(table).where(table.id == after))

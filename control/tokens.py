@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import ColumnElement, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from control import audit, limits, projects
@@ -36,13 +36,15 @@ def find(session: Session, token_id: str) -> Token:
     return token
 
 
+def has_secret(token_hash: str, *still: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether a token has the secret with this hash, or had it and `still` holds of the replaced one."""
+    retired = select(retired_secrets.c.token_id).where(retired_secrets.c.token_hash == token_hash, *still)
+    return or_(Token.token_hash == token_hash, Token.id.in_(retired))
+
+
 def find_by_hash(session: Session, token_hash: str, now: datetime) -> Token | None:
     """The token of a secret with this hash, also of one that was replaced and still works at `now`."""
-    retired = select(retired_secrets.c.token_id).where(
-        retired_secrets.c.token_hash == token_hash, retired_secrets.c.until > now
-    )
-    whose = or_(Token.token_hash == token_hash, Token.id.in_(retired))
-    token: Token | None = session.scalar(select(Token).where(whose))
+    token: Token | None = session.scalar(select(Token).where(has_secret(token_hash, retired_secrets.c.until > now)))
     return token
 
 
@@ -210,11 +212,7 @@ def _revoke(session: Session, actor: Actor, token: Token) -> None:
 
 
 def _find_by_secret(session: Session, secret: str) -> Token:
-    token_hash = hash_token(without_prefix(secret))
-    retired = select(retired_secrets.c.token_id).where(retired_secrets.c.token_hash == token_hash)
-    token: Token | None = session.scalar(
-        select(Token).where(or_(Token.token_hash == token_hash, Token.id.in_(retired)))
-    )
+    token: Token | None = session.scalar(select(Token).where(has_secret(hash_token(without_prefix(secret)))))
     if token is None:
         raise NotFound("token", "token")
     return token

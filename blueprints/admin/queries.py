@@ -18,9 +18,10 @@ from accounting import report
 from accounting.report import Brief, Kind
 from blueprints.admin.display import TokenView, token_view
 from blueprints.admin.spans import MONTH
+from control.tokens import has_secret
 from database.errors import DatabaseError
 from llmproxy.admission import SECRET_LENGTH, WINDOW, hash_token, utc_now, without_prefix
-from models import AuditEntry, Project, Token, db, retired_secrets
+from models import AuditEntry, Project, Token, db
 
 PAGE_SIZE = 50
 # A page far down a list makes the database walk there; nobody reads that far, filters lead there sooner.
@@ -194,9 +195,7 @@ def may_be_secret(text: str) -> bool:
 
 def token_id_of(text: str) -> str | None:
     """The id of the token whose id or secret this is, also one that was replaced; None for no token's."""
-    hashed = hash_token(without_prefix(text))
-    retired = select(retired_secrets.c.token_id).where(retired_secrets.c.token_hash == hashed)
-    is_meant = or_(Token.id == text, Token.token_hash == hashed, Token.id.in_(retired))
+    is_meant = or_(Token.id == text, has_secret(hash_token(without_prefix(text))))
     found: str | None = db.session.scalar(select(Token.id).where(is_meant))
     return found
 
