@@ -72,7 +72,7 @@ def _meter(meter: Meter) -> Response:
 
 
 @bp.post("/projects")
-@Operation(body=schemas.NewProject, status=201, answer=shapes.NewProject, refuses=(409,))
+@Operation(body=schemas.NewProject, status=201, answer=shapes.CreatedProject, refuses=(409,))
 def create_project(body: Values) -> tuple[Response, int]:
     """Create a project."""
     keyring = Services.of(current_app).keyring

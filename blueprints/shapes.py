@@ -88,7 +88,7 @@ class LimitedProject(Project):
     meters = fields.List(fields.Nested(Meter), required=True)
 
 
-class NewProject(LimitedProject):
+class CreatedProject(LimitedProject):
     """A project that was just made; names of those that have the same upstream key."""
 
     shares_key_with = fields.List(fields.String(), required=True)

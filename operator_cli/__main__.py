@@ -143,9 +143,7 @@ def show_token(api: Api, token_id: str, as_json: bool) -> None:
 @click.option("--label", help="What it is for.")
 @click.option("--rate-limit", type=click.IntRange(min=1), help="Requests an hour, if not the proxy's own limit.")
 @click.option("--usd", help="A budget in dollars, such as 2.50.")
-@click.option(
-    "--per", type=click.Choice(PERIODS[2:]), default="total", show_default=True, help="The budget's period."
-)
+@click.option("--per", type=click.Choice(PERIODS[2:]), help="The budget's period; total, if not named.")
 @click.option("--zone", help="Whose days they are, such as Europe/Berlin; UTC, if not named.")
 @click.option("--bound", is_flag=True, help="Admit no call that could cost more than is left of the budget.")
 @as_json
@@ -239,10 +237,10 @@ def usage(
 
 def _budget(told: dict[str, Any]) -> dict[str, Any]:
     if told["usd"] is None:
-        if told["zone"] or told["bound"]:
-            raise click.UsageError("--zone and --bound are of a budget: name it by --usd.")
+        if told["per"] or told["zone"] or told["bound"]:
+            raise click.UsageError("--per, --zone and --bound are of a budget: name it by --usd.")
         return {}
-    budget = {"usd": told["usd"], "per": told["per"]} | ({"zone": told["zone"]} if told["zone"] else {})
+    budget = {"usd": told["usd"], "per": told["per"] or "total"} | ({"zone": told["zone"]} if told["zone"] else {})
     return {"budget": budget | ({"reserve": "bound"} if told["bound"] else {})}
 
 

@@ -79,8 +79,17 @@ class Api:
         return report
 
     def project_id(self, named: str) -> str:
-        """The id of the project that has this name, or this id. Raises ClickException where there is none."""
+        """
+        The id of the project that has this id, or else this name. Raises ClickException where there is none.
+
+        A project may be named as another's id is.
+        """
+        called = None
         for project in self.rows("/projects", limit=1_000_000):
-            if named in (project["name"], project["id"]):
-                return str(project["id"])
-        raise click.ClickException(f"There is no project with the name or id {named!r}.")
+            if project["id"] == named:
+                return named
+            if project["name"] == named:
+                called = project["id"]
+        if called is None:
+            raise click.ClickException(f"There is no project with the name or id {named!r}.")
+        return str(called)

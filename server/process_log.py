@@ -26,6 +26,7 @@ def configure(log_format: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(formatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.captureWarnings(True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 

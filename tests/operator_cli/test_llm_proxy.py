@@ -113,6 +113,15 @@ def test_a_project_is_switched_off_and_on_and_deleted_by_its_name(server: Server
     assert (typed("projects", "delete", "shop", "--force").returncode, status()) == (0, 401)
 
 
+def test_an_id_is_never_taken_for_a_name(server: Server, typed: Typed) -> None:
+    meant = server.create_project(name="meant")
+    other = server.create_project(name=meant)
+
+    assert typed("projects", "delete", meant).returncode == 0
+    left = {project["id"] for project in json.loads(typed("projects", "list", "--json").stdout)}
+    assert other in left and meant not in left
+
+
 def test_a_limit_holds_for_the_next_call(server: Server, typed: Typed) -> None:
     token = server.issue_token()
     assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
@@ -267,7 +276,9 @@ def test_tokens_are_issued_with_budgets_many_at_once(server: Server, typed: Type
     }
 
 
-@pytest.mark.parametrize("more", [(), ("--until", "someday"), ("--hours", "1", "--zone", "UTC")])
+@pytest.mark.parametrize(
+    "more", [(), ("--until", "someday"), ("--hours", "1", "--zone", "UTC"), ("--hours", "1", "--per", "day")]
+)
 def test_half_of_what_a_token_needs_is_asked_for_again(server: Server, typed: Typed, more: tuple[str, ...]) -> None:
     server.create_project(name="shop")
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -51,3 +52,13 @@ def test_a_fault_has_its_traceback(write: Write) -> None:
 
     assert json.loads(write("json", "broke", exc_info=faulty))["exception"].startswith("Traceback")
     assert write("text", "broke", exc_info=faulty).splitlines()[1].startswith("Traceback")
+
+
+def test_a_warning_of_a_library_is_a_line_like_all_others() -> None:
+    script = "import warnings; from server import process_log; process_log.configure('json'); warnings.warn('is old')"
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+    ).stderr
+
+    (line,) = [json.loads(line) for line in told.splitlines()]
+    assert line["logger"] == "py.warnings" and "is old" in line["message"]
