@@ -1,5 +1,5 @@
 "use strict";
-/* Draws the overview's charts with uPlot, over the ones that the server drew, to show the numbers under the pointer. */
+/* Draws charts with uPlot. Without scripts there are none, and the table of their numbers stands open. */
 
 const CHART_HEIGHT = 150;
 const STEPS = [1, 2, 5].flatMap((digit) => [...Array(12).keys()].map((power) => digit * 10 ** power)).sort((a, b) => a - b);
@@ -18,7 +18,7 @@ function inWords(unit, value) {
     const cents = { minimumFractionDigits: dollars % 1 ? 2 : 0, maximumFractionDigits: dollars >= 1 ? 2 : dollars >= 0.01 ? 4 : 6 };
     return `$${dollars >= 1e4 ? inWords("count", dollars) : dollars.toLocaleString("en", cents)}`;
   }
-  if (unit === "ms") return value < 1000 ? `${Math.round(value)} ms` : `${(value / 1000).toFixed(1)} s`;
+  if (unit === "ms") return value < 1000 ? `${Math.round(value)} ms` : `${+(value / 1000).toFixed(1)} s`;
   for (const [limit, sign] of [[1e9, "B"], [1e6, "M"], [1e4, "k"]]) {
     if (value >= limit) return `${+(value / (sign === "k" ? 1e3 : limit)).toFixed(1)}${sign}`;
   }
@@ -90,11 +90,14 @@ function options(figure, data, width) {
     hooks: { setCursor: [(chart) => tell(figure, data, chart.cursor.idx)] },
     scales: {
       x: { range: () => [data.starts[0] - step * 0.6, data.starts.at(-1) + step * 0.6] },
-      y: { range: (_, low, high) => [0, high > 0 ? high * 1.05 : 10] },
+      // One call of ten minutes would flatten a median of a second to the ground: durations go by powers of ten.
+      y: data.kind === "lines"
+        ? { distr: 3, range: (_, low, high) => uPlot.rangeLog(Math.max(1, low || 1), Math.max(10, high || 10), 10, true) }
+        : { range: (_, low, high) => [0, high > 0 ? high * 1.05 : 10] },
     },
     axes: [
       { ...axis, grid: { show: false }, space: 64, size: 26, values: (_, values) => values.map((value) => timeWords(value, data.zone)) },
-      { ...axis, size: roomFor, space: 30, incrs: STEPS, values: (_, values) => values.map((value) => inWords(data.unit, value)) },
+      { ...axis, size: roomFor, space: 30, incrs: STEPS, values: (_, values) => values.map((value) => (value == null ? "" : inWords(data.unit, value))) },
     ],
     series: [
       {},
@@ -113,7 +116,6 @@ function draw(figure) {
   const data = JSON.parse(figure.dataset.chart);
   const place = figure.querySelector(".plot");
   const columns = [data.starts, ...data.series.map((series) => series.values)];
-  figure.classList.add("alive");
   place.replaceChildren();
   const chart = new uPlot(options(figure, data, place.clientWidth), columns, place);
   drawn.push({ chart, place });
@@ -124,6 +126,8 @@ function drawAll() {
   document.querySelectorAll("[data-chart]").forEach(draw);
 }
 
+document.querySelectorAll(".charts").forEach((charts) => { charts.hidden = false; });
+document.querySelectorAll(".charts + .numbers").forEach((table) => { table.open = false; });
 drawAll();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
 new ResizeObserver(() => {

@@ -44,7 +44,6 @@ class Activity:
     limited: int
     charts: list[Chart]
     labels: list[str]
-    ends: tuple[str, str]
     during: dict[str, str]
     periods: list[tuple[str, str]]
     models: list[Rank]
@@ -71,7 +70,6 @@ def activity(filters: Filters) -> Activity:
         limited=sum(count for code, count in reasons.items() if code in _LIMITS),
         charts=charts(periods, end, with_cost=costs.price_date() is not None),
         labels=[span.label(period.start) for period in periods],
-        ends=span.ends(periods),
         during={"from": address_of(begin)},
         periods=addresses(periods, end),
         models=ranks(models),

@@ -60,7 +60,6 @@ def overview() -> Response:
         unpriced=unpriced(EVERYBODY, span),
         silent=usage_report.silent_streams(db.session, EVERYBODY, begin, end)[:TOP],
         labels=[span.label(period.start) for period in periods],
-        ends=span.ends(periods),
         tops={kind: ranks(usage_report.top(db.session, kind, EVERYBODY, begin, end, limit=TOP)) for kind in _KINDS},
         reasons=usage_report.refusals_by_reason(db.session, EVERYBODY, begin, end),
         failures=_latest_failures(totals, begin),

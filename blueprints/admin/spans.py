@@ -61,10 +61,6 @@ class Span:
         """The start of a period, in words."""
         return moment.strftime(self.form)
 
-    def ends(self, periods: list[Period]) -> tuple[str, str]:
-        """The times at both ends of the charts."""
-        return (self.label(periods[0].start), self.label(periods[-1].start)) if periods else ("", "")
-
 
 SPANS = {
     span.name: span

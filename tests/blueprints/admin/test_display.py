@@ -70,22 +70,10 @@ def chart(kind, values) -> Chart:
     return Chart("t", kind, "count", [Series("s", "fresh", values)], list(range(len(values))), len(values), "UTC")
 
 
-def test_bars_stand_on_the_ground_and_the_highest_fills_the_box():
-    bars = chart("bars", [0, 5, 10]).shapes[0].bars
+def test_a_chart_tells_what_was_not_measured_by_a_dash():
+    made = chart("lines", [1, None])
 
-    assert [(y, height) for _, y, _, height in bars] == [(60.0, 60.0), (0.0, 120.0)]
-
-
-def test_a_line_is_broken_where_nothing_was_measured():
-    lines = chart("lines", [1, 2, None, 4]).shapes[0].lines
-
-    assert [len(line.split()) for line in lines] == [2, 2]
-
-
-def test_an_empty_chart_is_no_fault():
-    assert chart("bars", [0, 0]).shapes[0].bars == []
-    assert chart("lines", [None]).shapes[0].lines == []
-    assert chart("lines", [None]).highest == "0"
+    assert (made.words(0), made.words(1)) == (["1"], ["–"])
 
 
 @pytest.mark.parametrize(
