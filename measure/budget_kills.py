@@ -2,7 +2,9 @@
 Whether a budget stays exact while workers are killed: calls without a pause on one token with meters, and every two
 seconds one of the workers gone without a warning.
 
-    python -m measure.budget_kills [--seconds 60] [--clients 32] [--workers 4] [--database postgresql://…]
+    python -m measure.budget_kills [--seconds 60] [--clients 32] [--workers 4] [--database postgresql://…] [--pause S]
+
+With --pause none is killed, but one stands still for so long under the load.
 
 When the load is over nothing may be held, within a minute; and what is spent must be what the records tell, plus what
 is assumed of calls that left none. Ends with 1 where it is not. With --database, one that holds nothing yet.
@@ -58,14 +60,16 @@ class Load:
         self._clients = clients
         self.seen: Counter[str] = Counter()
 
-    def run(self, seconds: float) -> int:
-        """Call for so long, and kill meanwhile; how many workers were."""
+    def run(self, seconds: float, pause_s: float = 0) -> int:
+        """Call for so long, and kill meanwhile, or pause one worker; how many workers were killed."""
         deadline = time.monotonic() + seconds
         clients = [threading.Thread(target=self._call_until, args=(deadline,)) for _ in range(self._clients)]
         for client in clients:
             client.start()
+        if pause_s:
+            self._pause(pause_s)
         kills = 0
-        while time.monotonic() < deadline - KILL_EVERY_S:
+        while not pause_s and time.monotonic() < deadline - KILL_EVERY_S:
             time.sleep(KILL_EVERY_S)
             workers = children(self._server.master or 0)
             if workers:
@@ -74,6 +78,15 @@ class Load:
         for client in clients:
             client.join()
         return kills
+
+    def _pause(self, seconds: float) -> None:
+        pid = random.choice(children(self._server.master or 0))
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        # Its master may have replaced it meanwhile.
+        if pid in children(self._server.master or 0):
+            os.kill(pid, signal.SIGCONT)
+            print(f"worker {pid} goes on")
 
     def _call_until(self, deadline: float) -> None:
         body = {"model": "gpt-4o", "max_tokens": 500, "messages": [{"role": "user", "content": "Hello"}]}
@@ -102,6 +115,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--database", default="")
+    parser.add_argument("--pause", type=float, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work, MockOpenAI() as upstream:
         data_dir = Path(work) / "data"
@@ -109,7 +123,7 @@ def main() -> None:
         url = options.database
         with proxy(Server(port), data_dir, workers=options.workers, limits=LIMITS, database_url=url) as server:
             load = Load(server, options.clients)
-            kills = load.run(options.seconds)
+            kills = load.run(options.seconds, options.pause)
             is_exact = _look(url or f"sqlite:///{data_dir}/llm-proxy.db", data_dir)
     print(f"{kills} workers killed; {dict(load.seen)}")
     sys.exit(not is_exact)
