@@ -33,7 +33,7 @@ from blueprints.root_path import BelowRootPath
 from config import Settings
 from database.claims import open_token_store
 from database.engine import Engine, engine_options, set_up
-from llmproxy.admission import Admission
+from llmproxy.admission import Admission, Looks
 from llmproxy.api_log.writer import LogWriter
 from llmproxy.client.address import ClientAddress
 from llmproxy.client.held_bodies import HeldBodies
@@ -152,9 +152,10 @@ def _services(settings: Settings, engine: Engine) -> Services:
     )
     live = LiveCalls()
     fairness = Fairness(live, max_sessions=settings.max_websockets_per_token)
-    prices, rooms = _prices(settings), HeldBodies()
+    prices, rooms, looks = _prices(settings), HeldBodies(), Looks()
     gate = Gate(
         store,
+        looks=looks,
         prices=prices,
         open_spool=lambda: _open_spool(settings),
         max_spooled_bytes=settings.ruled_body_bytes,
@@ -164,7 +165,7 @@ def _services(settings: Settings, engine: Engine) -> Services:
     return Services(
         settings=settings,
         engine=engine,
-        admission=Admission(store, keyring, settings.upstream_allowed_hosts, fairness),
+        admission=Admission(store, keyring, settings.upstream_allowed_hosts, fairness, looks),
         store=store,
         gate=gate,
         live=live,

@@ -181,11 +181,7 @@ def respond(
 
 def _forward(parts: Services, call: Call, environ: Environ) -> Response:
     target, body = checked_request(parts, call, environ)
-    authorization = environ.get("HTTP_AUTHORIZATION") or bearer_in_key_header(environ)
-    grant = parts.admission.admit(authorization, datetime.now(UTC))
-    holding = None
-    if isinstance(grant, RuledToken):
-        grant, holding = parts.gate.admit(grant, asked_of(parts, call, environ, target), body)
+    grant, holding = _admitted(parts, call, environ, target, body)
     call.admitted(grant, holding)
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
     api_key = parts.admission.api_key(grant)
@@ -206,6 +202,25 @@ def _forward(parts: Services, call: Call, environ: Environ) -> Response:
     response = send_up(parts, call, request)
     body.let_go()
     return relayed(call, response, environ, conceals=conceals, asked=asked, holding=holding)
+
+
+def _admitted(
+    parts: Services, call: Call, environ: Environ, target: str, body: RequestBody
+) -> tuple[Grant, Holding | None]:
+    authorization = environ.get("HTTP_AUTHORIZATION") or bearer_in_key_header(environ)
+    # What is certain of a token refuses its call before a body is asked for, or read that takes its time.
+    is_small = body.length is not None and body.length <= HELD_BYTES and "HTTP_EXPECT" not in environ
+    token = parts.admission.admit(authorization, datetime.now(UTC), remembers=is_small)
+    if not isinstance(token, RuledToken):
+        return token, None
+    asked = asked_of(parts, call, environ, target)
+    if token.is_remembered:
+        if (admitted := parts.gate.admit_again(token, asked, body)) is not None:
+            return admitted
+        token = parts.admission.admit(authorization, datetime.now(UTC))
+        if not isinstance(token, RuledToken):
+            return token, None
+    return parts.gate.admit(token, asked, body)
 
 
 def asked_of(parts: Services, call: Call, environ: Environ, target: str) -> Asked:

@@ -2,7 +2,7 @@
 Who may pass: a bearer becomes a grant, or a refusal that says why.
 
 The claim comes first and decides alone: one conditional UPDATE checks everything and counts the request.
-Only a refused claim costs a second look, to explain it. Nothing is remembered between two requests, so a
+Only a refused claim costs a second look, to explain it. No verdict is remembered between two requests, so a
 revocation holds for the next one in every process that shares the database.
 
 Fails closed: when the store cannot answer, nobody passes, and nobody is told that their token is bad.
@@ -38,6 +38,8 @@ from llmproxy.urls import seal_origin
 
 WINDOW = timedelta(hours=1)
 _CLAIMS = 3
+_LOOK_LASTS_S = 60.0
+_MOST_LOOKS = 4096
 SECRET_LENGTH = 36  # a UUID in its usual form
 KEY_PREFIX = "sk-"  # of OpenAI's own keys; some clients take nothing else for one
 
@@ -98,12 +100,14 @@ class RuledToken(NamedTuple):
         token_hash: Of the token's own secret.
         ruled: The state's, which is there.
         is_retired: As the grant has it.
+        is_remembered: The look was an earlier call's. It may be another one by now, and its counts are.
     """
 
     token_hash: str
     state: TokenState
     ruled: Ruled
     is_retired: bool
+    is_remembered: bool = False
 
     @property
     def token_id(self) -> str:
@@ -114,6 +118,33 @@ class RuledToken(NamedTuple):
     def project_id(self) -> str:
         """Its project's."""
         return self.state.project_id
+
+
+class Looks:
+    """
+    Tokens with rules or meters as the last looks at them found them, so that not every call pays for a look, which
+    costs half as much as its claim. What is out of date does no harm, for claims name all that they were judged by.
+    """
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, RuledToken] = {}
+
+    def find(self, token_hash: str) -> RuledToken | None:
+        """The token, if it was looked at in the last minute: the database's clock is reckoned from that."""
+        token = self._tokens.get(token_hash)
+        return token if token and time.monotonic() - token.ruled.seen_s < _LOOK_LASTS_S else None
+
+    def keep(self, token: RuledToken) -> None:
+        """From here on `find` finds it."""
+        if token.is_retired:  # another secret, which works for a while
+            return
+        if len(self._tokens) >= _MOST_LOOKS:
+            self._tokens.clear()
+        self._tokens[token.token_hash] = token._replace(is_remembered=True)
+
+    def drop(self, token: RuledToken) -> None:
+        """`find` finds it no longer."""
+        self._tokens.pop(token.token_hash, None)
 
 
 class Connections(NamedTuple):
@@ -178,6 +209,7 @@ class Admission:
     Args:
         allowed_hosts: See `destinations.require_allowed`.
         fairness: Refuses tokens that hold too much of this process; None lets each hold what it likes.
+        looks: Has what is remembered of tokens with rules or meters.
     """
 
     def __init__(
@@ -186,8 +218,10 @@ class Admission:
         keyring: KeyRing,
         allowed_hosts: tuple[str, ...] = (),
         fairness: Fairness | None = None,
+        looks: Looks | None = None,
     ) -> None:
         self._store = store
+        self._looks = looks or Looks()
         self._fairness = fairness
         # The row is read anew for every call; the sealed text in it opens to the same key each time.
         self._open = lru_cache(maxsize=1024)(partial(_open_key, keyring, allowed_hosts))
@@ -196,7 +230,9 @@ class Admission:
         """What the claims hold open at this moment."""
         return self._store.connections()
 
-    def admit(self, authorization: str | None, now: datetime, *, is_session: bool = False) -> Grant | RuledToken:
+    def admit(
+        self, authorization: str | None, now: datetime, *, is_session: bool = False, remembers: bool = False
+    ) -> Grant | RuledToken:
         """
         Count this request and grant it. What a token with rules or meters asks for is for the gate to judge: of it
         nothing has been counted.
@@ -205,6 +241,7 @@ class Admission:
             authorization: The header as the client sent it, or what stands for it; None where there is none.
             now: Aware UTC.
             is_session: It asks for a WebSocket.
+            remembers: A token with rules or meters may be returned as it is remembered.
 
         Raises:
             CallerError: the reason for the caller, which names whose token it was where one was recognised.
@@ -217,7 +254,7 @@ class Admission:
         if self._fairness:
             self._fairness.check(token_hash, is_session=is_session)
         try:
-            grant = self._claim(token_hash, now)
+            grant = (remembers and self._looks.find(token_hash)) or self._claim(token_hash, now)
         except StoreUnavailable as exc:
             raise unavailable(exc) from exc
         if self._fairness:

@@ -2,7 +2,8 @@
 Who may pass of those whose tokens have rules or meters: judged by what they ask for, and held for what it may cost.
 
 head → body → judge → claim. Nothing has gone up before the claim, which names the versions of rules and meters that
-the call was judged by: where one has changed meanwhile, it is judged again.
+the call was judged by: where one has changed meanwhile, it is judged again. So a token need not be looked at for each
+of its calls: what the last look found admits nobody whom it should not, and whom it does not admit is judged anew.
 
 Fails closed: what cannot be read, priced or counted is refused, with the reason.
 """
@@ -17,7 +18,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 import orjson
 
-from llmproxy.admission import Grant, RuledToken, StoreUnavailable, TokenStore, explain, unavailable, utc_now
+from llmproxy.admission import Grant, Looks, RuledToken, StoreUnavailable, TokenStore, explain, unavailable, utc_now
 from llmproxy.client.held_bodies import HeldBodies
 from llmproxy.client.request_body import HELD_BYTES, RequestBody, spooling
 from llmproxy.errors import (
@@ -33,6 +34,7 @@ from llmproxy.errors import (
     ProxyError,
     RateLimited,
     TokensLimited,
+    Unavailable,
 )
 from llmproxy.holding import Holding, Judged
 from llmproxy.limits.amounts import usd
@@ -118,6 +120,7 @@ _OVER = Bounds(1, 1, 1, 1, "it is over")
 class Gate:
     """
     Args:
+        looks: Get what tokens were claimed by.
         prices: None where no prices are kept: then nobody with a budget in dollars passes.
         open_spool: Opens an empty file that goes with its closing.
         max_spooled_bytes: Of a body that must be read before it goes up.
@@ -132,6 +135,7 @@ class Gate:
         self,
         store: TokenStore,
         *,
+        looks: Looks,
         prices: Prices | None,
         open_spool: Callable[[], BinaryIO],
         max_spooled_bytes: int,
@@ -140,6 +144,7 @@ class Gate:
     ) -> None:
         self.settler: Settler | None = None
         self._store = store
+        self._looks = looks
         self._prices = prices
         self._open_spool = open_spool
         self._max_spooled_bytes = max_spooled_bytes
@@ -154,15 +159,40 @@ class Gate:
             CallerError: the reason for the caller.
             AuthUnavailable: nobody can tell at the moment.
         """
+        reading: Reading | None = None
+
+        def judge(token: RuledToken) -> Judged:
+            nonlocal reading
+            judged, reading = self._judge_call(token, asked, body, reading)
+            return judged
+
+        return self._until_claimed(token, asked.request_id, judge)
+
+    def admit_again(self, token: RuledToken, asked: Asked, body: RequestBody) -> tuple[Grant, Holding] | None:
+        """
+        As `admit` does, by what is remembered of the token, which refuses nobody: None where the token is to be
+        looked at anew. Nothing has been counted then.
+        """
         try:
-            return self._admit(token, asked, body)
-        except ProxyError as exc:
+            admitted = self._claim(token, asked.request_id, self._judge_call(token, asked, body, None)[0])
+        except Unavailable as exc:
             self._complete(exc, token)
             raise
+        except ProxyError:
+            admitted = None
+        if admitted is None:
+            self._looks.drop(token)
+        return admitted
 
     def admit_session(self, token: RuledToken, asked: Asked) -> Grant:
         """Count and grant the opening of a WebSocket, which holds nothing. Raises as `admit` does."""
-        return self._of_session(token, asked, instead=Bounds())[0]
+
+        def judge(token: RuledToken) -> Judged:
+            judged = self._judge_session(token, asked, must_have_room=True)
+            # Between responses nothing is held.
+            return judged._replace(figures=Bounds(), concurrency=None)
+
+        return self._until_claimed(token, asked.request_id, judge, has_record=False)[0]
 
     def admit_response(self, token: RuledToken, asked: Asked, *, is_over: bool) -> Holding:
         """
@@ -173,53 +203,62 @@ class Gate:
             asked: The opening's, under the response's own id.
             is_over: It has been made already, and needs no room but to be charged.
         """
-        return self._of_session(token, asked, instead=_OVER if is_over else None)[1]
+
+        def judge(token: RuledToken) -> Judged:
+            judged = self._judge_session(token, asked, must_have_room=not is_over)
+            return judged._replace(figures=_OVER, concurrency=None) if is_over else judged
+
+        return self._until_claimed(token, asked.request_id, judge, has_record=False)[1]
 
     def _complete(self, refusal: ProxyError, token: RuledToken) -> None:
         refusal.token_id, refusal.project_id = token.token_id, token.project_id
         refusal.add_contact(self._contact)
 
-    def _of_session(self, token: RuledToken, asked: Asked, *, instead: Bounds | None) -> tuple[Grant, Holding]:
+    def _until_claimed(
+        self, token: RuledToken, request_id: str, judge: Callable[[RuledToken], Judged], *, has_record: bool = True
+    ) -> tuple[Grant, Holding]:
+        """Judge a call and claim it; anew where its token has become another one meanwhile."""
         try:
             for _ in range(_TRIES):
-                rules = _rules_of(token.ruled)
-                route = find_route(asked.method, asked.target.partition("?")[0])
-                check_head(rules, route, address=asked.address or "", size=0)
-                if rules.looks_at_bodies:
-                    raise EndpointNotAllowed("This token's rules look at requests, which are not read on WebSockets.")
-                _check_what_is_certain(token.ruled, None if instead is _OVER else rules.concurrency)
-                # What a session remembers is in no message of it.
-                judged = self._judge(token.ruled, rules, (route or UNKNOWN)._replace(kind="realtime"), asked, NOTHING)
-                if instead is not None:  # between responses nothing is held
-                    judged = judged._replace(figures=instead, concurrency=None)
-                admitted = self._claim(token, asked.request_id, judged, has_record=False)
+                admitted = self._claim(token, request_id, judge(token), has_record=has_record)
                 if admitted is not None:
+                    self._looks.keep(token)
                     return admitted
                 token = self._look_again(token)
+            raise unavailable(StoreUnavailable("the token's limits changed again and again"))
         except ProxyError as exc:
             self._complete(exc, token)
             raise
-        raise unavailable(StoreUnavailable("the token's limits changed again and again"))
 
-    def _admit(self, token: RuledToken, asked: Asked, body: RequestBody) -> tuple[Grant, Holding]:
-        path = asked.target.partition("?")[0]
-        route = find_route(asked.method, path)
-        reading = None
-        for _ in range(_TRIES):
-            rules = _rules_of(token.ruled)
-            check_head(rules, route, address=asked.address or "", size=body.length or 0)
+    def _judge_session(self, token: RuledToken, asked: Asked, *, must_have_room: bool) -> Judged:
+        rules = _rules_of(token.ruled)
+        route = find_route(asked.method, asked.target.partition("?")[0])
+        check_head(rules, route, address=asked.address or "", size=0)
+        if rules.looks_at_bodies:
+            raise EndpointNotAllowed("This token's rules look at requests, which are not read on WebSockets.")
+        _check_what_is_certain(token.ruled, rules.concurrency if must_have_room else None)
+        # What a session remembers is in no message of it.
+        return self._judge(token.ruled, rules, (route or UNKNOWN)._replace(kind="realtime"), asked, NOTHING)
+
+    def _judge_call(
+        self, token: RuledToken, asked: Asked, body: RequestBody, reading: Reading | None
+    ) -> tuple[Judged, Reading | None]:
+        """
+        Args:
+            reading: Of its body, if that has been read.
+        """
+        rules = _rules_of(token.ruled)
+        route = find_route(asked.method, asked.target.partition("?")[0])
+        check_head(rules, route, address=asked.address or "", size=body.length or 0)
+        if not token.is_remembered:
             _check_what_is_certain(token.ruled, rules.concurrency)
-            if reading is None and _must_be_read(route or UNKNOWN, rules, token.ruled.meters, body):
-                reading = self._read(asked, body, token.token_id)
-            judged = self._judge(token.ruled, rules, route or UNKNOWN, asked, reading or NOTHING)
-            if reported := _reported_by(token.ruled):
-                code = self._would_refuse(token, reported, route, asked, body, reading)
-                judged = judged._replace(would_refuse=code)
-            admitted = self._claim(token, asked.request_id, judged)
-            if admitted is not None:
-                return admitted
-            token = self._look_again(token)
-        raise unavailable(StoreUnavailable("the token's limits changed again and again"))
+        if reading is None and _must_be_read(route or UNKNOWN, rules, token.ruled.meters, body):
+            reading = self._read(asked, body, token.token_id)
+        judged = self._judge(token.ruled, rules, route or UNKNOWN, asked, reading or NOTHING)
+        if reported := _reported_by(token.ruled):
+            code = self._would_refuse(token, reported, route, asked, body, reading)
+            judged = judged._replace(would_refuse=code)
+        return judged, reading
 
     def _look_again(self, token: RuledToken) -> RuledToken:
         try:

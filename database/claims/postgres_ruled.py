@@ -28,7 +28,7 @@ _SETTINGS = f"""
     AND (SELECT set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true)) <> ''
 """
 _NOW = f"(extract(epoch FROM clock_timestamp()) * {US_PER_S})::bigint"
-_WINDOW_IS_OVER = "(window_started_at IS NULL OR window_started_at <= clock_timestamp() - interval '1 hour')"
+_WINDOW_IS_OVER = "COALESCE(window_started_at <= clock_timestamp() - interval '1 hour', TRUE)"
 _FURTHEST = f"(CASE period {' '.join(f'''WHEN '{period}' THEN {FURTHEST_US[period]}''' for period in PERIODS)} END)"
 _IS_RATE = f"period IN ({', '.join(f'{period!r}' for period in sorted(RATES))})"
 _IS_OVER = f"(period_end <= now_us OR period_end > now_us + {_FURTHEST})"
@@ -54,12 +54,13 @@ WITH asked AS MATERIALIZED (
     SELECT * FROM unnest(%(ids)s::text[], %(bounds)s::bigint[], %(estimates)s::bigint[], %(ends)s::bigint[],
         %(after)s::bigint[]) AS asked (meter_id, bound, estimate, ends, after)
 ), t AS (
-    SELECT token, tokens.id AS token_id, tokens.project_id, openai_api_key, base_url, stream_usage, name, in_flight,
+    SELECT tokens.id AS token_id, tokens.project_id, openai_api_key, base_url, stream_usage, name, in_flight, token,
         {_WINDOW_IS_OVER} AS is_first
     FROM tokens JOIN projects ON projects.id = tokens.project_id
     WHERE {_SETTINGS} AND token = %(token)s AND tokens.is_active AND projects.is_active
         AND expires_at > clock_timestamp()
         AND tokens.rules_version = %(version)s AND projects.rules_version = %(project_version)s
+        AND name = %(project_name)s AND default_tier IS NOT DISTINCT FROM %(default_tier)s::text
         AND ({_WINDOW_IS_OVER} OR request_count < COALESCE(rate_limit, %(default_limit)s::integer))
     FOR UPDATE OF tokens
 ), l AS (
@@ -83,7 +84,7 @@ WITH asked AS MATERIALIZED (
             ELSE bounds = 0
                 OR (reserved + hold <= amount - spent AND spent + bounds + its_bound <= {MOST_BOUNDS} * amount) END
         ) = cardinality(%(ids)s::text[])
-        AND (%(concurrency)s::integer IS NULL OR in_flight < %(concurrency)s::integer)
+        AND COALESCE(in_flight < %(concurrency)s::integer, TRUE)
         OR EXISTS (SELECT FROM reservations WHERE request_id = %(request_id)s) AS ok
     FROM t
 ), r AS (
@@ -107,8 +108,7 @@ WITH asked AS MATERIALIZED (
         last_used_at = clock_timestamp(), in_flight = tokens.in_flight + %(reserves)s::integer
     FROM t, go WHERE tokens.token = t.token RETURNING 1
 )
-SELECT token_id, project_id, openai_api_key, base_url, stream_usage, name, in_flight, ok, now_us,
-    (SELECT json_agg(json_build_array({_METER}) ORDER BY id) FROM p)
+SELECT t.*, ok, now_us, (SELECT json_agg(json_build_array({_METER}) ORDER BY id) FROM p)
 FROM t, v, n
 """  # noqa: S608
 
@@ -184,6 +184,8 @@ def claim_values(asked: RuledClaim) -> dict[str, Any]:
         "request_id": asked.request_id,
         "version": asked.version,
         "project_version": asked.project_version,
+        "project_name": asked.project_name,
+        "default_tier": asked.default_tier,
         "node": asked.node,
         "worker": asked.worker,
         "estimate": asked.estimate,

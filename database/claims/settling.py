@@ -84,19 +84,27 @@ class Settling:
         """Tell the database of all that has ended by now; False when it does not answer."""
         self._has_ended.clear()
         while self._ended:
-            settlement, since = self._ended[0]
             try:
-                self._store.settle(settlement)
+                told = self._tell()
             except StoreUnavailable as exc:
                 self._fails(exc)
                 # One that cannot be told does not keep the others from it.
                 self._ended.rotate(-1)
                 return False
-            self._ended.popleft()
-            self._running.discard(settlement.request_id)
-            self._took_s(time.perf_counter() - since)
+            now_s = time.perf_counter()
+            for _ in range(told):
+                settlement, since = self._ended.popleft()
+                self._running.discard(settlement.request_id)
+                self._took_s(now_s - since)
         self._is_failing = False
         return True
+
+    def _tell(self) -> int:
+        """Tell the database of the first that have ended; how many. One alone while it may be one that fails."""
+        if self._is_failing or len(self._ended) == 1:
+            self._store.settle(self._ended[0][0])
+            return 1
+        return self._store.settle_together([settlement for settlement, _ in self._ended])
 
     def release_unknown(self) -> int:
         """End what is held under this worker's name for none of its calls; how many there were."""

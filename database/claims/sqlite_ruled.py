@@ -7,9 +7,10 @@ Nothing here may yield: whoever yields within a transaction stops the process as
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -17,13 +18,25 @@ from database.claims.statements import METER_COLUMNS
 from llmproxy.admission import Grant
 from llmproxy.limits.meters import Claimed, Meter, admitted
 from llmproxy.limits.periods import period_ends
-from llmproxy.limits.reservations import STALE, Hold, RuledClaim, Settlement, State, Verdict, ended, holds_of, judged
+from llmproxy.limits.reservations import (
+    STALE,
+    Charge,
+    Hold,
+    RuledClaim,
+    Settlement,
+    State,
+    Verdict,
+    ended,
+    holds_of,
+    judged,
+)
 
 _MAY_CALL = """
 SELECT tokens.id, project_id, openai_api_key, base_url, stream_usage, name, in_flight
 FROM tokens JOIN projects ON projects.id = tokens.project_id
 WHERE token = :token AND tokens.is_active AND projects.is_active AND expires_at > :now
     AND tokens.rules_version = :version AND projects.rules_version = :project_version
+    AND projects.name = :project_name AND projects.default_tier IS :default_tier
     AND (window_started_at IS NULL OR window_started_at <= :window_floor
          OR request_count < COALESCE(rate_limit, :default_limit))
 """
@@ -38,7 +51,17 @@ _RESERVE = """
 INSERT INTO reservations (request_id, project_id, token_id, node, worker, at, state, holds, estimate)
 VALUES (?, ?, ?, ?, ?, ?, 'held', ?, ?) ON CONFLICT DO NOTHING
 """
+_RELEASE = "UPDATE tokens SET in_flight = in_flight - ? WHERE id = ?"
 _UPDATE_METER = "UPDATE meters SET spent = ?, reserved = ?, bounds = ?, mean = ?, period_end = ? WHERE id = ?"
+
+
+class _Reserved(NamedTuple):
+    """A reservation as its row stands."""
+
+    token_id: str
+    state: State
+    holds: list[Hold]
+    at_us: int
 
 
 def claim(
@@ -50,8 +73,13 @@ def claim(
     Args:
         values: As the plain claim's statement has them.
     """
-    versions = {"version": asked.version, "project_version": asked.project_version}
-    row = connection.execute(_MAY_CALL, values | versions).fetchone()
+    judged_by = {
+        "version": asked.version,
+        "project_version": asked.project_version,
+        "project_name": asked.project_name,
+        "default_tier": asked.default_tier,
+    }
+    row = connection.execute(_MAY_CALL, values | judged_by).fetchone()
     if row is None:
         return None, STALE
     *granted, in_flight = row
@@ -68,50 +96,46 @@ def claim(
     return (grant if is_admitted else None), Verdict(is_admitted, False, tuple(meters), in_flight, now_us)
 
 
-def settle(connection: sqlite3.Connection, settlement: Settlement, now_us: int) -> bool:
-    """End a reservation; False when there is none. See `database.claims.settlement`."""
-    row = connection.execute(
-        "SELECT token_id, state, holds, at FROM reservations WHERE request_id = ?", (settlement.request_id,)
-    ).fetchone()
-    if row is None:
-        return False
-    token_id, state, holds, at_us = row
-    if state == "held" or (state == "assumed" and settlement.state != "assumed"):
-        _charge(connection, settlement, state, [Hold(*entry) for entry in orjson.loads(holds)], at_us, now_us)
-        if state == "held":
-            connection.execute("UPDATE tokens SET in_flight = in_flight - 1 WHERE id = ?", (token_id,))
-    if settlement.state is None:
-        connection.execute("DELETE FROM reservations WHERE request_id = ?", (settlement.request_id,))
-    elif state == "held" or settlement.state == "settled":
-        connection.execute(
-            "UPDATE reservations SET state = ? WHERE request_id = ?", (settlement.state, settlement.request_id)
-        )
-    return True
+def settle(connection: sqlite3.Connection, settlements: Sequence[Settlement], now_us: int) -> int:
+    """End reservations; how many of them there were. See `database.claims.settling`."""
+    rows = connection.execute(_select_held(len(settlements)), [settlement.request_id for settlement in settlements])
+    found = {
+        request_id: _Reserved(token_id, state, [Hold(*entry) for entry in orjson.loads(holds)], at_us)
+        for request_id, token_id, state, holds, at_us in rows
+    }
+    count = len(found)
+    ids = {hold.meter_id for reserved in found.values() for hold in reserved.holds}
+    before = {meter.id: meter for meter in _meters(connection, list(ids))}
+    after, released = dict(before), Counter[str]()
+    states, deleted = list[tuple[str, str]](), list[tuple[str]]()
+    for request_id, charge, state, _ in settlements:
+        if (reserved := found.get(request_id)) is None:
+            continue
+        if reserved.state == "held" or (reserved.state == "assumed" and state != "assumed"):
+            _charge(after, reserved, charge, now_us)
+            released[reserved.token_id] += reserved.state == "held"
+        if state is None:
+            del found[request_id]
+            deleted.append((request_id,))
+        elif reserved.state == "held" or state == "settled":
+            found[request_id] = reserved._replace(state=state)
+            states.append((state, request_id))
+    changed = [meter for meter in after.values() if meter is not before[meter.id]]
+    connection.executemany(_UPDATE_METER, map(_written, changed))
+    connection.executemany(_RELEASE, [(count, token_id) for token_id, count in released.items()])
+    connection.executemany("UPDATE reservations SET state = ? WHERE request_id = ?", states)
+    connection.executemany("DELETE FROM reservations WHERE request_id = ?", deleted)
+    return count
 
 
-def _charge(
-    connection: sqlite3.Connection,
-    settlement: Settlement,
-    state: State,
-    holds: Sequence[Hold],
-    at_us: int,
-    now_us: int,
-) -> None:
+def _charge(meters: dict[str, Meter], reserved: _Reserved, charge: Charge, now_us: int) -> None:
     """Bring the meters that are still there to what the call cost."""
-    by_id = {hold.meter_id: hold for hold in holds}
-    after = [
-        ended(
-            meter,
-            by_id[meter.id],
-            state,
-            settlement.charge,
-            at_us=at_us,
-            now_us=now_us,
-            ends=period_ends(meter.period, meter.zone, now_us),
-        )
-        for meter in _meters(connection, list(by_id))
-    ]
-    connection.executemany(_UPDATE_METER, map(_written, after))
+    for hold in reserved.holds:
+        if meter := meters.get(hold.meter_id):
+            ends = period_ends(meter.period, meter.zone, now_us)
+            meters[meter.id] = ended(
+                meter, hold, reserved.state, charge, at_us=reserved.at_us, now_us=now_us, ends=ends
+            )
 
 
 def _reserve(
@@ -131,6 +155,12 @@ def _reserve(
 def _meters(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Meter]:
     """Those that are there, by their ids."""
     return [Meter(*row) for row in connection.execute(_select_meters(len(ids)), ids)] if ids else []
+
+
+@lru_cache(maxsize=64)
+def _select_held(count: int) -> str:
+    places = ", ".join("?" * count)
+    return f"SELECT request_id, token_id, state, holds, at FROM reservations WHERE request_id IN ({places})"  # noqa: S608
 
 
 @lru_cache(maxsize=64)

@@ -1,9 +1,9 @@
 """
 What goes between whoever judges a call and the database that holds its meters: the look, the claim, the settlement.
 
-A claim names the versions of the rules and meters that it was judged by, so that no verdict is older than it. What it
-holds stands in one row, the reservation, until the call's record has been read: *held* while the call runs, *settled*
-by its worker or *assumed* by whoever found the worker dead.
+A claim names all that it was judged by, rules and meters by their versions, so that no verdict is older than it.
+What it holds stands in one row, the reservation, until the call's record has been read: *held* while the call runs,
+*settled* by its worker or *assumed* by whoever found the worker dead.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ class ReservationStore(Protocol):
 
     def settle(self, settlement: Settlement) -> bool:
         """End a reservation; False when there is none. Sent again, it charges once."""
+
+    def settle_together(self, settlements: Sequence[Settlement]) -> int:
+        """End the first of these, as many as cost little more than one does, or none of them; how many these are."""
 
     def held_by(self, worker: str) -> list[str]:
         """Request ids of what is held for running calls of a worker."""
@@ -46,7 +49,7 @@ class Ruled(NamedTuple):
     What the look at a token with rules or meters found, beside its state.
 
     Attributes:
-        version, project_version: Of the rules and meters, to be named by the claim.
+        version, project_version: Of the rules and meters.
         rules, project_rules: As JSON, where there are any.
         in_flight: Running calls that have a reservation.
         now_us: The database's clock at the look, which was at `seen_s` of this process's steady clock.
@@ -82,6 +85,7 @@ class RuledClaim(NamedTuple):
     One call's claim.
 
     Attributes:
+        version, project_version, project_name, default_tier: What the call was judged by, as the look has it.
         demands: By the ids of their meters, ascending: everybody locks them in this order.
         estimate: Micro-dollars that are charged where nobody tells what the call cost.
         concurrency: How many calls of the token may run; None for any number.
@@ -91,6 +95,8 @@ class RuledClaim(NamedTuple):
     request_id: str
     version: int
     project_version: int
+    project_name: str
+    default_tier: str | None
     node: str
     worker: str
     demands: tuple[Demand, ...]
@@ -187,6 +193,8 @@ def claim_of(
         request_id,
         look.version,
         look.project_version,
+        look.project_name,
+        look.default_tier,
         node,
         worker,
         asked,

@@ -623,8 +623,8 @@ def test_a_session_is_closed_when_its_budget_is_used_up(proxy, token_for):
 
     [record] = proxy.wait_for_records(1, token)
     assert closed == (1008, "budget_exhausted") and done <= 4
-    assert proxy.rows(f"SELECT state FROM reservations WHERE token_id = '{token.id}'") == []
     assert settled(proxy, meter).spent == 1_200_000 <= round(record["cost_usd"] * DOLLAR)
+    assert proxy.rows(f"SELECT state FROM reservations WHERE token_id = '{token.id}'") == []
 
 
 def test_an_idle_session_holds_nothing_and_a_running_response_does(proxy, token_for):

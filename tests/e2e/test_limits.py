@@ -47,8 +47,23 @@ def test_of_400_parallel_calls_exactly_the_allowed_100_pass(deployed, upstream):
     assert outcomes == [100, 300]
 
 
-def test_a_secret_is_replaced_under_load_without_a_failed_call(deployed, upstream):
+def give_meters(server: Server, token: Token) -> None:
+    """So that its calls are judged by what the last look found."""
+    meters = [
+        {"unit": "usd", "period": "day", "amount": "100"},
+        {"unit": "requests", "period": "day", "amount": 99999},
+    ]
+    assert server.manage("PATCH", f"/tokens/{token.id}", {"meters": meters})[0] == 200
+
+
+with_and_without_meters = pytest.mark.parametrize("has_meters", [False, True], ids=["plain", "metered"])
+
+
+@with_and_without_meters
+def test_a_secret_is_replaced_under_load_without_a_failed_call(deployed, upstream, has_meters):
     token = deployed.issue_token()
+    if has_meters:
+        give_meters(deployed, token)
     is_over, statuses = threading.Event(), Counter[tuple[str, int]]()
 
     def use(name: str, bearer: tuple[str, str]) -> None:
@@ -200,10 +215,13 @@ def delete_the_project(server: Server, token: Token) -> int:
         (delete_the_project, 401),
     ],
 )
+@with_and_without_meters
 def test_no_call_that_begins_after_a_change_was_confirmed_passes(
-    deployed, change: Callable[[Server, Token], int], status: int
+    deployed, change: Callable[[Server, Token], int], status: int, has_meters: bool
 ):
     token = deployed.issue_token(rate_limit=100_000)
+    if has_meters:
+        give_meters(deployed, token)
     with Load(deployed, token) as load:
         before = time.monotonic()
         assert change(deployed, token) in (200, 204)
@@ -212,6 +230,49 @@ def test_no_call_that_begins_after_a_change_was_confirmed_passes(
 
     assert load.statuses_before(before)[200] > 50
     assert set(load.statuses_since(after)) == {status}
+
+
+def lower_the_amount(server: Server, token: Token) -> int:
+    meters = server.manage("GET", f"/tokens/{token.id}")[1]["meters"]
+    [requests] = [meter for meter in meters if meter["unit"] == "requests"]
+    return server.manage("PATCH", f"/meters/{requests['id']}", {"amount": 1})[0]
+
+
+def allow_chats_alone(server: Server, token: Token) -> int:
+    return server.manage("PATCH", f"/tokens/{token.id}", {"rules": {"endpoints": ["chat"]}})[0]
+
+
+def allow_chats_alone_in_the_project(server: Server, token: Token) -> int:
+    return server.manage("PATCH", f"/projects/{token.project_id}", {"rules": {"endpoints": ["chat"]}})[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [(lower_the_amount, 429), (allow_chats_alone, 403), (allow_chats_alone_in_the_project, 403)],
+)
+def test_no_call_that_begins_after_a_change_of_limits_was_confirmed_is_judged_by_the_old_ones(
+    deployed, change: Callable[[Server, Token], int], status: int
+):
+    token = deployed.issue_token(rate_limit=100_000)
+    give_meters(deployed, token)
+    with Load(deployed, token) as load:
+        assert change(deployed, token) == 200
+        after = time.monotonic()
+        load.wait_for_calls(200)
+
+    assert set(load.statuses_since(after)) == {status}
+
+
+def test_a_call_after_its_tokens_last_limit_has_gone_passes_as_any_other(deployed):
+    token = deployed.issue_token()
+    give_meters(deployed, token)
+    statuses = [call(deployed.url, "GET", "/v1/models", token.bearer).status for _ in range(2 * WORKERS)]
+
+    assert deployed.manage("PATCH", f"/tokens/{token.id}", {"meters": []})[0] == 200
+
+    statuses += [call(deployed.url, "GET", "/v1/models", token.bearer).status for _ in range(2 * WORKERS)]
+    assert statuses == [200] * 4 * WORKERS
+    assert deployed.manage("GET", f"/tokens/{token.id}")[1]["request_count"] == 4 * WORKERS
 
 
 def test_what_was_switched_off_can_be_switched_on(deployed):

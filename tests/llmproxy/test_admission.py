@@ -1,4 +1,5 @@
 import logging
+import time
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,8 @@ from llmproxy.admission import (
     WINDOW,
     Admission,
     Grant,
+    Looks,
+    RuledToken,
     StoreUnavailable,
     TokenState,
     bearer_of,
@@ -29,6 +32,7 @@ from llmproxy.errors import (
     UnknownToken,
 )
 from llmproxy.keyring import KeyRing
+from llmproxy.limits.reservations import Ruled
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -183,6 +187,40 @@ def test_a_window_that_ends_between_claim_and_look_is_claimed_again() -> None:
 
     assert Admission(store, RING).admit(f"Bearer {SECRET}", NOW).token_id == "token-id"
     assert [kind for kind, _ in store.calls] == ["claim", "state", "claim"]
+
+
+def remembered(seen_s: float = 0, *, is_retired: bool = False) -> tuple[Looks, RuledToken]:
+    """What a look found so many seconds ago, and where it is kept."""
+    ruled = Ruled(1, 1, None, None, "a project", None, 0, (), 0, time.monotonic() - seen_s)
+    token = RuledToken(hash_token(SECRET), replace(GOOD, ruled=ruled), ruled, is_retired)
+    looks = Looks()
+    looks.keep(token)
+    return looks, token
+
+
+def test_what_is_remembered_of_a_token_is_returned_to_those_who_ask_for_it_alone() -> None:
+    looks, token = remembered()
+    store = Store([claim()], [])
+    admission = Admission(store, RING, looks=looks)
+
+    found = admission.admit(f"Bearer {SECRET}", NOW, remembers=True)
+    assert (found, store.calls) == (token._replace(is_remembered=True), [])
+
+    assert not isinstance(admission.admit(f"Bearer {SECRET}", NOW), RuledToken)
+
+
+@pytest.mark.parametrize(("seen_s", "is_retired"), [(61, False), (0, True)], ids=["long ago", "another secret"])
+def test_a_token_is_remembered_by_its_own_secret_for_a_minute(seen_s: float, is_retired: bool) -> None:
+    looks, token = remembered(seen_s, is_retired=is_retired)
+
+    assert looks.find(token.token_hash) is None
+
+
+def test_what_is_dropped_is_not_remembered() -> None:
+    looks, token = remembered()
+    looks.drop(token)
+
+    assert looks.find(token.token_hash) is None
 
 
 def test_refusals_without_a_reason_are_nobodys_bad_token() -> None:

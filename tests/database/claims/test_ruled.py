@@ -8,6 +8,7 @@ from sqlalchemy import delete
 
 from llmproxy.admission import utc_now
 from llmproxy.limits.periods import NEVER_US, US_PER_S, period_ends
+from llmproxy.limits.reservations import Charge, Settlement
 from models import Meter, Project, Token, new_id
 from tests.ruled_token import PROJECT, cost
 
@@ -201,6 +202,8 @@ def test_no_more_calls_run_at_a_time_than_may(bench, in_flight, passes):
         (Token, {"expires_at": utc_now() - timedelta(hours=1)}),
         (Token, {"rules_version": 1}),
         (Project, {"rules_version": 1}),
+        (Project, {"name": "another"}),
+        (Project, {"default_tier": "priority"}),
         (Token, {"rate_limit": 0, "window_started_at": utc_now(), "request_count": 0}),
     ],
 )
@@ -258,6 +261,32 @@ def test_a_claim_that_is_sent_again_counts_once(bench):
     assert first and again
     assert numbers(bench.meter(meter)) == (0, 100, 100, 0)
     assert (bench.token().request_count, bench.token().in_flight, len(bench.rows())) == (1, 1, 1)
+
+
+@pytest.mark.sqlite
+def test_settlements_that_are_made_together_charge_what_each_would_have(bench):
+    mine = bench.add_meter(token_id=bench.token().id)
+    its = bench.add_meter(unit="tokens")
+    ids = [new_id() for _ in range(5)]
+    for request_id in ids[:4]:
+        bench.claim(cost(100), request_id=request_id)
+    bench.settle(ids[1], 5, 50)
+    bench.settle(ids[2], None, state="assumed")
+
+    told = [
+        Settlement(ids[0], Charge(10, 20), "settled"),
+        Settlement(ids[0], Charge(10, 20), "settled"),  # said twice
+        Settlement(ids[1], Charge(10, 20), "settled"),  # already settled
+        Settlement(ids[2], Charge(30, 40), "settled"),  # assumed to have cost 100
+        Settlement(ids[3], Charge(7, 8), None),
+        Settlement(ids[4], Charge(10, 20), "settled"),  # never claimed
+    ]
+    assert bench.store.settle_together(told) == len(told)
+
+    assert numbers(bench.meter(mine))[:3] == (10 + 5 + 30 + 7, 0, 0)
+    assert numbers(bench.meter(its))[:3] == (20 + 50 + 40 + 8, 0, 0)
+    assert bench.token().in_flight == 0
+    assert {request_id: row.state for request_id, row in bench.rows().items()} == dict.fromkeys(ids[:3], "settled")
 
 
 # Periods.

@@ -20,6 +20,10 @@ class Outage:
             raise StoreUnavailable("the server does not answer")
         return self.store.settle(settlement)
 
+    def settle_together(self, settlements):
+        self.settle(settlements[0])
+        return 1
+
     def held_by(self, worker):
         return self.store.held_by(worker)
 
@@ -87,7 +91,11 @@ def test_one_call_that_cannot_be_settled_does_not_keep_the_others_from_it(bench,
             raise StoreUnavailable("DataError")
         return settle(settlement)
 
+    def refuse_all_with_the_bad(settlements):
+        raise StoreUnavailable("DataError")
+
     monkeypatch.setattr(bench.store, "settle", refuse_the_bad)
+    monkeypatch.setattr(bench.store, "settle_together", refuse_all_with_the_bad)
     for request_id in (bad, good):
         settling.end(Settlement(request_id, Charge(70, 70), "settled"))
 
