@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from io import SEEK_END
 from itertools import chain
 from typing import BinaryIO, Protocol
 
@@ -136,7 +137,11 @@ class RequestBody:
 
         What was read of a longer one stays: iterating over it begins with that, and a second call goes on from there.
         """
-        if len(self._ahead) > most or self._spooled is not None:
+        if self.held is not None:
+            return True
+        if self._spooled is not None:
+            return self._hold_spooled(self._spooled, most)
+        if len(self._ahead) > most:
             return False
         began = time.perf_counter()
         for piece in self._arriving():
@@ -146,6 +151,12 @@ class RequestBody:
         else:
             self.held, self._ahead = bytes(self._ahead), bytearray()
         self.waited_s += time.perf_counter() - began
+        return self.held is not None
+
+    def _hold_spooled(self, file: BinaryIO, most: int) -> bool:
+        size = file.seek(0, SEEK_END)
+        file.seek(0)
+        self.held = file.read() if size <= most else None
         return self.held is not None
 
     def hold_in(self, room: Callable[[], None], most: int) -> None:

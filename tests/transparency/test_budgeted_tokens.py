@@ -1,5 +1,7 @@
-"""All documented routes with a token whose budget is never used up: refused for their kind, or as without one."""
+"""Routes, bodies and shapes with a token whose budget is never used up: refused for their kind, or as without one."""
 
+import gzip
+import json
 import re
 
 import pytest
@@ -7,10 +9,12 @@ import pytest
 from llmproxy.limits.routes import GROUPS
 from tests.http_by_hand import Answer, HandClient
 from tests.meters import DOLLAR, add_meter, rule
-from tests.transparency.exchange import Exchange, Twice, answer, assert_same
-from tests.transparency.page import Route, routes
+from tests.transparency.exchange import Exchange, Read, Sent, Twice, answer, assert_same, read_whole
+from tests.transparency.page import Route, routes, rows
 from tests.transparency.test_routes import EVENTS, sent
+from tests.transparency.test_shapes import SHAPES
 
+CHAT, SOUND = "/v1/chat/completions", "/v1/audio/transcriptions"
 TOLD = ["x-proxy-budget-remaining", "x-proxy-budget-reset"]
 # What ends later or elsewhere than its response, and what hands out credentials or rights.
 REFUSED = re.compile(
@@ -64,3 +68,91 @@ def test_a_route_with_a_large_budget_is_refused_for_its_kind_or_passes_as_withou
     twice = Twice(recorder, proxy.url, budgeted)
     direct, proxied = twice.direct(request), twice.proxied(request)
     assert_same(Exchange(proxied.up, proxied.interim, without_told(proxied.down)), direct)
+
+
+class ToldTwice(Twice):
+    """With a token that is told what is left: in every answer that comes from upstream, and nothing else."""
+
+    def proxied(self, sent: Sent, read: Read = read_whole) -> Exchange:
+        exchange = super().proxied(sent, read)
+        if exchange.down.all("server") == ["cloudflare"]:  # and so it is the upstream's
+            without_told(exchange.down)
+        return exchange
+
+    def same(self, sent: Sent) -> Exchange:
+        direct, proxied = self.direct(sent), self.proxied(sent)
+        if direct.up.chunks is not None and is_held(sent):
+            # Goes up with its length, and is the same else.
+            direct.up.chunks = None
+            direct.up.headers.append(("Content-Length", str(len(direct.up.body))))
+        assert_same(proxied, direct)
+        return proxied
+
+
+def is_held(sent: Sent) -> bool:
+    """Whether a body is short enough to be held in memory; chats are, for what they are to be asked."""
+    return len(sent.body or sent.wire or b"") <= (4 << 20 if sent.target == CHAT else 64 << 10)
+
+
+@pytest.fixture
+def told_twice(proxy, recorder, budgeted) -> ToldTwice:
+    return ToldTwice(recorder, proxy.url, budgeted)
+
+
+# Shapes of requests that no budget lets pass, on routes that it cannot charge.
+UNCHARGED = {"an unknown method", "an empty body", "OPTIONS", "percent-encoding"}
+
+
+@pytest.mark.parametrize("name", [name for name, _ in rows("Shapes") if name not in UNCHARGED])
+def test_a_shape_with_a_large_budget_passes_as_without(told_twice, name) -> None:
+    SHAPES[name](told_twice)
+
+
+JSON = ("Content-Type", "application/json")
+FORM_OF_B = ("Content-Type", "multipart/form-data; boundary=b")
+CHUNKED = ("Transfer-Encoding", "chunked")
+SMALL = b'{"model":\t"gpt-4.1",\n "messages": [{"content": "\xc3\xa9\\ud83d", "role": "user"}], "max_tokens": 1.50e1}'
+# Beyond what is held in memory, so it lies in a file until it is judged.
+LARGE = SMALL.replace(b'"content": "', b'"content": "' + "é\\n".encode() * 500_000)
+FORM_BODY = (FORM % "whisper-1").encode()
+LARGE_FORM = FORM_BODY.replace(b"\0", b"\0\xff" * 500_000)
+
+
+def chunks(body: bytes) -> bytes:
+    parts = [body[at : at + 50_001] for at in range(0, len(body), 50_001)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+BODIES = {
+    "small JSON": Sent("POST", CHAT, [JSON], SMALL),
+    "large JSON": Sent("POST", CHAT, [JSON], LARGE),
+    "small JSON in chunks": Sent("POST", CHAT, [JSON, CHUNKED], SMALL, wire=chunks(SMALL)),
+    "large JSON in chunks": Sent("POST", CHAT, [JSON, CHUNKED], LARGE, wire=chunks(LARGE)),
+    "no kind": Sent("POST", CHAT, [], SMALL),
+    "a form": Sent("POST", SOUND, [FORM_OF_B], FORM_BODY),
+    "a large form": Sent("POST", SOUND, [FORM_OF_B], LARGE_FORM),
+    "a form in chunks": Sent("POST", SOUND, [FORM_OF_B, CHUNKED], LARGE_FORM, wire=chunks(LARGE_FORM)),
+    "no body where one may be": Sent("POST", "/v1/moderations", [JSON], b""),
+}
+
+
+@pytest.mark.parametrize("sent", BODIES.values(), ids=BODIES)
+def test_a_body_passes_as_it_is_with_a_plain_token_and_with_a_large_budget(recorder, twice, told_twice, sent) -> None:
+    told = {"object": "x", "model": "gpt-4.1", "usage": {"prompt_tokens": 1, "total_tokens": 1}}
+    recorder.answers(answer("Content-Type: application/json", body=json.dumps(told).encode()))
+
+    twice.same(sent)
+    recorder.answers(answer("Content-Type: application/json", body=json.dumps(told).encode()))
+    told_twice.same(sent)
+
+
+def test_a_compressed_body_passes_with_a_plain_token_alone(proxy, recorder, twice, budgeted) -> None:
+    packed = Sent("POST", CHAT, [JSON, ("Content-Encoding", "gzip")], gzip.compress(SMALL))
+    recorder.answers(answer(body=b"{}"))
+    twice.same(packed)
+    with HandClient(proxy.url) as client:
+        client.send(packed.bytes_for(client.host, budgeted))
+        refused = client.read_answer()
+
+    assert (refused.status, refused.json["error"]["code"]) == (415, "encoded_body")
+    assert not recorder.has_received()

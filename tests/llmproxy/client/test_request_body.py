@@ -145,6 +145,7 @@ def test_a_chunked_body_is_held_if_it_fits_and_arrives_whole_otherwise(
     body = RequestBody(Stream(data, read_bytes=read_bytes), length=None, max_bytes=300, on_end=ended)
     for most in limits:
         if body.gather(most):
+            assert body.gather(0)  # it stays
             break
         assert len(data) > most
     got = body.held if body.held is not None else b"".join(body)
@@ -171,6 +172,15 @@ def test_a_spooled_body_goes_up_from_its_file(length: int | None) -> None:
     assert b"".join(body) == b"some body"
     body.let_go()
     assert file.closed
+
+
+def test_a_spooled_chunked_body_is_held_if_it_fits_and_arrives_whole_otherwise() -> None:
+    body = RequestBody(Stream(b"some body", read_bytes=4), length=None, max_bytes=10)
+    list(body.spool(io.BytesIO(), most=9))
+
+    assert not body.gather(8) and b"".join(body) == b"some body"
+    assert body.gather(9) and body.held == b"some body"
+    assert body.bytes_read == 9
 
 
 def test_no_more_is_spooled_than_may() -> None:
