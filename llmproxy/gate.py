@@ -450,7 +450,7 @@ def _check_rules(rules: Rules, route: Route, asked: Asked, reading: Reading, rul
 
 
 def _counts(meter: Meter, models: Models) -> bool:
-    return meter.models is None or any(map(_names_of(meter.models).allow, models.every))
+    return meter.models is None or any(map(_names_of(meter.models).cover, models.every))
 
 
 @lru_cache(maxsize=1024)

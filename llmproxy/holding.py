@@ -174,15 +174,26 @@ class Holding:
         return min(max(figures.likely_in + self.events.count, figures.likely_tokens), figures.tokens)
 
     def _assumed_cost(self, row: Row) -> int:
-        """What was seen or estimated. What a reasoning model thinks nobody sees: there the hold is the least."""
+        """What was seen or estimated; see `_thought` for models that think unseen."""
         figures = self._judged.figures
         rates = row.rates(self._judged.tier, figures.likely_in)
         pico = figures.likely_in * max(rates.text_in, 0) + self.events.count * max(rates.text_out, 0)
-        least = self._dearest_hold() if row.reasons else 0
-        return min(max(-(-pico // PICO_PER_MICRO), figures.likely_cost, least), figures.cost)
+        seen = -(-pico // PICO_PER_MICRO)
+        least = self._thought(seen > figures.likely_cost) if row.reasons else 0
+        return min(max(seen, figures.likely_cost, least), figures.cost)
 
-    def _dearest_hold(self) -> int:
-        holds = [call.hold for meter, call in zip(self._meters, self._claims, strict=True) if meter.unit == "usd"]
+    def _thought(self, has_written: bool) -> int:
+        """
+        What a model that thinks unseen has cost at least: the hold, until it has written more than calls likely do.
+
+        From then on what was seen tells more than what other calls cost. Not so where the bound is reserved: nothing
+        that is spent there may be missing from what is counted, and nobody knows how long it thought before.
+        """
+        holds = [
+            call.hold
+            for meter, call in zip(self._meters, self._claims, strict=True)
+            if meter.unit == "usd" and (meter.reserve == "bound" or not has_written)
+        ]
         return max(holds, default=0)
 
 

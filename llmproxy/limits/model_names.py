@@ -3,6 +3,9 @@ Which models a list of names and globs allows.
 
 A name allows itself and its dated snapshots: `gpt-5` allows `gpt-5-2025-08-07`, and not `gpt-5-mini`. A glob allows
 what it matches: `*` stands for any characters, and nothing else is special.
+
+Whoever limits some models asks whether the list *covers* one, which is wider than whether it allows it: no other
+spelling of what it names may pass uncounted.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ _MOST_STARS = 4
 _NAME = r"[!#-&(-+\--~]"
 _is_name = re.compile(f"{_NAME}{{1,{MOST_CHARS}}}").fullmatch
 _DATE = r"(?:-20\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01]))?"
+_dated = re.compile(f"(.+?){_DATE}").fullmatch
 
 
 def checked_name(value: object) -> str:
@@ -33,17 +37,31 @@ def checked_name(value: object) -> str:
 class ModelNames:
     """A list of names and globs, in its order. Equal to another of the same names."""
 
-    __slots__ = ("_allows", "names")
+    __slots__ = ("_allows", "_covers", "names")
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = tuple(names)
         pattern = re.compile("|".join(map(_pattern, self.names)) or "(?!)", re.ASCII)
         # Callers choose what is looked up, so only so many answers are kept.
         self._allows = lru_cache(maxsize=256)(lambda name: len(name) <= MOST_CHARS and bool(pattern.fullmatch(name)))
+        forms = "|".join(map(_forms, self.names)) or "(?!)"
+        wider = re.compile(f"(?:{forms})|ft:(?:{forms})(?::.*)?", re.ASCII | re.IGNORECASE | re.DOTALL)
+        self._covers = lru_cache(maxsize=256)(
+            lambda name: len(name) > MOST_CHARS or bool(wider.fullmatch(name.strip()))
+        )
 
     def allow(self, model: str) -> bool:
         """Whether the list allows a model of this name."""
         return self._allows(model)
+
+    def cover(self, model: str) -> bool:
+        """
+        Whether a limit of these models holds for one of this name.
+
+        So it does for what the list allows, in capitals too; for what was fine-tuned from it; and for the undated name
+        of a snapshot in the list, since the upstream may serve that. Names that are too long are nobody's, and covered.
+        """
+        return self._covers(model)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ModelNames) and other.names == self.names
@@ -59,3 +77,11 @@ def _pattern(name: str) -> str:
     if "*" not in name:
         return re.escape(name) + _DATE
     return f"{_NAME}*".join(map(re.escape, name.split("*")))
+
+
+def _forms(name: str) -> str:
+    if "*" in name:
+        return ".*".join(map(re.escape, name.split("*"))) + _DATE
+    parts = _dated(name)
+    undated = parts[1] if parts else name
+    return f"{re.escape(name)}{_DATE}|{re.escape(undated)}"

@@ -1,6 +1,7 @@
 """Budgets of tokens and projects, through the running proxy: what passes, what is refused, what is charged."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -359,6 +360,22 @@ def test_a_stream_tells_its_usage_to_the_budget_and_not_to_its_caller(proxy, cha
     assert b"include_usage" in using.seen[-1] and b"include_usage" not in using.seen[0]
 
 
+@pytest.mark.parametrize("size", [1, 100_000, 1_000_000])
+def test_a_stream_that_is_asked_for_in_chunks_is_one_like_others(proxy, chat, token, using, size):
+    meter = add_meter(proxy, token, amount=10 * DOLLAR)
+    body = asking("gpt-4.1", used=(1000, 100), stream=True, user="x" * size)
+    framed = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+
+    with HandClient(proxy.url) as client:
+        client.send_request("POST", CHAT, token.bearer, JSON, ("Transfer-Encoding", "chunked"))
+        client.send(framed)
+        assert client.read_answer().status == 200
+
+    [up] = using.seen
+    assert json.loads(up) == json.loads(body) | {"stream_options": {"include_usage": True}}
+    assert settled(proxy, meter).spent == 2800
+
+
 @pytest.mark.parametrize(
     ("plain", "odd"),
     [
@@ -380,14 +397,20 @@ def test_no_spelling_of_a_stream_keeps_its_usage_from_the_budget(proxy, chat, to
     assert settled(proxy, meter).spent == 2800
 
 
-def test_who_hangs_up_is_charged_what_was_seen(proxy, token, recorder, token_for):
+@pytest.mark.parametrize(("model", "price_in", "price_out"), [("gpt-4.1", 2, 8), ("gpt-5", 1.25, 10)])
+def test_who_hangs_up_is_charged_what_was_seen_and_not_the_hold(
+    proxy, recorder, token_for, model, price_in, price_out
+):
     token = token_for(recorder.url)
-    meter = add_meter(proxy, token, amount=10 * DOLLAR)
-    event = b'data: {"object": "chat.completion.chunk", "model": "gpt-4.1", "choices": [{}], "usage": null}\n\n'
+    # By what calls on it cost in the mean, it holds the bound.
+    meter = add_meter(proxy, token, amount=10 * DOLLAR, mean=DOLLAR)
+    event = b'data: {"object": "chat.completion.chunk", "model": "%s", "choices": [{}], "usage": null}\n\n'
+    event %= model.encode()
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     sent = event * 20_000
     recorder.answers(head + b"%x\r\n" % len(sent) + sent + b"\r\n")
-    body = json.dumps({"model": "gpt-4.1", "messages": [], "stream": True, "max_tokens": 32_000}).encode()
+    asked = {"model": model, "messages": [], "stream": True, "max_completion_tokens": 32_000}
+    body = json.dumps(asked | {"service_tier": "default"}).encode()
     with HandClient(proxy.url) as client:
         client.send_request("POST", CHAT, token.bearer, JSON, body=body)
         seen = b""
@@ -397,7 +420,9 @@ def test_who_hangs_up_is_charged_what_was_seen(proxy, token, recorder, token_for
     [record] = proxy.wait_for_records(1, token)
     charged = settled(proxy, meter).spent
     assert (record["outcome"], record["cost_source"]) == ("client_closed", "assumed")
-    assert charged == round(record["cost_usd"] * DOLLAR) == -(-len(body) // 4) * 2 + 20_000 * 8
+    assert (
+        charged == round(record["cost_usd"] * DOLLAR) == math.ceil(-(-len(body) // 4) * price_in + 20_000 * price_out)
+    )
 
 
 @pytest.mark.parametrize(
@@ -478,6 +503,17 @@ def test_a_meter_for_some_models_counts_them_alone(proxy, chat, token):
     assert settled(proxy, meter).spent == 2800
     assert code(chat(asking("gpt-4.1"))) == (429, "budget_exhausted")
     assert chat(asking("gpt-4o-mini")).status == 200
+
+
+@pytest.mark.parametrize(
+    "model", ["gpt-4.1-2025-04-14", "GPT-4.1", " gpt-4.1", "ft:gpt-4.1-2025-04-14:acme::1", "ft:gpt-4.1:acme::1"]
+)
+@pytest.mark.parametrize("limited", ["gpt-4.1", "gpt-4.1-2025-04-14"])
+def test_no_spelling_of_a_model_passes_the_limit_for_it(proxy, chat, token, using, limited, model):
+    add_meter(proxy, token, unit="tokens", models=limited, amount=1, spent=1, period="total", period_end=2**62)
+
+    assert code(chat(asking(model))) == (429, "budget_exhausted")
+    assert using.seen == []
 
 
 # Concurrency.

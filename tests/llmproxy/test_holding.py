@@ -54,6 +54,23 @@ def test_usage_that_was_not_told_is_assumed(holding, row, seen, assumed):
     assert billed.charge == Charge(assumed, "assumed")
 
 
+@pytest.mark.parametrize(
+    ("reserve", "seen", "assumed"),
+    [
+        ("likely", 174, 5000),  # the hold, while no more was seen than the estimate
+        ("likely", 176, 402),
+        ("bound", 176, 5000),  # nobody knows how long it thought
+        ("bound", 4000, 8050),
+    ],
+)
+def test_a_model_that_thinks_unseen_is_assumed_to_have_cost_its_hold_until_it_has_written_much(
+    holding, reserve, seen, assumed
+):
+    held = holding(REASONING, METER._replace(reserve=reserve), hold=5000)
+
+    assert events(held, seen).charged(Bill(UNKNOWN)).charge == Charge(assumed, "assumed")
+
+
 def test_a_told_cost_stays(holding):
     told = Bill(Charge(7, "reported"), USED, "reported")
 

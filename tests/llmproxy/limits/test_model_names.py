@@ -40,6 +40,39 @@ def test_a_name_allows_itself_and_its_snapshots_and_a_glob_what_it_matches(rule,
     assert ModelNames([rule]).allow(model) is allowed
 
 
+@pytest.mark.parametrize(
+    ("rule", "model", "covered"),
+    [
+        ("gpt-5", "gpt-5", True),
+        ("gpt-5", "gpt-5-2025-08-07", True),
+        ("gpt-5", "GPT-5", True),
+        ("gpt-5", " gpt-5\n", True),
+        ("gpt-5", "ft:gpt-5:acme::1", True),
+        ("gpt-5", "ft:gpt-5-2025-08-07:acme:\n:1", True),
+        ("gpt-5", "FT:gpt-5", True),
+        ("gpt-5", "ft:gpt-5-mini:acme::1", False),
+        ("gpt-5", "gpt-5-mini", False),
+        ("gpt-5", "gpt-5:acme", False),
+        ("gpt-5", "", False),
+        ("gpt-5", "x" * (MOST_CHARS + 1), True),
+        ("gpt-5-2025-08-07", "gpt-5", True),
+        ("gpt-5-2025-08-07", "gpt-5-2025-08-08", False),
+        ("*-mini", "gpt-5-mini-2025-08-07", True),
+        ("*-mini", "ft:gpt-5-mini:acme::1", True),
+        ("*-mini", "gpt-5", False),
+        ("*", "söl", True),
+        ("ft:gpt-4.1*:acme:*", "ft:gpt-4.1-2025-04-14:acme::Bq1", True),
+        ("ft:gpt-4.1*:acme:*", "ft:gpt-4.1-2025-04-14:other::Bq1", False),
+    ],
+)
+def test_a_name_covers_every_spelling_of_what_it_names(rule, model, covered):
+    assert ModelNames([rule]).cover(model) is covered
+
+
+def test_no_name_covers_nothing():
+    assert not ModelNames([]).cover("ft:gpt-5")
+
+
 def test_any_entry_of_a_list_allows():
     names = ModelNames(["gpt-5", "text-embedding-3-*"])
 
