@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from tests.databases import POSTGRESQL, execute
 from tests.http_by_hand import HandClient, call
 from tests.meters import DOLLAR, UsingUpstream, add_meter, asking, settled
 from tests.servers import DEPLOYED, Server, Token, wait_for
@@ -16,9 +18,23 @@ from tests.servers import DEPLOYED, Server, Token, wait_for
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 STREAM = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}], "stream": true}'
 JSON = ("Content-Type", "application/json")
+BODY = asking("gpt-4.1", used=(1000, 100))
 LIMIT = 5
 
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason="libfaketime is not installed (Debian: libfaketime)")
+
+
+# A database on PostgreSQL tells the time itself: here by a function that takes the place of its own.
+TELLING = """
+CREATE SCHEMA telling;
+CREATE TABLE telling.ahead (by interval);
+INSERT INTO telling.ahead VALUES ('0');
+CREATE FUNCTION telling.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS
+    'SELECT pg_catalog.clock_timestamp() + by FROM telling.ahead';
+DO $$BEGIN
+    EXECUTE format('ALTER DATABASE %I SET search_path = public, telling, pg_catalog', current_database());
+END$$
+"""
 
 
 class Clock:
@@ -26,6 +42,7 @@ class Clock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._database: str | None = None
         self.set("+0")
         self.settings = {
             "LD_PRELOAD": str(LIBRARY),
@@ -40,6 +57,18 @@ class Clock:
         new.write_text(f"{offset}\n")
         new.rename(self._path)
 
+    def move_database_too(self, url: str) -> None:
+        """Set that of this database as well from here on, in `show`."""
+        execute(url, TELLING)
+        self._database = url
+
+    def show(self, moment: datetime) -> None:
+        """Let it be this moment."""
+        ahead_s = (moment - datetime.now(UTC)).total_seconds()
+        if self._database:
+            execute(self._database, f"UPDATE telling.ahead SET by = '{ahead_s} seconds'")
+        self.set(f"{ahead_s:+.6f}")
+
 
 @pytest.fixture
 def clock(tmp_path: Path) -> Clock:
@@ -49,6 +78,18 @@ def clock(tmp_path: Path) -> Clock:
 @pytest.fixture
 def server(upstream, tmp_path, clock: Clock) -> Iterator[Server]:
     with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url, **clock.settings) as server:
+        yield server
+    assert "Traceback" not in server.output()
+
+
+@pytest.fixture
+def calendar_server(upstream, tmp_path, clock: Clock, request) -> Iterator[Server]:
+    """A server whose database goes by the clock, too."""
+    settings = {"UPSTREAM_URL": upstream.url, **clock.settings}
+    if request.config.getoption("--database") == POSTGRESQL:
+        settings["DATABASE_URL"] = url = request.getfixturevalue("postgres_server").new_database()
+        clock.move_database_too(url)
+    with Server(DEPLOYED, tmp_path / "data", **settings) as server:
         yield server
     assert "Traceback" not in server.output()
 
@@ -105,8 +146,65 @@ def test_a_stream_and_its_record_outlast_a_jump(server, clock, upstream, jump):
     wait_for(lambda: server.manage("GET", usage)[1]["total"]["requests"] == 3, timeout_s=20, otherwise=server.output)
 
 
-@pytest.mark.sqlite  # PostgreSQL goes by its own clock, which nobody moves here
-def test_a_dear_call_of_the_day_before_keeps_no_chats_of_the_next_one_out(server, clock):
+AMSTERDAM = ZoneInfo("Europe/Amsterdam")
+
+
+def at(text: str) -> datetime:
+    """A moment by what clocks in Amsterdam show; `+` after it, the second time that they do."""
+    local = datetime.fromisoformat(text.rstrip("+")).replace(tzinfo=AMSTERDAM, fold=text.endswith("+"))
+    return local.astimezone(UTC)
+
+
+@pytest.mark.parametrize(
+    ("period", "hours", "within", "end"),
+    [
+        (
+            "day",
+            23,
+            ["2027-03-28T00:00:01", "2027-03-28T01:59:59", "2027-03-28T03:00:01", "2027-03-28T23:59:50"],
+            "2027-03-29T00:00:00",
+        ),
+        (
+            "day",
+            25,
+            ["2027-10-31T00:00:01", "2027-10-31T02:30:00", "2027-10-31T02:30:00+", "2027-10-31T23:59:50"],
+            "2027-11-01T00:00:00",
+        ),
+        (
+            "month",
+            31 * 24 + 1,
+            ["2027-10-01T00:00:01", "2027-10-31T02:30:00", "2027-10-31T02:30:00+", "2027-10-31T23:59:50"],
+            "2027-11-01T00:00:00",
+        ),
+    ],
+    ids=["the day of 23 hours", "the day of 25 hours", "the month with that day"],
+)
+def test_a_budget_begins_anew_at_local_midnight_and_once(calendar_server, clock, period, hours, within, end):
+    server, end = calendar_server, at(end)
+    begin = end - timedelta(hours=hours)
+    with UsingUpstream() as using:
+        clock.show(begin - timedelta(days=1))
+        token = server.issue_token(server.create_project(base_url=using.url), duration_hours=24 * 40)
+        meter = add_meter(server, token, period=period, zone="Europe/Amsterdam")
+
+        def spent_after_a_call(moment: datetime) -> tuple[int, str | None]:
+            clock.show(moment)
+            answer = call(server.url, "POST", "/v1/chat/completions", token.bearer, body=BODY)
+            assert answer.status == 200, answer.body
+            return settled(server, meter).spent, answer["x-proxy-budget-reset"]
+
+        def told(moment: datetime) -> str:
+            return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+        assert spent_after_a_call(begin - timedelta(seconds=10)) == (2800, told(begin))
+        for calls, moment in enumerate(map(at, within), 1):
+            assert spent_after_a_call(moment) == (2800 * calls, told(end))
+        spent, resets_at = spent_after_a_call(end + timedelta(seconds=1))
+        assert spent == 2800 and resets_at > told(end)
+
+
+def test_a_dear_call_of_the_day_before_keeps_no_chats_of_the_next_one_out(calendar_server, clock):
+    server = calendar_server
     with UsingUpstream() as using:
         token = server.issue_token(server.create_project(base_url=using.url), duration_hours=72)
         meter = add_meter(server, token, amount=5 * DOLLAR)
@@ -118,7 +216,7 @@ def test_a_dear_call_of_the_day_before_keeps_no_chats_of_the_next_one_out(server
         assert [chat().status for _ in range(5)] == [200] * 5
         assert chat(used=(800, 128_000)).status == 200
         assert settled(server, meter).spent == 5 * 10_000 + 1_281_000
-        clock.set("+24h")
+        clock.show(datetime.now(UTC) + timedelta(days=1))
         using.seen.clear()
         with ThreadPoolExecutor(30) as pool:
             running = [pool.submit(chat, waits=True) for _ in range(30)]

@@ -1,8 +1,8 @@
-// Makes one chat with OpenAI's client for Node and prints what it raised, and what each of its tries was told to wait.
-// node tries.mjs BASE_URL KEY BODY
+// Makes one call with OpenAI's client for Node and prints what it raised, and what each of its tries was told to wait.
+// node tries.mjs BASE_URL KEY BODY RESOURCE
 import OpenAI from "openai";
 
-const [baseURL, apiKey, body] = process.argv.slice(2);
+const [baseURL, apiKey, body, resource] = process.argv.slice(2);
 const waits_ms = [];
 const fetchAndNote = async (url, init) => {
   const { status, headers, body } = await fetch(url, init);
@@ -15,7 +15,7 @@ const fetchAndNote = async (url, init) => {
 const client = new OpenAI({ baseURL, apiKey, fetch: fetchAndNote });
 
 try {
-  await client.chat.completions.create(JSON.parse(body));
+  await resource.split(".").reduce((found, name) => found[name], client).create(JSON.parse(body));
 } catch (error) {
   process.stdout.write(JSON.stringify({ raised: error.constructor.name, code: error.code, waits_ms }));
 }
