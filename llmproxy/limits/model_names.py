@@ -58,8 +58,8 @@ class ModelNames:
         """
         Whether a limit of these models holds for one of this name.
 
-        So it does for what the list allows, in capitals too; for what was fine-tuned from it; and for the undated name
-        of a snapshot in the list, since the upstream may serve that. Names that are too long are nobody's, and covered.
+        So it does for what the list allows, in capitals too; for what was fine-tuned from it; and for the undated
+        name of a snapshot in the list, which the upstream may serve by it. Names that are too long are covered.
         """
         return self._covers(model)
 
