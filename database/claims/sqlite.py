@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 
 from database.claims import sqlite_ruled
 from database.claims.statements import ANY_RESERVED, CLAIM, HELD_BY, HOLDERS, METERS_OF, STATE, SUCCESSOR
+from database.claims.together import MOST, Together
 from database.engine import BUSY_TIMEOUT_S, set_pragmas
 from llmproxy.admission import WINDOW, Connections, Grant, StoreUnavailable, TokenState
 from llmproxy.limits.meters import Meter
@@ -26,9 +27,6 @@ _RESERVED_AMONG = "SELECT request_id FROM reservations WHERE request_id IN (SELE
 _DROP_SETTLED = """
 DELETE FROM reservations WHERE request_id IN (SELECT value FROM json_each(:ids)) AND state = 'settled' RETURNING 1
 """
-
-# No transaction of a millisecond keeps anybody waiting.
-MOST_TOGETHER = 64
 
 # Of 2026-11-26 18:05:00.000000, for WINDOW is a whole hour.
 _HOUR_CHARS = len("2026-11-26 18")
@@ -46,6 +44,7 @@ class SqliteTokenStore:
         self._path = make_url(database_url).database or ":memory:"
         self._default_limit = default_limit
         self._connection: sqlite3.Connection | None = None
+        self._together = Together(self._transaction)
 
     def claim(self, token_hash: str, now: datetime) -> Grant | None:
         """Count one request if the token may make it; see CLAIM."""
@@ -55,16 +54,16 @@ class SqliteTokenStore:
     def claim_ruled(self, token_hash: str, asked: RuledClaim, now: datetime) -> tuple[Grant | None, Verdict]:
         """Count and hold a call; see `database.claims.sqlite_ruled`."""
         values, now_us = self._values(token_hash, now), microseconds(now)
-        return self._transaction(lambda connection: sqlite_ruled.claim(connection, asked, values, now_us))
+        return self._together.do(lambda connection: sqlite_ruled.claim(connection, asked, values, now_us))
 
     def settle(self, settlement: Settlement) -> bool:
         """End a reservation; see `database.claims.sqlite_ruled`."""
-        return self._transaction(lambda connection: bool(sqlite_ruled.settle(connection, [settlement], now_us())))
+        return self._together.do(lambda connection: bool(sqlite_ruled.settle(connection, [settlement], now_us())))
 
     def settle_together(self, settlements: Sequence[Settlement]) -> int:
-        """End many reservations in one transaction, whose commit costs as much as the rest of one settlement."""
-        first = settlements[:MOST_TOGETHER]
-        self._transaction(lambda connection: sqlite_ruled.settle(connection, first, now_us()))
+        """End many reservations in one transaction."""
+        first = settlements[:MOST]
+        self._together.do(lambda connection: sqlite_ruled.settle(connection, first, now_us()))
         return len(first)
 
     def held_by(self, worker: str) -> list[str]:

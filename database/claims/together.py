@@ -1,0 +1,97 @@
+"""
+What many greenlets ask of SQLite at one time, in one transaction: its lock and its commit cost as much as what one
+claim does in it.
+
+Nothing waits for company: whatever is asked for within one turn of the event loop, and while another process has the
+lock, is done together.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import gevent
+from gevent.hub import Waiter
+
+from llmproxy.admission import StoreUnavailable
+
+# No transaction of some milliseconds keeps other processes waiting.
+MOST = 64
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], Any]
+_Asked = tuple[Work, "Waiter[Any]"]
+
+
+class Together:
+    """
+    Args:
+        transaction: Does work as a whole or not at all, in a transaction of its own. Raises StoreUnavailable.
+    """
+
+    def __init__(self, transaction: Callable[[Work], Any]) -> None:
+        self._transaction = transaction
+        self._asked: list[_Asked] = []
+
+    def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What the work returns or raises, once that is committed. It must not yield."""
+        waiter: Waiter[T] = Waiter()
+        asked = work, waiter
+        self._asked.append(asked)
+        if len(self._asked) == 1:
+            gevent.spawn(self._run)
+        try:
+            result: T = waiter.get()
+            return result
+        except BaseException:
+            if asked in self._asked:  # whoever asked was ended
+                self._asked.remove(asked)
+            raise
+
+    def _run(self) -> None:
+        while self._asked:
+            self._run_some()
+
+    def _run_some(self) -> None:
+        taken: list[_Asked] = []
+        is_done = False
+
+        def all_of_it(connection: sqlite3.Connection) -> list[Any]:
+            nonlocal is_done
+            taken.extend(self._take())
+            results = [work(connection) for work, _ in taken]
+            is_done = True
+            return results
+
+        try:
+            results = self._transaction(all_of_it)
+        except Exception as exc:
+            if taken and not is_done:  # one of them fails, and nothing of any has been written
+                for asked in taken:
+                    self._alone(asked)
+                return
+            for _, waiter in taken or self._take():
+                _soon(waiter.throw, StoreUnavailable(str(exc)))
+            return
+        for (_, waiter), result in zip(taken, results, strict=True):
+            _soon(waiter.switch, result)
+
+    def _alone(self, asked: _Asked) -> None:
+        work, waiter = asked
+        try:
+            result = self._transaction(work)
+        except Exception as exc:
+            _soon(waiter.throw, exc)
+        else:
+            _soon(waiter.switch, result)
+
+    def _take(self) -> list[_Asked]:
+        taken, self._asked = self._asked[:MOST], self._asked[MOST:]
+        return taken
+
+
+def _soon(wake: Callable[[Any], object], result: object) -> None:
+    # A waiter may be woken by the event loop alone.
+    gevent.get_hub().loop.run_callback(wake, result)
