@@ -19,6 +19,7 @@ from accounting.views import CALLS
 from database.engine import Session
 from llmproxy.api_log.latest import Filter, Place, read_all
 from llmproxy.api_log.read_record import ReadRecord
+from llmproxy.api_log.record import MAX_LINE_BYTES
 from models import call_index, log_segments, usage_keys
 
 # How a call ended: its outcome, or that it failed within a good response. New ones are added at the end.
@@ -35,6 +36,8 @@ _NUMBERS = {name: number for number, name in enumerate(ENDINGS)}
 _COMPLETE, _INSIDE, _CLOSED = _NUMBERS["complete"], _NUMBERS["failed_inside"], _NUMBERS["client_closed"]
 _BAD = 400
 MOST_READ = 5000
+# Of how many of the newest rows the slowest are looked for before those of all.
+PART = 20_000
 _MOST_MS = 2**31 - 1
 _MOST_STATUS = 999
 _COLUMNS = tuple(column.name for column in call_index.columns)
@@ -118,19 +121,48 @@ def find(
         after: The `mark` of the last row that was seen.
     """
     table = call_index.c
-    order = [table.duration_ms, table.at, table.segment, table.place] if slowest else [
-        table.at, table.segment, table.place
-    ]  # fmt: skip
-    statement = (
-        select(table.at, table.segment, table.place, table.duration_ms, log_segments.c.segment)
-        .join(log_segments, and_(log_segments.c.id == table.segment, log_segments.c.node_id == node))
-        .where(*_conditions(wanted))
-        .order_by(*(column.desc() for column in order))
-        .limit(limit)
-    )
+    order = [*([table.duration_ms] if slowest else []), table.at, table.segment, table.place]
+    conditions = [*_in_time(wanted), *_conditions(wanted)]
     if seen := _read_mark(after):
-        statement = statement.where(tuple_(*order) < tuple_(*(seen[column.name] for column in order)))
-    return [Indexed(*row[:4], Place(row[4], row[2])) for row in session.execute(statement)]
+        conditions.append(tuple_(*order) < tuple_(*(seen[column.name] for column in order)))
+
+    def rows(*bounds: ColumnElement[bool]) -> list[Indexed]:
+        statement = (
+            select(table.at, table.segment, table.place, table.duration_ms, log_segments.c.segment)
+            .join(log_segments, and_(log_segments.c.id == table.segment, log_segments.c.node_id == node))
+            .where(*bounds, *conditions)
+            .order_by(*(column.desc() for column in order))
+            .limit(limit)
+        )
+        return [Indexed(*row[:4], Place(row[4], row[2])) for row in session.execute(statement)]
+
+    if slowest and (since := _newest_part(session, wanted)):
+        # The slowest of all are no faster than those of a part: what is left to look up and to sort is little.
+        part = rows(table.at >= since)
+        if len(part) == limit:
+            return rows(table.duration_ms >= part[-1].duration_ms)
+    return rows()
+
+
+def tells(wanted: Filter) -> bool:
+    """Whether rows alone tell nearly which records pass, so that not every record of a time has to be read."""
+    return not (wanted.client_address or (wanted.code and wanted.outcome != "refused"))
+
+
+def end_of(session: Session, node: str, wanted: Filter) -> Place | None:
+    """Before which the log holds all that is wanted of a time; None where its time has no end, or nothing in it."""
+    if wanted.end is None:
+        return None
+    table = call_index.c
+    row = session.execute(
+        select(log_segments.c.segment, table.place)
+        .join(log_segments, and_(log_segments.c.id == table.segment, log_segments.c.node_id == node))
+        .where(*_in_time(wanted))
+        .order_by(table.segment.desc(), table.place.desc())
+        .limit(1)
+    ).first()
+    # How long that line is does not matter: the rest of the log's next ones is no line.
+    return Place(row[0], row[1] + MAX_LINE_BYTES + 1) if row else None
 
 
 class Browsed(NamedTuple):
@@ -152,24 +184,30 @@ def browse(
     """
     The records of the log at `path` that pass the filter, by the index; see `find`.
 
-    At most MOST_READ of them are read: a filter that the index cannot tell may take several steps.
+    About MOST_READ of them are read at most: a filter that the index cannot tell may take several calls.
     """
     found: list[tuple[Place, ReadRecord]] = []
-    gone = read = 0
-    most = max(limit, MOST_READ)
-    while read < most:
-        rows = find(session, node, wanted, slowest=slowest, limit=limit, after=after)
+    gone = 0
+    # Where the index tells all, the first step is the last one.
+    for step in (limit, max(1, MOST_READ - limit)):
+        rows = find(session, node, wanted, slowest=slowest, limit=step, after=after)
         for row, record in zip(rows, read_all(path, (row.place for row in rows)), strict=True):
-            read, after = read + 1, row.mark
+            after = row.mark
             if record is None:
                 gone += 1
             elif wanted.takes(record):
                 found.append((row.place, record))
                 if len(found) == limit:
                     return Browsed(found, after, gone)
-        if len(rows) < limit:
+        if len(rows) < step:
             return Browsed(found, None, gone)
     return Browsed(found, after, gone)
+
+
+def _newest_part(session: Session, wanted: Filter) -> int | None:
+    """The millisecond since when PART rows of the time that is wanted arrived; None where there are not so many."""
+    at = call_index.c.at
+    return session.scalar(select(at).where(*_in_time(wanted)).order_by(at.desc()).offset(PART - 1).limit(1))
 
 
 def begins_at(session: Session) -> int | None:
@@ -184,12 +222,15 @@ def _read_mark(mark: str | None) -> dict[str, int] | None:
     return dict(zip(("at", "segment", "place", "duration_ms"), map(int, parts), strict=True))
 
 
+def _in_time(wanted: Filter) -> Iterable[ColumnElement[bool]]:
+    if wanted.begin:
+        yield call_index.c.at >= int(wanted.begin.timestamp() * 1000)
+    if wanted.end:
+        yield call_index.c.at < int(wanted.end.timestamp() * 1000)
+
+
 def _conditions(wanted: Filter) -> Iterable[ColumnElement[bool]]:
     table = call_index.c
-    if wanted.begin:
-        yield table.at >= int(wanted.begin.timestamp() * 1000)
-    if wanted.end:
-        yield table.at < int(wanted.end.timestamp() * 1000)
     if wanted.status:
         low = int(wanted.status.ljust(3, "0"))
         yield table.status.between(low, low + 10 ** (3 - len(wanted.status)) - 1)

@@ -166,6 +166,8 @@ def _record(dice: random.Random, token: dict[str, Any], moment: float, prices: P
         "project_id": token["project_id"],
         "endpoint": ENDPOINTS.get(model, "/v1/chat/completions"),
         "method": "POST",
+        "requested_model": model,
+        "client_address": f"192.0.2.{dice.randint(1, 250)}",
         "bytes_in": dice.randint(200, 9000),
     }
     fate = dice.random()

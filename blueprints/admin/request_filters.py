@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 
+from accounting import index
 from blueprints.admin import queries, zones
 from llmproxy.admission import utc_now
 from llmproxy.api_log.latest import Filter
@@ -51,8 +52,8 @@ def in_use(sent: Sent) -> Sent:
 
 
 def needs_index(sent: Sent, wanted: Filter) -> bool:
-    """Whether the index is asked, and not the end of the log."""
-    return bool(wanted.begin or wanted.end or sent["order"] == SLOWEST)
+    """Whether the index is asked, and not the log itself, which is faster where every record has to be read."""
+    return sent["order"] == SLOWEST or (bool(wanted.begin or wanted.end) and index.tells(wanted))
 
 
 def by_id(request_id: str) -> Filter:

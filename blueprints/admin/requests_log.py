@@ -112,7 +112,7 @@ def _list(sent: Sent, wanted: Filter, problem: Problem | None) -> Response:
         found.records, gone = browsed.records, browsed.gone
         older = {"after": browsed.next} if browsed.next else None
     elif not problem:
-        found = search(_log_path(), wanted, limit=limit, before=before)
+        found = search(_log_path(), wanted, limit=limit, before=before or _end_of(wanted))
         older = {"before": str(found.older)} if found.older else None
     if as_csv:
         return csv_response(_COLUMNS, map(_cells, _views(found.records)), "requests.csv")
@@ -160,6 +160,11 @@ def _browse(wanted: Filter, *, slowest: bool, limit: int, after: str | None) -> 
     settings = Services.of(current_app).settings
     node = node_id(settings.data_dir)
     return index.browse(db.session, settings.log_path, node, wanted, slowest=slowest, limit=limit, after=after)
+
+
+def _end_of(wanted: Filter) -> Place | None:
+    """Before which the log holds all that is wanted; None for its end."""
+    return index.end_of(db.session, node_id(Services.of(current_app).settings.data_dir), wanted)
 
 
 def _indexed_since(wanted: Filter) -> datetime | None:

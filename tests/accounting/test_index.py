@@ -89,6 +89,18 @@ CALLS = {
 }
 
 
+def test_the_slowest_of_all_are_found_whatever_the_newest_part_holds(indexed, browse, monkeypatch):
+    monkeypatch.setattr(index, "PART", 3)
+    took = (70, 10, 90, 30, 20, 60)
+    indexed(*(at(number, request_id=str(ms), duration_ms=float(ms)) for number, ms in enumerate(took)))
+
+    ids, after = browse(slowest=True, limit=2)
+    assert ids == ["90", "70"]
+    assert browse(slowest=True, limit=2, after=after)[0] == ["60", "30"]
+    assert browse(slowest=True, limit=9)[0] == ["90", "70", "60", "30", "20", "10"]
+    assert browse(slowest=True, limit=2, begin=moment(1), end=moment(5))[0] == ["90", "30"]
+
+
 @pytest.mark.parametrize(
     ("wanted", "found"),
     [
