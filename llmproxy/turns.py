@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 from gevent import get_hub
 
-# A look at the clock for each piece costs 0.3 µs, a turn for each piece would cost twenty times that.
-TURN_S = 0.005
+# A look at the clock for each piece costs 0.3 µs, a turn for each piece would cost twenty times that. Another
+# client's request takes several turns: to be accepted, read and answered.
+TURN_S = 0.002
 # Of what costs most to look at, a few milliseconds' worth.
 SLICE_BYTES = 8 * 1024
 

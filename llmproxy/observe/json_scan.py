@@ -24,6 +24,8 @@ from llmproxy.turns import in_slices
 MAX_VALUE_BYTES = 16 * 1024
 # An object with more is none that anybody asked for, and each costs some Python.
 MAX_MEMBERS = 10_000
+# Of the smallest members, a millisecond's worth.
+_SLICE_BYTES = 2048
 # Wanted names are shorter, also with every letter escaped; of a longer one only the length matters.
 _MAX_NAME_BYTES = 128
 
@@ -88,7 +90,7 @@ class JsonScanner:
 
     def feed(self, chunk: bytes) -> None:
         """Takes the next bytes of the document; of many, lets others run meanwhile."""
-        for part in in_slices(chunk):
+        for part in in_slices(chunk, _SLICE_BYTES):
             self._scan(part)
 
     def _scan(self, chunk: bytes) -> None:

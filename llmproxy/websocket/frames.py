@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from llmproxy.turns import give_way
+
 MAX_HEADER_BYTES = 14
 MAX_REASON_BYTES = 123
 _CLOSE = 0x8
@@ -9,6 +11,8 @@ _FINAL = 0x80
 _MASKED = 0x80
 # How many bytes after the first two tell the length, by what stands in the second.
 _LENGTH_BYTES = {126: 2, 127: 8}
+# A frame costs more than a microsecond, and one read may bring twenty thousand.
+_FRAMES_A_LOOK = 512
 
 
 class FrameScanner:
@@ -32,11 +36,18 @@ class FrameScanner:
         return not self._payload_left and not self._header
 
     def feed(self, data: bytes) -> int:
-        """Take what follows; how many bytes of it come before the end of the last frame that ends in it, or 0."""
-        place = last_end = 0
+        """
+        Take what follows; how many bytes of it come before the end of the last frame that ends in it, or 0.
+
+        Lets others run meanwhile where that is many frames.
+        """
+        place = last_end = frames = 0
         while place < len(data):
             if not self._payload_left:
                 place += self._take_header(data[place : place + MAX_HEADER_BYTES])
+                frames += 1
+                if not frames % _FRAMES_A_LOOK:
+                    give_way()
             step = min(self._payload_left, len(data) - place)
             self._payload_left -= step
             place += step

@@ -30,7 +30,7 @@ _tells = re.compile(
 ).search
 # Compression shrinks JSON by a factor of ten, base64 by less. What grows by more than 256 is a bomb.
 # The same suits frames without a payload, each of which costs wsproto 10 µs.
-_STEP_BYTES = 2048
+_STEP_BYTES = 1024
 _MAX_INFLATED_BYTES = 1024 * 1024
 
 

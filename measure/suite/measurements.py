@@ -23,13 +23,15 @@ from measure.suite.stage import bare_flask, proxy, proxy_that_answers
 from measure.suite.stream_load import StreamRound, open_stream, stream_round
 from measure.suite.turn import Turn, cost_us
 from measure.suite.upstreams import json_upstream, paced_upstream
-from measure.suite.waiting import NOTHING, longest_waits_ms
+from measure.suite.waiting import NOTHING, longest_waits
 
 Figures = dict[str, float]
 PER_S = 50.0
 COUNTS = (100, 400)
 # What a figure's name begins with that tells how long a shape kept another client waiting.
 WAIT_MS = "wait_ms "
+# ... and how much of that time the worker computed.
+COMPUTED_MS = "computed_ms "
 _PAGE = re.compile(r"^(.{58}) +([\d.]+) +[\d.]+ +\d+", re.MULTILINE)
 
 
@@ -179,9 +181,12 @@ def _stream_figures(name: str, direct: StreamRound, through: StreamRound) -> Fig
 
 def waits(work: Path, *, seconds: float, rounds: int) -> Figures:
     """The longest that any shape of request or response keeps another client's /healthz waiting."""
-    by_shape = longest_waits_ms(work, seconds=seconds, rounds=rounds)
-    longest = max(wait for shape, wait in by_shape.items() if shape != NOTHING)
-    return {"longest_wait_ms": longest, **{WAIT_MS + shape: wait for shape, wait in by_shape.items()}}
+    by_shape = longest_waits(work, seconds=seconds, rounds=rounds)
+    return {
+        "longest_wait_ms": max(wait.ms for shape, wait in by_shape.items() if shape != NOTHING),
+        **{WAIT_MS + shape: wait.ms for shape, wait in by_shape.items()},
+        **{COMPUTED_MS + shape: wait.computed_ms for shape, wait in by_shape.items()},
+    }
 
 
 def memory(work: Path, *, streams: int, idle: int) -> Figures:

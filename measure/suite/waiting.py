@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from measure.suite.hostile import Shape, query_of, shapes
 from measure.suite.server import Server, call, one_kept_free
@@ -20,12 +21,24 @@ PAUSE_S = 0.005
 PATIENCE_S = 30.0
 NOTHING = "nothing"
 
+
+class Wait(NamedTuple):
+    """
+    How long the other client waited, and how much of that time the worker computed, both in milliseconds.
+
+    The rest is the machine's: on one that is busy, the worker waits for a processor itself.
+    """
+
+    ms: float
+    computed_ms: float
+
+
 _processes = multiprocessing.get_context("fork")
 
 
-def longest_waits_ms(work: Path, *, seconds: float, rounds: int) -> dict[str, float]:
+def longest_waits(work: Path, *, seconds: float, rounds: int) -> dict[str, Wait]:
     """
-    By shape, with what this machine shows while `NOTHING` is sent, the longest wait in milliseconds.
+    By shape, with what this machine shows while `NOTHING` is sent, the longest wait.
 
     Of several rounds the one with the shorter wait counts: what a shape does it does each time, and the machine's own
     pauses come when they like.
@@ -36,29 +49,29 @@ def longest_waits_ms(work: Path, *, seconds: float, rounds: int) -> dict[str, fl
         proxy(upstream, work / "waiting", stream_usage="ask") as proxied,
     ):
         proxied.run_on(processor)
-        idle = min(_longest_ms(proxied, time.monotonic() + seconds) for _ in range(rounds))
+        idle = min(_longest(proxied, time.monotonic() + seconds) for _ in range(rounds))
         return {
             NOTHING: idle,
-            **{shape.name: min(_wait_ms(proxied, shape, seconds) for _ in range(rounds)) for shape in shapes()},
+            **{shape.name: min(_wait(proxied, shape, seconds) for _ in range(rounds)) for shape in shapes()},
         }
 
 
-def _wait_ms(proxied: Server, shape: Shape, seconds: float) -> float:
+def _wait(proxied: Server, shape: Shape, seconds: float) -> Wait:
     with _running(_attack, proxied, shape, seconds):
-        longest = _longest_ms(proxied, time.monotonic() + seconds)
+        longest = _longest(proxied, time.monotonic() + seconds)
     # What is still in its sockets belongs to it, and not to the next one.
-    return max(longest, _longest_ms(proxied, time.monotonic() + PAUSE_S))
+    return max(longest, _longest(proxied, time.monotonic() + PAUSE_S))
 
 
-def _longest_ms(proxied: Server, until: float) -> float:
+def _longest(proxied: Server, until: float) -> Wait:
     """The longest of all waits that began before then."""
-    longest = 0.0
+    longest = Wait(0, 0)
     while time.monotonic() < until:
-        began = time.monotonic()
+        began, computed = time.monotonic(), proxied.cpu_s()
         # Who is not answered has waited as long.
         with suppress(OSError):
             call(proxied, "GET", "/healthz", patience_s=PATIENCE_S)
-        longest = max(longest, (time.monotonic() - began) * 1000)
+        longest = max(longest, Wait((time.monotonic() - began) * 1000, (proxied.cpu_s() - computed) * 1000))
         time.sleep(PAUSE_S)
     return longest
 

@@ -43,6 +43,15 @@ def test_byte_by_byte_is_the_same() -> None:
     assert sum(scanner.feed(data[at : at + 1]) for at in range(len(data))) == 4
 
 
+def test_others_run_between_many_frames_of_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[None] = []
+    monkeypatch.setattr("llmproxy.websocket.frames.give_way", lambda: turns.append(None))
+    data = b"".join(frames([1], client=False)) * 2000
+
+    assert FrameScanner().feed(data) == len(data)
+    assert len(turns) == 3
+
+
 @pytest.mark.parametrize("client", [True, False])
 def test_a_close_frame_is_seen_by_its_header(client: bool) -> None:
     scanner = FrameScanner()

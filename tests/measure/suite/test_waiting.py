@@ -6,7 +6,7 @@ import pytest
 
 from measure.suite import waiting
 from measure.suite.hostile import query_of, shapes
-from measure.suite.waiting import NOTHING, longest_waits_ms
+from measure.suite.waiting import NOTHING, longest_waits
 
 
 def test_each_shape_has_a_name_of_its_own() -> None:
@@ -29,7 +29,8 @@ def test_the_wait_of_each_shape_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     chosen = [shape for shape in shapes() if shape.name in {"empty lines", "20 MB of brackets"}]
     monkeypatch.setattr(waiting, "shapes", lambda: chosen)
 
-    found = longest_waits_ms(tmp_path, seconds=0.2, rounds=1)
+    found = longest_waits(tmp_path, seconds=0.2, rounds=1)
 
     assert set(found) == {NOTHING, "empty lines", "20 MB of brackets"}
-    assert min(found.values()) > 0
+    assert min(wait.ms for wait in found.values()) > 0
+    assert found["20 MB of brackets"].computed_ms > 0
