@@ -23,7 +23,7 @@ def pass_records(store: ReservationStore, records: Iterable[ReadRecord]) -> int:
     if not store.any_reserved():
         return 0
     # A call that was refused holds nothing, and a line of several is one of those.
-    by_id = {record.reservation_id: record for record in records if record.token_id is not None}
+    by_id = {record.request_id: record for record in records if record.token_id is not None}
     # Nearly all of them at once; what is left was not settled by its worker, or is being settled at this moment.
     store.drop_settled(list(by_id))
     found = store.reserved_among(list(by_id))

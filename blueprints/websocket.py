@@ -45,9 +45,10 @@ def _open(parts: Services, call: Call, environ: Environ) -> Response:
     admit = partial(parts.admission.admit, authorization or bearer_in_subprotocol(environ))
     grant = admit(datetime.now(UTC), is_session=True)
     opened = asked_of(parts, call, environ, target)
+    holding = None
     if is_ruled := isinstance(grant, RuledToken):
-        grant = parts.gate.admit_session(grant, opened)
-    call.admitted(grant)
+        grant, holding = parts.gate.admit_session(grant, opened)
+    call.admitted(grant, holding)
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
     api_key = parts.admission.api_key(grant)
     headers = headers_up(
@@ -71,9 +72,6 @@ def _open(parts: Services, call: Call, environ: Environ) -> Response:
         raise call.guard.ended_by
 
     def admit_response(number: int, *, is_over: bool) -> Holding | None:
-        # The first one of a token without limits was counted when it was opened.
-        if number == 1 and not is_ruled:
-            return None
         admitted = admit(datetime.now(UTC))
         if not isinstance(admitted, RuledToken):
             return None
@@ -93,7 +91,7 @@ def _tunnelled(
     is_ruled: bool,
 ) -> Response:
     extensions = response.headers.get("sec-websocket-extensions")
-    metering = Metering(call, admit_response, call.cut, is_ruled=is_ruled)
+    metering = Metering(call, admit_response, lambda: tunnel, is_ruled=is_ruled)
     observer = observe_session(extensions, responses=metering)
     tunnel = Tunnel(
         call,

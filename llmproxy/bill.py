@@ -29,7 +29,6 @@ class Sent(NamedTuple):
         upstream_status: None where no response came.
         observer: Of the response, finished; None where none was passed on.
         body: The request's, where it was held in memory.
-        responses: What the responses of a WebSocket cost together; None where it told of none.
     """
 
     project: str
@@ -38,7 +37,6 @@ class Sent(NamedTuple):
     upstream_status: int | None
     observer: UsageObserver | None
     body: bytes | None
-    responses: Charge | None
 
 
 class Bill(NamedTuple):
@@ -69,6 +67,8 @@ def bill(prices: Prices | None, call: Sent) -> Bill:
     if call.observer:
         facts = call.observer.facts
         metadata, source, usage_of, model = facts.metadata(), facts.usage_source, facts.owner.object_id, facts.model
+    if call.upstream_status == SWITCHING_PROTOCOLS:  # its responses are billed one by one
+        return Bill(FREE if prices else NO_PRICES, metadata)
     has_failed = call.upstream_status is not None and call.upstream_status >= BAD_REQUEST
     # What an object had cost when it was made is not what reading it costs.
     if has_failed or (source == "stored" and usage_of is None):
@@ -91,12 +91,15 @@ def bill(prices: Prices | None, call: Sent) -> Bill:
     return Bill(charged, metadata, source, usage_of, requested_model)
 
 
-def price_response(prices: Prices, project: str, endpoint: str, told: Facts) -> Charge:
-    """The price of one of a WebSocket's responses."""
+def bill_response(prices: Prices | None, project: str, endpoint: str, told: Facts) -> Bill:
+    """The bill of one of a WebSocket's responses."""
+    metadata, source = told.metadata(), told.usage_source
+    if prices is None:
+        return Bill(NO_PRICES, metadata, source)
     if told.usage is None:
-        return UNKNOWN
+        return Bill(FREE if told.has_failed else UNKNOWN, metadata, source)
     try:
-        return charge(
+        charged = charge(
             prices,
             model=told.model,
             project=project,
@@ -105,7 +108,8 @@ def price_response(prices: Prices, project: str, endpoint: str, told: Facts) -> 
             tier=told.service_tier,
         )
     except BeyondReason:
-        return UNKNOWN._replace(is_clamped=True)
+        return Bill(UNKNOWN._replace(is_clamped=True), _without_counts(metadata))
+    return Bill(charged, metadata, source)
 
 
 def _may_be_asked(method: str, path: str, held: bytes | None) -> bool:
@@ -115,10 +119,6 @@ def _may_be_asked(method: str, path: str, held: bytes | None) -> bool:
 
 def _charge(prices: Prices, call: Sent, told: dict[str, Any], source: UsageSource, model: str | None) -> Charge:
     observer = call.observer
-    if call.responses is not None:
-        return call.responses
-    if call.upstream_status == SWITCHING_PROTOCOLS:
-        return UNKNOWN
     if observer and source != "absent":
         tier = observer.facts.service_tier
         charged = charge(prices, model=model, project=call.project, endpoint=call.endpoint, told=told, tier=tier)

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from enum import IntEnum
 from random import getrandbits
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from llmproxy.admission import Grant
 from llmproxy.api_log.record import CallRecord
-from llmproxy.bill import Bill, Sent, bill, not_sent, price_response
+from llmproxy.bill import Bill, Sent, bill, bill_response, not_sent
 from llmproxy.client.guard import CallGuard
 from llmproxy.client.request_body import RequestBody
 from llmproxy.concealment import NOTHING, Concealment
@@ -26,8 +26,9 @@ from llmproxy.endpoints import plain_path
 from llmproxy.errors import ProxyError
 from llmproxy.headers import Headers
 from llmproxy.holding import Holding
-from llmproxy.limits.charge import PRICED, Charge, both
+from llmproxy.limits.charge import PRICED, CostSource
 from llmproxy.limits.prices import Prices
+from llmproxy.limits.reservations import part_id
 from llmproxy.live_calls import LiveCalls
 from llmproxy.observe.facts import Facts
 from llmproxy.observe.usage import UsageObserver
@@ -53,6 +54,22 @@ _ARRIVED, _ADMITTED, _SENT_UP, _HEAD_CAME, _HEAD_WENT, _ENDED = Phase
 
 class WrongOrder(RuntimeError):
     """A call was told something out of turn."""
+
+
+class Part(NamedTuple):
+    """
+    One response of a WebSocket.
+
+    Attributes:
+        number: From 1 on.
+        began_at, began: When, in epoch seconds and by `time.perf_counter`.
+        holding: What it holds of its token's budgets, if anything.
+    """
+
+    number: int
+    began_at: float
+    began: float
+    holding: Holding | None
 
 
 class RecordWriter(Protocol):
@@ -84,7 +101,7 @@ class Call:
     """
 
     __slots__ = (
-        "_arrived", "_arrived_at", "_asks_for_session", "_body", "_charged", "_client_address", "_conceals", "_cut",
+        "_arrived", "_arrived_at", "_asks_for_session", "_body", "_client_address", "_conceals", "_cut",
         "_grant", "_head_came", "_holding", "_is_session", "_live", "_log", "_observer", "_overhead_s", "_phase",
         "_prices", "_sent_up", "_span", "_status", "_ttft_s", "_upstream_request_id", "_upstream_status",
         "_user_agent", "endpoint", "guard", "method", "request_id",
@@ -110,7 +127,6 @@ class Call:
         self._log = log
         self._live = live
         self._prices = prices
-        self._charged: Charge | None = None
         self._cut: Callable[[ProxyError], None] = guard.cut
         self._span = span
         self._asks_for_session = self._is_session = asks_for_session
@@ -219,15 +235,55 @@ class Call:
             raise WrongOrder(f"a first byte of a call that is {self._phase.name}")
         self._ttft_s = time.perf_counter() - self._arrived
 
-    def priced(self, told: Facts) -> Charge | None:
-        """The price of one of a WebSocket's responses; None where no prices are kept."""
-        if self._prices is None or self._grant is None:
-            return None
-        return price_response(self._prices, self._grant.project_name, self.endpoint, told)
+    def bill_response(self, told: Facts) -> Bill:
+        """The bill of one of a WebSocket's responses, by what it told."""
+        return bill_response(self._prices, self._admitted_by.project_name, self.endpoint, told)
 
-    def charge(self, one: Charge) -> None:
-        """Add what one of a WebSocket's responses costs, which is over."""
-        self._charged = both(self._charged, one) if self._charged else one
+    def response_ended(self, part: Part, told: Facts, billed: Bill, *, cut: ProxyError | None = None) -> None:
+        """
+        Write the record of one of a WebSocket's responses.
+
+        Args:
+            told: What it told by its end.
+            cut: What ended the WebSocket before it.
+        """
+        grant, charge, holding = self._admitted_by, billed.charge, part.holding
+        record = CallRecord(
+            part.began_at,
+            part_id(self.request_id, part.number),
+            grant.token_id,
+            grant.project_id,
+            self.endpoint,
+            self.method,
+            self._status,
+            _ms(time.perf_counter() - part.began),
+            billed.metadata,
+            cut.outcome if cut else "complete",
+            True,
+            None,
+            self._upstream_status,
+            self._upstream_request_id,
+            0,
+            0,
+            billed.usage_source,
+            {"code": cut.code, "type": cut.type} if cut else told.error,
+            cost=charge.microdollars,
+            cost_source=charge.source,
+            price_date=self._price_date(charge.source),
+            service_tier=told.service_tier,
+            client_address=self._client_address,
+            user_agent=self._user_agent,
+            would_refuse=holding.would_refuse if holding else None,
+            model_mismatch=holding is not None and holding.is_mismatch(told.model),
+            secret="retired" if grant.is_retired else None,
+            failed_inside=told.has_failed,
+            part=part.number,
+        )
+        record = _concealed(record, self._conceals)
+        metrics.call_ended(record, overhead_s=None)
+        if charge.is_clamped:
+            metrics.USAGE_CLAMPED.inc()
+        self._log.write(record)
 
     def end(self, cut: ProxyError | None, *, bytes_out: int, bytes_in: int = 0) -> None:
         """
@@ -281,7 +337,6 @@ class Call:
             self._upstream_status,
             observer,
             held,
-            self._charged,
         )
         billed = bill(self._prices, sent)
         return self._holding.charged(billed) if self._holding and self._was_served else billed
@@ -321,7 +376,7 @@ class Call:
             error,
             cost=charge.microdollars,
             cost_source=charge.source,
-            price_date=self._prices.date if self._prices and charge.source in PRICED else None,
+            price_date=self._price_date(charge.source),
             service_tier=facts.service_tier if facts else None,
             requested_model=billed.requested_model,
             client_address=self._client_address,
@@ -332,6 +387,15 @@ class Call:
             usage_of=billed.usage_of,
             failed_inside=facts is not None and facts.has_failed and (self._upstream_status or 0) < BAD_REQUEST,
         )
+
+    @property
+    def _admitted_by(self) -> Grant:
+        if self._grant is None:
+            raise WrongOrder(f"a response of a call that is {self._phase.name}")
+        return self._grant
+
+    def _price_date(self, source: CostSource | None) -> str | None:
+        return self._prices.date if self._prices and source in PRICED else None
 
     def _enter(self, phase: Phase, *, after: Phase) -> None:
         if self._phase is not after:

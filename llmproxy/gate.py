@@ -184,7 +184,7 @@ class Gate:
             self._looks.drop(token)
         return admitted
 
-    def admit_session(self, token: RuledToken, asked: Asked) -> Grant:
+    def admit_session(self, token: RuledToken, asked: Asked) -> tuple[Grant, Holding]:
         """Count and grant the opening of a WebSocket, which holds nothing. Raises as `admit` does."""
 
         def judge(token: RuledToken) -> Judged:
@@ -192,7 +192,7 @@ class Gate:
             # Between responses nothing is held.
             return judged._replace(figures=Bounds(), concurrency=None)
 
-        return self._until_claimed(token, asked.request_id, judge, has_record=False)[0]
+        return self._until_claimed(token, asked.request_id, judge)
 
     def admit_response(self, token: RuledToken, asked: Asked, *, is_over: bool) -> Holding:
         """
@@ -208,19 +208,19 @@ class Gate:
             judged = self._judge_session(token, asked, must_have_room=not is_over)
             return judged._replace(figures=_OVER, concurrency=None) if is_over else judged
 
-        return self._until_claimed(token, asked.request_id, judge, has_record=False)[1]
+        return self._until_claimed(token, asked.request_id, judge)[1]
 
     def _complete(self, refusal: ProxyError, token: RuledToken) -> None:
         refusal.token_id, refusal.project_id = token.token_id, token.project_id
         refusal.add_contact(self._contact)
 
     def _until_claimed(
-        self, token: RuledToken, request_id: str, judge: Callable[[RuledToken], Judged], *, has_record: bool = True
+        self, token: RuledToken, request_id: str, judge: Callable[[RuledToken], Judged]
     ) -> tuple[Grant, Holding]:
         """Judge a call and claim it; anew where its token has become another one meanwhile."""
         try:
             for _ in range(_TRIES):
-                admitted = self._claim(token, request_id, judge(token), has_record=has_record)
+                admitted = self._claim(token, request_id, judge(token))
                 if admitted is not None:
                     self._looks.keep(token)
                     return admitted
@@ -372,9 +372,7 @@ class Gate:
 
     # The claim.
 
-    def _claim(
-        self, token: RuledToken, request_id: str, judged: Judged, *, has_record: bool = True
-    ) -> tuple[Grant, Holding] | None:
+    def _claim(self, token: RuledToken, request_id: str, judged: Judged) -> tuple[Grant, Holding] | None:
         """None where the token is not what the call was judged by. Raises why it is not admitted."""
         settler = self.settler
         if settler is None:
@@ -407,7 +405,7 @@ class Gate:
         if grant is not None:
             grant = grant._replace(is_retired=True) if token.is_retired else grant
             end = settler.end if asked.reserves else None
-            return grant, Holding(request_id, judged, verdict.meters, claims, end, has_record=has_record)
+            return grant, Holding(request_id, judged, verdict.meters, claims, end)
         if verdict.is_stale:
             return None
         raise _refusal(verdict.meters, claims, judged, verdict.now_us)

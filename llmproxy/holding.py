@@ -71,13 +71,12 @@ class Holding:
         judged: As it was claimed.
         meters, claims: As the claim found the meters, and what it did to each.
         end: Gets the settlement; None where nothing is held until the end.
-        has_record: A record of its own will tell what it cost, and the reservation waits for that.
 
     Attributes:
         events: To be fed with the response's events.
     """
 
-    __slots__ = ("_claims", "_end", "_has_record", "_judged", "_meters", "events", "request_id")
+    __slots__ = ("_claims", "_end", "_judged", "_meters", "events", "request_id")
 
     def __init__(
         self,
@@ -86,15 +85,12 @@ class Holding:
         meters: Sequence[Meter],
         claims: Sequence[Claimed],
         end: Callable[[Settlement], None] | None,
-        *,
-        has_record: bool = True,
     ) -> None:
         self.request_id = request_id
         self.events = SeenEvents()
         self._judged = judged
         self._meters, self._claims = tuple(meters), tuple(claims)
         self._end = end
-        self._has_record = has_record
 
     @property
     def needs_usage(self) -> bool:
@@ -164,7 +160,7 @@ class Holding:
             return
         is_free = is_free or billed.charge.source in ("none", "stored")
         told = NOTHING if is_free else Told(microdollars, self._tokens(billed))
-        self._end(Settlement(self.request_id, told, "settled" if self._has_record else None, self._meters))
+        self._end(Settlement(self.request_id, told, "settled", self._meters))
 
     def _tokens(self, billed: Bill) -> int:
         if billed.usage_source in ("reported", "partial") and billed.metadata:

@@ -33,6 +33,7 @@ _ID_LENGTH = 36
 # Of a request's id its moment is told to the millisecond, of its record perhaps the next one.
 _AROUND = timedelta(milliseconds=2)
 _TIMED_UUID = 7
+_UUID_CHARS = 36
 
 # By NAMES; '' is what is not asked for.
 Sent = dict[str, str]
@@ -58,14 +59,16 @@ def needs_index(sent: Sent, wanted: Filter) -> bool:
 
 def by_id(request_id: str) -> Filter:
     """A filter for one request. Its id tells when it arrived, unless an older version made it."""
+    session_id, part = request_id[:_UUID_CHARS], request_id[_UUID_CHARS:]
     try:
-        known = uuid.UUID(request_id)
+        known = uuid.UUID(session_id)
     except ValueError:
         return Filter(request_id=request_id)
     if known.version != _TIMED_UUID:
         return Filter(request_id=request_id)
     at = datetime.fromtimestamp((known.int >> 80) / 1000, UTC)
-    return Filter(request_id=request_id, begin=at - _AROUND, end=at + _AROUND)
+    # A WebSocket's response may begin long after the opening, of which the id tells.
+    return Filter(request_id=request_id, begin=at - _AROUND, end=None if part else at + _AROUND)
 
 
 def read(said: Mapping[str, str], zone: tzinfo = UTC) -> tuple[Sent, Filter, Problem | None]:

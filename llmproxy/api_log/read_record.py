@@ -11,7 +11,6 @@ from typing import Any
 import orjson
 
 from llmproxy.api_log.record import MICRO
-from llmproxy.limits.reservations import part_id
 from llmproxy.statuses import BAD_REQUEST
 from llmproxy.times import from_iso
 
@@ -141,12 +140,6 @@ class ReadRecord:
         """How many calls it stands for; see `refusals`."""
         count = self.fields.get("count")
         return count if type(count) is int and 0 < count <= MAX_COUNT else 1
-
-    @property
-    def reservation_id(self) -> str:
-        """The id under which its call was claimed: a session's responses are calls of their own."""
-        part = self.fields.get("part")
-        return part_id(self.request_id, part) if type(part) is int else self.request_id
 
     @property
     def arrived_at(self) -> datetime | None:

@@ -7,8 +7,8 @@ The line is UTF-8 JSON without raw newlines, ended by `\\n`, its keys always in 
     outcome, stream, ttft_ms, upstream_status, upstream_request_id, bytes_in, bytes_out, usage_source, error,
     cost_usd, cost_source, price_date, service_tier, requested_model, client_address,
 
-and, only where they have something to say, user_agent, secret, usage_of, failed_inside, would_refuse, model_mismatch
-and count.
+and, only where they have something to say, user_agent, secret, usage_of, failed_inside, would_refuse, model_mismatch,
+part and count.
 
 The order is part of the format: a reader finds the start of a record inside a damaged line by its first key, and a
 count by its being the last.
@@ -45,7 +45,8 @@ class CallRecord:
 
     Attributes:
         timestamp: Epoch seconds when the request arrived.
-        request_id: A UUID; whoever receives a record twice drops the second by it.
+        request_id: A UUID, with the part's number behind where there is one; whoever receives a record twice drops
+            the second by it.
         token_id: The token's public id, `token` in the line. None when no token was recognised.
         endpoint: The path alone.
         metadata: Usage, model, created as the upstream told them. None where it told nothing.
@@ -66,6 +67,7 @@ class CallRecord:
         would_refuse: The code that rules in mode `report` would have refused it with.
         model_mismatch: The response names a model that the token's rules do not allow.
         user_agent: What the client calls itself, cut. None where its address is not to be kept.
+        part: Which response of a WebSocket it is; None for all other calls, and for the WebSocket itself.
         count: Of how many calls it is the sample; in the line where there is more than one (see `refusals`).
     """
 
@@ -99,6 +101,7 @@ class CallRecord:
     would_refuse: str | None = None
     model_mismatch: bool = False
     user_agent: str | None = None
+    part: int | None = None
     count: int = 1
     _line: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -158,6 +161,8 @@ class CallRecord:
             fields["would_refuse"] = self.would_refuse
         if self.model_mismatch:
             fields["model_mismatch"] = True
+        if self.part is not None:
+            fields["part"] = self.part
         if self.count > 1:
             fields["count"] = self.count
         return fields

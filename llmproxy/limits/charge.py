@@ -104,15 +104,6 @@ def charge_untold(
     return UNKNOWN if row and row.short[None].is_by_tokens else UNPRICED
 
 
-def both(one: Charge, more: Charge) -> Charge:
-    """What two responses of one call cost together: unpriced where one is, and nothing for one that told nothing."""
-    if "unpriced" in (one.source, more.source):
-        return UNPRICED
-    if one.microdollars is None or more.microdollars is None:
-        return one if more.microdollars is None else more
-    return Charge(one.microdollars + more.microdollars, "reported", one.is_clamped or more.is_clamped)
-
-
 def is_free(endpoint: str) -> bool:
     """Whether calls to a path cost nothing, unless they tell usage of something else."""
     return _FREE.match(endpoint) is not None

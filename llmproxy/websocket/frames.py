@@ -1,4 +1,4 @@
-"""WebSocket frames as far as a tunnel must know them: where they end, and the one frame it may send itself."""
+"""WebSocket frames as far as a tunnel must know them: where they end, and the few that it may send itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from llmproxy.turns import give_way
 
 MAX_HEADER_BYTES = 14
 MAX_REASON_BYTES = 123
-_CLOSE = 0x8
+_TEXT, _CLOSE = 0x1, 0x8
 _FINAL = 0x80
 _MASKED = 0x80
 # How many bytes after the first two tell the length, by what stands in the second.
@@ -80,6 +80,11 @@ def _payload_length(header: bytes) -> int:
     short = header[1] & 0x7F
     length_bytes = _LENGTH_BYTES.get(short)
     return int.from_bytes(header[2 : 2 + length_bytes]) if length_bytes else short
+
+
+def text_frame(text: bytes) -> bytes:
+    """A client's message of 125 bytes at most. Its mask hides nothing: there is no browser to be fooled by us."""
+    return bytes((_FINAL | _TEXT, _MASKED | len(text))) + bytes(4) + text
 
 
 def close_frame(code: int, reason: str) -> bytes:

@@ -1,5 +1,5 @@
 """
-Each response of a WebSocket is a call: it counts when it begins, and holds of budgets until it is over.
+Each response of a WebSocket is a call: it counts when it begins, holds of budgets until it is over, and has a record.
 
 Runs where the upstream's messages are observed, after the client has them. A response that is not admitted ends the
 session: the upstream has begun it, and would begin the next.
@@ -7,13 +7,14 @@ session: the upstream has begun it, and would begin the next.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from llmproxy.bill import Bill
+from llmproxy.call import Part
 from llmproxy.errors import ProxyError
 from llmproxy.holding import Holding
-from llmproxy.limits.charge import UNKNOWN, Charge
 from llmproxy.observe.facts import Facts
 
 
@@ -27,59 +28,58 @@ class AdmitResponse(Protocol):
 class Session(Protocol):
     """The call that has the responses."""
 
-    def priced(self, told: Facts) -> Charge | None:
-        """The price of a response; None where no prices are kept."""
+    def bill_response(self, told: Facts) -> Bill:
+        """The bill of a response, by what it told."""
 
-    def charge(self, one: Charge) -> None:
-        """Add what a response costs."""
+    def response_ended(self, part: Part, told: Facts, billed: Bill, *, cut: ProxyError | None = None) -> None:
+        """Write the record of a response."""
+
+
+class Ends(Protocol):
+    """The tunnel, as far as responses end it or are ended with it."""
+
+    def refuse_response(self, reason: ProxyError) -> None:
+        """End it, and what the upstream has begun."""
+
+    @property
+    def ended_by(self) -> ProxyError:
+        """What ended it."""
 
 
 class Metering:
     """
     Args:
         admit: See AdmitResponse.
-        end: Ends the session.
-        is_ruled: Its token has budgets: what ends without having begun counts, too.
+        tunnel: Asked for what `Ends` has.
+        is_ruled: Its token has rules or meters: what ends without having begun counts, too. Without them the first
+            response has been counted with the opening.
     """
 
-    def __init__(
-        self, session: Session, admit: AdmitResponse, end: Callable[[ProxyError], None], *, is_ruled: bool
-    ) -> None:
+    def __init__(self, session: Session, admit: AdmitResponse, tunnel: Callable[[], Ends], *, is_ruled: bool) -> None:
         self._session: Session | None = session
         self._admit = admit
-        self._end = end
+        self._tunnel = tunnel
         self._is_ruled = is_ruled
+        self._is_paid_for = not is_ruled
         self._count = 0
-        self._running: list[Holding] = []
+        self._running: list[Part] = []
         self._heard: list[Bill] = []  # while a response runs
 
-    def begun(self, *, is_over: bool = False) -> None:
-        """The upstream has begun a response, which may be over already. Never raises."""
+    def begun(self) -> None:
+        """The upstream has begun a response. Never raises."""
         if self._session is None:
             return
-        self._count += 1
-        try:
-            holding = self._admit(self._count, is_over=is_over)
-        except ProxyError as exc:
-            # A close frame has room for few words, and clients go by the code.
-            exc.message = exc.code or exc.message
-            self._end(exc.with_traceback(None))
-            return
-        if holding is not None:
-            self._running.append(holding)
+        is_counted, self._is_paid_for = self._is_paid_for, False
+        self._running.append(self._next() if is_counted else self._admitted(is_over=False))
 
     def over(self, told: Facts) -> None:
-        """A response is over."""
+        """A response is over. Never raises."""
         if self._session is None:
             return
-        charge = self._session.priced(told)
-        if self._is_ruled and not self._running:
-            self.begun(is_over=True)
-        if self._running:
-            billed = Bill(charge or UNKNOWN, told.metadata(), told.usage_source)
-            charge = self._settle(self._running.pop(0), billed, is_free=told.has_failed and told.usage is None)
-        if charge is not None:
-            self._session.charge(charge)
+        part = self._running.pop(0) if self._running else self._unannounced()
+        billed = self._session.bill_response(told)
+        is_free = told.has_failed and told.usage is None
+        self._end(self._session, part, told, billed, is_free=is_free)
 
     def heard(self, told: Facts) -> None:
         """
@@ -90,29 +90,72 @@ class Metering:
         if not self._running:
             self.over(told)
         elif self._session is not None and told.usage is not None:
-            self._heard.append(Bill(self._session.priced(told) or UNKNOWN, told.metadata(), told.usage_source))
+            self._heard.append(self._session.bill_response(told))
 
     def close(self) -> None:
         """The session has ended: what still runs is charged what is assumed of it. Further calls do nothing."""
         session, self._session = self._session, None
         while session is not None and self._running:
-            session.charge(self._settle(self._running.pop(0), Bill(UNKNOWN), is_free=False))
+            told = Facts()
+            unknown = session.bill_response(told)
+            cut = self._tunnel().ended_by
+            self._end(session, self._running.pop(0), told, unknown, is_free=False, cut=cut)
 
-    def _settle(self, holding: Holding, billed: Bill, *, is_free: bool) -> Charge:
-        billed = billed if is_free else holding.charged(billed)
+    def _next(self) -> Part:
+        self._count += 1
+        return Part(self._count, time.time(), time.perf_counter(), None)
+
+    def _unannounced(self) -> Part:
+        return self._admitted(is_over=True) if self._is_ruled else self._next()
+
+    def _admitted(self, *, is_over: bool) -> Part:
+        """One more response; one that is not admitted holds nothing, and its record tells its cost all the same."""
+        part = self._next()
+        try:
+            return part._replace(holding=self._admit(part.number, is_over=is_over))
+        except ProxyError as exc:
+            # A close frame has room for few words, and clients go by the code.
+            exc.message = exc.code or exc.message
+            self._tunnel().refuse_response(exc.with_traceback(None))
+            return part
+
+    def _end(
+        self,
+        session: Session,
+        part: Part,
+        told: Facts,
+        billed: Bill,
+        *,
+        is_free: bool,
+        cut: ProxyError | None = None,
+    ) -> None:
+        """Record, then settlement: from the record a charge can be made again."""
+        holding = part.holding
+        billed = billed if is_free else _charged(holding, billed)
         heard, self._heard = self._heard, []
         for one in heard:
-            paid = holding.charged(one)
-            billed, is_free = paid if is_free else _with(billed, paid), False
-        holding.settle(billed, is_free=is_free)
-        return billed.charge
+            paid = _charged(holding, one)
+            billed, is_free = _with(billed, paid), False
+        session.response_ended(part, told, billed, cut=cut)
+        if holding is not None:
+            holding.settle(billed, is_free=is_free)
+
+
+def _charged(holding: Holding | None, billed: Bill) -> Bill:
+    return billed if holding is None else holding.charged(billed)
 
 
 def _with(billed: Bill, heard: Bill) -> Bill:
     """The bill of a response with that of what was heard meanwhile: its cost, and its tokens where both are told."""
-    microdollars = (billed.charge.microdollars or 0) + (heard.charge.microdollars or 0)
+    charge, more = billed.charge, heard.charge
+    if charge.source == "none":
+        return heard
+    if charge.source == "absent":
+        charge = more
+    elif charge.microdollars is not None and more.microdollars is not None:
+        charge = charge._replace(microdollars=charge.microdollars + more.microdollars)
     metadata = billed.metadata and _with_tokens(billed.metadata, heard.metadata or {})
-    return billed._replace(charge=billed.charge._replace(microdollars=microdollars), metadata=metadata)
+    return billed._replace(charge=charge, metadata=metadata)
 
 
 def _with_tokens(told: dict[str, Any], heard: dict[str, Any]) -> dict[str, Any]:

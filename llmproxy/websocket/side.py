@@ -86,6 +86,11 @@ class Side:
                 wait_write(self._raw.fileno(), timeout=LOOK_S)
         return sent
 
+    def say(self, data: bytes) -> None:
+        """Send a few last bytes if there is room for them. Never waits."""
+        with suppress(OSError):
+            self._sock.send(data)
+
     def has_left(self) -> bool:
         """True when the peer is known to have closed its end, though not all that it sent may have been read."""
         if _TCP_INFO is None:

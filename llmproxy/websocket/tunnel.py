@@ -13,7 +13,7 @@ from llmproxy.call import Call
 from llmproxy.errors import ClientGone, ProxyDraining, ProxyError, UpstreamTimeout, UpstreamUnreachable
 from llmproxy.relay import Observer, StreamCut
 from llmproxy.turns import give_way
-from llmproxy.websocket.frames import FrameScanner, close_frame
+from llmproxy.websocket.frames import FrameScanner, close_frame, text_frame
 from llmproxy.websocket.side import Side
 
 # When one side has ended, what is still under way gets this long.
@@ -22,6 +22,7 @@ LINGER_S = 0.5
 CUT_GRACE_S = 1.0
 # RFC 6455 section 7.4.1, and 1012 of IANA's registry: the client may come back at once.
 POLICY_VIOLATION, SERVICE_RESTART = 1008, 1012
+_CANCEL = text_frame(b'{"type":"response.cancel"}')
 
 
 class Tunnel:
@@ -46,6 +47,7 @@ class Tunnel:
         self._cut_by: ProxyError | None = None
         self._deadline: gevent.Greenlet | None = None
         self._is_closed = False
+        self._is_sending_up = False
         self._bytes_in = 0  # from the client
         self._bytes_out = 0  # to it
 
@@ -86,6 +88,12 @@ class Tunnel:
         self._upstream.close()
         self._observer.finish()
 
+    def refuse_response(self, reason: ProxyError) -> None:
+        """Cut it, and tell the upstream to cancel what it has begun, if that can be said now. Never waits."""
+        if self._cut_by is None and self._up.is_between_frames and not self._is_sending_up:
+            self._upstream.say(_CANCEL)
+        self.cut(reason)
+
     def cut(self, reason: ProxyError) -> None:
         """End it by a close frame, as soon as there is room for one between the upstream's frames. Never waits."""
         if self._cut_by is not None:
@@ -94,6 +102,11 @@ class Tunnel:
         if self._down.is_between_frames:
             self._upstream.abort()
         self._abort_in(CUT_GRACE_S)
+
+    @property
+    def ended_by(self) -> ProxyError:
+        """What ended it, or which side ended first."""
+        return self._cut_by or self._ended_first or ClientGone()
 
     @property
     def _outcome(self) -> ProxyError | None:
@@ -141,6 +154,7 @@ class Tunnel:
 
     def _send_up(self, data: bytes) -> bool:
         """True when the upstream took it."""
+        self._is_sending_up = True
         try:
             self._upstream.send(data, stall_s=self._stall_s, gives_up=self._client.has_left)
         except TimeoutError:
@@ -149,6 +163,8 @@ class Tunnel:
             return False
         except OSError:  # it has ended; whoever reads from it sees that too
             return False
+        finally:
+            self._is_sending_up = False
         return True
 
     def _note_end(self, end: ProxyError) -> None:

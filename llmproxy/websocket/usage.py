@@ -1,9 +1,8 @@
 """
-The usage of a WebSocket: sums what each response on it reports, out of a copy of what the upstream sends.
+The usage of a WebSocket: what each response on it reports, out of a copy of what the upstream sends.
 
-The one place where usage is a sum: a WebSocket is one call with many responses. wsproto reads the frames, fragments
-and compression included. Memory is bounded as for an event stream: a message of up to 64 KiB is kept whole, single
-values of a larger one.
+wsproto reads the frames, fragments and compression included. Memory is bounded as for an event stream: a message of
+up to 64 KiB is kept whole, single values of a larger one.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ from llmproxy.turns import in_slices
 _FINAL_EVENTS = frozenset({"response.done", "response.completed", "response.incomplete", "response.failed"})
 # What a model of its own understood of the caller's speech: billed apart, at its own price.
 _TRANSCRIBED = "conversation.item.input_audio_transcription.completed"
-# Of what a response tells besides its usage, what can be added up.
-_ADDED = ("tool_calls",)
 # As an event stream's patterns; a session's own settings may change at any time.
 _tells = re.compile(
     rb'"(?:usage|error|session|response\.(?:created|done|completed|incomplete|failed))"(?!\s*+:\s*+null)'
@@ -91,16 +88,14 @@ def observe_session(extensions: str | None, *, responses: Responses = _NOBODY) -
 
 
 class _SessionFacts(Facts):
-    """What a WebSocket has told so far: the sum of its responses, or of its transcriptions where it has no others."""
+    """What a WebSocket has told of itself so far: its model, its errors. What its responses tell is theirs."""
 
-    __slots__ = ("_hearing_model", "_responses", "_told", "_transcriptions")
+    __slots__ = ("_hearing_model", "_told")
 
     def __init__(self, told: Responses) -> None:
         super().__init__()
         self._told = told
         self._hearing_model: str | None = None
-        self._responses: dict[str, Any] | None = None
-        self._transcriptions: dict[str, Any] | None = None
 
     def let_go(self) -> None:
         """Know nobody who prices any more: that is a call, which knows these facts."""
@@ -115,32 +110,25 @@ class _SessionFacts(Facts):
         if kind == _BEGINS:
             self._told.begun()
         elif kind in _FINAL_EVENTS:
-            one = self._one(document, self.model)
+            one = _response(document, self.model)
+            self.model = one.model
+            self.has_failed = False  # whatever went wrong before, the session went on
             self._told.over(one)
-            self.has_failed = one.has_failed  # whatever went wrong before, the session went on
-            self._responses = _added(self._responses, one.usage)
         elif kind == _TRANSCRIBED:
-            transcription = {"usage": document.get("usage")}
-            one = self._one(transcription, self._hearing_model)
-            self._told.heard(one)
-            self._transcriptions = _added(self._transcriptions, one.usage)
+            self._told.heard(_response({"usage": document.get("usage")}, self._hearing_model))
         elif kind == "error":
             super().take(document)
         elif isinstance(session, dict):
             super().take({"model": session.get("model")})
             self._hearing_model = _hearing_model_of(session) or self._hearing_model
-        self.usage = self._responses or self._transcriptions
 
-    def _one(self, document: dict[str, Any], model: str | None) -> Facts:
-        """What one response told; `model` is where it names none."""
-        one = Facts()
-        one.take(document)
-        self.model, self.created = one.model or self.model, self.created if one.created is None else one.created
-        self.error, self.service_tier = one.error or self.error, one.service_tier or self.service_tier
-        self.units = _added(self.units, {name: told for name, told in one.units.items() if name in _ADDED}) or {}
-        one.model = one.model or model
-        self.is_partial |= one.is_partial
-        return one
+
+def _response(document: dict[str, Any], model: str | None) -> Facts:
+    """What one response told; `model` is where it names none."""
+    one = Facts()
+    one.take(document)
+    one.model = one.model or model
+    return one
 
 
 def _hearing_model_of(session: dict[str, Any]) -> str | None:
@@ -150,17 +138,6 @@ def _hearing_model_of(session: dict[str, Any]) -> str | None:
         heard = heard.get(name) if isinstance(heard, dict) else None
     heard = heard or session.get("input_audio_transcription")
     return read_model(heard.get("model")) if isinstance(heard, dict) else None
-
-
-def _added(sums: dict[str, Any] | None, more: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Two usages in the record's form, added up count by count."""
-    if sums is None or more is None:
-        return sums or more
-    total = dict(sums)
-    for name, value in more.items():
-        known = total.get(name)
-        total[name] = _added(known, value) if isinstance(value, dict) else (known or 0) + value
-    return total
 
 
 class _Deflate(PerMessageDeflate):

@@ -5,7 +5,7 @@ import pytest
 from accounting.reservations import charge_of, pass_records
 from accounting.rollup import Rollup, UsageSums
 from llmproxy.admission import StoreUnavailable
-from llmproxy.limits.reservations import UNTOLD, Charge, Settlement
+from llmproxy.limits.reservations import UNTOLD, Charge, Settlement, part_id
 from models import new_id
 from tests.accounting.test_rollup import catch_up
 from tests.records import append, read, record, refused
@@ -29,18 +29,16 @@ def test_a_record_says_what_is_charged(call, charge):
     assert charge_of(read(call)) == charge
 
 
-@pytest.mark.parametrize("part", [None, True, "3"])
-def test_a_call_is_reserved_for_under_its_own_id(part):
-    call = record(**({} if part is None else {"part": part}))
+def test_a_response_of_a_session_is_charged_by_its_own_record(bench):
+    meter = bench.add_meter(amount=10**9)
+    ids = [part_id(ONE, number) for number in (1, 2, 11)]
+    for request_id in ids:
+        bench.claim(cost(1_000), request_id=request_id)
 
-    assert read(call).reservation_id == call["request_id"]
+    pass_records(bench.store, [read(record(request_id=ids[1], part=2, **COST)), read(record(request_id=ONE))])
 
-
-def test_a_response_of_a_session_is_a_call_of_its_own():
-    calls = [record(request_id=session, part=part) for session, part in ((ONE, 1), (ONE, 2), (OTHER, 1))]
-    ids = {read(call).reservation_id for call in calls}
-
-    assert len(ids) == 3 and {len(found) for found in ids} == {36} and not ids & {ONE, OTHER}
+    assert sorted(bench.rows()) == sorted([ids[0], ids[2]])
+    assert bench.meter(meter).spent == 250_000
 
 
 ONE, OTHER = new_id(), new_id()

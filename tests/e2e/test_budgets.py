@@ -613,8 +613,9 @@ HEARD = {
 }  # fmt: skip
 
 
-def responding(count):
-    """An upstream's talk: as many responses as it is asked for, up to so many."""
+def responding(count, said=None):
+    """An upstream's talk: as many responses as it is asked for, up to so many; what is `said` after those is kept."""
+    said = [] if said is None else said
 
     def talk(peer):
         peer.send(json.dumps(SESSION))
@@ -622,6 +623,7 @@ def responding(count):
             peer.recv()
             peer.send(json.dumps(BEGUN))
             peer.send(json.dumps(DONE))
+        said.extend(peer)
 
     return talk
 
@@ -657,10 +659,14 @@ def test_a_session_is_closed_when_its_budget_is_used_up(proxy, token_for):
 
         done, closed = realtime(proxy, token, 10)
 
-    [record] = proxy.wait_for_records(1, token)
+    records = proxy.wait_for_records(5, token)
     assert closed == (1008, "budget_exhausted") and done <= 4
-    assert settled(proxy, meter).spent == 1_200_000 <= round(record["cost_usd"] * DOLLAR)
-    assert proxy.rows(f"SELECT state FROM reservations WHERE token_id = '{token.id}'") == []
+    assert settled(proxy, meter).spent == 1_200_000
+    costs = [(record.get("part"), record["cost_usd"]) for record in records]
+    assert costs[:3] == [(1, 0.4), (2, 0.4), (3, 0.4)] and costs[4] == (None, 0)
+    assert (records[-1]["outcome"], records[-1]["error"]["code"]) == ("refused", "budget_exhausted")
+    # The rollup passes the records, and deletes what they settle.
+    wait_for(lambda: proxy.rows(f"SELECT state FROM reservations WHERE token_id = '{token.id}'") == [])
 
 
 def test_an_idle_session_holds_nothing_and_a_running_response_does(proxy, token_for):
@@ -684,9 +690,9 @@ def test_an_idle_session_holds_nothing_and_a_running_response_does(proxy, token_
             wait_for(lambda: numbers(proxy, meter).reserved)
             goes_on.set()
 
-    [record] = proxy.wait_for_records(1, token)
-    assert record["cost_usd"] > 0
-    assert settled(proxy, meter).spent == round(record["cost_usd"] * DOLLAR)
+    record, _ = proxy.wait_for_records(2, token)
+    assert (record["part"], record["cost_source"], record["outcome"]) == (1, "assumed", "upstream_failed")
+    assert settled(proxy, meter).spent == round(record["cost_usd"] * DOLLAR) > 0
 
 
 def test_a_response_that_ends_without_usage_holds_nothing_any_more(proxy, token_for):
@@ -784,6 +790,31 @@ def test_each_response_of_a_plain_tokens_session_counts(proxy):
     assert closed == (1008, "rate_limit_exceeded")
     assert done in (100, 101)  # the last one's messages may have been under way
     assert proxy.rows(f"SELECT request_count FROM tokens WHERE id = '{token.id}'") == [{"request_count": 100}]
+
+
+def test_what_the_server_began_without_leave_is_cancelled_before_the_session_is_closed(proxy, token_for):
+    said, was_told = [], threading.Event()
+
+    def talk(peer):
+        for event in (SESSION, BEGUN, DONE, BEGUN):
+            peer.send(json.dumps(event))
+        for message in peer:
+            said.append(message)
+            was_told.set()
+
+    with WebSocketUpstream(talk) as upstream:
+        token = token_for(upstream.url)
+        add_meter(proxy, token, amount=DOLLAR // 10)
+        rule(proxy, token, {"endpoints": ["realtime"]})
+        with session(proxy, token) as client:
+            for _ in range(4):
+                client.recv()
+            with pytest.raises(ConnectionClosed) as caught:
+                client.recv()
+        assert was_told.wait(30)
+
+    assert said == ['{"type":"response.cancel"}']
+    assert caught.value.rcvd.code == 1008 and caught.value.rcvd.reason.startswith("budget_")
 
 
 # Changes and accidents.

@@ -64,12 +64,14 @@ def token_for(proxy: Server, upstream: WebSocketUpstream) -> Token:
 
 
 def assert_recorded(proxy: Server, token: Token, upstream: WebSocketUpstream, endpoint: str) -> None:
-    """One record of the whole conversation, and the key upstream."""
-    (record,) = proxy.wait_for_records(1, token)
-    assert (record["endpoint"], record["outcome"], record["status_code"]) == (endpoint, "complete", 101)
-    metadata = record["metadata"]
-    assert (metadata["model"], metadata["total_tokens"]) == (MODEL, 12 * TURNS)
-    assert metadata["prompt_tokens_details"]["cached_tokens"] == 2 * TURNS
+    """One record of each response and one of the whole conversation, and the key upstream."""
+    records = proxy.wait_for_records(TURNS + 1, token)
+    assert {(one["endpoint"], one["outcome"], one["status_code"]) for one in records} == {(endpoint, "complete", 101)}
+    assert [one.get("part") for one in records] == [*range(1, TURNS + 1), None]
+    for one in records[:-1]:
+        metadata = one["metadata"]
+        assert (metadata["model"], metadata["total_tokens"]) == (MODEL, 12)
+        assert metadata["prompt_tokens_details"]["cached_tokens"] == 2
     assert [sent["Authorization"] for sent in upstream.handshakes] == [f"Bearer {UPSTREAM_KEY}"]
 
 

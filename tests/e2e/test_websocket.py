@@ -514,27 +514,37 @@ def test_an_upstream_over_tls_takes_and_gives_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("compression", [None, "deflate"])
-def test_the_usage_of_every_response_is_added_up_in_one_record(proxy, token_for, opens, compression):
+def test_each_response_leaves_a_record_when_it_ends_and_the_session_another(proxy, token_for, opens, compression):
+    leaves = threading.Event()
+
     def talk(peer: ServerConnection) -> None:
         peer.send(SESSION)
         for _ in range(3):
             peer.recv()
             peer.send(json.dumps({"type": "response.output_audio.delta", "delta": os.urandom(30_000).hex()}))
             peer.send(iter([done()[:20], done()[20:]]))
+        leaves.wait(WAIT_S)
 
     with WebSocketUpstream(talk, compression=compression) as upstream:
         token = token_for(upstream)
         with opens(token, compression=compression) as client:
             for _ in range(3):
                 client.send("{}")
+            assert len(proxy.wait_for_records(3, token)) == 3  # while it is open
+            leaves.set()
             with pytest.raises(ConnectionClosedOK):
                 read_to_the_end(client)
 
-    record = record_of(proxy, token)
-    assert record["metadata"] == {
-        "prompt_tokens": 60, "completion_tokens": 30, "total_tokens": 90, "model": "gpt-realtime-2025",
-    }  # fmt: skip
-    assert (record["usage_source"], record["outcome"]) == ("reported", "complete")
+    *responses, session = proxy.wait_for_records(4, token)
+    assert [one["metadata"] for one in responses] == [
+        {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30, "model": "gpt-realtime-2025"}
+    ] * 3
+    assert [one["request_id"] for one in responses] == [f"{session['request_id']}-{part}" for part in (1, 2, 3)]
+    assert [(one["part"], one["usage_source"], one["outcome"]) for one in responses] == [
+        (part, "reported", "complete") for part in (1, 2, 3)
+    ]
+    assert session["metadata"] == {"model": "gpt-realtime-2025"} and "part" not in session
+    assert (session["usage_source"], session["cost_usd"], session["outcome"]) == ("absent", 0, "complete")
 
 
 def test_an_observer_that_is_lost_harms_nobody(proxy, token_for, opens):
@@ -552,8 +562,8 @@ def test_an_observer_that_is_lost_harms_nobody(proxy, token_for, opens):
         size = len(frame(done(), mask=False)) + len(nonsense)
         assert client._reader.read(size).endswith(nonsense)
 
-    record = record_of(proxy, token)
-    assert record["metadata"]["total_tokens"] == 30
+    record = proxy.wait_for_records(2, token)[0]
+    assert (record["part"], record["metadata"]["total_tokens"]) == (1, 30)
 
 
 @pytest.mark.parametrize(
@@ -575,6 +585,6 @@ def test_one_odd_message_takes_no_usage_along(proxy, token_for, opens, odd):
         with opens(token) as client:
             assert [client.recv(timeout=WAIT_S) for _ in range(4)][2] == odd
 
-    [record] = proxy.wait_for_records(1, token)
+    *responses, _ = proxy.wait_for_records(3, token)
     one = json.loads(done())["response"]["usage"]["total_tokens"]
-    assert (record["usage_source"], record["metadata"]["total_tokens"]) == ("reported", 2 * one)
+    assert [record["metadata"]["total_tokens"] for record in responses] == [one, one]

@@ -39,7 +39,7 @@ def billed(document, asked=None, *, endpoint="/v1/chat/completions", method="POS
     observer.feed(json.dumps(document).encode())
     observer.finish()
     body = None if asked is None else json.dumps(asked).encode()
-    return bill(prices, Sent("project", method, endpoint, status, observer, body, None))
+    return bill(prices, Sent("project", method, endpoint, status, observer, body))
 
 
 endpoints, methods, statuses = (st.sampled_from(choices) for choices in (ENDPOINTS, ("POST", "GET"), (200, 404)))

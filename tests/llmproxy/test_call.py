@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 
 from llmproxy.admission import Grant
 from llmproxy.api_log.record import CallRecord
-from llmproxy.call import Call, Phase, WrongOrder
+from llmproxy.call import Call, Part, Phase, WrongOrder
 from llmproxy.client.guard import CallGuard
 from llmproxy.client.request_body import RequestBody
 from llmproxy.errors import (
@@ -155,8 +155,8 @@ def test_nobody_knows_what_a_call_cost_that_the_upstream_did_not_answer() -> Non
     assert (record.cost, record.cost_source, record.requested_model) == (None, "absent", "gpt-image-1")
 
 
-def session(*told: dict[str, Any], prices: Prices | None = PRICES) -> CallRecord:
-    """The record of a WebSocket whose responses told so."""
+def session(*told: dict[str, Any], prices: Prices | None = PRICES) -> list[CallRecord]:
+    """The records of a WebSocket whose responses told so."""
     log = Log()
     call = Call(
         "GET", "/v1/realtime", log=log, live=LiveCalls(), guard=CallGuard(None), prices=prices, asks_for_session=True
@@ -165,35 +165,45 @@ def session(*told: dict[str, Any], prices: Prices | None = PRICES) -> CallRecord
     call.sent_up()
     call.head_came(101, None)
     call.head_went(101, observer())
-    for document in told:
+    for number, document in enumerate(told, 1):
         facts = Facts()
         facts.take(document)
-        if charge := call.priced(facts):
-            call.charge(charge)
+        part = Part(number, time.time(), time.perf_counter(), None)
+        call.response_ended(part, facts, call.bill_response(facts))
     call.end(None, bytes_out=0)
-    return log.records[0]
+    return log.records
 
 
-def test_the_responses_of_a_websocket_are_priced_one_by_one() -> None:
+def test_the_responses_of_a_websocket_are_billed_one_by_one_and_itself_costs_nothing() -> None:
     # Together they would be above the line from which all of it costs twice as much.
     half = {"model": "gpt-5.4", "usage": {"input_tokens": 200_000}}
-    flex = half | {"service_tier": "flex"}
+    *responses, itself = session(half, half, half | {"service_tier": "flex"})
 
-    assert (session(half, half, flex).cost, session(half, half, flex).cost_source) == (1_250_000, "reported")
+    assert [(one.cost, one.cost_source, one.part) for one in responses] == [
+        (500_000, "reported", 1),
+        (500_000, "reported", 2),
+        (250_000, "reported", 3),
+    ]
+    assert {one.request_id for one in responses} == {f"{itself.request_id}-{number}" for number in (1, 2, 3)}
+    assert (itself.cost, itself.cost_source, itself.usage_source, itself.part) == (0, "none", "absent", None)
 
 
-def test_a_websocket_with_a_response_that_has_no_price_is_unpriced() -> None:
-    record = session({"model": "gpt-5", "usage": {"input_tokens": 5}}, {"model": "x", "usage": {"input_tokens": 5}})
+def test_a_websockets_response_without_a_price_is_unpriced() -> None:
+    priced, unpriced, _ = session(*({"model": model, "usage": {"input_tokens": 5}} for model in ("gpt-5", "x")))
 
-    assert (record.cost, record.cost_source) == (None, "unpriced")
+    assert (priced.cost_source, unpriced.cost, unpriced.cost_source) == ("reported", None, "unpriced")
 
 
-def test_a_websocket_that_told_of_no_response_has_no_known_cost() -> None:
-    assert session().cost_source == session({"model": "gpt-5"}).cost_source == "absent"
+def test_what_a_websockets_response_cost_that_told_nothing_is_unknown_unless_it_failed() -> None:
+    silent, failed, _ = session({"model": "gpt-5"}, {"model": "gpt-5", "error": {"code": "boom"}})
+
+    assert (silent.cost_source, failed.cost_source, failed.failed_inside) == ("absent", "none", True)
 
 
 def test_a_websocket_without_prices_has_no_cost() -> None:
-    assert session({"model": "gpt-5", "usage": {"input_tokens": 5}}, prices=None).cost_source is None
+    records = session({"model": "gpt-5", "usage": {"input_tokens": 5}}, prices=None)
+
+    assert {record.cost_source for record in records} == {None}
 
 
 def counted(name: str) -> float:

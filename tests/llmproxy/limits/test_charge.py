@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmproxy.limits.charge import FREE, UNKNOWN, UNPRICED, Charge, both, charge, charge_untold, is_free
+from llmproxy.limits.charge import FREE, UNKNOWN, UNPRICED, Charge, charge, charge_untold, is_free
 from llmproxy.limits.cost import BeyondReason
 
 MILLION = 10**6
@@ -114,10 +114,3 @@ def test_counts_that_cannot_be_are_noticed(prices, told, is_clamped):
 def test_a_cost_beyond_reason_is_none(prices):
     with pytest.raises(BeyondReason):
         charged(prices, {"prompt_tokens": 2**53})
-
-
-def test_two_responses_cost_what_they_cost_together():
-    assert both(Charge(3, "reported"), Charge(4, "reported", is_clamped=True)) == Charge(7, "reported", True)
-    assert both(Charge(3, "reported"), UNKNOWN) == both(UNKNOWN, Charge(3, "reported")) == Charge(3, "reported")
-    assert both(UNKNOWN, UNKNOWN) is UNKNOWN
-    assert both(Charge(3, "reported"), UNPRICED) is both(UNPRICED, UNKNOWN) is UNPRICED

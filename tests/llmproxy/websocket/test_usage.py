@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import FrameProtocol
 
+from llmproxy.observe.facts import Facts
 from llmproxy.observe.usage import MAX_EVENT_BYTES, UsageObserver
 from llmproxy.websocket.usage import observe_session
 
@@ -20,10 +21,11 @@ USAGE = {
     "input_token_details": {"text_tokens": 12, "audio_tokens": 8, "cached_tokens": 4},
     "output_token_details": {"text_tokens": 3, "audio_tokens": 7},
 }  # fmt: skip
-SUM = {
-    "prompt_tokens": 40, "completion_tokens": 20, "total_tokens": 60,
-    "prompt_tokens_details": {"text_tokens": 24, "audio_tokens": 16, "cached_tokens": 8},
-    "completion_tokens_details": {"text_tokens": 6, "audio_tokens": 14},
+TOLD = {
+    "prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30,
+    "prompt_tokens_details": {"text_tokens": 12, "audio_tokens": 8, "cached_tokens": 4},
+    "completion_tokens_details": {"text_tokens": 3, "audio_tokens": 7},
+    "model": "gpt-realtime",
 }  # fmt: skip
 SESSION = {"type": "session.created", "session": {"id": "sess_1", "model": "gpt-realtime"}}
 DELTA = {"type": "response.output_audio.delta", "delta": "AAAA" * 100}
@@ -52,54 +54,85 @@ def sent(*events: Any, extensions: str | None = None, fragment: int | None = Non
     return data
 
 
+class Responses:
+    """Keeps what it is told of each."""
+
+    def __init__(self) -> None:
+        self.over: list[Facts] = []
+        self.begun_count = 0
+        self.is_closed = False
+
+    def begun(self) -> None:
+        self.begun_count += 1
+
+    def take(self, told: Facts) -> None:
+        self.over.append(told)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    @property
+    def tokens(self) -> list[int | None]:
+        return [(told.usage or {}).get("total_tokens") for told in self.over]
+
+
+def watched(responses: Responses, extensions: str | None = None) -> UsageObserver:
+    told = SimpleNamespace(begun=responses.begun, over=responses.take, heard=responses.take, close=responses.close)
+    return observe_session(extensions, responses=told)
+
+
 def observed(
     *events: Any, extensions: str | None = None, fragment: int | None = None, step: int = 0
-) -> UsageObserver:
-    observer = observe_session(extensions)
+) -> tuple[UsageObserver, Responses]:
+    responses = Responses()
+    observer = watched(responses, extensions)
     data = sent(*events, extensions=extensions, fragment=fragment)
     for start in range(0, len(data), step or len(data)):
         observer.feed(data[start : start + (step or len(data))])
     observer.finish()
-    return observer
+    assert responses.is_closed
+    return observer, responses
 
 
 @pytest.mark.parametrize("extensions", [None, DEFLATE, "permessage-deflate; server_no_context_takeover"])
 @pytest.mark.parametrize("fragment", [None, 7])
 @pytest.mark.parametrize("step", [0, 1, 5])
-def test_the_usage_of_all_responses_is_added_up(extensions, fragment, step):
+def test_each_response_tells_its_usage_and_the_session_none(extensions, fragment, step):
     events = (SESSION, DELTA, done(), DELTA, done())
-    observer = observed(*events, extensions=extensions, fragment=fragment, step=step)
+    observer, responses = observed(*events, extensions=extensions, fragment=fragment, step=step)
 
-    assert observer.metadata == {**SUM, "model": "gpt-realtime"}
-    assert (observer.usage_source, observer.is_stream, observer.error) == ("reported", True, None)
+    assert [told.metadata() for told in responses.over] == [TOLD, TOLD]
+    assert observer.metadata == {"model": "gpt-realtime"}
+    assert (observer.usage_source, observer.is_stream, observer.error) == ("absent", True, None)
 
 
 @pytest.mark.parametrize("kind", ["response.completed", "response.incomplete", "response.failed"])
 def test_responses_of_the_responses_api_count_too_and_name_their_model(kind):
-    observer = observed(
+    observer, responses = observed(
         done(None, "response.created", model="gpt-5"), done(kind=kind, model="gpt-5"), done(kind=kind)
     )
 
-    assert observer.metadata["total_tokens"] == 60
-    assert observer.metadata["model"] == "gpt-5"
+    assert (responses.begun_count, responses.tokens) == (1, [30, 30])
+    assert [told.model for told in responses.over] == ["gpt-5", "gpt-5"] and observer.model == "gpt-5"
 
 
 def test_an_event_that_is_not_the_end_of_a_response_does_not_count():
-    observer = observed(done(kind="response.in_progress"), {"type": "x", "usage": USAGE})
+    observer, responses = observed(done(kind="response.in_progress"), {"type": "x", "usage": USAGE})
 
-    assert (observer.metadata, observer.usage_source) == (None, "absent")
+    assert (observer.metadata, responses.over) == (None, [])
 
 
 def transcribed(**usage):
     return {"type": "conversation.item.input_audio_transcription.completed", "usage": usage}
 
 
-def test_transcriptions_count_where_there_is_nothing_else():
+def test_what_was_heard_is_told_beside_the_responses():
     heard = transcribed(type="tokens", input_tokens=3, output_tokens=2, total_tokens=5)
 
-    assert observed(heard, heard).metadata["total_tokens"] == 10
-    assert observed(heard, done(), heard).metadata["total_tokens"] == 30
-    assert observed(transcribed(type="duration", seconds=1.5), transcribed(seconds=2)).metadata == {"seconds": 3.5}
+    assert observed(heard, done(), heard)[1].tokens == [5, 30, 5]
+    assert [told.metadata() for told in observed(transcribed(type="duration", seconds=1.5))[1].over] == [
+        {"seconds": 1.5}
+    ]
 
 
 def hearing(model, *, form="audio"):
@@ -114,12 +147,8 @@ def hearing(model, *, form="audio"):
 
 def priced(*events):
     """Model, tokens and tier of each response, as they were told one by one."""
-    told = []
-    responses = SimpleNamespace(begun=lambda: None, over=told.append, heard=told.append, close=lambda: None)
-    observer = observe_session(None, responses=responses)
-    observer.feed(sent(*events))
-    observer.finish()
-    return [(one.model, (one.usage or {}).get("total_tokens"), one.service_tier) for one in told]
+    _, responses = observed(*events)
+    return [(one.model, (one.usage or {}).get("total_tokens"), one.service_tier) for one in responses.over]
 
 
 def test_each_response_is_told_by_itself_with_its_model():
@@ -150,17 +179,14 @@ def test_a_response_that_told_no_usage_is_told_of_too():
     ]
 
 
-def test_calls_of_tools_are_added_up():
+def test_calls_of_tools_are_told_with_their_response():
     item = {"type": "function_call", "name": "f"}
-    metadata = observed(SESSION, done(output=[item]), done(output=[item, item])).metadata
+    _, responses = observed(SESSION, done(output=[item]), done(output=[item, item]))
 
-    assert metadata["tool_calls"] == {"function": 3}
+    assert [told.units["tool_calls"] for told in responses.over] == [{"function": 1}, {"function": 2}]
 
 
 def test_a_finished_observer_knows_no_call_any_more():
-    class Responses:
-        def close(self): ...
-
     responses = Responses()
     observer = observe_session(None, responses=responses)
     gone = weakref.ref(responses)
@@ -173,7 +199,7 @@ def test_a_finished_observer_knows_no_call_any_more():
 def test_an_error_that_the_upstream_reports_is_told():
     error = {"type": "error", "error": {"type": "invalid_request_error", "code": "invalid_value", "message": "sk-x"}}
 
-    assert observed(SESSION, error).error == {"code": "invalid_value", "type": "invalid_request_error"}
+    assert observed(SESSION, error)[0].error == {"code": "invalid_value", "type": "invalid_request_error"}
 
 
 @pytest.mark.parametrize("extensions", [None, DEFLATE])
@@ -181,13 +207,13 @@ def test_a_message_of_any_size_is_read_in_parts(extensions):
     words = "words, " * (MAX_EVENT_BYTES // 4) if extensions is None else json.dumps(list(range(300_000)))
     large = done(output=[{"transcript": words}])
     assert len(json.dumps(large)) > MAX_EVENT_BYTES
-    observer = observed(SESSION, large, done(), extensions=extensions, step=65536)
+    _, responses = observed(SESSION, large, done(), extensions=extensions, step=65536)
 
-    assert observer.metadata["total_tokens"] == 60
+    assert responses.tokens == [30, 30]
 
 
 def test_binary_messages_are_passed_over():
-    assert observed(json.dumps(done()).encode(), done()).metadata["total_tokens"] == 30
+    assert observed(json.dumps(done()).encode(), done())[1].tokens == [30]
 
 
 @pytest.mark.parametrize(
@@ -200,21 +226,23 @@ def test_binary_messages_are_passed_over():
     ids=["no frame", "masked", "no text"],
 )
 def test_whatever_comes_what_was_told_before_stays(after):
-    observer = observe_session(None)
+    responses = Responses()
+    observer = watched(responses)
     observer.feed(sent(SESSION, done()))
     observer.feed(after)
     observer.feed(sent(done()))
     observer.finish()
 
-    assert observer.metadata["total_tokens"] == 30
+    assert responses.tokens == [30]
 
 
 def test_a_bomb_ends_the_observing():
-    observer = observe_session(DEFLATE)
+    responses = Responses()
+    observer = watched(responses, DEFLATE)
     observer.feed(sent(done(), extensions=DEFLATE))
     observer.feed(sent(" " * 50_000_000, done(), extensions=DEFLATE))
 
-    assert observer.metadata["total_tokens"] == 30
+    assert responses.tokens == [30]
     assert observer._body is None
 
 
@@ -257,11 +285,7 @@ def test_no_bytes_can_make_it_fail(pieces: list[bytes]) -> None:
     ],
 )
 def test_one_odd_message_takes_nothing_along(odd):
-    observer = observe_session(None)
-    observer.feed(sent(SESSION, done(), odd, done()))
-    observer.finish()
-
-    assert observer.metadata["total_tokens"] == 60
+    assert observed(SESSION, done(), odd, done())[1].tokens[-1] == 30
 
 
 def test_an_error_that_the_session_outlives_is_no_failure_of_it():
@@ -274,14 +298,17 @@ def test_an_error_that_the_session_outlives_is_no_failure_of_it():
     assert observer.error == {"code": "bad_event", "type": None}
 
 
-def test_a_response_that_failed_last_is_a_failure():
+def test_a_response_that_failed_is_no_failure_of_its_session():
     failed = {
         "status": "failed",
         "status_details": {"error": {"type": "server_error", "code": "boom"}},
         "usage": None,
     }
-    observer = observe_session(None)
-    observer.feed(sent(SESSION, done(), json.dumps({"type": "response.done", "response": failed})))
-    observer.finish()
+    failing = json.dumps({"type": "response.done", "response": failed})
+    observer, responses = observed(SESSION, done(), failing)
 
-    assert (observer.has_failed, observer.error) == (True, {"code": "boom", "type": "server_error"})
+    assert [(told.has_failed, told.error) for told in responses.over] == [
+        (False, None),
+        (True, {"code": "boom", "type": "server_error"}),
+    ]
+    assert (observer.has_failed, observer.error) == (False, None)
