@@ -186,7 +186,7 @@ def _forward(parts: Services, call: Call, environ: Environ) -> Response:
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
     api_key = parts.admission.api_key(grant)
     headers = call.traced(request_headers(environ["llmproxy.headers"], host=origin.host_header, api_key=api_key))
-    wants_usage = grant.stream_usage == "ask" or (holding is not None and holding.needs_usage)
+    wants_usage = grant.stream_usage == "ask" or (holding is not None and holding.asks_for_usage)
     asked = wants_usage and _may_be_asked(call.endpoint) and _ask_for_usage(parts, grant, body)
     if asked or _lists_models(call, holding):  # what is compressed cannot be taken apart
         headers = with_header(headers, "Accept-Encoding", "identity")

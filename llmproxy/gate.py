@@ -349,7 +349,8 @@ class Gate:
             )
         tier = reading.members.get("service_tier")
         tier = tier if isinstance(tier, str) and tier != "auto" else ruled.default_tier
-        return Judged(figures, meters, row, tier, rules.concurrency, _output_name(route), rules.models)
+        may_stream = reading is NOTHING or reading.members.get("stream") is True
+        return Judged(figures, meters, row, tier, rules.concurrency, may_stream, _output_name(route), rules.models)
 
     def _figures(
         self, ruled: Ruled, rules: Rules, route: Route, reading: Reading, models: Models, meters: Sequence[Meter]

@@ -9,6 +9,7 @@ it is none.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from llmproxy.bill import Bill
@@ -17,7 +18,7 @@ from llmproxy.limits.amounts import usd
 from llmproxy.limits.bounds import Bounds
 from llmproxy.limits.charge import Charge
 from llmproxy.limits.cost import BeyondReason, NotPriced, cost
-from llmproxy.limits.meters import Claimed, Meter, admitted
+from llmproxy.limits.meters import Claimed, Meter
 from llmproxy.limits.model_names import ModelNames
 from llmproxy.limits.periods import NEVER_US
 from llmproxy.limits.price_row import PICO_PER_MICRO, Row
@@ -38,6 +39,7 @@ class Judged(NamedTuple):
         row: Its model's, where there is a budget in dollars or a price is known; it is priced by that to its end,
             unless the response names another model that has a price.
         tier: As it is asked for.
+        may_stream: Whether its response may be a stream, as far as its body has been read.
         output_name: What the API calls the most tokens that the call may write, where there is such a thing.
         allowed: Lists of which each must have the model; none where any will do.
         would_refuse: The code that rules in mode `report` would have refused it with.
@@ -48,6 +50,7 @@ class Judged(NamedTuple):
     row: Row | None
     tier: str | None
     concurrency: int | None
+    may_stream: bool = True
     output_name: str | None = None
     allowed: tuple[ModelNames, ...] = ()
     would_refuse: str | None = None
@@ -93,9 +96,9 @@ class Holding:
         self._end = end
 
     @property
-    def needs_usage(self) -> bool:
-        """Whether a meter counts what only the response tells."""
-        return self._judged.needs_usage
+    def asks_for_usage(self) -> bool:
+        """Whether a meter counts what only the response tells, which as a stream tells it where it is asked to."""
+        return self._judged.may_stream and self._judged.needs_usage
 
     @property
     def would_refuse(self) -> str | None:
@@ -117,15 +120,20 @@ class Holding:
 
     def headers(self) -> Headers:
         """What the caller is told of what is left, with this call's hold taken off."""
-        present = [admitted(meter, call) for meter, call in zip(self._meters, self._claims, strict=True)]
+        dollars, tokens = list[tuple[int, int]](), list[int]()
+        for meter, call in zip(self._meters, self._claims, strict=True):
+            left = meter.amount - meter.spent - call.counted - meter.reserved - call.hold
+            if meter.unit == "usd":
+                dollars.append((left, meter.period_end))
+            elif meter.unit == "tokens":
+                tokens.append(left)
         told: Headers = []
-        if dollars := [meter for meter in present if meter.unit == "usd"]:
-            tightest = min(dollars, key=_left)
-            left = max(_left(tightest), 0)
-            told.append(("x-proxy-budget-remaining", usd(left, decimals=6)))
-            if tightest.period_end < NEVER_US:
-                told.append(("x-proxy-budget-reset", iso_utc(at_microsecond(tightest.period_end))))
-        if tokens := [_left(meter) for meter in present if meter.unit == "tokens"]:
+        if dollars:
+            left, period_end = min(dollars)
+            told.append(("x-proxy-budget-remaining", usd(max(left, 0), decimals=6)))
+            if period_end < NEVER_US:
+                told.append(("x-proxy-budget-reset", _reset(period_end)))
+        if tokens:
             told.append(("x-proxy-tokens-remaining", str(max(min(tokens), 0))))
         return told
 
@@ -193,8 +201,9 @@ class Holding:
         return max(holds, default=0)
 
 
-def _left(meter: Meter) -> int:
-    return meter.amount - meter.spent - meter.reserved
+@lru_cache(maxsize=64)
+def _reset(period_end: int) -> str:
+    return iso_utc(at_microsecond(period_end))
 
 
 def _priced(judged: Judged, row: Row, billed: Bill) -> int | None:

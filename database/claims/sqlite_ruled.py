@@ -154,7 +154,7 @@ def _reserve(
 
 def _meters(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Meter]:
     """Those that are there, by their ids."""
-    return [Meter(*row) for row in connection.execute(_select_meters(len(ids)), ids)] if ids else []
+    return list(map(Meter._make, connection.execute(_select_meters(len(ids)), ids))) if ids else []
 
 
 @lru_cache(maxsize=64)

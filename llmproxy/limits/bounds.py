@@ -108,6 +108,8 @@ class _Call:
     def number(self, name: str) -> int:
         """A parameter that is a number; 0 for what is none."""
         value = self._members.get(name)
+        if value is None:  # nearly always
+            return 0
         if isinstance(value, int | float) and value is not True:
             return int(min(max(value, 0), _MOST_NUMBER))
         return 0

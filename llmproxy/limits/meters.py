@@ -57,6 +57,9 @@ class Meter(NamedTuple):
         return self.unit != "requests" and self.period not in RATES
 
 
+_COUNTS = Meter._fields.index("spent")
+
+
 class Claimed(NamedTuple):
     """What a call does to a meter when it is admitted, in the meter's unit; `counted` is spent at once."""
 
@@ -103,9 +106,7 @@ def turned(meter: Meter, now_us: int, ends: tuple[int, int]) -> Meter:
 
 def admitted(meter: Meter, call: Claimed) -> Meter:
     """The meter with the call running."""
-    return meter._replace(
-        spent=meter.spent + call.counted, reserved=meter.reserved + call.hold, bounds=meter.bounds + call.bound
-    )
+    return _with(meter, meter.spent + call.counted, meter.reserved + call.hold, meter.bounds + call.bound, meter.mean)
 
 
 def settled(meter: Meter, call: Claimed, cost: int, at_us: int) -> Meter:
@@ -117,12 +118,8 @@ def settled(meter: Meter, call: Claimed, cost: int, at_us: int) -> Meter:
     """
     if not meter.holds:
         return corrected(meter, call.counted, cost, at_us)
-    return meter._replace(
-        spent=meter.spent + cost,
-        reserved=meter.reserved - call.hold,
-        bounds=meter.bounds - call.bound,
-        mean=mean_after(meter.mean, cost),
-    )
+    mean = mean_after(meter.mean, cost)
+    return _with(meter, meter.spent + cost, meter.reserved - call.hold, meter.bounds - call.bound, mean)
 
 
 def corrected(meter: Meter, charged: int, cost: int, at_us: int) -> Meter:
@@ -131,6 +128,11 @@ def corrected(meter: Meter, charged: int, cost: int, at_us: int) -> Meter:
         return meter
     # Whoever set it to nothing meanwhile did not mean less than nothing.
     return meter._replace(spent=max(meter.spent + cost - charged, 0))
+
+
+def _with(meter: Meter, spent: int, reserved: int, bounds: int, mean: int) -> Meter:
+    # `_replace` takes twice as long, and each call waits for it four times.
+    return Meter._make((*meter[:_COUNTS], spent, reserved, bounds, mean, meter.period_end))
 
 
 def mean_after(mean: int, cost: int) -> int:
