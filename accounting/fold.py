@@ -155,7 +155,7 @@ def fold(records: Iterable[ReadRecord], *, model_name: Callable[[str, str], str]
 
 
 def _seen(record: ReadRecord, hour: int) -> tuple[int, str | None, str | None, str | None, str | None, str | None]:
-    """What a record is counted under, as it has it: hour, project, token, model, endpoint, and why it was refused."""
+    """What a record is counted under, as it has it: hour, project, token, model, endpoint, and what refused it."""
     fields = record.fields
     project, token, endpoint = fields.get("project_id"), fields.get("token"), fields.get("endpoint")
     metadata = fields.get("metadata")
@@ -166,8 +166,16 @@ def _seen(record: ReadRecord, hour: int) -> tuple[int, str | None, str | None, s
         token if type(token) is str else None,
         model if model and type(model) is str else record.billed_model,
         endpoint if type(endpoint) is str else None,
-        record.error_code or NO_CODE if fields.get("outcome") == "refused" else None,
+        _refusal(record),
     )
+
+
+def _refusal(record: ReadRecord) -> str | None:
+    """Why a call was refused, or else would have been by rules that only report."""
+    fields = record.fields
+    if fields.get("outcome") == "refused":
+        return record.error_code or NO_CODE
+    return record.would_refuse or None if "would_refuse" in fields else None
 
 
 def _row(

@@ -255,3 +255,5 @@ def _keys(wanted: Filter) -> Iterable[Any]:
         )
     if wanted.code and wanted.outcome == "refused":
         yield usage_keys.c.refusal == wanted.code
+    elif wanted.would_refuse and wanted.outcome != "refused":
+        yield usage_keys.c.refusal == wanted.would_refuse

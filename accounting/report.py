@@ -243,9 +243,18 @@ def brief_sums(by: Kind, name: str, begin: datetime, end: datetime) -> Subquery:
 
 def refusals_by_reason(session: Session, filters: Filters, begin: datetime, end: datetime) -> dict[str, int]:
     """How often the proxy itself refused, by the error's code ('none' where it has none), the commonest first."""
-    sums = _sources(filters.columns, hours_around(begin, end), ("requests",), column="refusal")
-    found = _by_column(session, "refusal", sums, ("requests",), limit=None)
-    return {code: int(count) for code, count in found if code}
+    return _by_reason(session, filters, begin, end, "refusals")
+
+
+def would_refuse_by_reason(session: Session, filters: Filters, begin: datetime, end: datetime) -> dict[str, int]:
+    """How often rules that only report would have refused, by the error's code, the commonest first."""
+    return _by_reason(session, filters, begin, end, "would_refuse")
+
+
+def _by_reason(session: Session, filters: Filters, begin: datetime, end: datetime, count: str) -> dict[str, int]:
+    sums = _sources(filters.columns, hours_around(begin, end), (count,), column="refusal")
+    found = _by_column(session, "refusal", sums, (count,), limit=None)
+    return {code: int(number) for code, number in found if code and number}
 
 
 def silent_streams(session: Session, filters: Filters, begin: datetime, end: datetime) -> list[SilentStreams]:

@@ -7,9 +7,11 @@ do. Each change adds one to the owner's `rules_version`, so that a call that was
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import orjson
 from sqlalchemy import Select, select
 
 from control import alerts, audit
@@ -17,7 +19,10 @@ from control.audit import Actor, Facts
 from control.errors import Conflict, NotFound
 from database import schema
 from database.engine import Session, write_transaction
+from llmproxy.admission import utc_now
 from llmproxy.limits import amounts, meters, periods
+from llmproxy.limits.reservations import Ruled
+from llmproxy.times import microseconds
 from models import Meter, Project, Token, new_id
 
 FIRST_TO_HOLD = "0010"  # older code lets calls pass that a rule or a meter would not
@@ -53,8 +58,8 @@ class Standing(NamedTuple):
 
 def standing(row: Meter, now_us: int) -> Standing:
     """The meter's numbers; a period that is over has nothing spent, whether or not a call came since."""
-    read = meters.Meter(**{name: getattr(row, name) for name in meters.Meter._fields})
-    meter = meters.turned(read, now_us, periods.period_ends(read.period, read.zone, now_us))
+    meter = _read(row)
+    meter = meters.turned(meter, now_us, periods.period_ends(meter.period, meter.zone, now_us))
     left = max(meter.amount - meter.spent - meter.reserved, 0)
     return Standing(meter.spent, meter.reserved, left, None if row.period == "total" else meter.period_end)
 
@@ -72,6 +77,30 @@ def of(session: Session, owner: Owner) -> list[Meter]:
 def holding_for(session: Session, token: Token) -> list[Meter]:
     """What holds for a token: its own meters, then its project's."""
     return of(session, token) + of(session, token.project)
+
+
+def look(session: Session, owner: Owner, rules: dict[str, Any] | None) -> Ruled:
+    """
+    What a call of the token would be judged by at this moment, or of a project's token that has no limits of its own.
+
+    Args:
+        rules: The owner's, in place of those that it has.
+    """
+    token = owner if isinstance(owner, Token) else None
+    project = token.project if token else owner
+    own, beside = (orjson.dumps(each).decode() if each else None for each in (rules, project.rules))
+    return Ruled(
+        version=owner.rules_version,
+        project_version=project.rules_version,
+        rules=own if token else None,
+        project_rules=beside if token else own,
+        project_name=project.name,
+        default_tier=project.default_tier,
+        in_flight=token.in_flight if token else 0,
+        meters=tuple(map(_read, holding_for(session, token) if token else of(session, owner))),
+        now_us=microseconds(utc_now()),
+        seen_s=time.monotonic(),
+    )
 
 
 def listed(
@@ -202,6 +231,10 @@ def _replace(session: Session, actor: Actor, owner: Owner, wanted: Sequence[dict
             _change(session, actor, owner, present[fields["id"]], changes)
         else:
             _add(session, actor, owner, fields)
+
+
+def _read(row: Meter) -> meters.Meter:
+    return meters.Meter(**{name: getattr(row, name) for name in meters.Meter._fields})
 
 
 def _required(row: Row | None, field: str, what: str) -> Row:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from io import BytesIO
 from typing import BinaryIO, NamedTuple, Protocol
 
 import orjson
@@ -61,6 +62,7 @@ from llmproxy.limits.periods import RATES, US_PER_S, period_ends
 from llmproxy.limits.price_row import Row
 from llmproxy.limits.prices import Prices
 from llmproxy.limits.reservations import Ruled, RuledClaim, Settlement, Verdict, claim_of
+from llmproxy.limits.reservations import judged as judged_by_meters
 from llmproxy.limits.routes import UNKNOWN, Route, find_route
 from llmproxy.limits.rules import InForce, Rules, in_force
 from llmproxy.limits.rules_json import BadRules, read_rules
@@ -111,6 +113,23 @@ class Settler(Protocol):
     @property
     def pending(self) -> int:
         """Ended calls that the database has not been told of."""
+
+
+class Trial(NamedTuple):
+    """
+    What would become of a call.
+
+    Attributes:
+        refusal: What its caller would be told; None where it would pass.
+        noted: What rules in mode `report` would refuse it with, were they in force; None of a call that is refused.
+        figures: What it may cost, where it would pass.
+        holds: Of each meter that it would count on, as it stands, what it would hold and count there.
+    """
+
+    refusal: ProxyError | None
+    noted: ProxyError | None
+    figures: Bounds
+    holds: tuple[tuple[Meter, Claimed], ...]
 
 
 # The least that makes a reservation, by which a response that is over can be charged.
@@ -210,6 +229,22 @@ class Gate:
 
         return self._until_claimed(token, asked.request_id, judge)[1]
 
+    def try_out(self, ruled: Ruled, asked: Asked, content: bytes) -> Trial:
+        """What would become of a call at this moment. Nothing is counted, held or sent up."""
+        body = RequestBody(BytesIO(content), length=len(content), max_bytes=sys.maxsize)
+        route = find_route(asked.method, asked.target.partition("?")[0])
+        try:
+            judged, reading = self._judged(ruled, route, asked, body, None, "")
+            holds = _holds(ruled, judged, asked.request_id)
+            reported = _reported_by(ruled)
+            noted = self._would_refuse(ruled, reported, route, asked, body, reading, "") if reported else None
+        except ProxyError as exc:
+            exc.add_contact(self._contact)
+            return Trial(exc, None, Bounds(), ())
+        finally:
+            body.let_go()
+        return Trial(None, noted, judged.figures, holds)
+
     def _complete(self, refusal: ProxyError, token: RuledToken) -> None:
         refusal.token_id, refusal.project_id = token.token_id, token.project_id
         refusal.add_contact(self._contact)
@@ -247,18 +282,34 @@ class Gate:
         Args:
             reading: Of its body, if that has been read.
         """
-        rules = _rules_of(token.ruled)
         route = find_route(asked.method, asked.target.partition("?")[0])
-        check_head(rules, route, address=asked.address or "", size=body.length or 0)
-        if not token.is_remembered:
-            _check_what_is_certain(token.ruled, rules.concurrency)
-        if reading is None and _must_be_read(route or UNKNOWN, rules, token.ruled.meters, body):
-            reading = self._read(asked, body, token.token_id)
-        judged = self._judge(token.ruled, rules, route or UNKNOWN, asked, reading or NOTHING)
+        judged, reading = self._judged(
+            token.ruled, route, asked, body, reading, token.token_id, is_remembered=token.is_remembered
+        )
         if reported := _reported_by(token.ruled):
-            code = self._would_refuse(token, reported, route, asked, body, reading)
-            judged = judged._replace(would_refuse=code)
+            refusal = self._would_refuse(token.ruled, reported, route, asked, body, reading, token.token_id)
+            judged = judged._replace(would_refuse=refusal.code if refusal else None)
         return judged, reading
+
+    def _judged(
+        self,
+        ruled: Ruled,
+        route: Route | None,
+        asked: Asked,
+        body: RequestBody,
+        reading: Reading | None,
+        token_id: str,
+        *,
+        is_remembered: bool = False,
+    ) -> tuple[Judged, Reading | None]:
+        """A call as its claim is to be made, and what was read of its body, which nobody reads twice."""
+        rules = _rules_of(ruled)
+        check_head(rules, route, address=asked.address or "", size=body.length or 0)
+        if not is_remembered:
+            _check_what_is_certain(ruled, rules.concurrency)
+        if reading is None and _must_be_read(route or UNKNOWN, rules, ruled.meters, body):
+            reading = self._read(asked, body, token_id)
+        return self._judge(ruled, rules, route or UNKNOWN, asked, reading or NOTHING), reading
 
     def _look_again(self, token: RuledToken) -> RuledToken:
         try:
@@ -274,25 +325,26 @@ class Gate:
 
     def _would_refuse(
         self,
-        token: RuledToken,
+        ruled: Ruled,
         rules: Rules,
         route: Route | None,
         asked: Asked,
         body: RequestBody,
         reading: Reading | None,
-    ) -> str | None:
-        """The code that rules would refuse the call with, were they in force. The body goes up as it came."""
+        token_id: str,
+    ) -> ProxyError | None:
+        """What rules would refuse the call with, were they in force. The body goes up as it came."""
         must_be_read = reading is None and _must_be_read(route or UNKNOWN, rules, (), body)
         if must_be_read and (body.length or 0) <= self._max_spooled_bytes:
-            self._arrive(body, token.token_id)
+            self._arrive(body, token_id)
         try:
             check_head(rules, route, address=asked.address or "", size=body.length or 0)
             if must_be_read:
                 self._require_readable(asked, body)
                 reading = _reading_of_arrived(body, boundary_of(asked.content_type))
-            _check_rules(rules, route or UNKNOWN, asked, reading or NOTHING, token.ruled)
+            _check_rules(rules, route or UNKNOWN, asked, reading or NOTHING, ruled)
         except ProxyError as exc:
-            return exc.code
+            return exc
         return None
 
     # The body.
@@ -481,6 +533,25 @@ def _in_force(rules: str | None, project_rules: str | None, has_meter: bool) -> 
 def _output_name(route: Route) -> str | None:
     names = OUTPUT_NAMES.get(route.kind)
     return names[0] if names else None
+
+
+def _holds(ruled: Ruled, judged: Judged, request_id: str) -> tuple[tuple[Meter, Claimed], ...]:
+    """What a claim would do to each meter now. Raises what it would be refused with."""
+    now_us = ruled.database_us(time.monotonic())
+    asked = claim_of(
+        ruled,
+        judged.meters,
+        judged.figures,
+        now_us=now_us,
+        request_id=request_id,
+        node="",
+        worker="",
+        concurrency=judged.concurrency,
+    )
+    meters, claims, is_admitted = judged_by_meters(sorted(judged.meters), asked.demands, now_us)
+    if not is_admitted:
+        raise _refusal(meters, claims, judged, now_us)
+    return tuple(zip(meters, claims, strict=True))
 
 
 # Refusals.

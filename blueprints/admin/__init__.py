@@ -5,7 +5,7 @@
 response headers, one table of errors in `answers`); the other modules are one page each.
 """
 
-from blueprints.admin import answers, audit, health, limits, overview, projects, requests_log, tokens
+from blueprints.admin import answers, audit, health, limits, overview, projects, requests_log, rules, tokens
 from blueprints.admin.site import bp
 
-__all__ = ["answers", "audit", "bp", "health", "limits", "overview", "projects", "requests_log", "tokens"]
+__all__ = ["answers", "audit", "bp", "health", "limits", "overview", "projects", "requests_log", "rules", "tokens"]

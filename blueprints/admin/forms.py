@@ -35,6 +35,11 @@ BUDGET_PERIODS = (
     SelectChoice("total", "In total"),
 )
 LIMIT_PERIODS = (SelectChoice("minute", "Per minute"), SelectChoice("hour", "Per hour"), *BUDGET_PERIODS)
+PRESETS = (
+    SelectChoice("", "Whatever its project may"),
+    SelectChoice("inference", "Inference alone: nothing stored is read, listed or deleted"),
+    SelectChoice("stateful", "Inference, files, vector stores, conversations and the like"),
+)
 RESERVES = (SelectChoice("likely", "What it is likely to cost"), SelectChoice("bound", "The most that it can cost"))
 STALE_FORM = "This form was open for too long, so nothing was changed. Look it over and send it again."
 # The field comes back empty: an answer never holds a key.
@@ -79,6 +84,11 @@ class Form(FlaskForm):  # type: ignore[misc]
 
     def show(self, messages: Mapping[str, Any]) -> None:
         """Put messages beside their fields, and above the form where there is no such field."""
+        inner = messages.get("rules")
+        if isinstance(inner, Mapping):
+            # `rules.limits.n` stands beside the field `n`.
+            inner = {name.removeprefix("rules.").removeprefix("limits."): words for name, words in inner.items()}
+            messages = {name: words for name, words in messages.items() if name != "rules"} | inner
         for name, words in messages.items():
             text = first_problem(words)[1]
             if name in self and not isinstance(self[name], HiddenField):
@@ -188,6 +198,8 @@ class NewTokenForm(Form):
     duration_hours = NumberField("Lifetime in hours", default="24")
     label = StringField("Label")
     rate_limit = NumberField("Requests per hour")
+    preset = SelectField("May use", choices=PRESETS, default="", validate_choice=False)
+    models = StringField("Models")
     budget = StringField("Budget in USD")
     budget_per = SelectField("Counted", choices=BUDGET_PERIODS, default="day", validate_choice=False)
 
@@ -195,8 +207,15 @@ class NewTokenForm(Form):
         """The checked values for schemas.NewToken. Raises ValidationError."""
         amount = (self.budget.data or "").strip()
         zone = zones.of_pages().key
-        more = {"budget": {"usd": amount, "per": self.budget_per.data or "", "zone": zone}} if amount else {}
-        return self.load(schemas.NewToken(), apart=("budget", "budget_per"), **more)
+        more: dict[str, Any] = {}
+        if amount:
+            more["budget"] = {"usd": amount, "per": self.budget_per.data or "", "zone": zone}
+        rules: dict[str, Any] = {"preset": self.preset.data} if self.preset.data else {}
+        if models := names_in(self.models.data):
+            rules["models"] = models
+        if rules:
+            more["rules"] = rules
+        return self.load(schemas.NewToken(), apart=("preset", "models", "budget", "budget_per"), **more)
 
 
 class NewLimitForm(Form):
@@ -216,7 +235,7 @@ class NewLimitForm(Form):
         """The checked values for schemas.OwnedMeter. Raises ValidationError."""
         owner = "token_id" if self.token_id.data else "project_id"
         more = {owner: self[owner].data or "", "amount": _amount(self.unit.data, self.amount.data)}
-        if models := [name.strip() for name in (self.models.data or "").split(",") if name.strip()]:
+        if models := names_in(self.models.data):
             more["models"] = models
         if name := (self.name.data or "").strip():
             more["name"] = name
@@ -273,6 +292,11 @@ def _amount(unit: str | None, text: str | None) -> str | int:
         return text
     digits = text.replace(",", "")
     return int(digits) if digits.isdecimal() and digits.isascii() and len(digits) < 20 else text
+
+
+def names_in(text: str | None) -> list[str]:
+    """What stands between commas."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def _sentence(words: str) -> str:

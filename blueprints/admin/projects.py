@@ -8,7 +8,7 @@ from flask import Response, current_app, jsonify, make_response, request
 
 from accounting.report import Filters
 from blueprints import schemas
-from blueprints.admin import costs, exports, limits, once, queries
+from blueprints.admin import costs, exports, limits, once, queries, rules
 from blueprints.admin.access import actor
 from blueprints.admin.activity import activity
 from blueprints.admin.answers import done, page, shows, wants_json
@@ -233,6 +233,7 @@ def _project_page(
         upstream_url=found.base_url or settings.upstream_url,
         activity=activity(Filters(project_id=found.id)),
         limits=limits.views(found),
+        rules=rules.view(found.rules),
         spans=SPANS,
         price_date=costs.price_date(),
         unpriced=costs.unpriced(Filters(project_id=found.id), MONTH),

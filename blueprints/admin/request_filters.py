@@ -26,7 +26,7 @@ SPANS = {
 }
 # Those that a page shows only when they are asked for.
 _TIMES = ("from", "to")
-RARE = ("from", "to", "status", "model", "code", "address", "request_id")
+RARE = ("from", "to", "status", "model", "code", "would_refuse", "address", "request_id")
 NAMES = ("project_id", "token", "outcome", "span", "order", *RARE)
 _STATUS = re.compile(r"[1-5](xx|[0-9]{2})", re.IGNORECASE)
 _ID_LENGTH = 36
@@ -94,6 +94,7 @@ def read(said: Mapping[str, str], zone: tzinfo = UTC) -> tuple[Sent, Filter, Pro
         outcome=sent["outcome"] if sent["outcome"] not in ("", FAILED) else None,
         failed=sent["outcome"] == FAILED,
         code=sent["code"] or None,
+        would_refuse=sent["would_refuse"] or None,
         model=sent["model"] or None,
         client_address=sent["address"] or None,
         request_id=sent["request_id"] or None,

@@ -9,7 +9,7 @@ from wtforms.fields.choices import SelectChoice
 
 from accounting.report import Filters
 from blueprints import schemas
-from blueprints.admin import costs, exports, limits, once, queries, zones
+from blueprints.admin import costs, exports, limits, once, queries, rules, zones
 from blueprints.admin.access import actor
 from blueprints.admin.activity import activity
 from blueprints.admin.answers import done, page, shows, wants_json
@@ -239,6 +239,7 @@ def _token_page(found: Token, form: TokenForm, status: int = 200) -> Response:
         default_limit=_default_limit(),
         activity=activity(Filters(token_id=found.id)),
         limits=limits.views(found),
+        rules=rules.view(found.rules),
         spans=SPANS,
         price_date=costs.price_date(),
     )

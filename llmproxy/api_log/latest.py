@@ -60,6 +60,7 @@ class Filter:
         status: An exact status, or a class of them: "429" or "4".
         failed: Only what was refused or went wrong.
         code: Of the error.
+        would_refuse: The code that rules in mode `report` would have refused it with.
         model: How the name of the model begins that the response named, or else the request.
         begin: The first moment of arrival to find; aware, like `end`, the first one after those.
     """
@@ -71,6 +72,7 @@ class Filter:
     model: str | None = None
     request_id: str | None = None
     code: str | None = None
+    would_refuse: str | None = None
     client_address: str | None = None
     failed: bool = False
     begin: datetime | None = None
@@ -85,6 +87,7 @@ class Filter:
             "outcome": self.outcome,
             "client_address": self.client_address,
             "code": self.code,
+            "would_refuse": self.would_refuse,
         }
         exact = [_pair(name, value) for name, value in wanted.items() if value]
         if self.status:
@@ -104,6 +107,7 @@ class Filter:
             and (not self.status or _has_status(record, self.status))
             and self.client_address in (None, record.client_address)
             and self.code in (None, record.error_code)
+            and self.would_refuse in (None, record.would_refuse)
             and (not self.model or (record.named_model or "").startswith(self.model))
             and (record.has_failed or not self.failed)
             and self._has_arrived(record)

@@ -222,6 +222,14 @@ def _shapes() -> dict[tuple[int, str], list[list[str]]]:
 _SHAPES = _shapes()
 
 
+_AWAY = "hands out credentials or a way to the upstream that lead past this proxy, uncounted, and outlive the token"
+_WARNINGS = {
+    "realtime/": _AWAY,
+    "chatkit/": _AWAY,
+    "models/": "deletes fine-tuned models, whichever holder of the project's key made them",
+    "fine_tuning/": "gives other projects at the upstream the use of fine-tuned models",
+}
+
 # A path that nobody knows, where that refuses nobody.
 UNKNOWN = Route("", "", "", "free", "none")
 
@@ -233,6 +241,14 @@ def checked_endpoint(value: object) -> str:
             f"must be one of {', '.join(GROUPS)}, or a single route such as POST realtime/client_secrets"
         )
     return value
+
+
+def warning_of(endpoint: str) -> str | None:
+    """Why an endpoint of a rule is dangerous, of those that are to be named alone; None for the others."""
+    if not any(endpoint in (route.name, route.path) for route in ROUTES if not route.group):
+        return None
+    path = endpoint.rpartition(" ")[2]
+    return next(words for begin, words in _WARNINGS.items() if path.startswith(begin))
 
 
 def find_route(method: str, path: str) -> Route | None:

@@ -8,7 +8,17 @@ import pytest
 from sqlalchemy import Engine
 
 from accounting.fold import fold, in_every_view
-from accounting.report import EVERYBODY, Filters, Percentiles, refusals_by_reason, series, top, totals, whole_hours
+from accounting.report import (
+    EVERYBODY,
+    Filters,
+    Percentiles,
+    refusals_by_reason,
+    series,
+    top,
+    totals,
+    whole_hours,
+    would_refuse_by_reason,
+)
 from accounting.rollup import UsageSums
 from models import Project, Token
 from tests.records import PROJECT, TOKEN, read, record, refused
@@ -118,6 +128,15 @@ def test_refusals_have_reasons(session, add):
         "none": 1,
         "token_expired": 1,
     }
+
+
+def test_what_rules_would_refuse_has_reasons_apart_from_refusals(session, add):
+    add(record(would_refuse="model_not_allowed"), record(would_refuse="model_not_allowed"), record())
+    add(record(would_refuse="ambiguous_body", token="another"), refused("token_expired"))
+
+    assert would_refuse_by_reason(session, EVERYBODY, BEGIN, END) == {"model_not_allowed": 2, "ambiguous_body": 1}
+    assert would_refuse_by_reason(session, Filters(token_id=TOKEN), BEGIN, END) == {"model_not_allowed": 2}
+    assert refusals_by_reason(session, EVERYBODY, BEGIN, END) == {"token_expired": 1}
 
 
 @pytest.mark.parametrize("filters", [Filters(PROJECT), Filters(token_id=TOKEN), Filters(model="gpt-4o")])

@@ -304,3 +304,41 @@ def test_another_site_cannot_use_the_operators_browser(chromium: Browser, fresh_
         assert sent.value.status == 403
         expect(page.get_by_role("heading", name="This came from another site")).to_be_visible()
         assert fresh_proxy.manage("GET", "/projects")[1]["data"] == []
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without scripts"])
+def test_rules_are_tried_and_set_by_the_keyboard_alone(chromium: Browser, fresh_proxy: Server, scripts: bool):
+    token = fresh_proxy.issue_token()
+
+    def rules():
+        return fresh_proxy.manage("GET", f"/tokens/{token.id}")[1]["rules"]
+
+    with signed_in(chromium, fresh_proxy, scripts=scripts) as page:
+        page.goto(f"/admin/rules?token_id={token.id}")
+        page.get_by_label("Models optional").focus()
+        page.keyboard.type("gpt-5*")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Tab")
+        page.keyboard.type("chat")
+        page.get_by_label("Body").focus()
+        page.keyboard.type('{"model": "o3"}')
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("status")).to_contain_text("It would be refused.")
+        expect(page.get_by_role("status")).to_be_focused()
+        # Enter in a field tries, and saves nothing.
+        page.get_by_label("Models optional").focus()
+        page.keyboard.press("End")
+        page.keyboard.type(", o3")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("status")).to_contain_text("It would pass.")
+        assert rules() is None
+
+        page.get_by_role("button", name="Save rules").focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("status")).to_contain_text("Saved the rules.")
+        assert rules() == {"mode": "enforce", "models": ["gpt-5*", "o3"], "endpoints": ["chat"]}
+        page.goto(f"/admin/rules?token_id={token.id}")
+        page.get_by_role("button", name="Remove").press("Enter")
+        expect(page.get_by_role("status")).to_contain_text("Took the rules away.")
+        assert rules() is None

@@ -51,6 +51,8 @@ def pages_of(page: Page) -> dict[str, str]:
         "token-new": "/admin/tokens/new",
         "limit": limit,
         "limit-new": f"/admin/limits/new?project_id={project.rsplit('/', 1)[1]}",
+        "rules": f"/admin/rules?token_id={token.rsplit('/', 1)[1]}",
+        "rules-of-project": f"/admin/rules?project_id={project.rsplit('/', 1)[1]}",
         "token-rotate": f"{token}/rotate",
         "token-revoke": f"{token}/revoke",
         "requests": "/admin/requests",
@@ -121,6 +123,29 @@ def test_forms_with_errors_and_a_new_token_are_accessible(
             page.get_by_role("button", name="Issue token").click()
             page.get_by_role("heading", name="Copy it now").wait_for()
             assert look_at(page, "token-issued", screenshot) == []
+
+
+def test_rules_that_are_tried_and_set_fit_and_are_accessible(
+    chromium: Browser, fresh_proxy: Server, screenshot: Callable[[str], Path]
+):
+    token = fresh_proxy.issue_token()
+    for width in WIDTHS:
+        with signed_in(chromium, fresh_proxy, width=width) as page:
+            page.goto(f"/admin/rules?token_id={token.id}")
+            page.get_by_label("Models optional").fill("gpt-5*")
+            page.get_by_label("Endpoints by name").fill("chat, POST realtime/client_secrets")
+            page.get_by_label("Body").fill('{"model": "o3"}')
+            page.get_by_role("button", name="Try it").click()
+            page.get_by_text("It would be refused.").wait_for()
+            assert look_at(page, "rules-refused", screenshot) == []
+            page.get_by_label("Service tiers").fill("cheap")
+            page.get_by_role("button", name="Save rules").click()
+            page.get_by_text("Entry 1 must be one of").wait_for()
+            assert look_at(page, "rules-wrong", screenshot) == []
+            page.get_by_label("Service tiers").fill("default")
+            page.get_by_role("button", name="Save rules").click()
+            page.get_by_text("Saved the rules.").wait_for()
+            assert look_at(page, "token-with-rules", screenshot) == []
 
 
 def test_pages_work_without_scripts(chromium: Browser, used_proxy: Server, screenshot: Callable[[str], Path]):
