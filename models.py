@@ -33,7 +33,7 @@ from sqlalchemy import (
     false,
 )
 from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, configure_mappers, mapped_column, relationship
 from sqlalchemy.types import JSON, TypeDecorator
 
 NAME_LENGTH = 200
@@ -337,3 +337,7 @@ schema_floor = db.Table(
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("oldest", String(8), nullable=False),
 )
+
+# Now, and not at the classes' first use, which in a worker comes after the fork: all workers have in common what this
+# builds, and what it touches.
+configure_mappers()

@@ -13,6 +13,7 @@ import gevent
 
 from config import Settings
 from control import sign_ins
+from llmproxy.keyring import KeyRing
 from llmproxy.telemetry import metrics, shared_values
 from server import boot, overrides
 from server.background import Background
@@ -33,6 +34,8 @@ def on_starting(settings: Settings, _arbiter: Any) -> None:
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     boot.warn(settings, log)
+    # OpenSSL loads what opens the upstream keys at its first use. Before the fork, that is once in memory for all.
+    KeyRing(settings.encryption_keys)
     for path in settings.made_secrets:
         log.warning("made %s, which opens the upstream keys: keep a copy apart from the database", path)
 
