@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, case, func, select
 from sqlalchemy.orm import Session
 
 from control import limits
@@ -19,27 +19,49 @@ SOON, AGE, USE = timedelta(days=3), timedelta(days=7), timedelta(days=7)
 
 
 def projects_seen(engine: Engine, now: datetime) -> list[ProjectSeen]:
-    """The newest thousand projects. Raises SQLAlchemy's errors."""
-    expiring = (
+    """
+    The newest MOST projects, the MOST whose tokens expire soonest, and the owners of the MOST meters most used.
+
+    Raises SQLAlchemy's errors.
+    """
+    with engine.connect() as connection:
+        expiring = _expiring(connection, now)
+        used = _used(connection, now)
+        names = _names(connection, {*expiring, *used})
+    return [ProjectSeen(id_, name, expiring.get(id_, 0), tuple(used.get(id_, ()))) for id_, name in names.items()]
+
+
+def _expiring(connection: Connection, now: datetime) -> dict[str, int]:
+    """How many tokens of a project will soon be missed."""
+    found = (
         select(Token.project_id, func.count())
         .where(Token.expires_at > now, Token.expires_at <= now + SOON, Token.is_active)
         .where(Token.created_at <= now - AGE, Token.last_used_at >= now - USE)
         .group_by(Token.project_id)
+        .order_by(func.min(Token.expires_at))
+        .limit(MOST)
     )
-    newest = select(Project.id, Project.name).order_by(Project.created_at.desc()).limit(MOST)
-    with engine.connect() as connection:
-        counts = {row[0]: row[1] for row in connection.execute(expiring)}
-        used = _used(connection, now)
-        return [
-            ProjectSeen(id_, name, counts.get(id_, 0), tuple(used[id_])) for id_, name in connection.execute(newest)
-        ]
+    return dict(connection.execute(found).all())
 
 
 def _used(connection: Connection, now: datetime) -> dict[str, list[tuple[str, float]]]:
-    """Of at most MOST meters of projects: the id, and the part that is spent."""
-    own = select(Meter).where(Meter.token_id.is_(None)).order_by(Meter.id).limit(MOST)
+    """Of meters of projects: the id, and the part that is spent."""
+    # A period that is over has nothing spent, as `limits.standing` knows.
+    spent = case((Meter.period_end > microseconds(now), Meter.spent), else_=0)
+    part = func.coalesce(spent * 1.0 / func.nullif(Meter.amount, 0), 1.0)
+    most = select(Meter).where(Meter.token_id.is_(None)).order_by(part.desc(), Meter.id).limit(MOST)
     found: dict[str, list[tuple[str, float]]] = defaultdict(list)
-    for row in Session(connection).scalars(own):
-        spent = limits.standing(row, microseconds(now)).spent
-        found[row.project_id].append((row.id, spent / row.amount if row.amount else 1.0))
+    for row in Session(connection).scalars(most):
+        told = limits.standing(row, microseconds(now)).spent
+        found[row.project_id].append((row.id, told / row.amount if row.amount else 1.0))
     return found
+
+
+def _names(connection: Connection, wanted: set[str]) -> dict[str, str]:
+    """What these projects are called, and the newest."""
+    named = select(Project.id, Project.name)
+    newest = named.order_by(Project.created_at.desc()).limit(MOST)
+    names = dict(connection.execute(newest).all())
+    if others := wanted - names.keys():
+        names |= dict(connection.execute(named.where(Project.id.in_(others))).all())
+    return names

@@ -39,7 +39,7 @@ from llmproxy.api_log.reader import LogReader, ReaderBusy
 from llmproxy.api_log.retention import Dropped
 from llmproxy.api_log.shipper import Shipper
 from llmproxy.telemetry import outages, tracing
-from llmproxy.telemetry.projects import look_at_projects
+from llmproxy.telemetry.projects import await_first_look, look_at_projects
 from llmproxy.webhook import Webhook
 from server.alerts import Alerts
 from server.reservations import Reservations
@@ -94,7 +94,7 @@ class Background:
             self._every(LOG_TICK_S, "keeping the call log", _LogKeeper(parts)),
             self._every(GAUGES_TICK_S, "looking at gauges", parts.tell_gauges),
             self._every(OUTAGES_TICK_S, "telling of outages", outages.tell),
-            self._every(LOG_TICK_S, "looking at the call log", _LogGauges(parts.settings)),
+            self._every(LOG_TICK_S, "looking at the call log", _LogGauges(parts.settings), at_once=True),
             self._every(ROLLUP_TICK_S, "adding up usage", lambda: catch_up(rollup)),
             self._every(SIGN_INS_TICK_S, "telling of failed sign-ins", lambda: _tell_of_sign_ins(parts)),
             self._every(RESERVATIONS_TICK_S, "looking at what calls hold", self._reservations),
@@ -104,13 +104,17 @@ class Background:
             self._greenlets.append(self._every(CHECKPOINT_TICK_S, "checkpointing", lambda: self._checkpoint(url)))
         if parts.settings.alert_url:
             self._greenlets += self._start_alerts()
-        gevent.spawn(_forever, "looking at projects", lambda: _look_at_projects(engine), PROJECTS_TICK_S, Event())
+        await_first_look()
+        looking = "looking at projects", lambda: _look_at_projects(engine), PROJECTS_TICK_S, Event()
+        gevent.spawn(_forever, *looking, at_once=True)
         gevent.spawn(_forever, "cleaning up", cleaner, CLEANUP_TICK_S, Event())
         self._shipper = self._start_shipper()
         self._flush_spans = self._start_tracing()
 
-    def _every(self, tick_s: float, what: str, work: Callable[[], object]) -> gevent.Greenlet:
-        return gevent.spawn(_forever, what, work, tick_s, self._ending)
+    def _every(
+        self, tick_s: float, what: str, work: Callable[[], object], *, at_once: bool = False
+    ) -> gevent.Greenlet:
+        return gevent.spawn(_forever, what, work, tick_s, self._ending, at_once=at_once)
 
     def _start_shipper(self) -> Shipper | None:
         if not self._parts.settings.logging_url:
@@ -196,12 +200,14 @@ def _next_size(size: int, took_s: float) -> int:
     return max(size // 2, MIN_BATCH) if took_s > LOCK_S * 2 else size
 
 
-def _forever(what: str, work: Callable[[], object], tick_s: float, ending: Event) -> None:
+def _forever(what: str, work: Callable[[], object], tick_s: float, ending: Event, *, at_once: bool = False) -> None:
     failures = 0
     is_last = False
     while not is_last:
-        # Drawn anew each time: processes that started together need not work at the same moments.
-        is_last = ending.wait(tick_s * random.uniform(0.75, 1.25))  # noqa: S311
+        if not at_once:
+            # Drawn anew each time: processes that started together need not work at the same moments.
+            is_last = ending.wait(tick_s * random.uniform(0.75, 1.25))  # noqa: S311
+        at_once = False
         try:
             work()
         except Exception as exc:

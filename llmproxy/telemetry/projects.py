@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gevent.event import Event
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+# A scrape waits so long for the first look: longer than a database takes that answers, and no scrape's time-out.
+FIRST_LOOK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +59,22 @@ class _Projects(Collector):
 _projects = _Projects()
 _registry = CollectorRegistry()
 _registry.register(_projects)
+_looked = Event()
+_looked.set()
+
+
+def await_first_look() -> None:
+    """Let scrapes wait for the next `look_at_projects`: who asks a process right after its start gets all, too."""
+    _looked.clear()
 
 
 def look_at_projects(seen: Iterable[ProjectSeen]) -> None:
     """Tell of these projects from now on, and of no others."""
     _projects.seen = tuple(seen)
+    _looked.set()
 
 
 def exposition() -> bytes:
-    """In Prometheus' text format."""
+    """In Prometheus' text format. Waits for a first look that is awaited, FIRST_LOOK_S at most."""
+    _looked.wait(FIRST_LOOK_S)
     return generate_latest(_registry)

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from control import standing
 from control.standing import projects_seen
 from llmproxy.telemetry.projects import ProjectSeen
 from llmproxy.times import microseconds
@@ -59,3 +60,39 @@ def test_a_projects_own_meters_are_told_by_the_part_that_is_spent_in_this_period
     session.commit()
 
     assert projects_seen(database, NOW) == [ProjectSeen("p", "shop", 0, (("own", ratio),))]
+
+
+def _missed_soon(project_id: str, expires_at: datetime) -> Token:
+    times = {"expires_at": expires_at, "created_at": NOW - 30 * DAY, "last_used_at": NOW}
+    return Token(token_hash=project_id, id=project_id, project_id=project_id, **times)
+
+
+def test_the_bound_keeps_the_newest_those_with_the_soonest_expiry_and_the_owners_of_the_most_used_meters(
+    database: Engine, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing, "MOST", 1)
+    names = [
+        "oldest",
+        "expires soonest",
+        "expires later",
+        "full",
+        "half full",
+        "full before",
+        "newest",
+    ]
+    for at, name in enumerate(names):
+        made = {"created_at": NOW + timedelta(seconds=at)}
+        session.add(Project(id=name, name=name, openai_api_key="sealed", key_hint="", **made))
+    session.flush()
+    session.add_all([_missed_soon("expires later", NOW + 2 * DAY), _missed_soon("expires soonest", NOW + DAY)])
+    kind = {"name": "m", "unit": "usd", "period": "day", "zone": "UTC", "reserve": "likely", "amount": 4}
+    for project, spent, ends_in in [(names[4], 2, DAY), (names[5], 5, -DAY), (names[3], 4, DAY)]:
+        numbers = {"spent": spent, "period_end": microseconds(NOW + ends_in)}
+        session.add(Meter(id=f"of {project}", project_id=project, **kind, **numbers))
+    session.commit()
+
+    assert {seen.id: (seen.expiring, seen.used) for seen in projects_seen(database, NOW)} == {
+        "newest": (0, ()),
+        "expires soonest": (1, ()),
+        "full": (0, (("of full", 1.0),)),
+    }

@@ -179,10 +179,23 @@ def test_prometheus_own_tool_has_nothing_to_say_against_them(proxy):
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
 
 
-def test_projects_are_told_by_the_name_that_they_have_now(tmp_path):
-    def named(server: Server) -> list[dict[str, str]]:
-        return [one.labels for one in samples(server.metrics()) if one.name == "llmproxy_project_info"]
+def named(server: Server) -> list[dict[str, str]]:
+    return [one.labels for one in samples(server.metrics()) if one.name == "llmproxy_project_info"]
 
+
+def test_all_that_is_looked_up_now_and_then_is_told_from_the_first_scrape_on(tmp_path):
+    with Server(DEPLOYED, tmp_path / "data") as server:
+        project = server.create_project(name="shop")
+
+    with Server(DEPLOYED, tmp_path / "data") as started_anew:
+        first_scrape = started_anew.metrics()
+
+    told = {(one.name, one.labels.get("project")) for one in samples(first_scrape)}
+    of_project = {(name, project) for name in ("llmproxy_project_info", "llmproxy_tokens_expiring")}
+    assert of_project | {("llmproxy_log_disk_bytes", None)} <= told
+
+
+def test_projects_are_told_by_the_name_that_they_have_now(tmp_path):
     with Server(DEPLOYED, tmp_path / "data") as server:
         project = server.create_project(name="before")
         wait_for(lambda: named(server) == [{"project": project, "name": "before"}], timeout_s=30)
