@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import sys
 from datetime import datetime
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
@@ -12,27 +14,42 @@ from operator_cli.api import Api
 from operator_cli.lifetime import hours_until
 from operator_cli.limits import PERIODS, limits
 from operator_cli.options import TOKEN, a_project, active, an_id, as_json, limited, segment
-from operator_cli.output import show
+from operator_cli.output import require_stdout, show, show_issued, tell
 
 PROJECT = ("name", "id", "is_active", "key_hint", "base_url", "created_at")
 SUMS = ("requests", "refusals", "errors", "prompt_tokens", "completion_tokens", "cost_usd")
 _WHO = {"project": ("name",), "token": ("token_id", "name")}
+_MOST_KEY_BYTES = 64 * 1024
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, and tell in a line what of its input or output cannot be read or written."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # What was done is told also where the terminal lacks a letter.
+            sys.stdout.reconfigure(errors="backslashreplace")
+        try:
+            return super().invoke(ctx)
+        except OSError as exc:
+            if exc.errno == errno.EPIPE:  # `| head` has seen enough
+                raise
+            raise click.ClickException(f"stdout cannot be written: {exc.strerror or exc}.") from exc
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--url", envvar="LLM_PROXY_URL", default="http://127.0.0.1:8080", show_default=True, show_envvar=True,
               help="Where the proxy serves operators.")  # fmt: skip
-@click.option("--token-file", envvar="MANAGEMENT_TOKEN_FILE", type=click.File(), show_envvar=True,
+@click.option("--token-file", envvar="MANAGEMENT_TOKEN_FILE", type=click.File("rb"), show_envvar=True,
               help="Holds the management token. It may be in MANAGEMENT_TOKEN itself, too.")  # fmt: skip
 @click.option("--ca-file", envvar="LLM_PROXY_CA_FILE", type=click.Path(exists=True, dir_okay=False), show_envvar=True,
               help="Certificates to trust, for a proxy whose own is signed by your company.")  # fmt: skip
 @click.option("--management-token", envvar="MANAGEMENT_TOKEN", hidden=True)
 @click.pass_context
 def main(
-    context: click.Context, url: str, token_file: Any, ca_file: str | None, management_token: str | None
+    context: click.Context, url: str, token_file: BinaryIO | None, ca_file: str | None, management_token: str | None
 ) -> None:
     """Projects, tokens and usage of a running llm-proxy. PROJECT is a project's name or its id."""
-    token = token_file.read().strip() if token_file else management_token
+    token = _secret(token_file, "--token-file") if token_file else management_token
     context.obj = Api(url, token, ca_file)
 
 
@@ -163,12 +180,8 @@ def issue_token(
     body |= (
         {name: more[name] for name in ("label", "rate_limit")} | _budget(more) | ({"count": count} if count else {})
     )
-    issued = api.ask("POST", "/tokens", body=body)
-    if count is None or as_json:
-        _show_secret(issued, as_json=as_json)
-        return
-    for row in issued["data"]:
-        click.echo(f"{row['label'] or row['id']}\t{row['token']}")
+    require_stdout()
+    show_issued(api.ask("POST", "/tokens", "token" if count is None else "data", body=body), as_json=as_json)
 
 
 @tokens.command("rotate")
@@ -178,7 +191,9 @@ def issue_token(
 @click.pass_obj
 def rotate_token(api: Api, token_id: str, hours: int, as_json: bool) -> None:
     """Give a token a new secret, which alone goes to stdout."""
-    _show_secret(api.ask("POST", f"/tokens/{segment(token_id)}/rotate", body={"grace_hours": hours}), as_json=as_json)
+    require_stdout()
+    rotated = api.ask("POST", f"/tokens/{segment(token_id)}/rotate", "token", body={"grace_hours": hours})
+    show_issued(rotated, as_json=as_json)
 
 
 @tokens.command("revoke")
@@ -194,8 +209,8 @@ def revoke_token(api: Api, token_id: str) -> None:
 @click.pass_obj
 def revoke_all(api: Api, project: str) -> None:
     """Revoke every token of a project."""
-    revoked = api.ask("POST", f"/projects/{api.project_id(project)}/revoke")["revoked"]
-    click.echo(f"revoked {revoked} tokens", err=True)
+    revoked = api.ask("POST", f"/projects/{api.project_id(project)}/revoke", "revoked")["revoked"]
+    tell(f"revoked {revoked} tokens")
 
 
 main.add_command(limits)
@@ -244,22 +259,27 @@ def _budget(told: dict[str, Any]) -> dict[str, Any]:
     return {"budget": budget | ({"reserve": "bound"} if told["bound"] else {})}
 
 
-def _show_secret(issued: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        show(issued, as_json=True, columns=())
-        return
-    click.echo(f"token {issued['id']} expires at {issued['expires_at']}", err=True)
-    click.echo(issued["token"])
-
-
 def _flag(value: bool | None) -> str | None:
     return None if value is None else str(value).lower()
 
 
 def _key() -> str:
+    if sys.stdin is None:
+        raise click.UsageError("Send the upstream key on stdin, which is closed.")
     if sys.stdin.isatty():
         return str(click.prompt("Upstream key", hide_input=True, err=True))
-    return sys.stdin.read().strip()
+    return _secret(sys.stdin.buffer, "stdin")
+
+
+def _secret(source: BinaryIO, name: str) -> str:
+    """What a file holds, without blanks around it. Raises BadParameter for what is no text of a header."""
+    try:
+        held = source.read(_MOST_KEY_BYTES).strip()
+    except OSError as exc:
+        raise click.BadParameter(f"cannot be read: {exc.strerror}.", param_hint=name) from exc
+    if not held.isascii():
+        raise click.BadParameter("holds no secret: a byte in it is not ASCII.", param_hint=name)
+    return held.decode("ascii")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import click
 
@@ -12,16 +12,20 @@ _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday",
 
 def hours_until(day: str, now: datetime) -> int:
     """
-    Whole hours, rounded up, until the end of a weekday (today's or the next) or date. Raises BadParameter.
+    Whole hours, rounded up, until the end of a weekday (today's or the next) or date here. Raises BadParameter.
 
     Args:
-        now: Aware; the day ends where its clock says so.
+        now: Aware, in the zone of this machine, whose days are meant.
     """
-    end = datetime.combine(_date(day, now.date()) + timedelta(days=1), time.min, tzinfo=now.tzinfo)
-    hours = math.ceil((end - now).total_seconds() / 3600)
-    if hours < 1:
+    named = _date(day, now.date())
+    if named < now.date():
         raise click.BadParameter(f"{day} is over.", param_hint="--until")
-    return hours
+    try:
+        # This machine's clock may be changed until then, and be another number of hours off from UTC.
+        end = datetime.combine(named + timedelta(days=1), time.min).astimezone()
+    except (OverflowError, ValueError) as exc:
+        raise click.BadParameter(f"{day} is too far away.", param_hint="--until") from exc
+    return math.ceil((end - now.astimezone(UTC)).total_seconds() / 3600)
 
 
 def _date(day: str, today: date) -> date:

@@ -11,6 +11,7 @@ from operator_cli.options import TOKEN, an_id, as_json, limited, segment
 from operator_cli.output import show
 
 PERIODS = ("minute", "hour", "day", "week", "month", "total")
+LONGEST_NUMBER = 30  # digits; what the proxy takes has fewer
 METER = (
     "id", "name", "token_id", "unit", "period", "zone", "amount", "spent", "reserved", "remaining", "resets_at",
 )  # fmt: skip
@@ -94,8 +95,8 @@ def add_meter(
 @click.pass_obj
 def change_meter(api: Api, meter_id: str, amount: str, as_json: bool) -> None:
     """Set a meter's amount; what was spent stays."""
-    is_money = api.ask("GET", f"/meters/{segment(meter_id)}")["unit"] == "usd"
-    if not is_money and not (amount.isascii() and amount.isdecimal()):
+    is_money = api.ask("GET", f"/meters/{segment(meter_id)}", "unit")["unit"] == "usd"
+    if not is_money and not (amount.isascii() and amount.isdecimal() and len(amount) <= LONGEST_NUMBER):
         raise click.BadParameter("must be a whole number.", param_hint="AMOUNT")
     body = {"amount": amount if is_money else int(amount)}
     show(api.ask("PATCH", f"/meters/{segment(meter_id)}", body=body), as_json=as_json, columns=METER)

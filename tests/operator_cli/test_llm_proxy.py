@@ -34,11 +34,20 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def _typed_at(server: Server) -> Typed:
-    def run(*arguments: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, stdin: str | bytes | None = "", stdout: str | None = "", stderr: str = "", **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        """stdin and stdout may be None for closed, and stdout and stderr be files."""
         variables = {"LLM_PROXY_URL": server.url, "MANAGEMENT_TOKEN": MANAGEMENT_TOKEN} | environ
         path = {"PATH": os.environ["PATH"]}  # noqa: TID251
         command = [sys.executable, str(ROOT / "llm-proxy"), *arguments]
-        return subprocess.run(command, env=path | variables, input=stdin, capture_output=True, text=True, check=False)
+        closed = "".join(sign for sign, stream in ((" <&-", stdin), (" >&-", stdout)) if stream is None)
+        into = "".join(f" {sign}{file}" for sign, file in ((">", stdout), ("2>", stderr)) if file)
+        if closed or into:
+            command = ["sh", "-c", f'exec "$@"{closed}{into}', "sh", *command]
+        given = stdin.encode() if isinstance(stdin, str) else stdin
+        done = subprocess.run(command, env=path | variables, input=given, capture_output=True, check=False)
+        return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return run
 
@@ -240,6 +249,17 @@ def test_usage_and_lists_are_read_page_by_page(server: Server, monkeypatch: pyte
         (["tokens", "list"], {"MANAGEMENT_TOKEN": ""}, "Set MANAGEMENT_TOKEN"),
         (["tokens", "list"], {"LLM_PROXY_URL": "http://127.0.0.1:9"}, "No answer from http://127.0.0.1:9/manage"),
         (["tokens", "list"], {"LLM_PROXY_URL": "127.0.0.1:9"}, "as in http://"),
+        (["tokens", "list"], {"MANAGEMENT_TOKEN": "schlüssel"}, "it must be ASCII"),
+        (["tokens", "list"], {"LLM_PROXY_URL": "http://[::1"}, "as in http://"),
+        (["tokens", "issue", "shop", "--until", "9999-12-31"], {}, "is too far away"),
+        (["projects", "show", "\udcff"], {}, "no project with the name or id"),
+        (["tokens", "list", "--project", "\udcff"], {}, "no project with the name or id"),
+        (["usage", "--model", "\udcff"], {}, "no text in UTF-8"),
+        (["tokens", "issue", "shop", "--hours", "1", "--label", "\udcff"], {}, "no text in UTF-8"),
+        (["tokens", "issue", "shop", "--hours", "9" * 30], {}, "a whole number from 1 to 8760"),
+        (["tokens", "issue", "shop", "--hours", "9" * 5000], {}, "is not a valid integer"),
+        (["tokens", "issue", "shop", "--hours", "1", "--usd", "-1"], {}, "must be dollars in a text"),
+        (["tokens", "show", "a" * 100_000], {}, "request line is too long"),
         (["usage", "--by", "day", "--tz", "Asia/Kolkata"], {}, "off from UTC by a part of an hour"),
     ],
 )
@@ -250,6 +270,86 @@ def test_what_goes_wrong_is_one_line_that_says_what_to_do(
 
     assert done.returncode in (1, 2) and done.stdout == ""
     assert words in done.stderr and "Traceback" not in done.stderr and MANAGEMENT_TOKEN not in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--token-file", "--ca-file"])
+def test_a_file_that_holds_something_else_is_told_in_a_line(
+    typed_in_vain: Typed, tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "binary").write_bytes(bytes(range(256)))
+
+    done = typed_in_vain(option, str(tmp_path / "binary"), "tokens", "list", LLM_PROXY_URL="https://127.0.0.1:9")
+    assert done.returncode in (1, 2) and "Traceback" not in done.stderr and done.stderr.count("Error: ") == 1
+
+
+@pytest.mark.parametrize(("stdin", "words"), [(b"sk-\xff", "a byte in it is not ASCII"), (None, "which is closed")])
+def test_an_upstream_key_that_cannot_be_read_is_asked_for_again(
+    typed_in_vain: Typed, stdin: bytes | None, words: str
+) -> None:
+    done = typed_in_vain("projects", "create", "new", stdin=stdin)
+
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+
+
+def _tokens(server: Server) -> list[dict[str, str]]:
+    return server.manage("GET", "/tokens")[1]["data"]
+
+
+def test_no_secret_is_made_that_a_closed_stdout_would_lose(server: Server, typed: Typed) -> None:
+    token = server.issue_token()
+    for arguments in [("issue", token.project_id, "--hours", "1"), ("rotate", token.id, "--grace", "0")]:
+        done = typed("tokens", *arguments, stdout=None)
+
+        assert done.returncode == 1 and done.stderr == "Error: stdout cannot be written: it is closed.\n"
+    assert [row["id"] for row in _tokens(server)] == [token.id]
+    assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
+
+
+@pytest.mark.parametrize("more", [(), ("--json",), ("--count", "2"), ("--count", "2", "--json")])
+def test_who_cannot_print_a_secret_tells_whose_it_is(server: Server, typed: Typed, more: tuple[str, ...]) -> None:
+    project = server.create_project(name="shop")
+
+    done = typed("tokens", "issue", project, "--hours", "1", *more, stdout="/dev/full")
+
+    assert done.returncode == 1 and "tokens revoke" in done.stderr and "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr and _tokens(server)
+    assert all(row["id"] in done.stderr for row in _tokens(server))
+
+
+def test_who_cannot_print_a_rotated_secret_tells_whose_it_is(server: Server, typed: Typed) -> None:
+    token = server.issue_token()
+
+    done = typed("tokens", "rotate", token.id, "--grace", "0", stdout="/dev/full")
+
+    assert done.returncode == 1 and token.id in done.stderr and "tokens rotate" in done.stderr
+
+
+def test_a_secret_is_printed_where_nothing_else_can_be(server: Server, typed: Typed) -> None:
+    project = server.create_project(name="shop")
+
+    done = typed("tokens", "issue", project, "--hours", "1", stderr="/dev/full")
+    bearer = ("Authorization", f"Bearer {done.stdout.strip()}")
+    assert done.returncode == 0 and call(server.url, "GET", "/v1/models", bearer).status == 200
+
+
+@pytest.mark.parametrize(("stdout", "code"), [("/dev/full", 1), (None, 1)])
+def test_a_list_that_cannot_be_printed_is_a_failure(typed_in_vain: Typed, stdout: str | None, code: int) -> None:
+    done = typed_in_vain("projects", "list", stdout=stdout)
+
+    assert done.returncode == code and done.stderr.startswith("Error: stdout cannot be written")
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_label_is_printed_where_the_terminal_lacks_its_letters(server: Server, typed: Typed) -> None:
+    project = server.create_project(name="shop")
+
+    done = typed(
+        "tokens", "issue", project, "--hours", "1", "--count", "1", "--label", "Жук", PYTHONIOENCODING="ascii"
+    )
+    listed = typed("tokens", "list", "--json", PYTHONIOENCODING="latin-1")
+
+    assert done.returncode == 0 and done.stdout.startswith("\\u0416\\u0443\\u043a")
+    assert [row["label"] for row in json.loads(listed.stdout)] == [row["label"] for row in _tokens(server)]
 
 
 def test_a_shell_completes_its_words(typed_in_vain: Typed) -> None:
