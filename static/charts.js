@@ -44,11 +44,32 @@ function roomFor(_, words) {
   return Math.max(52, ...(words ?? []).map((word) => 6 * word.length + 16));
 }
 
-/* Says beside the legend what is under the pointer. */
-function tell(figure, data, index) {
-  const values = figure.querySelectorAll(".legend b:not(.at)");
-  data.series.forEach((series, i) => { values[i].textContent = index == null ? "" : inWords(data.unit, series.values[index]); });
-  figure.querySelector(".at").textContent = index == null ? "" : dayAndTime(data.starts[index], data.zone).join(", ");
+function made(name, text, ...classes) {
+  const element = document.createElement(name);
+  element.textContent = text;
+  element.classList.add(...classes);
+  return element;
+}
+
+/* Says beside the crosshair what its period holds, on the side where there is more room. */
+function tell(tip, data, { cursor: { idx, left }, over }) {
+  tip.hidden = idx == null || left < 0;
+  if (tip.hidden) return;
+  const rows = data.series.flatMap((series) => {
+    const label = made("span", series.label);
+    label.prepend(made("i", "", series.tone));
+    return [label, made("b", inWords(data.unit, series.values[idx]))];
+  });
+  tip.replaceChildren(made("span", dayAndTime(data.starts[idx], data.zone).join(", "), "at"), ...rows);
+  const isRight = left > over.clientWidth / 2;
+  tip.style.left = isRight ? "auto" : `${left + 12}px`;
+  tip.style.right = isRight ? `${over.clientWidth - left + 12}px` : "auto";
+}
+
+/* The powers of ten of a scale. */
+function powersOfTen(_, __, low, high) {
+  const first = Math.round(Math.log10(low));
+  return Array.from({ length: Math.round(Math.log10(high)) - first + 1 }, (_, step) => 10 ** (first + step));
 }
 
 /* On to the requests of the periods from one to another. Times are UTC, as lists have them in their addresses. */
@@ -68,6 +89,8 @@ function choose(figure, data, chart) {
 }
 
 function options(figure, data, width) {
+  const tip = made("div", "", "tip");
+  tip.hidden = true;
   const step = data.starts.length > 1 ? data.starts[1] - data.starts[0] : 3600;
   const line = color("--line");
   const ink = color("--quiet");
@@ -87,7 +110,7 @@ function options(figure, data, width) {
       drag: { x: true, y: false, setScale: false },
       bind: { mouseup: (chart, _, then) => (event) => { then(event); if (event.button === 0) choose(figure, data, chart); return null; } },
     },
-    hooks: { setCursor: [(chart) => tell(figure, data, chart.cursor.idx)] },
+    hooks: { init: [(chart) => chart.over.append(tip)], setCursor: [(chart) => tell(tip, data, chart)] },
     scales: {
       x: { range: () => [data.starts[0] - step * 0.6, data.starts.at(-1) + step * 0.6] },
       // One call of ten minutes would flatten a median of a second to the ground: durations go by powers of ten.
@@ -97,7 +120,7 @@ function options(figure, data, width) {
     },
     axes: [
       { ...axis, grid: { show: false }, space: 64, size: 26, values: (_, values) => values.map((value) => timeWords(value, data.zone)) },
-      { ...axis, size: roomFor, space: 30, incrs: STEPS, values: (_, values) => values.map((value) => (value == null ? "" : inWords(data.unit, value))) },
+      { ...axis, size: roomFor, space: 30, ...(data.kind === "lines" ? { splits: powersOfTen } : { incrs: STEPS }), values: (_, values) => values.map((value) => (value == null ? "" : inWords(data.unit, value))) },
     ],
     series: [
       {},

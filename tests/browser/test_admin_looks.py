@@ -12,7 +12,7 @@ from tests.servers import DEPLOYED, Server, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
-WIDTHS = (1280, 375)
+WIDTHS = (1440, 1280, 390)
 EMPTY = {
     "empty-overview": "/admin/",
     "empty-projects": "/admin/projects",
@@ -174,14 +174,17 @@ def test_the_keyboard_leads_past_the_navigation_and_shows_where_it_is(chromium: 
         assert page.evaluate(focus) == "solid"
 
 
-def test_charts_tell_the_number_under_the_pointer(chromium: Browser, used_proxy: Server):
+def test_all_charts_tell_their_numbers_beside_the_pointer(chromium: Browser, used_proxy: Server):
     with signed_in(chromium, used_proxy) as page:
         page.goto("/admin/?span=30d")
         page.locator(".u-over").first.hover()
 
-        words = page.locator("figure").first.locator(".legend b").all_inner_texts()
-
-        assert words[0].replace(",", "").isdigit() and "," in words[-1]
+        tips = page.locator("figure .tip:visible")
+        moments = {moment.partition(",")[0] for moment in tips.locator(".at").all_inner_texts()}
+        assert tips.count() == page.locator("figure").count() == 4
+        (day,) = moments
+        row = page.locator(".numbers tbody tr").filter(has=page.locator("th", has_text=day))
+        assert tips.locator("b").all_inner_texts() == row.locator("td").all_text_contents()
 
 
 def test_charts_tell_times_in_the_zone_of_the_pages(chromium: Browser, tmp_path: Path):
@@ -192,7 +195,7 @@ def test_charts_tell_times_in_the_zone_of_the_pages(chromium: Browser, tmp_path:
             page.goto("/admin/?span=24h")
             page.locator(".u-over").first.hover()
 
-            assert page.locator("figure").first.locator(".legend .at").inner_text().endswith(":30")
+            assert page.locator("figure").first.locator(".tip .at").inner_text().endswith(":30")
             assert page.locator(".numbers th[scope=row]").first.text_content().endswith(":30")
 
 
