@@ -43,7 +43,8 @@ def first_problem(messages: Any, param: str | None = None) -> tuple[str | None, 
     """The field and the words of the first of marshmallow's messages."""
     if isinstance(messages, dict):
         field, inner = next(iter(messages.items()))
-        return first_problem(inner, None if field == "_schema" else str(field))
+        # What is wrong with a whole object, or with an entry of a list, is told of the field that has it.
+        return first_problem(inner, param if field == "_schema" or isinstance(field, int) else str(field))
     if isinstance(messages, list):
         return first_problem(messages[0], param)
     return param, str(messages)

@@ -148,6 +148,21 @@ class _Body(Schema):
         }
         if isinstance(field_obj, typed.String):
             field_obj.error_messages["invalid"] = "must be a string."
+        if isinstance(field_obj, typed.List):
+            field_obj.error_messages["invalid"] = "must be a list."
+
+
+class Object(typed.Nested):
+    """An object within a body; what is none gets these words."""
+
+    def __init__(self, kind: type[Schema], words: str = "must be a JSON object.") -> None:
+        self._words = words
+        super().__init__(kind)
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValidationError(self._words)
+        return super()._deserialize(value, *args, **kwargs)
 
 
 class Amount(typed.Field[str | int]):
@@ -177,7 +192,8 @@ class Rules(typed.Field[dict[str, Any]]):
         try:
             read_rules(value)
         except BadRules as exc:
-            raise ValidationError({f"rules.{name}": [f"{words}."] for name, words in exc.problems.items()}) from exc
+            told = {f"rules.{name}".removesuffix(".rules"): [f"{words}."] for name, words in exc.problems.items()}
+            raise ValidationError(told) from exc
         return value
 
 
@@ -185,7 +201,9 @@ class Models(typed.List[str]):
     """Names and globs of models; handed on as a meter's column has them."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(typed.String(), validate=validate.Length(1, MAX_METER_MODELS), **kwargs)
+        names = typed.String(error_messages={"invalid": "must be a list of models' names."})
+        words = f"must be a list of 1 to {MAX_METER_MODELS} names."
+        super().__init__(names, validate=validate.Length(1, MAX_METER_MODELS, error=words), **kwargs)
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -272,7 +290,7 @@ class OwnedMeter(NewMeter):
     @validates_schema(skip_on_field_errors=True)
     def _has_one_owner(self, data: dict[str, Any], **_: Any) -> None:
         if len(data.keys() & {"project_id", "token_id"}) != 1:
-            raise ValidationError("Send either project_id or token_id.", field_name="project_id")
+            raise ValidationError("must be sent, or token_id, and not both.", field_name="project_id")
 
 
 class KeptMeter(NewMeter):
@@ -302,7 +320,10 @@ def _check_period(period: str, *, is_money: bool, zone: str | None, field: str) 
 
 
 def _meters(kind: type[Schema]) -> typed.List[Any]:
-    return typed.List(typed.Nested(kind), validate=validate.Length(max=limits.MOST))
+    words = f"must be {limits.MOST} at most."
+    return typed.List(
+        Object(kind, "must be a list of JSON objects."), validate=validate.Length(max=limits.MOST, error=words)
+    )
 
 
 class NewProject(_Body):
@@ -335,7 +356,7 @@ class NewToken(_Body):
     label = typed.String(allow_none=True, validate=check_name, metadata=_NAME)
     rate_limit = WholeNumber(1, MAX_RATE_LIMIT, allow_none=True)
     count = WholeNumber(1, MAX_TOKENS_AT_ONCE)
-    budget = typed.Nested(Budget)
+    budget = Object(Budget)
     rules = Rules(allow_none=True)
     meters = _meters(NewMeter)
 
@@ -387,7 +408,7 @@ class TokenName(_Body):
     @validates_schema(skip_on_field_errors=True)
     def _one_of_two(self, data: dict[str, Any], **_: Any) -> None:
         if len(data) != 1:
-            raise ValidationError("Send either token or id.", field_name="token")
+            raise ValidationError("must be sent, or id, and not both.", field_name="token")
 
 
 class ProjectName(_Body):

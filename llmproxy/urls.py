@@ -28,8 +28,8 @@ def is_loopback(host: str) -> bool:
 
 
 # Where a cloud tells its machines their own credentials, apart from the link-local addresses: AWS and Google over
-# IPv6, Azure, Alibaba, Oracle.
-_METADATA = frozenset(
+# IPv6, Azure, Alibaba, Oracle. deploy/kubernetes/network-policy.yaml has them, too.
+METADATA = frozenset(
     map(ipaddress.ip_address, ("fd00:ec2::254", "fd20:ce::254", "168.63.129.16", "100.100.100.200", "192.0.0.192"))
 )
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -47,7 +47,7 @@ def is_off_limits(text: str) -> bool:
             within = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if within is not None:
             return is_off_limits(str(within))
-    return address.is_link_local or address in _METADATA
+    return address.is_link_local or address in METADATA
 
 
 def web_url(raw: str) -> SplitResult:

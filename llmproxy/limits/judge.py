@@ -91,7 +91,9 @@ def check_models(rules: Rules, route: Route, models: Models) -> None:
     if not rules.models:
         return
     if not all(map(rules.allow_model, models.every)):
-        allowed = [name for names in rules.models for name in names.names if rules.allow_model(name)]
+        # Named once, though both the token's rules and its project's may list it.
+        named = dict.fromkeys(name for names in rules.models for name in names.names)
+        allowed = [name for name in named if rules.allow_model(name)]
         raise ModelNotAllowed(f"{ModelNotAllowed.message} It may use {_named(allowed)}.", param="model")
     require_model(route, models)
 

@@ -147,9 +147,10 @@ def test_a_bad_meter_is_refused_by_field(
     [
         ({"rules": {"modles": ["gpt-5"]}}, "rules.modles"),
         ({"rules": {"limits": {"n": 0}}}, "rules.limits.n"),
-        ({"rules": ["gpt-5"]}, "rules.rules"),
+        ({"rules": ["gpt-5"]}, "rules"),
         ({"meters": [{"unit": "usd", "period": "day"}]}, "amount"),
         ({"meters": {}}, "meters"),
+        ({"meters": [5]}, "meters"),
         ({"meters": [DAILY] * 21}, "meters"),
     ],
 )
@@ -159,6 +160,30 @@ def test_bad_limits_of_a_token_are_refused(
     status, told, _ = refusal(operator, "PATCH", f"/tokens/{token['id']}", body)
 
     assert (status, told) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "words"),
+    [
+        ("PATCH", "/tokens/{id}", {"rules": []}, "rules must be an object."),
+        ("PATCH", "/tokens/{id}", {"meters": {}}, "meters must be a list."),
+        ("PATCH", "/tokens/{id}", {"meters": [5]}, "meters must be a list of JSON objects."),
+        ("PATCH", "/tokens/{id}", {"meters": [DAILY] * 21}, "meters must be 20 at most."),
+        ("POST", "/meters", DAILY, "project_id must be sent, or token_id, and not both."),
+        ("POST", "/meters", {"token_id": "{id}", **DAILY, "models": "gpt-5"}, "models must be a list."),
+        ("POST", "/meters", {"token_id": "{id}", **DAILY, "models": []}, "models must be a list of 1 to 20 names."),
+        ("POST", "/tokens", {"project_id": "p", "duration_hours": 1, "budget": 5}, "budget must be a JSON object."),
+        ("DELETE", "/tokens", {}, "token must be sent, or id, and not both."),
+    ],
+)
+def test_a_refusal_is_a_sentence_that_begins_with_its_field(
+    operator: Operator, token: dict[str, Any], method: str, path: str, body: dict[str, Any], words: str
+) -> None:
+    sent = {name: token["id"] if value == "{id}" else value for name, value in body.items()}
+
+    status, _, told = refusal(operator, method, path.format(id=token["id"]), sent)
+
+    assert (status, told) == (400, words)
 
 
 @pytest.mark.parametrize(

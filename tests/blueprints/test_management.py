@@ -668,7 +668,8 @@ def test_no_body_whatsoever_is_a_fault_of_ours(call: tuple[str, str], body: byte
 
 
 def test_the_table_of_errors_words_nested_problems() -> None:
-    assert errors.first_problem({"a": {0: ["is bad."]}}) == ("0", "is bad.")
+    assert errors.first_problem({"a": {"b": ["is bad."]}}) == ("b", "is bad.")
+    assert errors.first_problem({"a": {0: {"_schema": ["is bad."]}}}) == ("a", "is bad.")
     assert errors.first_problem({"_schema": ["is bad."]}) == (None, "is bad.")
     assert errors.first_problem(["is bad."]) == (None, "is bad.")
 

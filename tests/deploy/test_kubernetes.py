@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import config
+from llmproxy.urls import METADATA
 from server.gunicorn import master as gunicorn_master
 from tests.deploy.compose import ROOT
 
@@ -119,6 +120,6 @@ def test_a_pod_reaches_its_database_upstreams_and_names_but_no_metadata_of_a_clo
     assert {port["port"] for rule in anywhere for port in rule["ports"]} == {53}
     assert {port["port"] for rule in bounded for port in rule["ports"]} == {443, 5432}
     blocks = [(ip_network(to["ipBlock"]["cidr"]), to["ipBlock"]["except"]) for rule in bounded for to in rule["to"]]
-    for address in map(ip_address, ("169.254.169.254", "fd00:ec2::254", "fe80::1")):
+    for address in METADATA | {ip_address("169.254.169.254"), ip_address("fe80::1")}:
         around = [excepted for block, excepted in blocks if address in block]
         assert around and all(any(address in ip_network(one) for one in excepted) for excepted in around)

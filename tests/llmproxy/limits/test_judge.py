@@ -17,7 +17,7 @@ from llmproxy.limits.judge import (
     tool_types,
 )
 from llmproxy.limits.routes import ROUTES, find_route
-from llmproxy.limits.rules import NO_RULES
+from llmproxy.limits.rules import NO_RULES, narrower
 from llmproxy.limits.rules_json import read_rules
 
 CHAT = find_route("POST", "/v1/chat/completions")
@@ -129,6 +129,13 @@ def test_a_refusal_names_the_models_that_are_allowed():
 
     assert caught.value.param == "model"
     assert "x" not in str(caught.value)
+
+
+def test_a_model_that_token_and_project_list_is_named_once():
+    both = narrower(read_rules({"models": ["gpt-4o-mini"]}), read_rules({"models": ["gpt-4o-mini"]}))
+
+    with pytest.raises(errors.ModelNotAllowed, match=r"It may use gpt-4o-mini\.$"):
+        check_models(both, CHAT, models(CHAT, model="x"))
 
 
 def test_an_endpoints_own_model_must_be_allowed_where_none_is_named():
