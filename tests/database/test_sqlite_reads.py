@@ -58,6 +58,13 @@ def test_nobody_runs_within_a_transaction_that_writes(engine, others):
         assert len(others) == turns
 
 
+def test_nobody_runs_within_a_transaction_that_asks_before_it_writes(engine, others):
+    with Session(engine) as session, write_transaction(session):
+        turns = len(others)
+        assert session.execute(text(f"SELECT count(*) FROM ({COUNT})"), {"most": 300_000}).scalar() == 300_000
+        assert len(others) == turns
+
+
 @pytest.mark.parametrize("most", [0, 1, 2, 1000])
 def test_rows_are_told_in_every_way(engine, most):
     expected = list(range(1, most + 1)) or [1]
