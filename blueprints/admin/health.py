@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import ipaddress
 import shutil
 import time
 from collections.abc import Mapping
@@ -96,8 +97,17 @@ def _page(probe: dict[str, Any] | None = None) -> Response:
         causes=CAUSES,
         ships=bool(settings.logging_url),
         log_cap=settings.log_max_total_bytes,
+        hides_callers=state["database"]["reachable"] and _hides_callers(),
         **state,
     )
+
+
+def _hides_callers() -> bool:
+    """Whether rules go by addresses, and all callers may have that of a proxy that nobody said to trust."""
+    services = Services.of(current_app)
+    peer = services.client_address(request.environ)
+    is_private = peer is not None and ipaddress.ip_address(peer).is_private
+    return is_private and not services.settings.trusted_proxies and queries.has_rules_of_addresses()
 
 
 def _state() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, Text, and_, case, cast, exists, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from accounting import report
@@ -298,6 +298,15 @@ def audit_entries(
     if before_id is not None:
         statement = statement.where(AuditEntry.id < before_id)
     return list(db.session.scalars(statement.order_by(AuditEntry.id.desc()).limit(limit)))
+
+
+def has_rules_of_addresses() -> bool:
+    """Whether any token or project is bound to addresses."""
+    named = '%"addresses":%'
+    return any(
+        db.session.execute(select(kind.id).where(cast(kind.rules, Text).like(named)).limit(1)).first()
+        for kind in (Project, Token)
+    )
 
 
 def upstreams_of_projects(limit: int) -> list[str]:

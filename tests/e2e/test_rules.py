@@ -1,6 +1,7 @@
 """Rules of tokens, through the running proxy: what a token may ask for, and sixty ways to ask for something else."""
 
 import gzip
+import http.client
 import json
 import subprocess
 import threading
@@ -15,6 +16,7 @@ import pytest
 
 from tests.http_by_hand import HandClient, call
 from tests.meters import UsingUpstream, asking
+from tests.nginx import Nginx, free_port, needs_nginx
 from tests.servers import DEPLOYED, Server, wait_for
 from tests.transparency.page import routes
 
@@ -406,6 +408,51 @@ def test_behind_trusted_proxies_only_what_they_say_counts(recorder, tmp_path):
         assert (list(map(passes, good)), list(map(passes, bad))) == ([True] * 5, [False] * 5)
 
 
+@needs_nginx
+@pytest.mark.parametrize("trusted", ["127.0.0.1", None])
+def test_behind_nginx_only_what_it_says_counts(recorder, tmp_path, trusted):
+    recorder.answers(OK)
+    four, six = free_port(), free_port()
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=recorder.url, TRUSTED_PROXIES=trusted) as proxy:
+        token = proxy.issue_token()
+        set_rules(proxy, token, {"addresses": ["127.0.0.2", "127.0.0.9", "::1"]})
+        place = (
+            f"location / {{ proxy_pass {proxy.url}; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }}"
+        )
+        # A socket for both kinds has addresses of IPv4 written as IPv6.
+        servers = f"server {{ listen 127.0.0.1:{four}; listen [::]:{six} ipv6only=off; {place} }}"
+
+        def passes(host, source=None, forged=None):
+            headers = [("X-Forwarded-For", forged)] if forged else []
+            answer = call(f"http://{host}", "GET", "/v1/models", token.bearer, *headers, source=source)
+            assert answer.status in (200, 403), answer.body
+            return answer.status == 200
+
+        def passes_by_six(forged):
+            client = http.client.HTTPConnection("::1", six, timeout=20)
+            client.request("GET", "/v1/models", headers=dict([token.bearer, ("X-Forwarded-For", forged)]))
+            status = client.getresponse().status
+            client.close()
+            return status == 200
+
+        with Nginx(tmp_path, four, servers):
+            mapped = f"127.0.0.1:{six}"
+            asked = [
+                passes(f"127.0.0.1:{four}", "127.0.0.2"),
+                passes(mapped, "127.0.0.2"),
+                passes_by_six("127.0.0.3"),
+                passes(f"127.0.0.1:{four}", "127.0.0.3", "127.0.0.2"),
+                passes(mapped, "127.0.0.3", "127.0.0.2, ::1"),
+                passes(f"127.0.0.1:{four}", "127.0.0.3", "::1"),
+                passes(f"127.0.0.1:{four}", "127.0.0.3"),
+                # Past nginx nobody is trusted to say for whom they ask, wherever they come from.
+                passes(proxy.url.partition("://")[2], "127.0.0.3", "127.0.0.2"),
+                passes(proxy.url.partition("://")[2], "127.0.0.9", "127.0.0.3"),
+            ]
+
+        assert asked == [trusted is not None] * 3 + [False, False, False, False, False, True]
+
+
 # Large bodies.
 
 
@@ -526,8 +573,13 @@ def test_report_lets_pass_what_is_too_long_to_be_read(recorder, tmp_path):
 # Changes.
 
 
-def test_a_rule_holds_from_the_answer_to_its_change_on(proxy, token_for, using):
-    token = token_for(using.url)
+def test_a_rule_holds_from_the_answer_to_its_change_on_in_every_worker(using, tmp_path):
+    with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=using.url, WEB_CONCURRENCY="4") as proxy:
+        change_under_load(proxy, proxy.issue_token())
+
+
+def change_under_load(proxy, token):
+    """Forbid a model that sixteen callers ask for all the time; nobody who asks after the answer may be admitted."""
     set_rules(proxy, token, {"models": ["gpt-4o"]})
     status, _ = proxy.manage("PATCH", f"/tokens/{token.id}", {"rate_limit": 10**6})
     assert status == 200
@@ -545,8 +597,8 @@ def test_a_rule_holds_from_the_answer_to_its_change_on(proxy, token_for, using):
                 else:
                     refused += 1
 
-    with ThreadPoolExecutor() as pool:
-        asking_all = pool.map(keep_asking, range(8))
+    with ThreadPoolExecutor(16) as pool:
+        asking_all = pool.map(keep_asking, range(16))
         wait_for(lambda: len(admitted) > 100)
         set_rules(proxy, token, {"models": [ALLOWED]})
         changed_at = time.monotonic()

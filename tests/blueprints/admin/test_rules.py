@@ -297,6 +297,28 @@ def test_markup_in_a_tried_body_is_shown_as_text(browser: Browser, project: str)
     assert "<script>ran" not in answer.text and "<script>x" not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("peer", "rules", "is_warned"),
+    [
+        ("10.1.2.3", {"addresses": "203.0.113.0/24"}, True),
+        ("127.0.0.1", {"addresses": "203.0.113.0/24"}, True),
+        ("fd00::1", {"addresses": "203.0.113.0/24"}, True),
+        ("::ffff:10.1.2.3", {"addresses": "203.0.113.0/24"}, True),
+        ("8.8.8.8", {"addresses": "203.0.113.0/24"}, False),
+        ("10.1.2.3", {"models": "addresses"}, False),
+    ],
+)
+@pytest.mark.parametrize("owner", ["token", "project"])
+def test_health_warns_of_addresses_behind_a_proxy_that_nobody_trusts(
+    browser: Browser, project: str, token: str, peer: str, rules: dict[str, str], is_warned: bool, owner: str
+) -> None:
+    save(browser, f"token_id={token}" if owner == "token" else f"project_id={project}", **rules)
+
+    answer = browser.client.get("/admin/health", headers=browser.headers, environ_base={"REMOTE_ADDR": peer})
+
+    assert ("name it in TRUSTED_PROXIES" in words(answer)) is is_warned
+
+
 # What would have been refused.
 
 
