@@ -15,14 +15,18 @@ from blueprints.proxy import Environ, Response, StartResponse, asked_of, checked
 from llmproxy.admission import RuledToken
 from llmproxy.call import Call
 from llmproxy.concealment import concealment_of
+from llmproxy.endpoints import RESPONSES
+from llmproxy.errors import AmbiguousBody
 from llmproxy.headers import bearer_in_key_header, endpoint_of, origin_of, request_headers
 from llmproxy.holding import Holding
+from llmproxy.limits.body.reading import Reading
 from llmproxy.limits.reservations import part_id
 from llmproxy.transport.request import UpstreamRequest
-from llmproxy.transport.response import UpstreamResponse
 from llmproxy.websocket.handshake import bearer_in_subprotocol, check_handshake, headers_down, headers_up, is_upgrade
-from llmproxy.websocket.metering import AdmitResponse, Metering
+from llmproxy.websocket.messages import ClientMessages
+from llmproxy.websocket.metering import Metering
 from llmproxy.websocket.side import Side
+from llmproxy.websocket.talk import Talk
 from llmproxy.websocket.tunnel import Tunnel
 from llmproxy.websocket.usage import observe_session
 from services import Services
@@ -45,9 +49,10 @@ def _open(parts: Services, call: Call, environ: Environ) -> Response:
     admit = partial(parts.admission.admit, authorization or bearer_in_subprotocol(environ))
     grant = admit(datetime.now(UTC), is_session=True)
     opened = asked_of(parts, call, environ, target)
-    holding = None
-    if is_ruled := isinstance(grant, RuledToken):
-        grant, holding = parts.gate.admit_session(grant, opened)
+    holding = token = None
+    if isinstance(grant, RuledToken):
+        token = grant
+        grant, holding = parts.gate.admit_session(token, opened)
     call.admitted(grant, holding)
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
     api_key = parts.admission.api_key(grant)
@@ -56,7 +61,7 @@ def _open(parts: Services, call: Call, environ: Environ) -> Response:
         api_key,
         has_authorization=authorization is not None,
     )
-    if is_ruled:  # what is compressed would have to be read to be counted
+    if token is not None:  # what is said is read, and what is compressed would have to be undone for it
         headers = [pair for pair in headers if pair[0].lower() != "sec-websocket-extensions"]
     body.hold_if_small()
     conceals = concealment_of(api_key, hides_account=parts.settings.hide_openai_account)
@@ -71,34 +76,31 @@ def _open(parts: Services, call: Call, environ: Environ) -> Response:
         response.raw.close()
         raise call.guard.ended_by
 
-    def admit_response(number: int, *, is_over: bool) -> Holding | None:
+    def admit_response(number: int, said: Reading | None = None, *, is_over: bool = False) -> Holding | None:
         admitted = admit(datetime.now(UTC))
         if not isinstance(admitted, RuledToken):
             return None
         part = opened._replace(request_id=part_id(call.request_id, number))
-        return parts.gate.admit_response(admitted, part, is_over=is_over)
+        # What the upstream begins by itself, the session's settings hold for.
+        said = talk.remembered if said is None and talk is not None else said
+        return parts.gate.admit_response(admitted, part, said, is_over=is_over)
 
-    return _tunnelled(parts, call, environ, response, admit_response, is_ruled=is_ruled)
+    def check(said: Reading | AmbiguousBody) -> None:
+        assert token is not None and holding is not None  # noqa: S101
+        if code := parts.gate.check_message(token, opened, said):
+            holding.note(code)
 
-
-def _tunnelled(
-    parts: Services,
-    call: Call,
-    environ: Environ,
-    response: UpstreamResponse,
-    admit_response: AdmitResponse,
-    *,
-    is_ruled: bool,
-) -> Response:
-    extensions = response.headers.get("sec-websocket-extensions")
-    metering = Metering(call, admit_response, lambda: tunnel, is_ruled=is_ruled)
-    observer = observe_session(extensions, responses=metering)
+    metering = Metering(call, admit_response, lambda: tunnel, is_ruled=token is not None)
+    is_realtime = not opened.target.startswith(RESPONSES)
+    talk = Talk(metering, check, is_realtime=is_realtime) if token is not None else None
+    observer = observe_session(response.headers.get("sec-websocket-extensions"), responses=metering)
     tunnel = Tunnel(
         call,
         Side(environ["gunicorn.socket"], _early_bytes(environ)),
         Side(*response.raw.take_over()),
         observer=observer,
         stall_s=parts.settings.idle_timeout_s,
+        messages=ClientMessages(talk.judge, parts.gate.open_spool) if talk is not None else None,
     )
     call.head_went(response.status_code, observer, cut=tunnel.cut)
     down = headers_down(response.raw.headers, request_id=call.request_id)

@@ -12,6 +12,7 @@ ENDPOINTS = {
 OTHER = "other"
 _MAX_REMEMBERED_CHARS = 128
 CHAT, COMPLETIONS, MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
+RESPONSES = "/v1/responses"
 
 
 def plain_path(endpoint: str) -> str:

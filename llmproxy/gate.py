@@ -13,16 +13,29 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, partial
 from io import BytesIO
 from typing import BinaryIO, NamedTuple, Protocol
 
 import orjson
 
-from llmproxy.admission import Grant, Looks, RuledToken, StoreUnavailable, TokenStore, explain, unavailable, utc_now
+from llmproxy.admission import (
+    Grant,
+    Looks,
+    RuledToken,
+    StoreUnavailable,
+    TokenState,
+    TokenStore,
+    explain,
+    unavailable,
+    utc_now,
+)
 from llmproxy.client.held_bodies import HeldBodies
 from llmproxy.client.request_body import HELD_BYTES, RequestBody, spooling
+from llmproxy.endpoints import RESPONSES
 from llmproxy.errors import (
+    AmbiguousBody,
     AuthUnavailable,
     BodyTooLarge,
     BudgetExhausted,
@@ -36,6 +49,7 @@ from llmproxy.errors import (
     RateLimited,
     TokensLimited,
     Unavailable,
+    UnknownToken,
 )
 from llmproxy.holding import Holding, Judged
 from llmproxy.limits.amounts import usd
@@ -132,6 +146,10 @@ class Trial(NamedTuple):
     holds: tuple[tuple[Meter, Claimed], ...]
 
 
+# Of paths that open no WebSocket which rules know.
+_NO_SESSION = UNKNOWN._replace(kind="realtime")
+# What has been made needs no leave.
+_ANYTHING = Rules(unpriced="allow")
 # The least that makes a reservation, by which a response that is over can be charged.
 _OVER = Bounds(1, 1, 1, 1, "it is over")
 
@@ -148,6 +166,7 @@ class Gate:
 
     Attributes:
         settler: None until this worker has a name that its claims can stand under.
+        open_spool: As it was given.
     """
 
     def __init__(
@@ -165,7 +184,7 @@ class Gate:
         self._store = store
         self._looks = looks
         self._prices = prices
-        self._open_spool = open_spool
+        self.open_spool = open_spool
         self._max_spooled_bytes = max_spooled_bytes
         self._rooms = rooms
         self._contact = contact
@@ -207,25 +226,38 @@ class Gate:
         """Count and grant the opening of a WebSocket, which holds nothing. Raises as `admit` does."""
 
         def judge(token: RuledToken) -> Judged:
-            judged = self._judge_session(token, asked, must_have_room=True)
+            route = _session_route(asked)
+            if route.path == "responses":  # whose model each message names
+                route = _as_no_call(route)
+            # What a response must say, its opening cannot.
+            adapt = partial(replace, require_max_output=False)
+            judged = self._judge_said(token, asked, route, NOTHING, adapt)
             # Between responses nothing is held.
             return judged._replace(figures=Bounds(), concurrency=None)
 
         return self._until_claimed(token, asked.request_id, judge)
 
-    def admit_response(self, token: RuledToken, asked: Asked, *, is_over: bool) -> Holding:
+    def admit_response(self, token: RuledToken, asked: Asked, said: Reading | None, *, is_over: bool) -> Holding:
         """
-        Count and hold one response of a WebSocket, which may read and write as much as its model does. Raises as
-        `admit` does.
+        Count and hold one response of a WebSocket. Raises as `admit` does.
 
         Args:
             asked: The opening's, under the response's own id.
-            is_over: It has been made already, and needs no room but to be charged.
+            said: What it is asked for by; None where nobody has read that.
+            is_over: It has been made already, and needs no leave and no room but to be charged.
         """
 
         def judge(token: RuledToken) -> Judged:
-            judged = self._judge_session(token, asked, must_have_room=not is_over)
-            return judged._replace(figures=_OVER, concurrency=None) if is_over else judged
+            route = _session_route(asked)
+            if is_over:
+                route = route._replace(model="none")
+                judged = self._judge(token.ruled, _ANYTHING, route, asked, said or NOTHING)
+                return judged._replace(figures=_OVER, concurrency=None)
+            if said is None and _rules_of(token.ruled).looks_at_bodies:
+                raise EndpointNotAllowed(
+                    "This WebSocket was opened before its token had rules that look at requests."
+                )
+            return self._judge_said(token, asked, route, said or NOTHING)
 
         return self._until_claimed(token, asked.request_id, judge)[1]
 
@@ -244,6 +276,26 @@ class Gate:
         finally:
             body.let_go()
         return Trial(None, noted, judged.figures, holds)
+
+    def check_message(self, token: RuledToken, asked: Asked, said: Reading | AmbiguousBody) -> str | None:
+        """
+        Judge a message on a WebSocket that asks for no response, by its token's rules at this moment.
+
+        Args:
+            said: What it says, or why it cannot be read.
+
+        Returns the code that rules in mode `report` would have refused it with. Raises as `admit` does.
+        """
+        try:
+            ruled = self._state_of(token).ruled
+            if ruled is None:
+                return None
+            _check_said(_rules_of(ruled), asked, said, ruled)
+            reported = _reported_by(ruled)
+            return _code_of(partial(_check_said, reported, asked, said, ruled)) if reported else None
+        except ProxyError as exc:
+            self._complete(exc, token)
+            raise
 
     def _complete(self, refusal: ProxyError, token: RuledToken) -> None:
         refusal.token_id, refusal.project_id = token.token_id, token.project_id
@@ -265,15 +317,25 @@ class Gate:
             self._complete(exc, token)
             raise
 
-    def _judge_session(self, token: RuledToken, asked: Asked, *, must_have_room: bool) -> Judged:
-        rules = _rules_of(token.ruled)
-        route = find_route(asked.method, asked.target.partition("?")[0])
-        check_head(rules, route, address=asked.address or "", size=0)
-        if rules.looks_at_bodies:
-            raise EndpointNotAllowed("This token's rules look at requests, which are not read on WebSockets.")
-        _check_what_is_certain(token.ruled, rules.concurrency if must_have_room else None)
-        # What a session remembers is in no message of it.
-        return self._judge(token.ruled, rules, (route or UNKNOWN)._replace(kind="realtime"), asked, NOTHING)
+    def _judge_said(
+        self,
+        token: RuledToken,
+        asked: Asked,
+        route: Route,
+        said: Reading,
+        adapt: Callable[[Rules], Rules] = lambda rules: rules,
+    ) -> Judged:
+        known = None if (whole := _session_route(asked)) is _NO_SESSION else whole
+
+        def check(rules: Rules) -> None:
+            check_head(rules, known, address=asked.address or "", size=said.size)
+            _check_rules(adapt(rules), route, asked, said, token.ruled)
+
+        rules, reported = _rules_of(token.ruled), _reported_by(token.ruled)
+        check(rules)
+        _check_what_is_certain(token.ruled, rules.concurrency)
+        judged = self._judge(token.ruled, adapt(rules), route, asked, said)
+        return judged._replace(would_refuse=_code_of(partial(check, reported))) if reported else judged
 
     def _judge_call(
         self, token: RuledToken, asked: Asked, body: RequestBody, reading: Reading | None
@@ -312,16 +374,22 @@ class Gate:
         return self._judge(ruled, rules, route or UNKNOWN, asked, reading or NOTHING), reading
 
     def _look_again(self, token: RuledToken) -> RuledToken:
+        state = self._state_of(token)
+        if state.ruled is None:
+            # Its last rule has just gone. The next call finds a plain token.
+            raise unavailable(StoreUnavailable("the token's limits were taken away"))
+        return token._replace(state=state, ruled=state.ruled)
+
+    def _state_of(self, token: RuledToken) -> TokenState:
         try:
             state = self._store.state(token.token_hash)
         except StoreUnavailable as exc:
             raise unavailable(exc) from exc
+        if state is None:
+            raise UnknownToken
         if reason := explain(state, utc_now()):
             raise reason
-        if state is None or state.ruled is None:
-            # Its last rule has just gone. The next call finds a plain token.
-            raise unavailable(StoreUnavailable("the token's limits were taken away"))
-        return token._replace(state=state, ruled=state.ruled)
+        return state
 
     def _would_refuse(
         self,
@@ -356,7 +424,7 @@ class Gate:
         if body.held is not None:
             return _reading_of_arrived(body, boundary)
         with spooling():
-            file = self._open_spool()
+            file = self.open_spool()
         return _scanned(body.spool(file, self._max_spooled_bytes), boundary)
 
     def _require_readable(self, asked: Asked, body: RequestBody) -> None:
@@ -370,7 +438,7 @@ class Gate:
         self._hold(body, token_id)
         if body.held is None:
             with spooling():
-                file = self._open_spool()
+                file = self.open_spool()
             for _ in body.spool(file, sys.maxsize):
                 pass
 
@@ -498,6 +566,34 @@ def _check_rules(rules: Rules, route: Route, asked: Asked, reading: Reading, rul
     check_models(rules, route, models)
     check_parameters(rules, route, reading, default_tier=ruled.default_tier)
     return models
+
+
+def _check_said(rules: Rules, asked: Asked, said: Reading | AmbiguousBody, ruled: Ruled) -> None:
+    """Raises what a message that asks for no response is refused with."""
+    if not isinstance(said, AmbiguousBody):
+        _check_rules(rules, _as_no_call(_session_route(asked)), asked, said, ruled)
+    elif rules.looks_at_bodies or any(meter.models or meter.unit != "requests" for meter in ruled.meters):
+        raise said
+
+
+def _session_route(asked: Asked) -> Route:
+    """The route of what is asked for on a WebSocket: on Responses it is what a POST would ask for."""
+    path = asked.target.partition("?")[0]
+    route = find_route("POST" if path == RESPONSES else asked.method, path)
+    return route if route is not None and route.path in ("realtime", "responses") else _NO_SESSION
+
+
+def _as_no_call(route: Route) -> Route:
+    return route._replace(path="", kind="free", model="none")
+
+
+def _code_of(check: Callable[[], None]) -> str | None:
+    """The code of the refusal that a check comes to."""
+    try:
+        check()
+    except ProxyError as exc:
+        return exc.code
+    return None
 
 
 def _counts(meter: Meter, models: Models) -> bool:

@@ -105,6 +105,10 @@ class Holding:
         """The code that rules in mode `report` would have refused the call with."""
         return self._judged.would_refuse
 
+    def note(self, code: str) -> None:
+        """Rules in mode `report` would have refused something of it; the first code stays."""
+        self._judged = self._judged._replace(would_refuse=self._judged.would_refuse or code)
+
     def is_mismatch(self, model: str | None) -> bool:
         """Whether another model than the rules allow has responded."""
         return model is not None and not self.allows(model)

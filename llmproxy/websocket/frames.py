@@ -58,25 +58,26 @@ class FrameScanner:
     def _take_header(self, data: bytes) -> int:
         """Take a header's bytes off the front; how many they are."""
         header = self._header + data
-        size = _header_size(header)
+        size = header_size(header)
         if size > len(header):
             self._header = header
             return len(data)
         taken = size - len(self._header)
         self._header = b""
         self.saw_close |= header[0] & 0xF == _CLOSE
-        self._payload_left = _payload_length(header)
+        self._payload_left = payload_length(header)
         return taken
 
 
-def _header_size(header: bytes) -> int:
+def header_size(header: bytes) -> int:
     """The size of a frame's header; 2 when there is too little of it to know."""
     if len(header) < 2:
         return 2
     return 2 + _LENGTH_BYTES.get(header[1] & 0x7F, 0) + (4 if header[1] & _MASKED else 0)
 
 
-def _payload_length(header: bytes) -> int:
+def payload_length(header: bytes) -> int:
+    """What a whole header says."""
     short = header[1] & 0x7F
     length_bytes = _LENGTH_BYTES.get(short)
     return int.from_bytes(header[2 : 2 + length_bytes]) if length_bytes else short

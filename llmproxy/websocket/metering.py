@@ -1,8 +1,9 @@
 """
 Each response of a WebSocket is a call: it counts when it begins, holds of budgets until it is over, and has a record.
 
-Runs where the upstream's messages are observed, after the client has them. A response that is not admitted ends the
-session: the upstream has begun it, and would begin the next.
+Where the client's messages are read, a response is admitted before it is asked for. Otherwise, and where the upstream
+begins one by itself, that is seen when the client has been told so; one that is not admitted ends the session then:
+the upstream would begin the next.
 """
 
 from __future__ import annotations
@@ -11,18 +12,32 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import gevent
+
 from llmproxy.bill import Bill
 from llmproxy.call import Part
-from llmproxy.errors import ProxyError
+from llmproxy.errors import BudgetReserved, ClientGone, ProxyError
 from llmproxy.holding import Holding
+from llmproxy.limits.body.reading import Reading
+from llmproxy.limits.charge import FREE
 from llmproxy.observe.facts import Facts
+
+# What the response before held may be free in a moment: its end is told to the database when the client knows of it,
+# which cannot try again as others do, for a refusal ends its session.
+_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 class AdmitResponse(Protocol):
     """How responses are admitted."""
 
-    def __call__(self, number: int, *, is_over: bool) -> Holding | None:
-        """What the nth holds, where it holds something; it may be over already. Raises ProxyError."""
+    def __call__(self, number: int, said: Reading | None = None, *, is_over: bool = False) -> Holding | None:
+        """
+        What the nth holds, where it holds something. Raises ProxyError.
+
+        Args:
+            said: What the client asks for it by; None where the upstream has begun it by itself.
+            is_over: It has been made already.
+        """
 
 
 class Session(Protocol):
@@ -62,12 +77,38 @@ class Metering:
         self._is_ruled = is_ruled
         self._is_paid_for = not is_ruled
         self._count = 0
+        self._asked: list[tuple[str | None, Part]] = []  # with the ids of their messages, until they begin
         self._running: list[Part] = []
         self._heard: list[Bill] = []  # while a response runs
+
+    def asked(self, said: Reading, event_id: str | None) -> None:
+        """The client is about to ask for a response. Raises ProxyError where it is not admitted."""
+        part = self._next()
+        part = part._replace(holding=self._admit_in_time(part.number, said))
+        if self._session is None:  # it has ended meanwhile
+            if part.holding is not None:
+                part.holding.settle(Bill(FREE), is_free=True)
+            raise ClientGone
+        self._asked.append((event_id, part))
+
+    def failed(self, event_id: str | None) -> None:
+        """The upstream has refused a message: the one that asked for a response, if that is open. Never raises."""
+        if self._session is None or not self._asked:
+            return
+        ids = [known for known, _ in self._asked]
+        if event_id is not None and event_id not in ids:
+            return  # another message's
+        _, part = self._asked.pop(0 if event_id is None else ids.index(event_id))
+        told = Facts()
+        told.has_failed = True
+        self._end(self._session, part, told, self._session.bill_response(told), is_free=True)
 
     def begun(self) -> None:
         """The upstream has begun a response. Never raises."""
         if self._session is None:
+            return
+        if self._asked:
+            self._running.append(self._asked.pop(0)[1])
             return
         is_counted, self._is_paid_for = self._is_paid_for, False
         self._running.append(self._next() if is_counted else self._admitted(is_over=False))
@@ -76,6 +117,8 @@ class Metering:
         """A response is over. Never raises."""
         if self._session is None:
             return
+        if not self._running and self._asked:
+            self.begun()
         part = self._running.pop(0) if self._running else self._unannounced()
         billed = self._session.bill_response(told)
         is_free = told.has_failed and told.usage is None
@@ -95,11 +138,21 @@ class Metering:
     def close(self) -> None:
         """The session has ended: what still runs is charged what is assumed of it. Further calls do nothing."""
         session, self._session = self._session, None
+        self._running += [part for _, part in self._asked]
+        self._asked.clear()
         while session is not None and self._running:
             told = Facts()
             unknown = session.bill_response(told)
             cut = self._tunnel().ended_by
             self._end(session, self._running.pop(0), told, unknown, is_free=False, cut=cut)
+
+    def _admit_in_time(self, number: int, said: Reading | None = None, *, is_over: bool = False) -> Holding | None:
+        for wait_s in _WAITS_S:
+            try:
+                return self._admit(number, said, is_over=is_over)
+            except BudgetReserved:
+                gevent.sleep(wait_s)
+        return self._admit(number, said, is_over=is_over)
 
     def _next(self) -> Part:
         self._count += 1
@@ -112,7 +165,7 @@ class Metering:
         """One more response; one that is not admitted holds nothing, and its record tells its cost all the same."""
         part = self._next()
         try:
-            return part._replace(holding=self._admit(part.number, is_over=is_over))
+            return part._replace(holding=self._admit_in_time(part.number, is_over=is_over))
         except ProxyError as exc:
             # A close frame has room for few words, and clients go by the code.
             exc.message = exc.code or exc.message

@@ -7,10 +7,13 @@ there is no idle time; but a side that takes nothing of what is sent to it for `
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Protocol
+
 import gevent
 
 from llmproxy.call import Call
-from llmproxy.errors import ClientGone, ProxyDraining, ProxyError, UpstreamTimeout, UpstreamUnreachable
+from llmproxy.errors import BodyTooLarge, ClientGone, ProxyDraining, ProxyError, UpstreamTimeout, UpstreamUnreachable
 from llmproxy.relay import Observer, StreamCut
 from llmproxy.turns import give_way
 from llmproxy.websocket.frames import FrameScanner, close_frame, text_frame
@@ -21,8 +24,18 @@ LINGER_S = 0.5
 # A cut waits so long for the rest of the frame that is under way.
 CUT_GRACE_S = 1.0
 # RFC 6455 section 7.4.1, and 1012 of IANA's registry: the client may come back at once.
-POLICY_VIOLATION, SERVICE_RESTART = 1008, 1012
+POLICY_VIOLATION, TOO_BIG, SERVICE_RESTART = 1008, 1009, 1012
 _CANCEL = text_frame(b'{"type":"response.cancel"}')
+
+
+class Messages(Protocol):
+    """Who holds a client's messages back."""
+
+    def feed(self, data: bytes) -> Iterable[bytes]:
+        """What of a client's bytes may go up now. Raises ProxyError."""
+
+    def close(self) -> None:
+        """No more will come."""
 
 
 class Tunnel:
@@ -33,14 +46,25 @@ class Tunnel:
         call: Told of the first byte, and ended when this is closed.
         client, upstream: The ends; the upstream's is closed at the end, the client's belongs to the server.
         observer: Fed with the upstream's bytes after the client got them.
+        messages: What of the client's bytes may go up; None lets all of them.
         stall_s: See this module.
     """
 
-    def __init__(self, call: Call, client: Side, upstream: Side, *, observer: Observer, stall_s: float) -> None:
+    def __init__(
+        self,
+        call: Call,
+        client: Side,
+        upstream: Side,
+        *,
+        observer: Observer,
+        stall_s: float,
+        messages: Messages | None = None,
+    ) -> None:
         self._call = call
         self._client = client
         self._upstream = upstream
         self._observer = observer
+        self._messages = messages
         self._stall_s = stall_s
         self._up, self._down = FrameScanner(), FrameScanner()
         self._ended_first: ProxyError | None = None
@@ -87,6 +111,8 @@ class Tunnel:
         self._client.abort()
         self._upstream.close()
         self._observer.finish()
+        if self._messages is not None:
+            self._messages.close()
 
     def refuse_response(self, reason: ProxyError) -> None:
         """Cut it, and tell the upstream to cancel what it has begun, if that can be said now. Never waits."""
@@ -144,13 +170,26 @@ class Tunnel:
         is_taken = True
         while data := self._client.receive():
             self._bytes_in += len(data)
-            self._up.feed(data)
             # Read to its end even when nobody wants it: closing on unread bytes would reset the connection, and
             # take the last words to the client with it.
-            is_taken = is_taken and self._send_up(data)
+            is_taken = is_taken and self._pass_up(data)
             give_way()
         self._note_end(ClientGone())
         self._abort_in(LINGER_S)
+
+    def _pass_up(self, data: bytes) -> bool:
+        """True when the upstream took what of it may go up."""
+        try:
+            for piece in (data,) if self._messages is None else self._messages.feed(data):
+                self._up.feed(piece)
+                if self._cut_by is not None or not self._send_up(piece):
+                    return False
+        except ProxyError as exc:
+            # A close frame has room for few words, and clients go by the code.
+            exc.message = exc.code or exc.message
+            self.cut(exc.with_traceback(None))
+            return False
+        return True
 
     def _send_up(self, data: bytes) -> bool:
         """True when the upstream took it."""
@@ -181,4 +220,6 @@ class Tunnel:
 
 
 def _last_frame(reason: ProxyError) -> bytes:
-    return close_frame(SERVICE_RESTART if isinstance(reason, ProxyDraining) else POLICY_VIOLATION, reason.message)
+    codes = ((ProxyDraining, SERVICE_RESTART), (BodyTooLarge, TOO_BIG))
+    code = next((code for kind, code in codes if isinstance(reason, kind)), POLICY_VIOLATION)
+    return close_frame(code, reason.message)

@@ -46,6 +46,9 @@ class Responses(Protocol):
     def heard(self, told: Facts) -> None:
         """What the caller said has been understood, which is billed apart."""
 
+    def failed(self, event_id: str | None) -> None:
+        """A message of the client failed: the one of this id, if it is known."""
+
     def close(self) -> None:
         """No more will come."""
 
@@ -58,6 +61,8 @@ class _Nobody:
     def over(self, told: Facts) -> None: ...
 
     def heard(self, told: Facts) -> None: ...
+
+    def failed(self, event_id: str | None) -> None: ...
 
     def close(self) -> None: ...
 
@@ -118,6 +123,7 @@ class _SessionFacts(Facts):
             self._told.heard(_response({"usage": document.get("usage")}, self._hearing_model))
         elif kind == "error":
             super().take(document)
+            self._told.failed(_failed_message(document))
         elif isinstance(session, dict):
             super().take({"model": session.get("model")})
             self._hearing_model = _hearing_model_of(session) or self._hearing_model
@@ -129,6 +135,12 @@ def _response(document: dict[str, Any], model: str | None) -> Facts:
     one.take(document)
     one.model = one.model or model
     return one
+
+
+def _failed_message(document: dict[str, Any]) -> str | None:
+    error = document.get("error")
+    event_id = error.get("event_id") if isinstance(error, dict) else None
+    return event_id if isinstance(event_id, str) else None
 
 
 def _hearing_model_of(session: dict[str, Any]) -> str | None:

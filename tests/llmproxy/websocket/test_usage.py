@@ -77,7 +77,13 @@ class Responses:
 
 
 def watched(responses: Responses, extensions: str | None = None) -> UsageObserver:
-    told = SimpleNamespace(begun=responses.begun, over=responses.take, heard=responses.take, close=responses.close)
+    told = SimpleNamespace(
+        begun=responses.begun,
+        over=responses.take,
+        heard=responses.take,
+        failed=lambda _: None,
+        close=responses.close,
+    )
     return observe_session(extensions, responses=told)
 
 

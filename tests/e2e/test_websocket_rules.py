@@ -1,0 +1,397 @@
+"""What a client may say on a WebSocket under rules and budgets: sent by hand, and looked for upstream."""
+
+import json
+import struct
+import subprocess
+import threading
+from contextlib import suppress
+
+import openai
+import orjson
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from tests.meters import DOLLAR, add_meter, settled
+from tests.servers import on_both_servers, wait_for
+from tests.websocket_upstream import WebSocketUpstream
+
+ALLOWED, OTHER = "gpt-realtime", "gpt-realtime-mini"
+RULES = {"endpoints": ["realtime", "responses"], "models": [ALLOWED, "gpt-4o-mini"]}
+SESSION = json.dumps({"type": "session.created", "session": {"model": ALLOWED}})
+BEGUN = json.dumps({"type": "response.created", "response": {"usage": None}})
+DONE = json.dumps({"type": "response.done", "response": {"usage": {"input_tokens": 10, "output_tokens": 1}}})
+BIG = f'"model":"{OTHER}"'.encode()
+SOUND = b"input_audio_buffer.append"
+FINAL, TEXT, BINARY, CONTINUED, CLOSE, PING = 0x80, 0x1, 0x2, 0x0, 0x8, 0x9
+
+
+def frame(payload=b"", first=FINAL | TEXT, *, mask=b"\x01\x02\x03\x04", size=None):
+    """A client's frame, as odd as is wanted."""
+    length = len(payload) if size is None else size
+    head = bytes([first])
+    masked = 0x80 if mask else 0
+    if length < 126:
+        head += bytes([masked | length])
+    elif length < 2**16:
+        head += bytes([masked | 126]) + struct.pack("!H", length)
+    else:
+        head += bytes([masked | 127]) + struct.pack("!Q", length)
+    return head + mask + (bytes(b ^ mask[i % 4] for i, b in enumerate(payload)) if mask else payload)
+
+
+def fragmented(text, step=1, between=b""):
+    """A message in fragments, with frames between them."""
+    pieces = [text[at : at + step] for at in range(0, len(text), step)]
+    out = frame(pieces[0], TEXT)
+    for piece in pieces[1:-1]:
+        out += between + frame(piece, CONTINUED)
+    return out + between + frame(pieces[-1], FINAL | CONTINUED)
+
+
+class Heard(WebSocketUpstream):
+    """Keeps what it hears, and responds to whoever asks for a response."""
+
+    def __init__(self):
+        self.messages = []
+        super().__init__(self._listen, max_size=None)
+
+    def _listen(self, peer):
+        peer.send(SESSION)
+        for message in peer:
+            self.messages.append(message)
+            if json.loads(message).get("type") == "response.create":
+                peer.send(BEGUN)
+                peer.send(DONE)
+
+
+@pytest.fixture
+def heard():
+    with Heard() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def token(proxy, token_for, heard):
+    """A token with rules about models, in front of that."""
+    made = token_for(heard.url)
+    set_rules(proxy, made, RULES)
+    return made
+
+
+def set_rules(proxy, token, rules):
+    status, answer = proxy.manage("PATCH", f"/tokens/{token.id}", {"rules": rules})
+    assert status == 200, answer
+
+
+def opened(proxy, token, path="/v1/realtime?model=gpt-realtime"):
+    url = proxy.url.replace("http", "ws") + path
+    return connect(url, additional_headers=dict([token.bearer]), proxy=None, max_size=None)
+
+
+def closed_after(proxy, token, data, path="/v1/realtime?model=gpt-realtime"):
+    """The close frame that bytes sent as they are lead to."""
+    with opened(proxy, token, path) as client:
+        client.recv()
+        client.socket.sendall(data)
+        return closed(client)
+
+
+def closed(client):
+    """The close frame that ends it, whatever comes before."""
+    with pytest.raises(ConnectionClosed) as caught:  # noqa: PT012
+        while True:
+            client.recv(timeout=30)
+    return caught.value.rcvd and (caught.value.rcvd.code, caught.value.rcvd.reason)
+
+
+def said(kind, more=b""):
+    return b'{"type":"' + kind + b'"' + more + b"}"
+
+
+WAYS = {
+    "in a session": (said(b"session.update", b',"session":{' + BIG + b"}"), "model_not_allowed"),
+    "in a response": (said(b"response.create", b',"response":{' + BIG + b"}"), "model_not_allowed"),
+    "beside a response": (said(b"response.create", b"," + BIG), "model_not_allowed"),
+    "in a transcription": (
+        said(b"session.update", b',"session":{"audio":{"input":{"transcription":{' + BIG + b"}}}}"),
+        "model_not_allowed",
+    ),
+    "in an older transcription": (
+        said(b"transcription_session.update", b',"session":{"input_audio_transcription":{' + BIG + b"}}"),
+        "model_not_allowed",
+    ),
+    "in a tool": (said(b"session.update", b',"session":{"tools":[{' + BIG + b"}]}"), "model_not_allowed"),
+    "in a kind that nobody knows": (said(b"x", b',"y":[{' + BIG + b"}]"), "model_not_allowed"),
+    "with the sound": (
+        said(SOUND, b',"audio":"","session":{' + BIG + b"}"),
+        "model_not_allowed",
+    ),
+    "twice": (
+        said(b"session.update", b',"session":{"model":"gpt-realtime",' + BIG + b"}"),
+        "ambiguous_body",
+    ),
+    "in a second session": (said(b"session.update", b',"session":{},"session":{' + BIG + b"}"), "ambiguous_body"),
+    "by a second type": (said(b"x", b',"type":"session.update","session":{' + BIG + b"}"), "ambiguous_body"),
+    "with an escape": (said(b"session.update", b',"session":{"\\u006dodel":"gpt-4o"}'), "model_not_allowed"),
+    "in another case": (said(b"session.update", b',"session":{"Model":"gpt-4o"}'), "ambiguous_body"),
+    "as an object": (said(b"response.create", b',"response":{"model":{"id":"x"}}'), "ambiguous_body"),
+    "behind the end": (said(b"x") + said(b"session.update", b',"session":{' + BIG + b"}"), "ambiguous_body"),
+    "behind a BOM": (b"\xef\xbb\xbf" + said(b"session.update", b',"session":{' + BIG + b"}"), "ambiguous_body"),
+    "beside what is not UTF-8": (said(b"session.update", b',"x":"\xff","session":{' + BIG + b"}"), "ambiguous_body"),
+    "in an array": (b"[" + said(b"session.update", b',"session":{' + BIG + b"}") + b"]", "ambiguous_body"),
+    "far behind": (said(b"x", b',"pad":"' + b"x" * 300_000 + b'","session":{' + BIG + b"}"), "model_not_allowed"),
+    "nothing at all": (b"", "ambiguous_body"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_no_message_names_another_model(proxy, token, heard, way):
+    text, code = way
+
+    assert closed_after(proxy, token, frame(text)) == (1008, code)
+
+    assert heard.messages == []
+    *_, record = proxy.wait_for_records(1, token)
+    assert (record["outcome"], record["error"]["code"]) == ("refused", code)
+
+
+NAMING = said(b"session.update", b',"session":{' + BIG + b"}")
+PLAIN = said(b"input_audio_buffer.clear")
+FRAMES = {
+    "in fragments of a byte": (fragmented(NAMING), 1008, "model_not_allowed"),
+    "in fragments with pings": (fragmented(NAMING, 7, frame(b"x", FINAL | PING)), 1008, "model_not_allowed"),
+    "with empty fragments": (fragmented(NAMING, 9, frame(b"", CONTINUED)), 1008, "model_not_allowed"),
+    "as bytes": (frame(NAMING, FINAL | BINARY), 1008, "model_not_allowed"),
+    "with an unmasked frame": (frame(NAMING, mask=b""), 1008, "ambiguous_body"),
+    "with a bit of an extension": (frame(NAMING, FINAL | 0x40 | TEXT), 1008, "ambiguous_body"),
+    "in a frame of no kind": (frame(NAMING, FINAL | 0x3), 1008, "ambiguous_body"),
+    "in a control frame of no kind": (frame(PLAIN[:20], FINAL | 0xB), 1008, "ambiguous_body"),
+    "as a fragment of nothing": (frame(NAMING, FINAL | CONTINUED), 1008, "ambiguous_body"),
+    "as a message within a message": (frame(PLAIN, TEXT) + frame(NAMING), 1008, "ambiguous_body"),
+    "in a long control frame": (frame(NAMING * 3, FINAL | PING), 1008, "ambiguous_body"),
+    "in a fragmented control frame": (frame(PLAIN[:20], PING), 1008, "ambiguous_body"),
+    "with a length in too many bytes": (
+        bytes([FINAL | TEXT, 0x80 | 126]) + struct.pack("!H", len(PLAIN)) + bytes(4) + PLAIN, 1008, "ambiguous_body",
+    ),
+    "with a length beyond all": (frame(b"", size=2**63), 1009, "request_too_large"),
+    "with more than may be said": (frame(b"", size=16 * 1024 * 1024 + 1), 1009, "request_too_large"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", FRAMES.values(), ids=FRAMES)
+def test_no_frame_hides_a_message(proxy, token, heard, way):
+    data, code, reason = way
+
+    assert closed_after(proxy, token, data) == (code, reason)
+
+    assert heard.messages == []
+
+
+def test_fragments_without_end_and_without_bytes_are_too_many(proxy, token, heard):
+    with opened(proxy, token) as client:
+        client.recv()
+        client.socket.sendall(frame(b"{", TEXT))
+        with suppress(OSError):
+            for _ in range(400):
+                client.socket.sendall(frame(b"", CONTINUED) * 10_000)
+
+    *_, record = proxy.wait_for_records(1, token)
+    assert record["error"]["code"] == "request_too_large" and heard.messages == []
+
+
+def test_what_follows_a_close_frame_is_read_by_nobody(proxy, token, heard):
+    closing = frame(struct.pack("!H", 1000) + b"bye", FINAL | CLOSE)
+
+    assert closed_after(proxy, token, closing + frame(NAMING)) == (1000, "bye")
+
+    assert heard.messages == []
+
+
+ALLOWED_WAYS = {
+    "a session": said(b"session.update", b',"session":{"model":"gpt-realtime-2025-08-28"}'),
+    "sound": said(SOUND, b',"audio":"' + b"A" * 100_000 + b'"'),
+    "a lot of sound": said(SOUND, b',"audio":"' + b"A" * 15_000_000 + b'"'),
+    "an item": said(b"conversation.item.create", b',"item":{"content":[{"text":"\\"model\\":\\"x\\""}]}'),
+}
+
+
+@on_both_servers
+def test_what_may_go_up_goes_up_as_it_came_and_five_parsers_read_no_other_model(proxy, token_for, heard):
+    token = token_for(heard.url)
+    set_rules(proxy, token, RULES)
+    with opened(proxy, token) as client:
+        client.recv()
+        for text in ALLOWED_WAYS.values():
+            client.socket.sendall(frame(text) if len(text) > 1000 else fragmented(text, 5, frame(b"p", FINAL | PING)))
+        wait_for(lambda: len(heard.messages) == len(ALLOWED_WAYS))
+
+    assert [message.encode() for message in heard.messages] == list(ALLOWED_WAYS.values())
+    assert {model for message in heard.messages for model in models_by_five_parsers(message)} <= {
+        "gpt-realtime-2025-08-28",
+        "",
+    }
+
+
+def models_by_five_parsers(text):
+    """The session's model, by each of them."""
+    node = "let s='';process.stdin.on('data',d=>s+=d).on('end',()=>console.log(JSON.parse(s).session?.model??''))"
+    perl = "local $/; print JSON::PP->new->utf8->decode(<STDIN>)->{session}{model} // ''"
+    models = [(read(text).get("session") or {}).get("model", "") for read in (json.loads, orjson.loads)]
+    if len(text) < 200_000:  # Perl's is slow
+        for command in (
+            ["jq", "-r", '.session.model // ""'],
+            ["node", "-e", node],
+            ["perl", "-MJSON::PP", "-e", perl],
+        ):
+            done = subprocess.run(command, input=text.encode(), capture_output=True, check=True)
+            models.append(done.stdout.decode().strip())
+    return models
+
+
+def test_parameters_hold_for_a_session_and_for_a_response(proxy, token, heard):
+    set_rules(proxy, token, RULES | {"limits": {"max_output_tokens": 100, "tools": ["function"]}})
+    settings = {
+        b'"max_output_tokens":101': "parameter_not_allowed",
+        b'"max_output_tokens":"inf"': "parameter_not_allowed",
+        b'"tools":[{"type":"mcp"}]': "parameter_not_allowed",
+    }
+    for setting, code in settings.items():
+        for kind, name in ((b"session.update", b"session"), (b"response.create", b"response")):
+            text = said(kind, b',"' + name + b'":{' + setting + b"}")
+            assert closed_after(proxy, token, frame(text)) == (1008, code), text
+
+    assert heard.messages == []
+
+
+def test_what_a_session_was_told_holds_for_its_responses(proxy, token, heard):
+    set_rules(proxy, token, RULES | {"limits": {"max_output_tokens": 100, "require_max_output": True}})
+    with opened(proxy, token) as client:
+        client.recv()
+        client.send(said(b"session.update", b',"session":{"max_output_tokens":50}').decode())
+        client.send('{"type":"response.create"}')
+        assert [client.recv(timeout=30), client.recv(timeout=30)] == [BEGUN, DONE]
+
+    assert closed_after(proxy, token, frame(said(b"response.create"))) == (1008, "parameter_not_allowed")
+
+
+def test_a_rule_that_changes_holds_from_the_next_message_on(proxy, token, heard):
+    with opened(proxy, token) as client:
+        client.recv()
+        client.send('{"type":"response.create"}')
+        client.recv(timeout=30)
+        set_rules(proxy, token, RULES | {"models": ["gpt-4o-mini"]})
+        client.send('{"type":"response.create"}')
+        assert closed(client) == (1008, "model_not_allowed")
+    assert len(heard.messages) == 1
+
+
+def test_in_report_mode_messages_go_up_and_what_would_have_refused_them_is_noted(proxy, token, heard):
+    set_rules(proxy, token, RULES | {"mode": "report"})
+    with opened(proxy, token) as client:
+        client.recv()
+        for text in (NAMING.decode(), said(b"response.create", b',"response":{' + BIG + b"}").decode()):
+            client.send(text)
+        assert client.recv(timeout=30) == BEGUN
+        client.recv(timeout=30)
+
+    response, session = proxy.wait_for_records(2, token)
+    assert (response["part"], response["would_refuse"]) == (1, "model_not_allowed")
+    assert session["would_refuse"] == "model_not_allowed" and session["outcome"] == "complete"
+    assert len(heard.messages) == 2
+
+
+def test_nothing_is_compressed_for_whoever_is_read(proxy, token, heard):
+    with opened(proxy, token) as client:
+        client.recv()
+
+    assert "Sec-WebSocket-Extensions" not in heard.handshakes[0]
+
+
+# Responses.
+
+
+def responses(peer):
+    for message in peer:
+        asked = json.loads(message)
+        response = {"id": "resp_1", "object": "response", "model": asked.get("model"), "output": []}
+        peer.send(json.dumps({"type": "response.created", "sequence_number": 0, "response": response}))
+        usage = {"input_tokens": 1_000_000, "output_tokens": 0, "total_tokens": 1_000_000}  # $0.15
+        done = {"type": "response.completed", "sequence_number": 1, "response": response | {"usage": usage}}
+        peer.send(json.dumps(done))
+
+
+@on_both_servers
+def test_responses_are_held_priced_and_refused_one_by_one(proxy, token_for):
+    with WebSocketUpstream(responses) as upstream:
+        token = token_for(upstream.url)
+        meter = add_meter(proxy, token, amount=DOLLAR // 5)
+        set_rules(proxy, token, {"endpoints": ["POST responses"], "models": ["gpt-4o-mini"]})
+        client = openai.OpenAI(api_key=token.secret, base_url=f"{proxy.url}/v1")
+        with client.responses.connect() as connection:
+            for _ in range(2):
+                connection.response.create(model="gpt-4o-mini", input="Hi", store=False)
+                assert connection.recv().type == "response.created"
+                assert connection.recv().type == "response.completed"
+                settled(proxy, meter)
+            connection.response.create(model="gpt-4o-mini", input="Hi")
+            with pytest.raises(ConnectionClosed) as caught:
+                connection.recv()
+
+    assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1008, "budget_exhausted")
+    records = proxy.wait_for_records(3, token)
+    assert [(one.get("part"), one["cost_usd"]) for one in records] == [(1, 0.15), (2, 0.15), (None, 0)]
+    assert settled(proxy, meter).spent == 300_000
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ('{"type":"response.create","model":"gpt-4o","input":"x"}', "model_not_allowed"),
+        ('{"type":"response.create","input":"x"}', "model_undetermined"),
+        ('{"type":"response.create","model":"gpt-4o-mini","background":true}', "parameter_not_allowed"),
+        ('{"type":"response.create","model":"gpt-4o-mini","tools":[{"type":"mcp"}]}', "parameter_not_allowed"),
+        ('{"type":"response.create","response":{"model":"gpt-4o-mini"}}', "ambiguous_body"),
+        ('{"type":"response.create","model":"gpt-4o-mini","model":"gpt-4o"}', "ambiguous_body"),
+    ],
+)
+def test_a_response_that_may_not_be_made_is_not_asked_for(proxy, token_for, text, code):
+    asked = []
+    with WebSocketUpstream(asked.extend) as upstream:
+        token = token_for(upstream.url)
+        set_rules(proxy, token, {"models": ["gpt-4o-mini"], "limits": {"tools": ["function"], "background": False}})
+        with opened(proxy, token, "/v1/responses") as client:
+            client.send(text)
+            with pytest.raises(ConnectionClosed) as caught:
+                client.recv(timeout=30)
+
+    assert ((caught.value.rcvd.code, caught.value.rcvd.reason), asked) == ((1008, code), [])
+
+
+def test_a_response_that_the_upstream_refuses_holds_nothing_and_costs_nothing(proxy, token_for):
+    leaves = threading.Event()
+
+    def talk(peer):
+        peer.recv()
+        peer.send('{"type":"error","error":{"code":"invalid_value","type":"invalid_request_error"}}')
+        leaves.wait(30)
+
+    with WebSocketUpstream(talk) as upstream:
+        token = token_for(upstream.url)
+        meter = add_meter(proxy, token)
+        with opened(proxy, token, "/v1/responses") as client:
+            client.send('{"type":"response.create","model":"gpt-4o-mini","input":"x"}')
+            client.recv(timeout=30)
+            assert settled(proxy, meter).spent == 0
+            leaves.set()
+
+    record = proxy.wait_for_records(2, token)[0]
+    assert (record["part"], record["cost_source"], record["failed_inside"]) == (1, "none", True)
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/files"])
+def test_no_other_path_opens_a_websocket_for_a_token_with_rules(proxy, token, heard, path):
+    with pytest.raises(InvalidStatus) as caught:
+        opened(proxy, token, path)
+
+    assert caught.value.response.status_code == 403 and heard.handshakes == []
