@@ -1,13 +1,15 @@
 """
-Whether a budget stays exact while workers are killed: calls without a pause on one token with meters, and every two
-seconds one of the workers gone without a warning.
+Whether a budget stays exact while something goes wrong: calls without a pause on one token with meters, and every two
+seconds one of the workers gone without a warning; or something else, for so many seconds.
 
-    python -m measure.budget_kills [--seconds 60] [--clients 32] [--workers 4] [--database postgresql://…] [--pause S]
+    python -m measure.budget_kills [--seconds 60] [--clients 32] [--workers 4] [--database postgresql://…]
+                                   [--pause S | --lock S | --away S]
 
-With --pause none is killed, but one stands still for so long under the load.
+--pause lets one worker stand still, --lock keeps the tables of tokens and meters locked, and --away lets nobody reach
+the database, which needs --database. One that holds nothing yet.
 
 When the load is over nothing may be held, within a minute; and what is spent must be what the records tell, plus what
-is assumed of calls that left none. Ends with 1 where it is not. With --database, one that holds nothing yet.
+is assumed of calls that left none. Ends with 1 where it is not.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import Any
 
 from database.engine import open_engine
 from llmproxy.api_log.read_record import parse_line
+from measure.database_way import DatabaseWay
 from measure.suite.sample import CHAT
 from measure.suite.server import Server, children
 from measure.suite.stage import proxy
@@ -60,33 +63,16 @@ class Load:
         self._clients = clients
         self.seen: Counter[str] = Counter()
 
-    def run(self, seconds: float, pause_s: float = 0) -> int:
-        """Call for so long, and kill meanwhile, or pause one worker; how many workers were killed."""
+    def run(self, seconds: float, trouble: Callable[[float], str]) -> str:
+        """Call for so long, with this trouble meanwhile, which is told the end of it; what it was."""
         deadline = time.monotonic() + seconds
         clients = [threading.Thread(target=self._call_until, args=(deadline,)) for _ in range(self._clients)]
         for client in clients:
             client.start()
-        if pause_s:
-            self._pause(pause_s)
-        kills = 0
-        while not pause_s and time.monotonic() < deadline - KILL_EVERY_S:
-            time.sleep(KILL_EVERY_S)
-            workers = children(self._server.master or 0)
-            if workers:
-                os.kill(random.choice(workers), signal.SIGKILL)
-                kills += 1
+        told = trouble(deadline)
         for client in clients:
             client.join()
-        return kills
-
-    def _pause(self, seconds: float) -> None:
-        pid = random.choice(children(self._server.master or 0))
-        os.kill(pid, signal.SIGSTOP)
-        time.sleep(seconds)
-        # Its master may have replaced it meanwhile.
-        if pid in children(self._server.master or 0):
-            os.kill(pid, signal.SIGCONT)
-            print(f"worker {pid} goes on")
+        return told
 
     def _call_until(self, deadline: float) -> None:
         body = {"model": "gpt-4o", "max_tokens": 500, "messages": [{"role": "user", "content": "Hello"}]}
@@ -108,6 +94,54 @@ class Load:
                 connection.close()
 
 
+# Troubles.
+
+
+def killing(server: Server, deadline: float) -> str:
+    """Kill a worker every two seconds, until then."""
+    kills = 0
+    while time.monotonic() < deadline - KILL_EVERY_S:
+        time.sleep(KILL_EVERY_S)
+        if workers := children(server.master or 0):
+            os.kill(random.choice(workers), signal.SIGKILL)
+            kills += 1
+    return f"{kills} workers killed"
+
+
+def pausing(server: Server, seconds: float) -> str:
+    """Let one worker stand still for so long."""
+    pid = random.choice(children(server.master or 0))
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    # Its master may have replaced it meanwhile.
+    if pid not in children(server.master or 0):
+        return f"a worker stood still for {seconds:g} s, and was replaced"
+    os.kill(pid, signal.SIGCONT)
+    return f"a worker stood still for {seconds:g} s, and went on"
+
+
+def locking(url: str, seconds: float) -> str:
+    """Keep everybody from writing for so long."""
+    time.sleep(1)
+    engine = open_engine(url)
+    is_sqlite = engine.dialect.name == "sqlite"
+    with engine.connect() as connection:
+        lock = "BEGIN IMMEDIATE" if is_sqlite else "LOCK TABLE tokens, meters, reservations IN SHARE MODE"
+        raw = connection.connection.driver_connection
+        raw.execute(lock)  # type: ignore[union-attr]
+        time.sleep(seconds)
+        raw.execute("ROLLBACK")  # type: ignore[union-attr]
+    engine.dispose()
+    return f"the tables locked for {seconds:g} s"
+
+
+def shutting(way: DatabaseWay, seconds: float) -> str:
+    """Let nobody reach the database for so long."""
+    time.sleep(1)
+    way.shut(seconds)
+    return f"the database away for {seconds:g} s"
+
+
 def main() -> None:
     """Run it, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -115,17 +149,31 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--database", default="")
-    parser.add_argument("--pause", type=float, default=0)
+    troubles = parser.add_mutually_exclusive_group()
+    for name in ("--pause", "--lock", "--away"):
+        troubles.add_argument(name, type=float, default=0)
     options = parser.parse_args()
+    if options.away and not options.database:
+        parser.error("--away needs --database")
     with tempfile.TemporaryDirectory() as work, MockOpenAI() as upstream:
         data_dir = Path(work) / "data"
         port = int(upstream.url.rsplit(":", 1)[1])
-        url = options.database
-        with proxy(Server(port), data_dir, workers=options.workers, limits=LIMITS, database_url=url) as server:
+        url = options.database or f"sqlite:///{data_dir}/llm-proxy.db"
+        way = DatabaseWay(url) if options.away else None
+        reached = way.url if way else options.database
+        with proxy(Server(port), data_dir, workers=options.workers, limits=LIMITS, database_url=reached) as server:
+
+            def trouble(deadline: float) -> str:
+                if way:
+                    return shutting(way, options.away)
+                if options.lock:
+                    return locking(url, options.lock)
+                return pausing(server, options.pause) if options.pause else killing(server, deadline)
+
             load = Load(server, options.clients)
-            kills = load.run(options.seconds, options.pause)
-            is_exact = _look(url or f"sqlite:///{data_dir}/llm-proxy.db", data_dir)
-    print(f"{kills} workers killed; {dict(load.seen)}")
+            told = load.run(options.seconds, trouble)
+            is_exact = _look(url, data_dir)
+    print(f"{told}; {dict(load.seen)}")
     sys.exit(not is_exact)
 
 

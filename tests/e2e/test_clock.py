@@ -146,6 +146,35 @@ def test_a_stream_and_its_record_outlast_a_jump(server, clock, upstream, jump):
     wait_for(lambda: server.manage("GET", usage)[1]["total"]["requests"] == 3, timeout_s=20, otherwise=server.output)
 
 
+@pytest.mark.parametrize(("begun", "ended"), [("+0", "+400d"), ("+400d", "+0"), ("+400d", "+400d")])
+def test_a_call_of_a_node_that_is_four_hundred_days_ahead_is_charged_once_and_holds_nothing(
+    server, clock, begun, ended
+):
+    with UsingUpstream() as using, ThreadPoolExecutor() as pool:
+        clock.set("+60d")  # a year is the longest life, and 400 days must be within it
+        token = server.issue_token(server.create_project(base_url=using.url), duration_hours=24 * 365)
+        meters = [add_meter(server, token, period=period) for period in ("day", "month", "total")]
+
+        def chat(**asked):
+            body = asking("gpt-4.1", used=(1000, 100), **asked)
+            return call(server.url, "POST", "/v1/chat/completions", token.bearer, body=body)
+
+        clock.set(begun)
+        running = pool.submit(chat, waits=True)
+        wait_for(lambda: using.seen)
+        clock.set(ended)
+        using.goes_on.set()
+        assert running.result().status == 200
+        spent = [settled(server, meter).spent for meter in meters]
+        clock.set("+0")
+
+        assert spent == [2800] * 3
+        assert chat().status == 200
+        # A day or a month that its clock alone was in has ended with that; what goes on has both calls.
+        again = [settled(server, meter).spent for meter in meters]
+        assert set(again[:2]) <= {2800, 5600} and again[2] == 5600
+
+
 AMSTERDAM = ZoneInfo("Europe/Amsterdam")
 
 
