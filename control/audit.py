@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,20 +74,29 @@ def add(
     Args:
         what: Was done to the row, in the word that follows "project." or "token.".
     """
+    session.add(AuditEntry(**_entry(actor, what, row, before, after)))
+
+
+def add_made(session: Session, actor: Actor, what: str, made: Iterable[tuple[Project | Token, Facts]]) -> None:
+    """Add an entry for each of what was made, by one statement."""
+    session.execute(insert(AuditEntry), [_entry(actor, what, row, None, after) for row, after in made])
+
+
+def _entry(
+    actor: Actor, what: str, row: Project | Token, before: Facts | None, after: Facts | None
+) -> dict[str, Any]:
     kind, name = kind_of(row), row.name if isinstance(row, Project) else row.label
-    session.add(
-        AuditEntry(
-            at=utc_now(),
-            actor=actor.name,
-            address=actor.address,
-            action=f"{kind}.{what}",
-            target_type=kind,
-            target_id=row.id,
-            target_name=name,
-            before=before,
-            after=after,
-        )
-    )
+    return {
+        "at": utc_now(),
+        "actor": actor.name,
+        "address": actor.address,
+        "action": f"{kind}.{what}",
+        "target_type": kind,
+        "target_id": row.id,
+        "target_name": name,
+        "before": before,
+        "after": after,
+    }
 
 
 def add_change(session: Session, actor: Actor, row: Project | Token, before: Facts, **more: str) -> None:

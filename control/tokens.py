@@ -67,12 +67,13 @@ def issue(
         rate_limit: Requests per hour; None for what RATE_LIMIT_PER_HOUR says at the time.
         secret: An unguessable UUID to use, so that the same call again within REPEAT_WITHIN gives the same token.
             Raises Conflict when it is another call, or comes later.
-        rules, meters: As `limits.apply` takes them.
+        rules, meters: As `limits.given` takes them.
     """
     limited = limits.given(rules, meters)
     is_repeatable = secret is not None
     secret = secret or str(uuid.uuid4())
-    token = _new(secret, project_id=project_id, lifetime=lifetime, label=label, rate_limit=rate_limit)
+    columns = {"project_id": project_id, "label": label, "rate_limit": rate_limit} | limits.columns(limited)
+    token = _new(secret, lifetime=lifetime, **columns)
     with write_transaction(session):
         projects.find(session, project_id, field="project_id")
         if is_repeatable and (issued := session.get(Token, token.token_hash)):
@@ -93,6 +94,7 @@ def issue_many(
     """
     secrets = [str(uuid.uuid4()) for _ in range(count)]
     limited = limits.given(fields.pop("rules", None), fields.pop("meters", ()))
+    fields |= limits.columns(limited)
     width = len(str(count))
     issued = [
         _new(secret, project_id=project_id, label=f"{label} {number:0{width}}" if label else None, **fields)
@@ -224,13 +226,10 @@ def _new(secret: str, *, lifetime: timedelta, **columns: Any) -> Token:
 
 
 def _add(session: Session, actor: Actor, issued: list[Token], limited: Mapping[str, Any]) -> None:
-    for token in issued:
-        token.rules = limited.get("rules")
     session.add_all(issued)
     session.flush()
-    for token in issued:
-        audit.add(session, actor, "issue", token, after=audit.facts(token))
-        limits.apply(session, actor, token, limited)
+    audit.add_made(session, actor, "issue", [(token, audit.facts(token)) for token in issued])
+    limits.give(session, actor, issued, limited)
 
 
 def _repeated(session: Session, issued: Token, wanted: Token, limited: Mapping[str, Any]) -> Token:

@@ -37,6 +37,7 @@ def test_a_change_whose_audit_fails_does_not_happen(
         raise RuntimeError("no trail")
 
     monkeypatch.setattr(audit, "add", fails)
+    monkeypatch.setattr(audit, "add_made", fails)
     calls: list[Callable[[], Any]] = [
         lambda: project(session, name="other"),
         lambda: projects.change(session, RING, ACTOR, owner.id, is_active=False),

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
 
 from control import limits, projects, tokens
@@ -58,6 +58,29 @@ def test_many_tokens_are_issued_at_once_with_numbered_labels(session: Session) -
     assert [token.label for _, token in issued][::11] == ["student 01", "student 12"]
     assert len({secret for secret, _ in issued}) == 12
     assert [meter.token_id for meter in limits.listed(session, limit=100)[0]].count(issued[3][1].id) == 1
+
+
+def test_many_tokens_with_limits_take_no_more_statements_than_few(session: Session, database: Engine) -> None:
+    owner, seen = project(session), []
+    event.listen(database, "before_cursor_execute", lambda *arguments: seen.append(arguments[2]))
+
+    def statements(count: int) -> int:
+        seen.clear()
+        tokens.issue_many(
+            session, ACTOR, count=count, project_id=owner.id, lifetime=HOUR, meters=[DAILY], rules={"concurrency": 2}
+        )
+        return len(seen)
+
+    assert statements(3) == statements(30)
+
+
+def test_a_new_token_has_so_many_meters_at_most(session: Session) -> None:
+    owner = project(session)
+
+    with pytest.raises(Conflict):
+        tokens.issue(session, ACTOR, project_id=owner.id, lifetime=HOUR, meters=[DAILY] * (limits.MOST + 1))
+
+    assert limits.listed(session, limit=100)[0] == []
 
 
 def test_the_first_meter_stops_code_that_knows_none(session: Session, database: Engine, token: Token) -> None:

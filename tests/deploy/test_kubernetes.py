@@ -77,8 +77,12 @@ def test_every_selector_finds_the_pods() -> None:
 
 
 def test_every_variable_is_a_setting_and_no_secret_stands_there_itself() -> None:
-    files = {variable["name"]: variable["value"] for variable in pod()["containers"][0]["env"]}
+    variables = pod()["containers"][0]["env"]
+    files = {variable["name"]: variable["value"] for variable in variables if "value" in variable}
+    looked_up = {each["name"]: each["valueFrom"]["secretKeyRef"] for each in variables if "valueFrom" in each}
 
+    assert set(looked_up) <= set(config.SECRETS)
+    assert all(key["name"] == "llm-proxy" and key["optional"] for key in looked_up.values())
     assert set(LITERALS) <= set(config.SETTINGS) - set(config.SECRETS)
     assert {name.removesuffix("_FILE") for name in files} <= set(config.SECRETS)
     [mount] = [mount for mount in pod()["containers"][0]["volumeMounts"] if mount["name"] == "secrets"]
