@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, Subquery, and_, func, or_, select, union_all
+from sqlalchemy import ColumnElement, Engine, Subquery, and_, func, or_, orm, select, union_all
 
 from accounting.views import CALLS, MODEL_HOURS, PROJECT_DAYS, PROJECT_HOURS, TOKEN_DAYS, View, hours_around, moment
 from accounting.zones import LocalDays
@@ -280,6 +280,12 @@ def unpriced_models(
     sums = _sources(filters.columns, hours_around(begin, end), ("unpriced",), column="model")
     found = _by_column(session, "model", sums, ("unpriced",), limit)
     return {model: int(count) for model, count in found}
+
+
+def unpriced_by_all(engine: Engine, begin: datetime, end: datetime, *, limit: int) -> dict[str, int]:
+    """`unpriced_models` of everybody, for who has no session."""
+    with orm.Session(engine) as session:
+        return unpriced_models(session, EVERYBODY, begin, end, limit=limit)
 
 
 def _names(session: Session, by: Kind, keys: list[str]) -> dict[str, str | None]:

@@ -7,7 +7,8 @@ in its last seconds is therefore not told where the next call has begun a new on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from llmproxy.times import at_microsecond, iso_utc, microseconds
 from models import Meter, Project, Token, alerts, new_id
 
 BUDGET_THRESHOLD, TOKEN_EXPIRES_SOON = "budget.threshold", "token.expires_soon"
+MODEL_UNPRICED = "model.unpriced"
 THRESHOLDS = (80, 95, 100)
 # A period that has been over for longer, in which nobody looked, is told of no more.
 LATE = timedelta(hours=1)
@@ -45,6 +47,22 @@ def note_new(engine: Engine, now: datetime) -> int:
         budgets = list(connection.execute(_uncounted(now)).mappings())
         tokens = list(connection.execute(_expiring(now)).mappings())
     events = [event for row in budgets for event in _crossings(row, now)] + [_expiry(row, now) for row in tokens]
+    return _note(engine, events)
+
+
+def note_unpriced(engine: Engine, calls: Mapping[str, int], now: datetime) -> int:
+    """Write down which models without a price were called today, each once a day; how many events."""
+    events = [_unpriced(model, count, now) for model, count in calls.items()]
+    subjects = [event["subject"] for event in events]
+    known = select(alerts.c.subject, alerts.c.period_end).where(
+        alerts.c.kind == MODEL_UNPRICED, alerts.c.subject.in_(subjects)
+    )
+    with engine.connect() as connection:
+        told = {tuple(row) for row in connection.execute(known)}
+    return _note(engine, [event for event in events if (event["subject"], event["period_end"]) not in told])
+
+
+def _note(engine: Engine, events: Sequence[dict[str, Any]]) -> int:
     if not events:
         return 0
     # The dialect that the engine has loaded, and not the other one for nothing.
@@ -114,6 +132,14 @@ def _expiry(row: RowMapping, now: datetime) -> dict[str, Any]:
         "expires_at": iso_utc(row["expires_at"]),
     }
     return _event(TOKEN_EXPIRES_SOON, row["id"], microseconds(row["expires_at"]), 0, data, now)
+
+
+def _unpriced(model: str, calls: int, now: datetime) -> dict[str, Any]:
+    tomorrow = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    # Names are longer than a subject may be.
+    subject = str(uuid.uuid5(uuid.NAMESPACE_OID, model))
+    data = {"model": model, "calls": calls}
+    return _event(MODEL_UNPRICED, subject, microseconds(tomorrow), 0, data, now)
 
 
 def _event(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from accounting import report
 from control import alerts
 from control.alerts import Alert
 from database import lease
@@ -27,6 +28,9 @@ from llmproxy.telemetry import metrics
 
 LEASE = timedelta(seconds=30)
 FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0
+
+# The most called; the others are told of on a day when they are among them.
+_MOST_MODELS = 20
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +45,7 @@ class Receiver(Protocol):
 
 @dataclass(eq=False)
 class Alerts:
-    """One process's part; `look` and `deliver` are called every few seconds, each by a greenlet of its own."""
+    """One process's part; its looks and `deliver` are called again and again, each by a greenlet of its own."""
 
     engine: Engine
     receiver: Receiver
@@ -56,6 +60,15 @@ class Alerts:
         """Write down what is to be told."""
         if self._leads():
             alerts.note_new(self.engine, utc_now())
+
+    def look_for_unpriced(self) -> None:
+        """Write down which models without a price were called today, in UTC."""
+        now = utc_now()
+        today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        if self._leads():
+            found = report.unpriced_by_all(self.engine, today, now, limit=_MOST_MODELS)
+            calls = {model: count for model, count in found.items() if model}
+            alerts.note_unpriced(self.engine, calls, now)
 
     def deliver(self) -> None:
         """Deliver what waits, until the receiver fails."""

@@ -56,7 +56,7 @@ PROJECTS_TICK_S = 10.0
 RESERVATIONS_TICK_S = 5.0
 CLEANUP_TICK_S = 600.0
 SIGN_INS_TICK_S = 2.0
-ALERTS_TICK_S, DELIVERY_TICK_S = 5.0, 2.0
+ALERTS_TICK_S, UNPRICED_TICK_S, DELIVERY_TICK_S = 5.0, 20.0, 2.0
 # Records per batch. More cost less each, but the write lock that the sums need keeps admissions waiting, and
 # nothing else runs while a batch is summed up.
 MIN_BATCH, MAX_BATCH = 50, 500
@@ -130,6 +130,7 @@ class Background:
         alerts = Alerts(self._parts.engine, webhook)
         return [
             self._every(ALERTS_TICK_S, "looking for alerts", alerts.look),
+            self._every(UNPRICED_TICK_S, "looking for models without a price", alerts.look_for_unpriced),
             self._every(DELIVERY_TICK_S, "delivering alerts", alerts.deliver),
         ]
 

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.orm import Session
 
 from control import alerts, cleanup, limits
-from control.alerts import close, count_waiting, note_new, waiting
+from control.alerts import close, count_waiting, note_new, note_unpriced, waiting
 from control.audit import Actor
 from llmproxy.limits.periods import NEVER_US
 from llmproxy.times import microseconds
@@ -205,6 +205,20 @@ def test_a_token_that_was_prolonged_is_told_of_again_on_its_new_last_day(databas
         noted += [note_new(database, NOW + day * DAY) for day in range(days)]
 
     assert noted == [1, 0, 0, 0, 0, 1]
+
+
+def test_a_model_without_a_price_is_told_of_once_a_day(database) -> None:
+    long = "x" * 200
+    assert note_unpriced(database, {"llama": 3, long: 1}, NOW) == 2
+    assert note_unpriced(database, {"llama": 9, long: 9}, NOW + SECOND) == 0
+
+    told = [orjson.loads(alert.body) for alert in waiting(database)]
+    assert sorted((event["type"], *event["data"].values()) for event in told) == [
+        ("model.unpriced", "llama", 3),
+        ("model.unpriced", long, 1),
+    ]
+    assert note_unpriced(database, {"llama": 1}, TODAY_ENDS) == 1
+    assert note_unpriced(database, {}, NOW) == 0
 
 
 def test_events_go_after_thirty_days_but_for_those_of_a_period_that_lasts(database, session, add_meter):

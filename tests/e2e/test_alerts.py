@@ -74,6 +74,22 @@ def test_a_token_on_its_last_day_is_told_of(tmp_path):
     assert (told["type"], told["data"]["token"]["id"]) == ("token.expires_soon", old.id)
 
 
+def test_a_model_that_was_called_and_has_no_price_is_told_of_once(tmp_path):
+    receiver = Receiver()
+    receiver.start()
+    settings = {"ALERT_URL": receiver.url, "ALERT_SECRET": SECRET}
+    with UsingUpstream() as using, Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=using.url, **settings) as proxy:
+        token = proxy.issue_token()
+        for model in ("gpt-4.1", "our-own", "our-own"):
+            call(proxy.url, "POST", CHAT, token.bearer, JSON, body=asking(model))
+
+        wait_for(lambda: receiver.seen, timeout_s=60, otherwise=proxy.output)
+
+    receiver.close()
+    [told] = [json.loads(body) for _, body in receiver.seen]
+    assert (told["type"], told["data"]["model"]) == ("model.unpriced", "our-own")
+
+
 def test_what_sixty_four_parallel_calls_cross_is_told_once_each_although_the_receiver_was_down(tmp_path):
     receiver, is_ours = Receiver(), documented_check()
     settings = {"ALERT_URL": receiver.url, "ALERT_SECRET": SECRET, "WEB_CONCURRENCY": "2"}

@@ -12,7 +12,7 @@ import pytest
 
 from tests.databases import POSTGRESQL, execute
 from tests.http_by_hand import HandClient, call
-from tests.meters import DOLLAR, UsingUpstream, add_meter, asking, settled
+from tests.meters import DOLLAR, UsingUpstream, add_meter, asking, rule, settled
 from tests.servers import DEPLOYED, Server, Token, wait_for
 
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
@@ -218,6 +218,7 @@ def test_a_budget_begins_anew_at_local_midnight_and_once(calendar_server, clock,
 
         def spent_after_a_call(moment: datetime) -> tuple[int, str | None]:
             clock.show(moment)
+            rule(server, token)  # what a worker remembers of a token for a minute is of another day then
             answer = call(server.url, "POST", "/v1/chat/completions", token.bearer, body=BODY)
             assert answer.status == 200, answer.body
             return settled(server, meter).spent, answer["x-proxy-budget-reset"]
