@@ -100,6 +100,61 @@ def test_a_double_click_does_its_work_once(chromium: Browser, fresh_proxy: Serve
         assert len(fresh_proxy.manage("GET", "/tokens")[1]["data"]) == 1
 
 
+def tab_to(page: Page, words: str) -> None:
+    """Press Tab until what has the focus is called so, whether by its label or by its text."""
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        named = "(it) => ((it.labels && it.labels[0]) || it).innerText.trim().split('\\n')[0]"
+        if page.evaluate(f"({named})(document.activeElement)") == words:
+            return
+    raise AssertionError(f"no Tab leads to {words!r}")
+
+
+def enter(page: Page) -> None:
+    """Press Enter where it leads to another page."""
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without scripts"])
+def test_an_operators_day_takes_no_pointer(chromium: Browser, fresh_proxy: Server, scripts: bool):
+    with signed_in(chromium, fresh_proxy, scripts=scripts) as page:
+        page.goto("/admin/projects/new")
+        for label, words in (("Name", "Support"), ("API key", UPSTREAM_KEY)):
+            tab_to(page, label)
+            page.keyboard.type(words)
+        enter(page)
+        expect(page.locator("h1")).to_have_text("Support")
+
+        tab_to(page, "Issue token")
+        enter(page)
+        tab_to(page, "Label optional")
+        page.keyboard.type("ci")
+        enter(page)
+        secret = page.get_by_label("The new token").input_value()
+        assert call(fresh_proxy, secret) == 200
+
+        tab_to(page, "Tokens")
+        enter(page)
+        tab_to(page, "ci")
+        enter(page)
+        tab_to(page, "New secret…")
+        enter(page)
+        tab_to(page, "Make a new secret")
+        enter(page)
+        assert call(fresh_proxy, page.get_by_label("The new token").input_value()) == 200
+
+        page.goto("/admin/tokens")
+        tab_to(page, "ci")
+        enter(page)
+        tab_to(page, "Revoke…")
+        enter(page)
+        tab_to(page, "Revoke token")
+        enter(page)
+        expect(page.get_by_role("status")).to_contain_text("Revoked.")
+        assert call(fresh_proxy, secret) == 401
+
+
 def test_copy_buttons_copy(chromium: Browser, fresh_proxy: Server):
     with signed_in(chromium, fresh_proxy) as page:
         create_project(page, "Support")
