@@ -20,9 +20,9 @@ from control import limits
 from llmproxy.destinations import require_allowed, require_private_if_plain
 from llmproxy.limits import amounts
 from llmproxy.limits.meters import Reserve, Unit
-from llmproxy.limits.model_names import checked_name
+from llmproxy.limits.model_names import PATTERN, checked_name
 from llmproxy.limits.periods import PERIODS, RATES, checked_zone
-from llmproxy.limits.rules_json import BadRules, read_rules
+from llmproxy.limits.rules_json import BadRules, read_rules, rules_schema
 from llmproxy.urls import checked_upstream_url
 from models import NAME_LENGTH
 from services import Services
@@ -170,7 +170,8 @@ class Amount(typed.Field[str | int]):
 
     def __init__(self, unit: str | None = None, **kwargs: Any) -> None:
         self._unit = unit
-        super().__init__(**kwargs)
+        either = {"anyOf": [amounts.schema("usd"), amounts.schema("requests")]}
+        super().__init__(metadata=amounts.schema(unit) if unit else either, **kwargs)
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> Any:
         check_amount(self._unit or ("usd" if isinstance(value, str) else "requests"), value)
@@ -188,6 +189,9 @@ def check_amount(unit: str, value: Any) -> None:
 class Rules(typed.Field[dict[str, Any]]):
     """What a token may do, as docs/rules.md has it."""
 
+    def __init__(self) -> None:
+        super().__init__(allow_none=True, metadata=rules_schema())
+
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> Any:
         try:
             read_rules(value)
@@ -201,9 +205,10 @@ class Models(typed.List[str]):
     """Names and globs of models; handed on as a meter's column has them."""
 
     def __init__(self, **kwargs: Any) -> None:
-        names = typed.String(error_messages={"invalid": "must be a list of models' names."})
-        words = f"must be a list of 1 to {MAX_METER_MODELS} names."
-        super().__init__(names, validate=validate.Length(1, MAX_METER_MODELS, error=words), **kwargs)
+        words: dict[str, Any] = {"invalid": "must be a list of models' names."}
+        names = typed.String(error_messages=words, metadata={"pattern": f"^{PATTERN}$"})
+        most = validate.Length(1, MAX_METER_MODELS, error=f"must be a list of 1 to {MAX_METER_MODELS} names.")
+        super().__init__(names, validate=most, **kwargs)
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -334,7 +339,7 @@ class NewProject(_Body):
     base_url = typed.String(allow_none=True, validate=check_base_url)
     stream_usage = _choice(STREAM_USAGE)
     default_tier = _choice(DEFAULT_TIERS, allow_none=True)
-    rules = Rules(allow_none=True)
+    rules = Rules()
     meters = _meters(NewMeter)
 
 
@@ -357,7 +362,7 @@ class NewToken(_Body):
     rate_limit = WholeNumber(1, MAX_RATE_LIMIT, allow_none=True)
     count = WholeNumber(1, MAX_TOKENS_AT_ONCE)
     budget = Object(Budget)
-    rules = Rules(allow_none=True)
+    rules = Rules()
     meters = _meters(NewMeter)
 
     @post_load
@@ -390,7 +395,7 @@ class TokenChange(_Body):
     label = typed.String(allow_none=True, validate=check_name, metadata=_NAME)
     rate_limit = WholeNumber(1, MAX_RATE_LIMIT, allow_none=True)
     expires_at = Time()
-    rules = Rules(allow_none=True)
+    rules = Rules()
     meters = _meters(KeptMeter)
 
     @validates("expires_at")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 MICRO_PER_DOLLAR = 10**6
 MOST_DOLLARS = 10**9
 MOST_COUNT = 10**15
 
-_dollars = re.compile(r"([0-9]{1,10})(?:\.([0-9]{1,6}))?").fullmatch
+_DOLLARS = r"([0-9]{1,10})(?:\.([0-9]{1,6}))?"
+_dollars = re.compile(_DOLLARS).fullmatch
 
 
 def read_usd(value: object) -> int:
@@ -36,6 +38,13 @@ def read_count(value: object) -> int:
 def read(unit: str, value: object) -> int:
     """An amount of a meter's unit. ValueError says what it must be."""
     return read_usd(value) if unit == "usd" else read_count(value)
+
+
+def schema(unit: str) -> dict[str, Any]:
+    """What `read` takes, in JSON Schema."""
+    if unit == "usd":
+        return {"type": "string", "pattern": f"^{_DOLLARS}$"}
+    return {"type": "integer", "minimum": 0, "maximum": MOST_COUNT}
 
 
 def shown(unit: str, amount: int) -> str | int:

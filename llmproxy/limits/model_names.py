@@ -20,7 +20,10 @@ _MOST_STARS = 4
 
 # Printable ASCII without spaces, quotes and commas. What is outside of it another reader may read as something else.
 _NAME = r"[!#-&(-+\--~]"
-_is_name = re.compile(f"{_NAME}{{1,{MOST_CHARS}}}").fullmatch
+_LONG = f"{_NAME}{{1,{MOST_CHARS}}}"
+_is_name = re.compile(_LONG).fullmatch
+# What `checked_name` takes, for those who look before they send.
+PATTERN = rf"(?!(?:[^*]*\*){{{_MOST_STARS + 1}}}){_LONG}"
 _DATE = r"(?:-20\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01]))?"
 _dated = re.compile(f"(.+?){_DATE}").fullmatch
 

@@ -205,6 +205,7 @@ PRESETS = {
 }  # fmt: skip
 _ALONE = {route.path for route in ROUTES if not route.group}
 _NAMES = {*GROUPS, *(route.name for route in ROUTES), *(_ALONE - {route.path for route in ROUTES if route.group})}
+ENDPOINTS = tuple(sorted(_NAMES))
 
 _EXACT = {(route.method, PREFIX + route.path): route for route in ROUTES if "*" not in route.path}
 _WITH_ID = {(route.method, route.path): route for route in ROUTES if "*" in route.path}

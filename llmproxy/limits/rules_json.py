@@ -6,11 +6,11 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from llmproxy.limits.addresses import Networks, checked_network
-from llmproxy.limits.model_names import ModelNames, checked_name
-from llmproxy.limits.routes import PRESETS, checked_endpoint
+from llmproxy.limits.model_names import PATTERN, ModelNames, checked_name
+from llmproxy.limits.routes import ENDPOINTS, PRESETS, checked_endpoint
 from llmproxy.limits.rules import Mode, Rules, Unpriced
 
 # As the API knows them. What another upstream knows besides is no rule's business.
@@ -21,10 +21,21 @@ MOST_ENTRIES = 100
 MOST_CONCURRENCY = 10_000
 MOST_NUMBER = 2**40
 
-_is_type = re.compile(r"[a-z0-9_]{1,64}").fullmatch
+_TYPE = r"[a-z0-9_]{1,64}"
+_is_type = re.compile(_TYPE).fullmatch
 
-# Gives a field's value as Rules has it. Raises ValueError that goes on from the field's name.
-_Reader = Callable[[object], Any]
+
+class _Rule(NamedTuple):
+    """
+    A field of the document.
+
+    Attributes:
+        read: Gives its value as Rules has it. Raises ValueError that goes on from the field's name.
+        schema: What is read, in JSON Schema, as far as that can tell.
+    """
+
+    read: Callable[[object], Any]
+    schema: dict[str, Any]
 
 
 class BadRules(ValueError):
@@ -37,7 +48,7 @@ class BadRules(ValueError):
 
 def read_rules(document: object) -> Rules:
     """The rules in a parsed JSON document. Raises BadRules with every fault."""
-    values, problems = _read(document, {**_RULES, "limits": lambda value: value}, "")
+    values, problems = _read(document, {**_RULES, "limits": _Rule(lambda value: value, {})}, "")
     limits, more = _read(values.pop("limits", {}), _LIMITS, "limits.")
     if (preset := values.pop("preset", None)) is not None and values.setdefault("endpoints", preset) is not preset:
         problems["preset"] = "cannot stand beside endpoints, which it stands for"
@@ -46,7 +57,19 @@ def read_rules(document: object) -> Rules:
     return Rules(**values, **limits)
 
 
-def _read(document: object, readers: Mapping[str, _Reader], prefix: str) -> tuple[dict[str, Any], dict[str, str]]:
+def rules_schema() -> dict[str, Any]:
+    """What `read_rules` takes, in JSON Schema: for those who write rules, not to check them by."""
+    limits = _object(_LIMITS)
+    # Of what is no object, too, could be said that it lacks nothing.
+    return _object(_RULES, limits=limits) | {"not": {"type": "object", "required": ["preset", "endpoints"]}}
+
+
+def _object(rules: Mapping[str, _Rule], **more: dict[str, Any]) -> dict[str, Any]:
+    properties = {name: rule.schema for name, rule in rules.items()} | more
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _read(document: object, rules: Mapping[str, _Rule], prefix: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The fields of an object that are right, and what is wrong with the others."""
     if not isinstance(document, Mapping):
         return {}, {prefix.rstrip(".") or "rules": "must be an object"}
@@ -54,16 +77,16 @@ def _read(document: object, readers: Mapping[str, _Reader], prefix: str) -> tupl
     problems: dict[str, str] = {}
     for name, value in document.items():
         try:
-            values[name] = _reader_of(name, readers)(value)
+            values[name] = _rule(name, rules).read(value)
         except ValueError as exc:
             problems[f"{prefix}{name}"] = str(exc)
     return values, problems
 
 
-def _reader_of(name: str, readers: Mapping[str, _Reader]) -> _Reader:
-    if name in readers:
-        return readers[name]
-    near = difflib.get_close_matches(name, readers, 1)
+def _rule(name: str, rules: Mapping[str, _Rule]) -> _Rule:
+    if name in rules:
+        return rules[name]
+    near = difflib.get_close_matches(name, rules, 1)
     raise ValueError("is no rule" + (f"; did you mean {near[0]}?" if near else ""))
 
 
@@ -103,28 +126,49 @@ def _flag(value: object) -> bool:
     raise ValueError("must be true or false")
 
 
-def _set(check: Callable[[object], str], least: int = 1) -> _Reader:
-    return lambda value: frozenset(_list(check, value, least=least))
+def _texts(entry: dict[str, Any], least: int = 1) -> dict[str, Any]:
+    return {"type": "array", "items": {"type": "string", **entry}, "minItems": least, "maxItems": MOST_ENTRIES}
 
 
-_RULES: dict[str, _Reader] = {
-    "models": lambda value: (ModelNames(_list(checked_name, value)),),
-    "endpoints": _set(checked_endpoint),
-    "preset": lambda value: PRESETS[_one_of(tuple(PRESETS), value)],
-    "addresses": lambda value: (Networks(_list(checked_network, value)),),
-    "concurrency": partial(_whole, MOST_CONCURRENCY),
-    "unpriced": partial(_one_of, get_args(Unpriced)),
-    "mode": partial(_one_of, get_args(Mode)),
+def _set(check: Callable[[object], str], entry: dict[str, Any], least: int = 1) -> _Rule:
+    return _Rule(lambda value: frozenset(_list(check, value, least=least)), _texts(entry, least))
+
+
+def _choice(choices: tuple[str, ...]) -> _Rule:
+    return _Rule(partial(_one_of, choices), {"type": "string", "enum": list(choices)})
+
+
+def _choices(choices: tuple[str, ...]) -> _Rule:
+    return _set(partial(_one_of, choices), {"enum": list(choices)})
+
+
+def _number(most: int) -> _Rule:
+    return _Rule(partial(_whole, most), {"type": "integer", "minimum": 1, "maximum": most})
+
+
+_YES_OR_NO = _Rule(_flag, {"type": "boolean"})
+_preset = _choice(tuple(PRESETS))
+_RULES = {
+    "models": _Rule(lambda value: (ModelNames(_list(checked_name, value)),), _texts({"pattern": f"^{PATTERN}$"})),
+    "endpoints": _set(checked_endpoint, {"enum": list(ENDPOINTS)}),
+    "preset": _Rule(lambda value: PRESETS[_preset.read(value)], _preset.schema),
+    "addresses": _Rule(
+        lambda value: (Networks(_list(checked_network, value)),),
+        _texts({"description": "A network such as 10.0.0.0/8, or an address."}),
+    ),
+    "concurrency": _number(MOST_CONCURRENCY),
+    "unpriced": _choice(get_args(Unpriced)),
+    "mode": _choice(get_args(Mode)),
 }
-_LIMITS: dict[str, _Reader] = {
-    "max_output_tokens": partial(_whole, MOST_NUMBER),
-    "require_max_output": _flag,
-    "n": partial(_whole, MOST_NUMBER),
-    "service_tier": _set(partial(_one_of, TIERS)),
+_LIMITS = {
+    "max_output_tokens": _number(MOST_NUMBER),
+    "require_max_output": _YES_OR_NO,
+    "n": _number(MOST_NUMBER),
+    "service_tier": _choices(TIERS),
     # None at all is a rule, too.
-    "tools": _set(_type, least=0),
-    "background": _flag,
-    "store": _flag,
-    "reasoning_effort": _set(partial(_one_of, EFFORTS)),
-    "max_body_bytes": partial(_whole, MOST_NUMBER),
+    "tools": _set(_type, {"pattern": f"^{_TYPE}$"}, least=0),
+    "background": _YES_OR_NO,
+    "store": _YES_OR_NO,
+    "reasoning_effort": _choices(EFFORTS),
+    "max_body_bytes": _number(MOST_NUMBER),
 }

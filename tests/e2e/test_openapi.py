@@ -3,8 +3,10 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from blueprints import shapes
 from tests.http_by_hand import call
@@ -23,6 +25,13 @@ def server(tmp_path: Path):
     with Server(DEPLOYED, tmp_path / "data") as server:
         server.issue_token()
         server.leave_records(3)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory):
+    with Server(DEPLOYED, tmp_path_factory.mktemp("shared") / "data") as server:
+        server.create_project(name="shop")
         yield server
 
 
@@ -53,6 +62,57 @@ def test_what_checks_the_input_is_what_is_described(server: Server) -> None:
     assert shapes["NewToken"]["required"] == ["duration_hours", "project_id"]
     assert shapes["NewToken"]["properties"]["duration_hours"] == {"type": "integer", "minimum": 1, "maximum": 8760}
     assert "required" not in shapes["ProjectChange"] and shapes["ProjectChange"]["additionalProperties"] is False
+
+
+_LIMITS = {
+    "max_output_tokens": 100, "require_max_output": True, "n": 1, "service_tier": ["auto"], "tools": [],
+    "store": False, "reasoning_effort": ["low"], "max_body_bytes": 1000, "background": False,
+}  # fmt: skip
+_RULES = {
+    "models": ["gpt-5*"], "endpoints": ["chat", "GET models/*"], "addresses": ["10.0.0.0/8", "::1"], "concurrency": 2,
+    "unpriced": "allow", "mode": "report", "limits": _LIMITS,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "fits"),
+    [
+        ({"rules": _RULES}, True),
+        ({"rules": {"preset": "inference"}}, True),
+        ({"rules": None}, True),
+        ({"rules": {}}, True),
+        ({"budget": {"usd": "2.50", "per": "day", "models": ["gpt-5"]}}, True),
+        ({"budget": {"tokens": 0, "per": "hour"}}, True),
+        ({"meters": [{"unit": "usd", "amount": "1", "period": "day"}]}, True),
+        ({"rules": []}, False),
+        ({"rules": {"modles": ["gpt-5"]}}, False),
+        ({"rules": {"models": []}}, False),
+        ({"rules": {"models": ["a b"]}}, False),
+        ({"rules": {"models": ["*****"]}}, False),
+        ({"rules": {"endpoints": ["chats"]}}, False),
+        ({"rules": {"endpoints": ["chat"], "preset": "inference"}}, False),
+        ({"rules": {"concurrency": 0}}, False),
+        ({"rules": {"mode": "off"}}, False),
+        ({"rules": {"limits": {"n": -1}}}, False),
+        ({"rules": {"limits": {"store": 1}}}, False),
+        ({"rules": {"limits": {"tools": ["Web Search"]}}}, False),
+        ({"rules": {"limits": None}}, False),
+        ({"budget": {"usd": 2.5, "per": "day"}}, False),
+        ({"budget": {"usd": "1e3", "per": "day"}}, False),
+        ({"budget": {"tokens": "5", "per": "day"}}, False),
+        ({"budget": {"tokens": 5, "per": "day", "models": ["a,b"]}}, False),
+        ({"meters": [{"unit": "usd", "amount": -1, "period": "day"}]}, False),
+    ],
+)
+def test_what_is_accepted_fits_the_description_and_what_does_not_fit_is_refused(
+    shared_server: Server, body: dict[str, Any], fits: bool
+) -> None:
+    _, document = shared_server.manage("GET", "/openapi.json")
+    schema = {"$ref": "#/components/schemas/NewToken", "components": document["components"]}
+    whole = {"project_id": shared_server.manage("GET", "/projects")[1]["data"][0]["id"], "duration_hours": 1, **body}
+
+    assert Draft202012Validator(schema).is_valid(whole) is fits
+    assert shared_server.manage("POST", "/tokens", whole)[0] == (201 if fits else 400)
 
 
 def test_what_a_holder_is_told_is_what_is_described(server: Server) -> None:
