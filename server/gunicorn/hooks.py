@@ -6,6 +6,7 @@ import gc
 import logging
 import resource
 import shutil
+import sys
 from functools import partial
 from typing import Any
 
@@ -28,8 +29,11 @@ log = logging.getLogger("gunicorn.error")
 _first_age = 1
 
 
-def on_starting(settings: Settings, _arbiter: Any) -> None:
-    """Say what an operator should know before the first request."""
+def on_starting(settings: Settings, arbiter: Any) -> None:
+    """Say what an operator should know before the first request. SystemExit where gunicorn itself is to speak TLS."""
+    if arbiter.cfg.is_ssl:
+        # Connections are watched and written to by what knows plain sockets alone.
+        sys.exit("gunicorn's --certfile, --keyfile and --ssl options are not for this proxy: end TLS in front of it.")
     # A call holds two descriptors, and many systems start with a thousand.
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))

@@ -85,6 +85,15 @@ def test_the_images_start_makes_its_encryption_key_says_so_once_and_keeps_it(ups
     assert "llm-proxy.db was made with one" in fails_to_start(DEPLOYED, tmp_path / "data", **image)
 
 
+@pytest.mark.parametrize("option", ["--certfile", "--keyfile"])
+def test_gunicorn_is_not_let_speak_tls_itself(tmp_path, option):
+    (tmp_path / "file").touch()
+
+    said = fails_to_start(DEPLOYED, tmp_path / "data", empty=False, GUNICORN_CMD_ARGS=f"{option} {tmp_path / 'file'}")
+
+    assert "end TLS in front of it" in said
+
+
 @pytest.mark.sqlite
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 @pytest.mark.parametrize("settings", [NO_SECRETS, {}], ids=["made secrets", "set secrets"])
