@@ -78,6 +78,9 @@ class Api:
             words = "Ask again." if method == "GET" else "It may have been done: look before you ask again."
             raise click.ClickException(f"No answer from {self._base} within {TIMEOUT_S} s. {words}") from exc
         except (requests.RequestException, OSError) as exc:
+            if isinstance(exc, requests.exceptions.SSLError):
+                words = "Either it speaks no TLS there, or the certificate is not trusted: see --ca-file."
+                raise click.ClickException(f"No answer from {self._base}: {words}") from exc
             where = "Name the proxy by --url or LLM_PROXY_URL, as in http://127.0.0.1:8080."
             raise click.ClickException(f"No answer from {self._base}: {type(exc).__name__}. {where}") from exc
 

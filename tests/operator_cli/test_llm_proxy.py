@@ -272,6 +272,12 @@ def test_what_goes_wrong_is_one_line_that_says_what_to_do(
     assert words in done.stderr and "Traceback" not in done.stderr and MANAGEMENT_TOKEN not in done.stderr
 
 
+def test_a_certificate_that_is_not_trusted_is_told_as_such(shared_server: Server, typed_in_vain: Typed) -> None:
+    done = typed_in_vain("tokens", "list", LLM_PROXY_URL=shared_server.url.replace("http:", "https:"))
+
+    assert done.returncode == 1 and "see --ca-file" in done.stderr
+
+
 @pytest.mark.parametrize("option", ["--token-file", "--ca-file"])
 def test_a_file_that_holds_something_else_is_told_in_a_line(
     typed_in_vain: Typed, tmp_path: Path, option: str
