@@ -201,7 +201,10 @@ def _own_address() -> str:
 
 def _target(path: str) -> str:
     """Path and query as they go up, of whatever was copied: a whole address, a path, or what follows /v1/."""
-    parts = urlsplit(path.strip())
+    try:
+        parts = urlsplit(path.strip())
+    except ValueError:  # such as http://[, which no route has
+        return path
     target = parts.path + (f"?{parts.query}" if parts.query else "")
     return target if target.startswith("/") else _PREFIX + target
 

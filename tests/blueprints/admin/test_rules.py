@@ -291,6 +291,38 @@ def test_a_trial_changes_nothing_and_leaves_nothing(
     assert not any(secret.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"path": "http://["},
+        {"path": "/v1/\0%00%ff\u202e"},
+        {"path": ""},
+        {"method": "MAKE\r\nX: y"},
+        {"content_type": "multipart/form-data; boundary="},
+        {"content_type": "\r\n;;;"},
+        {"address": "fe80::1%eth0", "addresses": "fe80::/10"},
+        {"body": "[" * 15_000},
+        {"body": '{"model":' * 1_500},
+        {"body": "\ud83d"},
+        {"body": '{"n":1e999,"model":"\\ud83d"}', "n": "1"},
+    ],
+)
+def test_whatever_is_tried_gets_a_verdict(browser: Browser, project: str, fields: dict[str, str]) -> None:
+    fields = {"models": "gpt-5", "body": CHAT} | fields
+    fields["body"] = fields["body"].encode("utf-8", "replace").decode()
+
+    assert verdict(attempt(browser, f"project_id={project}", **fields)).startswith("It would ")
+
+
+@pytest.mark.parametrize("action", ["/admin/rules", "/admin/rules/try", "/admin/rules/remove"])
+@pytest.mark.parametrize("field", ["token_id", "project_id"])
+def test_rules_of_nobody_are_not_found(browser: Browser, project: str, action: str, field: str) -> None:
+    fields = browser.form(f"/admin/rules?project_id={project}", "/admin/rules").fields
+    nobody = {"token_id": "", "project_id": "", field: "0" * 36}
+
+    assert browser.post(action, fields | nobody).status_code == 404
+
+
 def test_markup_in_a_tried_body_is_shown_as_text(browser: Browser, project: str) -> None:
     answer = attempt(browser, f"project_id={project}", "</textarea><script>ran</script>", path="/v1/<script>x")
 
