@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -74,13 +74,13 @@ class Reaper:
         bury(self._data_dir)
         return ended
 
-    def _silent(self, nodes: Iterable[str]) -> list[str]:
+    def _silent(self, nodes: Collection[str]) -> list[str]:
         """Those of other nodes whose lease has not moved for SILENCE_S."""
         now_s = self._now_s()
         if now_s - self._looked_s > _PAUSE_S:
             self._seen.clear()
         self._looked_s = now_s
-        until = self._leases()
+        until = self._leases() if nodes else {}
         seen = {node: self._seen.get(node) for node in nodes}
         self._seen = {
             node: was if was and was[0] == until.get(_lease_of(node)) else (until.get(_lease_of(node)), now_s)

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import event
 
 from database import lease
 from database.claims.reaper import LEASE, SILENCE_S, Reaper, _lease_of
@@ -71,6 +72,20 @@ def test_a_call_that_was_assumed_and_lives_is_settled_at_what_it_cost(bench, rea
     bench.store.settle(Settlement(request_id, Charge(70, 70), "settled"))
 
     assert (bench.meter(meter).spent, bench.meter(meter).reserved, bench.token().in_flight) == (70, 0, 0)
+
+
+def test_a_node_without_others_asks_for_no_leases(bench, reaper, database, tmp_path):
+    bench.add_meter()
+    hold(bench, node=HERE, worker=Worker(tmp_path).name)
+    asked = []
+    event.listen(database, "before_cursor_execute", lambda _c, _cur, statement, *_: asked.append(statement))
+
+    reaper.step(utc_now())
+    alone = [statement for statement in asked if statement.startswith("SELECT leases")]
+    hold(bench, node=ELSEWHERE, worker="w")
+    reaper.step(utc_now())
+
+    assert (alone, [statement for statement in asked if statement.startswith("SELECT leases")] != []) == ([], True)
 
 
 def test_another_node_is_dead_when_its_lease_has_not_moved_for_ten_minutes(bench, reaper, clock):
