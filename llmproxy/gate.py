@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from io import BytesIO
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, Literal, NamedTuple, Protocol
 
+import gevent
 import orjson
+from gevent.lock import BoundedSemaphore
 
 from llmproxy.admission import (
     Grant,
@@ -88,7 +90,14 @@ from llmproxy.turns import give_way
 _FILES = frozenset({"files", "uploads/*/parts"})
 
 # A call is judged so often at most: whoever edits its limits again and again keeps it out.
-_TRIES = 3
+_TRIES = 5
+
+# Callers have the end of an answer before the database knows of it. Before a call is refused for others that run,
+# what has ended in this worker is waited for, and then what may have ended in another one.
+_TOLD_WITHIN_S = 0.5
+_TOLD_ELSEWHERE_WITHIN_S = 0.05
+# So many calls at a time wait for others: more are a flood, whose looks would keep the database from claims.
+_MOST_WAITING = 4
 
 
 class Asked(NamedTuple):
@@ -119,6 +128,9 @@ class Settler(Protocol):
 
     def end(self, settlement: Settlement) -> None:
         """The call has ended. Never waits."""
+
+    def wait(self, within_s: float) -> None:
+        """Wait until the database knows of all that has ended, so long at most."""
 
     @property
     def running(self) -> int:
@@ -188,6 +200,7 @@ class Gate:
         self._max_spooled_bytes = max_spooled_bytes
         self._rooms = rooms
         self._contact = contact
+        self._waiting = BoundedSemaphore(_MOST_WAITING)
 
     def admit(self, token: RuledToken, asked: Asked, body: RequestBody) -> tuple[Grant, Holding]:
         """
@@ -304,13 +317,21 @@ class Gate:
     def _until_claimed(
         self, token: RuledToken, request_id: str, judge: Callable[[RuledToken], Judged]
     ) -> tuple[Grant, Holding]:
-        """Judge a call and claim it; anew where its token has become another one meanwhile."""
+        """Judge a call and claim it; anew where its token has become another one meanwhile, or others have ended."""
+        others_end, has_waited = self._others_end(), False
         try:
             for _ in range(_TRIES):
-                admitted = self._claim(token, request_id, judge(token))
-                if admitted is not None:
-                    self._looks.keep(token)
-                    return admitted
+                try:
+                    judged = judge(token)
+                    if has_waited:
+                        _holds(token.ruled, judged, request_id)
+                    if (admitted := self._claim(token, request_id, judged)) is not None:
+                        self._looks.keep(token)
+                        return admitted
+                except (BudgetReserved, ConcurrencyLimited):
+                    if not next(others_end, False):
+                        raise
+                    has_waited = True
                 token = self._look_again(token)
             raise unavailable(StoreUnavailable("the token's limits changed again and again"))
         except ProxyError as exc:
@@ -336,6 +357,28 @@ class Gate:
         _check_what_is_certain(token.ruled, rules.concurrency)
         judged = self._judge(token.ruled, adapt(rules), route, asked, said)
         return judged._replace(would_refuse=_code_of(partial(check, reported))) if reported else judged
+
+    def _others_end(self) -> Iterator[Literal[True]]:
+        """Goes on when what has just ended is told to the database: first in this worker, then in others."""
+        if self.settler is not None and self.settler.pending:
+            self.settler.wait(_TOLD_WITHIN_S)
+            yield True
+        if self._waiting.acquire(blocking=False):
+            try:
+                gevent.sleep(_TOLD_ELSEWHERE_WITHIN_S)
+            finally:
+                self._waiting.release()
+            yield True
+
+    def _judge_session(self, token: RuledToken, asked: Asked, *, must_have_room: bool) -> Judged:
+        rules = _rules_of(token.ruled)
+        route = find_route(asked.method, asked.target.partition("?")[0])
+        check_head(rules, route, address=asked.address or "", size=0)
+        if rules.looks_at_bodies:
+            raise EndpointNotAllowed("This token's rules look at requests, which are not read on WebSockets.")
+        _check_what_is_certain(token.ruled, rules.concurrency if must_have_room else None)
+        # What a session remembers is in no message of it.
+        return self._judge(token.ruled, rules, (route or UNKNOWN)._replace(kind="realtime"), asked, NOTHING)
 
     def _judge_call(
         self, token: RuledToken, asked: Asked, body: RequestBody, reading: Reading | None

@@ -98,7 +98,7 @@ class Server:
         self.data_dir = data_dir
         self.settings = environment(data_dir, empty=empty, **settings)
         self.url = ""
-        self._asked_for_metrics = 0.0
+        self._got_metrics = 0.0
         self.secrets = {MANAGEMENT_TOKEN, ADMIN_PASSWORD, self.settings.get("ENCRYPTION_KEY", ADMIN_PASSWORD)}
         self._command = [*_interpreter, *COMMANDS[kind], *arguments]
         self._cwd = cwd
@@ -269,10 +269,11 @@ class Server:
 
     def metrics(self) -> str:
         """What Prometheus would get, and nothing from before the last time: within a second the text is the same."""
-        time.sleep(max(0.0, self._asked_for_metrics + 1.05 - time.monotonic()))
-        self._asked_for_metrics = time.monotonic()
+        time.sleep(max(0.0, self._got_metrics + 1.05 - time.monotonic()))
         bearer = {"Authorization": f"Bearer {self.settings.get('METRICS_TOKEN', '')}"}
-        return fetch(self.url, "GET", "/metrics", bearer)[2].decode()
+        told = fetch(self.url, "GET", "/metrics", bearer)[2].decode()
+        self._got_metrics = time.monotonic()
+        return told
 
     def leaks(self) -> list[str]:
         """Places that hold one of this server's secrets; there should be none."""

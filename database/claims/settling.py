@@ -44,6 +44,8 @@ class Settling:
         self._running: set[str] = set()
         self._ended: deque[tuple[Settlement, float]] = deque()
         self._has_ended = Event()
+        self._all_told = Event()
+        self._all_told.set()
         self._is_failing = False
 
     @property
@@ -71,7 +73,12 @@ class Settling:
     def end(self, settlement: Settlement) -> None:
         """The call has ended. Never waits."""
         self._ended.append((settlement, time.perf_counter()))
+        self._all_told.clear()
         self._has_ended.set()
+
+    def wait(self, within_s: float) -> None:
+        """Wait until the database knows of all that has ended, so long at most."""
+        self._all_told.wait(within_s)
 
     def run(self, ending: Event) -> None:
         """Tell the database of what has ended, until `ending` is set and nothing is left."""
@@ -96,6 +103,7 @@ class Settling:
                 settlement, since = self._ended.popleft()
                 self._running.discard(settlement.request_id)
                 self._took_s(now_s - since)
+        self._all_told.set()
         self._is_failing = False
         return True
 

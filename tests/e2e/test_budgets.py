@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import time
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
@@ -532,6 +533,17 @@ def test_no_more_calls_run_at_once_than_may(proxy, chat, token, using):
     assert code(refused) == (429, "concurrency_limit_exceeded")
     assert 1000 <= int(refused["retry-after-ms"]) <= 3000
     wait_for(lambda: chat().status == 200)
+
+
+@on_both_servers
+def test_who_calls_one_after_another_is_never_refused_for_calls_that_have_ended(proxy, token, using):
+    """With room for one call at a time, by concurrency and by what is left of a budget."""
+    add_meter(proxy, token, amount=1000 * DOLLAR)
+    rule(proxy, token, {"concurrency": 1})
+    with HandClient(proxy.url) as client:
+        answered = [client.call("POST", CHAT, token.bearer, JSON, body=asking()).status for _ in range(200)]
+
+    assert Counter(answered) == {200: 200}
 
 
 def test_what_clients_leave_at_any_time_frees_its_place(proxy, chat, token, using):

@@ -1,5 +1,6 @@
 """A worker's ended calls: the database is told of each, whatever happens meanwhile."""
 
+import gevent
 import pytest
 
 from database.claims.settling import Settling
@@ -146,3 +147,24 @@ def test_a_claim_that_was_refused_is_not_running(bench, settling):
     settling.refused(request_id)
 
     assert settling.running == 0
+
+
+def test_who_waits_goes_on_when_what_has_ended_is_told(bench, settling):
+    bench.add_meter()
+    settling.wait(0)
+    settling.end(Settlement(begun(bench, settling), Charge(70, 70), "settled"))
+    waiting = gevent.spawn(settling.wait, 60)
+    gevent.sleep(0)
+    assert not waiting.ready()
+
+    settling.step()
+    waiting.get(timeout=10)
+
+
+def test_nobody_waits_for_ever_for_a_database_that_is_away(bench):
+    settling = Settling(Outage(bench.store), "node", WORKER)
+    settling.end(Settlement(begun(bench, settling), Charge(70, 70), "settled"))
+
+    settling.step()
+    settling.wait(0.01)
+    assert settling.pending == 1
