@@ -125,7 +125,7 @@ def _charge(prices: Prices, call: Sent, told: dict[str, Any], source: UsageSourc
         is_stored = source == "stored" and charged.source == "reported"
         return charged._replace(source="stored") if is_stored else charged
     # What was asked for is no use where nobody knows that it was served, or where it failed.
-    was_served = call.upstream_status is not None and not (observer and observer.has_failed)
+    was_served = call.upstream_status is not None and not (observer and observer.facts.has_failed)
     used = told if was_served else {}
     return charge_untold(
         prices, model=model, project=call.project, endpoint=call.endpoint, method=call.method, told=used

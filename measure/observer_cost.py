@@ -125,7 +125,8 @@ def observed(reads: list[bytes], *, content_type: str, content_encoding: str | N
     for read in reads:
         observer.feed(read)
     observer.finish()
-    _ = observer.metadata, observer.usage_source, observer.error, observer.is_stream
+    facts = observer.facts
+    _ = facts.metadata(), facts.usage_source, facts.error, observer.is_stream
     return observer
 
 
@@ -141,7 +142,7 @@ def median_us(call: Callable[[], object], *, repeats: int) -> float:
 
 
 def report(label: str, reads: list[bytes], *, per: int, unit: str, repeats: int, **headers: str) -> None:
-    assert observed(reads, **headers).usage_source == "reported", label
+    assert observed(reads, **headers).facts.usage_source == "reported", label
     cost = median_us(lambda: observed(reads, **headers), repeats=repeats) / per
     size = sum(map(len, reads))
     print(f"{label:<44} {size:>11,} bytes {cost:>12,.2f} us/{unit}")

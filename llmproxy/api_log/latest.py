@@ -175,16 +175,7 @@ def search(
 
 def read_at(path: Path, place: Place) -> ReadRecord | None:
     """The record whose line begins at `place`; None when it is gone or never was one."""
-    fd = open_segment(path, place.segment)
-    if fd < 0:
-        return None
-    try:
-        line = os.pread(fd, MAX_LINE_BYTES + 1, place.offset).partition(b"\n")[0]
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-    return parse_line(line)
+    return next(read_all(path, [place]))
 
 
 def read_all(path: Path, places: Iterable[Place]) -> Iterator[ReadRecord | None]:
@@ -203,6 +194,7 @@ def read_all(path: Path, places: Iterable[Place]) -> Iterator[ReadRecord | None]
 
 
 def _read_line(fd: int, offset: int) -> ReadRecord | None:
+    """The record whose line begins there. A line without an end is still being written, as for every other reader."""
     if fd < 0:
         return None
     with suppress(OSError):

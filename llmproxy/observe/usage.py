@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any, Final, Literal, Protocol
 
 from llmproxy.observe.decoding import BodyDecoder, body_decoder, is_identity
-from llmproxy.observe.facts import ENVELOPE, NAMES, Facts, UsageSource
+from llmproxy.observe.facts import ENVELOPE, NAMES, Facts
 from llmproxy.observe.json_scan import JsonScanner, parsed
 from llmproxy.observe.seen import SeenEvents
 from llmproxy.observe.sse import BOM, Block, DataLines, EventSplitter, parse_event
@@ -129,40 +129,6 @@ class UsageObserver:
             body.finish()
         except Exception:
             return  # as in `feed`
-
-    @property
-    def metadata(self) -> dict[str, Any] | None:
-        """Usage, model and created as the record wants them; None when the upstream told nothing."""
-        return self.facts.metadata()
-
-    @property
-    def model(self) -> str | None:
-        """The model that the upstream named."""
-        return self.facts.model
-
-    @property
-    def service_tier(self) -> str | None:
-        """The tier that served the call, as the upstream calls it."""
-        return self.facts.service_tier
-
-    @property
-    def usage_source(self) -> UsageSource:
-        return self.facts.usage_source
-
-    @property
-    def usage_of(self) -> str | None:
-        """The object under whose id the usage counts once; see `stored.Owner`."""
-        return self.facts.owner.object_id
-
-    @property
-    def has_failed(self) -> bool:
-        """The upstream told of an error, in a body or amid a stream."""
-        return self.facts.has_failed
-
-    @property
-    def error(self) -> dict[str, str | None] | None:
-        """Its scrubbed code and type, where there is something to show."""
-        return self.facts.error
 
 
 def observe(

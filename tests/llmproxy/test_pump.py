@@ -181,7 +181,7 @@ def run(course: Course, *, pumps: bool) -> Outcome:
     observer = observe("/v1/responses", status=200, content_type="text/event-stream", content_encoding=None)
     relay = Relay(call, raw, observer=observer, trailers=response.trailers, sender=response.sender)
     _serve(response, relay)
-    told = (observer.metadata, observer.usage_source, observer.error)
+    told = (observer.facts.metadata(), observer.facts.usage_source, observer.facts.error)
     return Outcome(client.received, call.ends, call.first_bytes, told, upstream.end, upstream.read_by_loop)
 
 

@@ -1,5 +1,6 @@
 """The latest records, looked for from the end of the ledger backwards."""
 
+import os
 from pathlib import Path
 
 import orjson
@@ -117,6 +118,13 @@ def test_a_place_in_a_segment_that_is_gone_brings_nothing(ledger: Path):
 
     assert read_at(ledger, gone) is None
     assert search(ledger, EVERYTHING, limit=5, before=gone).records == []
+
+
+def test_a_line_whose_end_is_not_yet_written_is_no_record(ledger: Path):
+    place = search(ledger, EVERYTHING, limit=1).records[0][0]
+    os.truncate(ledger, ledger.stat().st_size - 1)
+
+    assert read_at(ledger, place) is None
 
 
 def test_a_place_in_the_middle_of_a_line_or_past_the_end_is_no_record(ledger: Path):

@@ -35,7 +35,7 @@ def told(document, *, padding=0, step=None, stream=False, endpoint="/v1/response
     for start in range(0, len(body), step):
         observer.feed(body[start : start + step])
     observer.finish()
-    return observer.metadata, observer.service_tier
+    return observer.facts.metadata(), observer.facts.service_tier
 
 
 SIZES = pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def told(observer, chunks):
         if not observer.ignores(chunk):
             observer.feed(chunk)
     observer.finish()
-    return observer.metadata, observer.usage_source, observer.error
+    return observer.facts.metadata(), observer.facts.usage_source, observer.facts.error
 
 
 def told_of_json(body: bytes | dict, *, status=200, endpoint="/v1/chat/completions", content_type=JSON):
@@ -524,14 +524,14 @@ def test_an_event_that_says_so_is_a_failure(event, error):
     observer = observe("/v1/x", status=200, content_type=SSE, content_encoding=None)
     told(observer, [b'data: {"model":"m"}\n\n', b"data: %s\n\n" % json.dumps(event).encode()])
 
-    assert (observer.has_failed, observer.error) == (True, error)
+    assert (observer.facts.has_failed, observer.facts.error) == (True, error)
 
 
 def test_an_event_of_a_run_that_is_called_an_error_is_a_failure():
     observer = observe("/v1/threads/t/runs", status=200, content_type=SSE, content_encoding=None)
     told(observer, [b'event: error\ndata: {"code":"server_error","message":"boom"}\n\n'])
 
-    assert (observer.has_failed, observer.error) == (True, {"code": "server_error", "type": None})
+    assert (observer.facts.has_failed, observer.facts.error) == (True, {"code": "server_error", "type": None})
 
 
 def test_the_error_of_an_object_that_is_read_is_no_failure_of_reading():
@@ -540,7 +540,7 @@ def test_the_error_of_an_object_that_is_read_is_no_failure_of_reading():
         observer = observe(endpoint, method=method, status=200, content_type=JSON, content_encoding=None)
         told(observer, [json.dumps(failed).encode()])
 
-        assert observer.has_failed is expected
+        assert observer.facts.has_failed is expected
 
 
 def test_the_error_of_a_surface_without_usage_is_seen_only_when_it_failed():
@@ -596,7 +596,7 @@ def test_a_body_of_twenty_megabytes_is_read_in_little_memory():
     observer = observer_of(bodies.IMAGES)
 
     assert peak_bytes_of(lambda: told(observer, chunks)) < 1_000_000
-    assert observer.metadata == bodies.IMAGES.metadata
+    assert observer.facts.metadata() == bodies.IMAGES.metadata
 
 
 @pytest.mark.parametrize("name", ["gzip", "zstd", "br"])
@@ -606,7 +606,7 @@ def test_a_bomb_is_survived_in_little_memory(name, answer):
     observer = observer_of(answer, name)
 
     assert peak_bytes_of(lambda: told(observer, [bomb])) < A_MEGABYTE
-    assert observer.metadata == answer.metadata
+    assert observer.facts.metadata() == answer.metadata
 
 
 @given(

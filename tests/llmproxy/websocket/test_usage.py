@@ -108,8 +108,8 @@ def test_each_response_tells_its_usage_and_the_session_none(extensions, fragment
     observer, responses = observed(*events, extensions=extensions, fragment=fragment, step=step)
 
     assert [told.metadata() for told in responses.over] == [TOLD, TOLD]
-    assert observer.metadata == {"model": "gpt-realtime"}
-    assert (observer.usage_source, observer.is_stream, observer.error) == ("absent", True, None)
+    assert observer.facts.metadata() == {"model": "gpt-realtime"}
+    assert (observer.facts.usage_source, observer.is_stream, observer.facts.error) == ("absent", True, None)
 
 
 @pytest.mark.parametrize("kind", ["response.completed", "response.incomplete", "response.failed"])
@@ -119,13 +119,13 @@ def test_responses_of_the_responses_api_count_too_and_name_their_model(kind):
     )
 
     assert (responses.begun_count, responses.tokens) == (1, [30, 30])
-    assert [told.model for told in responses.over] == ["gpt-5", "gpt-5"] and observer.model == "gpt-5"
+    assert [told.model for told in responses.over] == ["gpt-5", "gpt-5"] and observer.facts.model == "gpt-5"
 
 
 def test_an_event_that_is_not_the_end_of_a_response_does_not_count():
     observer, responses = observed(done(kind="response.in_progress"), {"type": "x", "usage": USAGE})
 
-    assert (observer.metadata, responses.over) == (None, [])
+    assert (observer.facts.metadata(), responses.over) == (None, [])
 
 
 def transcribed(**usage):
@@ -205,7 +205,7 @@ def test_a_finished_observer_knows_no_call_any_more():
 def test_an_error_that_the_upstream_reports_is_told():
     error = {"type": "error", "error": {"type": "invalid_request_error", "code": "invalid_value", "message": "sk-x"}}
 
-    assert observed(SESSION, error)[0].error == {"code": "invalid_value", "type": "invalid_request_error"}
+    assert observed(SESSION, error)[0].facts.error == {"code": "invalid_value", "type": "invalid_request_error"}
 
 
 @pytest.mark.parametrize("extensions", [None, DEFLATE])
@@ -266,7 +266,7 @@ def test_an_extension_that_we_cannot_undo_is_not_looked_into(extensions):
     observer.feed(sent(done()))
     observer.finish()
 
-    assert (observer.metadata, observer.is_stream) == (None, True)
+    assert (observer.facts.metadata(), observer.is_stream) == (None, True)
 
 
 @given(st.lists(st.binary(max_size=200), max_size=5))
@@ -297,11 +297,11 @@ def test_one_odd_message_takes_nothing_along(odd):
 def test_an_error_that_the_session_outlives_is_no_failure_of_it():
     observer = observe_session(None)
     observer.feed(sent(SESSION, '{"type": "error", "error": {"code": "bad_event"}}'))
-    assert observer.has_failed
+    assert observer.facts.has_failed
 
     observer.feed(sent(done()))
-    assert not observer.has_failed
-    assert observer.error == {"code": "bad_event", "type": None}
+    assert not observer.facts.has_failed
+    assert observer.facts.error == {"code": "bad_event", "type": None}
 
 
 def test_a_response_that_failed_is_no_failure_of_its_session():
@@ -317,4 +317,4 @@ def test_a_response_that_failed_is_no_failure_of_its_session():
         (False, None),
         (True, {"code": "boom", "type": "server_error"}),
     ]
-    assert (observer.has_failed, observer.error) == (False, None)
+    assert (observer.facts.has_failed, observer.facts.error) == (False, None)
