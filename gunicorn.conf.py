@@ -6,6 +6,11 @@ The deployed server: gunicorn with gevent workers and its own Python parser, the
 The patch comes first: gunicorn imports `ssl` before it starts a worker.
 """
 
+import gc
+
+# What is imported stays: the collector would walk over it again and again. `hooks.when_ready` lets it look once.
+gc.disable()
+
 from gevent import monkey
 
 monkey.patch_all()
@@ -19,6 +24,9 @@ from server.gunicorn import hooks, master
 from server.gunicorn.logger import Logger
 from server.gunicorn.request import MAX_FIELDS, MAX_LINE_BYTES
 from server.gunicorn.worker import Worker
+
+gc.freeze()
+gc.enable()
 
 settings = boot.settings_or_exit(master.settings)
 process_log.configure(settings.log_format)

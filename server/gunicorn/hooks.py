@@ -48,7 +48,9 @@ def when_ready(arbiter: Any) -> None:
     """Change how the master takes signals, before it starts the first worker."""
     master.metrics_dir()
     sign_ins.share()
-    # A collector that walks over what the workers share would copy it for each of them.
+    # A collector that walks over what the workers share would copy it for each of them. Before, what the imports have
+    # left over goes.
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
     master.keep_signals_over_a_fork(arbiter)
