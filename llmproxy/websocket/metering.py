@@ -12,19 +12,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import gevent
-
 from llmproxy.bill import Bill
 from llmproxy.call import Part
-from llmproxy.errors import BudgetReserved, ClientGone, ProxyError
+from llmproxy.errors import ClientGone, ProxyError
 from llmproxy.holding import Holding
 from llmproxy.limits.body.reading import Reading
 from llmproxy.limits.charge import FREE
 from llmproxy.observe.facts import Facts
-
-# What the response before held may be free in a moment: its end is told to the database when the client knows of it,
-# which cannot try again as others do, for a refusal ends its session.
-_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 class AdmitResponse(Protocol):
@@ -84,7 +78,7 @@ class Metering:
     def asked(self, said: Reading, event_id: str | None) -> None:
         """The client is about to ask for a response. Raises ProxyError where it is not admitted."""
         part = self._next()
-        part = part._replace(holding=self._admit_in_time(part.number, said))
+        part = part._replace(holding=self._admit(part.number, said))
         if self._session is None:  # it has ended meanwhile
             if part.holding is not None:
                 part.holding.settle(Bill(FREE), is_free=True)
@@ -146,14 +140,6 @@ class Metering:
             cut = self._tunnel().ended_by
             self._end(session, self._running.pop(0), told, unknown, is_free=False, cut=cut)
 
-    def _admit_in_time(self, number: int, said: Reading | None = None, *, is_over: bool = False) -> Holding | None:
-        for wait_s in _WAITS_S:
-            try:
-                return self._admit(number, said, is_over=is_over)
-            except BudgetReserved:
-                gevent.sleep(wait_s)
-        return self._admit(number, said, is_over=is_over)
-
     def _next(self) -> Part:
         self._count += 1
         return Part(self._count, time.time(), time.perf_counter(), None)
@@ -165,7 +151,7 @@ class Metering:
         """One more response; one that is not admitted holds nothing, and its record tells its cost all the same."""
         part = self._next()
         try:
-            return part._replace(holding=self._admit_in_time(part.number, is_over=is_over))
+            return part._replace(holding=self._admit(part.number, is_over=is_over))
         except ProxyError as exc:
             # A close frame has room for few words, and clients go by the code.
             exc.message = exc.code or exc.message
