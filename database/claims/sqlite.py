@@ -48,22 +48,26 @@ class SqliteTokenStore:
 
     def claim(self, token_hash: str, now: datetime) -> Grant | None:
         """Count one request if the token may make it; see CLAIM."""
-        rows = self._execute(CLAIM, self._values(token_hash, now))
+        values = self._values(token_hash, now)
+        if self._together.has_company():
+            rows = self._together.do(lambda connection: connection.execute(CLAIM, values).fetchall())
+        else:
+            rows = self._execute(CLAIM, values)
         return Grant(*rows[0]) if rows else None
 
     def claim_ruled(self, token_hash: str, asked: RuledClaim, now: datetime) -> tuple[Grant | None, Verdict]:
         """Count and hold a call; see `database.claims.sqlite_ruled`."""
         values, now_us = self._values(token_hash, now), microseconds(now)
-        return self._together.do(lambda connection: sqlite_ruled.claim(connection, asked, values, now_us))
+        return self._shared(lambda connection: sqlite_ruled.claim(connection, asked, values, now_us))
 
     def settle(self, settlement: Settlement) -> bool:
         """End a reservation; see `database.claims.sqlite_ruled`."""
-        return self._together.do(lambda connection: bool(sqlite_ruled.settle(connection, [settlement], now_us())))
+        return self._shared(lambda connection: bool(sqlite_ruled.settle(connection, [settlement], now_us())))
 
     def settle_together(self, settlements: Sequence[Settlement]) -> int:
         """End many reservations in one transaction."""
         first = settlements[:MOST]
-        self._together.do(lambda connection: sqlite_ruled.settle(connection, first, now_us()))
+        self._shared(lambda connection: sqlite_ruled.settle(connection, first, now_us()))
         return len(first)
 
     def held_by(self, worker: str) -> list[str]:
@@ -141,6 +145,10 @@ class SqliteTokenStore:
             except sqlite3.OperationalError:
                 pass
         return self._when_free(lambda connection: connection.execute(statement, values).fetchall())
+
+    def _shared(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """All of the work or nothing, in a transaction that it may share; it must not yield."""
+        return self._together.do(work) if self._together.has_company() else self._transaction(work)
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """All of the work or nothing; it must not yield."""

@@ -3,7 +3,7 @@ What many greenlets ask of SQLite at one time, in one transaction: its lock and 
 claim does in it.
 
 Nothing waits for company: whatever is asked for within one turn of the event loop, and while another process has the
-lock, is done together.
+lock, is done together. It takes a turn of the loop itself, so who is alone does better without.
 """
 
 from __future__ import annotations
@@ -34,6 +34,16 @@ class Together:
     def __init__(self, transaction: Callable[[Work], Any]) -> None:
         self._transaction = transaction
         self._asked: list[_Asked] = []
+        self._turn = 0.0
+        self._before = self._in_turn = 0
+
+    def has_company(self) -> bool:
+        """Whether others ask, too: in this turn of the event loop so far, or in the last one in which anybody did."""
+        turn = gevent.get_hub().loop.now()  # which stands still within one
+        if turn != self._turn:
+            self._turn, self._before, self._in_turn = turn, self._in_turn, 0
+        self._in_turn += 1
+        return self._in_turn > 1 or self._before > 1
 
     def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """What the work returns or raises, once that is committed. It must not yield."""

@@ -55,6 +55,19 @@ def test_what_is_asked_for_at_one_time_is_one_transaction(database):
     assert (database.transactions, database.written) == (1, ["a", "b", "c"])
 
 
+def test_who_asks_alone_has_no_company_and_who_asks_beside_others_has(database):
+    together = Together(database.transaction)
+
+    def turn(count):
+        gevent.sleep(0.002)
+        return [together.has_company() for _ in range(count)]
+
+    assert turn(1) == [False]
+    assert turn(3) == [False, True, True]
+    assert turn(1) == [True]
+    assert turn(1) == [False]
+
+
 def test_nobody_waits_for_company(database):
     together = Together(database.transaction)
 
