@@ -47,9 +47,9 @@ def run(database_url: str, tokens: list[str], during=lambda: None, **task) -> Co
     threads = [threading.Thread(target=wait, args=[number]) for number in range(PROCESSES)]
     for thread in threads:
         thread.start()
-    while any(thread.is_alive() for thread in threads):
+    while alive := [thread for thread in threads if thread.is_alive()]:
         during()
-        threads[0].join(0.01)
+        alive[0].join(0.01)
     done = Counter()
     for process, (out, errors) in zip(processes, outputs, strict=True):
         assert (process.returncode, errors) == (0, "")
