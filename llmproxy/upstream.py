@@ -39,7 +39,7 @@ class UpstreamSession(requests.Session):
 
     def send(self, request: requests.PreparedRequest, **_: Any) -> UpstreamResponse:
         """The response with its body unread. Raises what the adapter raises."""
-        return self.adapter.send(cast(UpstreamRequest, request))
+        return cast(UpstreamResponse, self.get_adapter(url=request.url or "").send(request, stream=True))
 
 
 class Upstream:
