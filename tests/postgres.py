@@ -21,7 +21,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-_FAST = ("fsync=off", "full_page_writes=off", "max_connections=40")
+_FAST = ("fsync=off", "full_page_writes=off", "max_connections=120")
 
 
 class PostgresServer:

@@ -178,9 +178,9 @@ def test_a_websocket_that_repeats_it_leaves_it_nowhere(proxy, token_for):
             client.recv()
             client.recv()
             client.send("bye")
-        (record,) = proxy.wait_for_records(1, token)
+        response, session = proxy.wait_for_records(2, token)
 
-    assert record["metadata"]["model"] == MASK
+    assert response["part"] == 1 and response["metadata"]["model"] == session["metadata"]["model"] == MASK
     assert KEY not in everything_kept(proxy)
 
 
