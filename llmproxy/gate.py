@@ -592,7 +592,7 @@ def _reading_of_arrived(body: RequestBody, boundary: bytes | None) -> Reading:
 def _must_be_read(route: Route, rules: Rules, meters: Sequence[Meter], body: RequestBody) -> bool:
     """Whether anything depends on the body: files go up as they come."""
     if route.path in _FILES:
-        return False
+        return rules.max_body_bytes is not None and body.length is None
     if rules.looks_at_bodies or (rules.max_body_bytes is not None and body.length is None):
         return True
     return any(meter.models or (route.kind != "free" and meter.unit != "requests") for meter in meters)

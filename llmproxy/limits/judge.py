@@ -22,7 +22,7 @@ from llmproxy.errors import (
     ModelUndetermined,
     ParameterNotAllowed,
 )
-from llmproxy.limits.body.reading import Reading
+from llmproxy.limits.body.reading import SCHEMAS, Reading, models_in
 from llmproxy.limits.routes import DEFAULT_MODELS, Route, id_in
 from llmproxy.limits.rules import Rules
 
@@ -35,6 +35,14 @@ OUTPUT_NAMES: dict[str, tuple[str, ...]] = {
     "realtime": ("max_output_tokens", "max_response_output_tokens"),
 }
 _ALL_OUTPUT_NAMES = tuple(dict.fromkeys(name for names in OUTPUT_NAMES.values() for name in names))
+# Where a request has its model, whose outermost object has none.
+_PLACES = {
+    "evals": "testing_criteria",
+    "fine_tuning/alpha/graders/run": "grader",
+    "realtime/calls": "session",
+    "realtime/client_secrets": "session",
+    "realtime/transcription_sessions": "input_audio_transcription",
+}
 _TIERED = ("chat", "completions", "responses", "run")
 _MOST_NAMED = 10
 _date = re.compile(r"_20\d\d_\d\d_\d\d\Z")
@@ -77,10 +85,12 @@ def models_of(route: Route, path: str, query: str, reading: Reading) -> Models:
     Args:
         path, query: As they are sent up; the query without its question mark.
     """
-    main = reading.model
-    named = [*_in_query(query), *([id_in(path)] if route.path == "models/*" else [])]
-    if main is None and named:
-        main = named[0]
+    main, asked = reading.model, _in_query(query)
+    named = [*asked, *([id_in(path)] if route.path == "models/*" else [])]
+    if main is None and named and route.path in ("realtime", "models/*"):
+        main = named[-1]  # elsewhere no upstream looks for it in the query
+    if main is None and route.model == "stored":
+        main = _in_place(route, reading)
     if main is None and route.model == "default":
         main = DEFAULT_MODELS[route.group]
     return Models(main, reading.models.union(named, () if main is None else (main,)))
@@ -102,7 +112,7 @@ def require_model(route: Route, models: Models) -> None:
     """Raises ModelUndetermined where a model will answer that the request does not name."""
     if route.model == "hidden":
         raise ModelUndetermined("The model of such a request stands in what was stored, where nobody can look it up.")
-    if route.model != "none" and models.main is None and not (route.model == "stored" and models.every):
+    if route.model != "none" and models.main is None:
         raise ModelUndetermined
 
 
@@ -172,8 +182,14 @@ def tool_types(members: Mapping[str, Any]) -> Iterator[str]:
         for name, value in inside:
             if name == "tools" and value is not None:
                 yield from map(_type_of, value if isinstance(value, list) else [value])
-            if isinstance(value, dict | list):
+            if isinstance(value, list) or (isinstance(value, dict) and (name not in SCHEMAS or place is members)):
                 places.append(value)
+
+
+def _in_place(route: Route, reading: Reading) -> str | None:
+    """A model that such a request has where its upstream looks for it; what else is named so decides nothing."""
+    place = reading.members.get(_PLACES.get(route.path, ""))
+    return next(iter(sorted(models_in({"": place}))), None) if isinstance(place, dict | list) else None
 
 
 def _in_query(query: str) -> list[str]:

@@ -46,16 +46,14 @@ class ModelNames:
         self.names = tuple(names)
         pattern = re.compile("|".join(map(_pattern, self.names)) or "(?!)", re.ASCII)
         # Callers choose what is looked up, so only so many answers are kept.
-        self._allows = lru_cache(maxsize=256)(lambda name: len(name) <= MOST_CHARS and bool(pattern.fullmatch(name)))
+        self._allows = lru_cache(maxsize=256)(lambda name: bool(pattern.fullmatch(name)))
         forms = "|".join(map(_forms, self.names)) or "(?!)"
         wider = re.compile(f"(?:{forms})|ft:(?:{forms})(?::.*)?", re.ASCII | re.IGNORECASE | re.DOTALL)
-        self._covers = lru_cache(maxsize=256)(
-            lambda name: len(name) > MOST_CHARS or bool(wider.fullmatch(name.strip()))
-        )
+        self._covers = lru_cache(maxsize=256)(lambda name: bool(wider.fullmatch(name.strip())))
 
     def allow(self, model: str) -> bool:
         """Whether the list allows a model of this name."""
-        return self._allows(model)
+        return len(model) <= MOST_CHARS and self._allows(model)
 
     def cover(self, model: str) -> bool:
         """
@@ -64,7 +62,7 @@ class ModelNames:
         So it does for what the list allows, in capitals too; for what was fine-tuned from it; and for the undated
         name of a snapshot in the list, which the upstream may serve by it. Names that are too long are covered.
         """
-        return self._covers(model)
+        return len(model) > MOST_CHARS or self._covers(model)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ModelNames) and other.names == self.names
@@ -79,12 +77,19 @@ class ModelNames:
 def _pattern(name: str) -> str:
     if "*" not in name:
         return re.escape(name) + _DATE
-    return f"{_NAME}*".join(map(re.escape, name.split("*")))
+    return _glob(name, _NAME)
+
+
+def _glob(name: str, anything: str) -> str:
+    first, *inner, last = map(re.escape, name.split("*"))
+    # The first place is as good as any other for what stands between two asterisks. Trying all of them, four
+    # asterisks and a name of 200 characters would keep a worker for seconds.
+    return first + "".join(f"(?>{anything}*?{part})" for part in inner) + f"{anything}*{last}"
 
 
 def _forms(name: str) -> str:
     if "*" in name:
-        return ".*".join(map(re.escape, name.split("*"))) + _DATE
+        return _glob(name, ".") + _DATE
     parts = _dated(name)
     undated = parts[1] if parts else name
     return f"{re.escape(name)}{_DATE}|{re.escape(undated)}"

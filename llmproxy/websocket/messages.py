@@ -198,6 +198,7 @@ class ClientMessages:
                 self._message = None
                 self._judge(message)
                 yield from message.frames()
+            give_way()  # a message may be short, and its judge asks the database
 
     def close(self) -> None:
         """No more will come."""

@@ -126,6 +126,29 @@ WAYS = {
     "left out for images": Way("model_undetermined", b'{"prompt":"x"}', "/v1/images/generations"),
     "in a stored prompt": Way("model_undetermined", b'{"prompt":{"id":"pmpt_1"}}', "/v1/responses"),
     "no body": Way("model_undetermined", None),
+    "left out, with an allowed one in the query": Way("model_undetermined", b"{}", CHAT + "?model=gpt-4o-mini"),
+    "a default, with an allowed one in the query": Way(
+        "model_not_allowed", b'{"input":"x"}', "/v1/moderations?model=gpt-4o-mini"
+    ),
+    "in a stored prompt, with an allowed one in the query": Way(
+        "model_undetermined", b'{"prompt":{"id":"pmpt_1"}}', "/v1/responses?model=gpt-4o-mini"
+    ),
+    "as a form of the web that is JSON, too": Way(
+        "ambiguous_body",
+        b"{" + MINI + b',"x":"&model=gpt-4o&"}',
+        headers=(("Content-Type", "application/x-www-form-urlencoded"),),
+    ),
+    "in another charset": Way(
+        "ambiguous_body",
+        b"{" + MINI + b',"user":"+ACI-,+ACI-model+ACI-:+ACI-gpt-4o"}',
+        headers=(("Content-Type", "application/json; charset=utf-7"),),
+    ),
+    "in a form of another charset": Way(
+        "ambiguous_body",
+        form(ALLOWED_FIELD, field(b"gpt-4o", b'form-data; name="+AG0-odel"'), SHORT_FILE),
+        AUDIO,
+        (("Content-Type", "multipart/form-data; charset=utf-7; boundary=b"),),
+    ),
     "as a form of the web": Way(
         "ambiguous_body", b"model=gpt-4o", headers=(("Content-Type", "application/x-www-form-urlencoded"),)
     ),
@@ -377,6 +400,16 @@ def test_a_body_that_is_longer_than_the_rules_have_it_is_refused(proxy, ask, tok
     answers = [ask(Way("", body)), ask(Way("", body, is_chunked=True)), ask(naming(ALLOWED))]
 
     assert [answer.status for answer in answers] == [413, 413, 200]
+
+
+def test_a_file_that_is_longer_than_the_rules_have_it_is_refused_in_chunks_too(proxy, ask, token, recorder):
+    set_rules(proxy, token, {"endpoints": ["files"], "limits": {"max_body_bytes": 500}})
+    files = [form(SHORT_FILE), form(field(b"\0" * 1000, b'form-data; name="file"; filename="a.mp3"'))]
+
+    answers = [ask(Way("", file, "/v1/files", (FORM,), is_chunked=True)) for file in files]
+
+    assert [answer.status for answer in answers] == [200, 413]
+    assert recorder.received().body == files[0] and not recorder.has_received()
 
 
 # Addresses.

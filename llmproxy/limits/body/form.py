@@ -21,7 +21,7 @@ _MOST_HEADER_BYTES = 8 * 1024
 _KEPT_BYTES = 1000
 
 _form_type = re.compile(
-    r"multipart/form-data\s*(?:;\s*charset=[\w-]+\s*)?;\s*boundary="
+    r"multipart/form-data\s*(?:;\s*charset=utf-?8\s*)?;\s*boundary="
     r'(?:"([ !#-\[\]-~]{1,70})"|([0-9A-Za-z\'()+_,./:=?-]{1,70}))',
     re.ASCII | re.IGNORECASE,
 ).fullmatch
@@ -30,12 +30,20 @@ _header = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*)").fullm
 _disposition = re.compile(
     r'form-data; ?name="([^"\\%\x00-\x1f]*)"(; ?filename="[^"\\]*")?(; ?filename\*=[^;" ]+)?', re.IGNORECASE
 ).fullmatch
+_charsets = re.compile(r"charset\*?\s*=\s*[\"']?([^\"';,\s]*)").findall
+# In which every name of ours is written as in UTF-8; in UTF-7 or UTF-16 it is not.
+_PLAIN_CHARSETS = {"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "latin1", "windows-1252"}
 _PLAIN_ENCODINGS = {"binary", "8bit", "7bit"}
 
 
 def boundary_of(content_type: str) -> bytes | None:
-    """The boundary of a form by its Content-Type; None where the type is another. Raises AmbiguousBody."""
-    if not content_type.strip().lower().startswith("multipart/"):
+    """The boundary of a form by its Content-Type; None where the body is JSON. Raises AmbiguousBody."""
+    kind, _, parameters = content_type.strip().lower().partition(";")
+    if kind.strip() == "application/x-www-form-urlencoded":
+        raise AmbiguousBody("The body must be JSON, or a multipart form where the endpoint takes one.")
+    if not kind.startswith("multipart/"):
+        if any(name not in _PLAIN_CHARSETS for name in _charsets(parameters)):
+            raise AmbiguousBody("The body must be UTF-8, and its Content-Type may not say otherwise.")
         return None
     found = _form_type(content_type.strip())
     if not found:

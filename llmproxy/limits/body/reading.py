@@ -106,10 +106,20 @@ class Reading(NamedTuple):
         return self.members.get("model")
 
 
-@lru_cache(maxsize=4096)
+_MOST_KEPT_CHARS = 64
+
+
 def is_misleading(name: str) -> bool:
     """Whether another reader may take a name for one of WATCHED that it is not: `Model`, or one with a NUL behind."""
+    # Callers choose the names: what is kept of them is short.
+    return _is_known_to_mislead(name) if len(name) <= _MOST_KEPT_CHARS else _misleads(name)
+
+
+def _misleads(name: str) -> bool:
     return name not in WATCHED and _plain(name) in WATCHED
+
+
+_is_known_to_mislead = lru_cache(maxsize=4096)(_misleads)
 
 
 def models_in(members: Mapping[str, Any]) -> frozenset[str]:

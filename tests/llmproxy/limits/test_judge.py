@@ -83,6 +83,10 @@ def test_a_model_may_stand_in_the_query_and_in_the_path():
     assert models(CHAT, query="model=b", model="a") == ("a", {"a", "b"})
 
 
+def test_a_query_names_no_model_where_no_upstream_looks_for_it():
+    assert models(CHAT, query="model=a") == (None, {"a"})
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -163,6 +167,12 @@ def test_without_a_model_only_what_asks_no_model_passes_a_model_rule(route):
     [
         ("POST", "/v1/threads/runs", {"model": "m"}, True),
         ("POST", "/v1/threads/runs", {}, False),
+        ("POST", "/v1/threads/runs", {"x": {"model": "m"}}, False),
+        ("POST", "/v1/threads/t/runs", {"assistant_id": "a", "x": {"model": "m"}}, False),
+        ("POST", "/v1/realtime/client_secrets", {"session": {"model": "m"}}, True),
+        ("POST", "/v1/realtime/client_secrets", {"session": {"type": "realtime"}, "x": {"model": "m"}}, False),
+        ("POST", "/v1/fine_tuning/alpha/graders/run", {"grader": {"model": "m"}}, True),
+        ("POST", "/v1/evals", {"x": {"model": "m"}}, False),
         ("POST", "/v1/threads/t/runs/r/submit_tool_outputs", {"model": "m"}, False),
         ("POST", "/v1/batches", {"model": "m"}, False),
         ("POST", "/v1/evals", {"testing_criteria": [{"model": "m"}]}, True),
@@ -274,6 +284,12 @@ def test_tools_are_found_wherever_they_are_named():
     members = reading(tools=[{"type": "a"}], session={"tools": [{"type": "b", "tools": [{"type": "c"}]}]}).members
 
     assert sorted(tool_types(members)) == ["a", "b", "c"]
+
+
+def test_what_a_schema_calls_tools_is_none():
+    tool = {"type": "function", "function": {"parameters": {"properties": {"tools": {"type": "array"}}}}}
+
+    assert list(tool_types(reading(tools=[tool]).members)) == ["function"]
 
 
 # Budgets.

@@ -1,5 +1,8 @@
 """Names and globs of models."""
 
+import random
+from fnmatch import fnmatchcase
+
 import pytest
 
 from llmproxy.limits.model_names import MOST_CHARS, ModelNames, checked_name
@@ -99,3 +102,26 @@ def test_what_is_no_name_is_refused(value):
 @pytest.mark.parametrize("value", ["gpt-5", "ft:gpt-4.1-2025-04-14:acme::Bq1", "meta/llama-3~x", "*"])
 def test_a_name_is_taken(value):
     assert checked_name(value) == value
+
+
+@pytest.mark.parametrize("glob", ["*-*-*-*", "ft:*:*:*:*", "*a*b*", "a**b*c", "*-*"])
+def test_a_glob_matches_as_fnmatch_does(glob):
+    """Names of few letters, in which each piece of a glob may stand in many places."""
+    drawn = random.Random(glob)
+    names = ["".join(drawn.choices("ft:ab-c", k=drawn.randrange(1, 12))) for _ in range(2000)]
+
+    assert [ModelNames([glob]).allow(name) for name in names] == [fnmatchcase(name, glob) for name in names]
+
+
+def test_no_name_keeps_a_glob_busy():
+    """Each took seconds, by trying all places of all asterisks."""
+    assert not ModelNames(["*-*-*-*"]).allow("-" * 199 + " ")
+    assert not ModelNames(["ft:*:*:*:*"]).allow("ft:" + ":" * 190 + " ")
+    assert not ModelNames(["*-*-*-*x"]).cover("-" * 199)
+
+
+def test_long_names_are_not_kept():
+    names = ModelNames(["gpt-5"])
+
+    assert not names.allow("x" * 250_000) and names.cover("x" * 250_000)
+    assert names._allows.cache_info().currsize == names._covers.cache_info().currsize == 0

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from llmproxy.errors import AmbiguousBody
+from llmproxy.limits.body import reading
 from llmproxy.limits.body.held import MOST_HELD_BYTES, MOST_HELD_VALUES, can_be_held, read_held
 from llmproxy.limits.body.reading import WATCHED, is_misleading
 from llmproxy.limits.body.scanner import KEPT_CHARS, MOST_DEPTH, MOST_STEPS, MOST_VALUES, PIECE, scan
@@ -335,3 +336,10 @@ def test_the_names_that_are_watched_mislead_nobody():
     assert not any(map(is_misleading, WATCHED))
     assert not is_misleading("models")
     assert is_misleading("Tools")
+
+
+def test_long_names_of_callers_are_not_kept():
+    kept = reading._is_known_to_mislead.cache_info().currsize
+
+    assert is_misleading(" " * 250_000 + "MODEL") and not is_misleading("x" * 250_000)
+    assert reading._is_known_to_mislead.cache_info().currsize == kept
