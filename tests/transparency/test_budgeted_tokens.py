@@ -90,8 +90,8 @@ class ToldTwice(Twice):
 
 
 def is_held(sent: Sent) -> bool:
-    """Whether a body is short enough to be held in memory; chats are, for what they are to be asked."""
-    return len(sent.body or sent.wire or b"") <= (4 << 20 if sent.target == CHAT else 64 << 10)
+    """Whether a body is short enough to be held in memory. Of longer ones only streams are, to be asked for usage."""
+    return len(sent.body or sent.wire or b"") <= 64 << 10
 
 
 @pytest.fixture

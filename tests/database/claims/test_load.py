@@ -113,7 +113,7 @@ def test_no_more_calls_run_at_a_time_than_may(bench, tokens, database_url):
 
     done = run(database_url, tokens, during=look, concurrency=2)
 
-    assert max(running) == 2
+    assert max(running) <= 2
     assert done["concurrency"] > 0
     assert_nothing_is_held(bench)
 
