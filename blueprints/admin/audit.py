@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Response, jsonify, request
 
-from blueprints.admin import exports, queries, zones
+from blueprints.admin import exports, queries, searches, zones
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.site import bp
 from blueprints.wire import audit_json
@@ -56,10 +56,20 @@ class AuditView:
 @bp.get("/audit")
 def audit() -> Response:
     """Entries, filtered by target and actor."""
-    target, actor = request.args.get("target", "").strip(), request.args.get("actor", "").strip()
-    kind = request.args.get("type", "")
+    return searches.moved("audit", "target") or _list(request.args)
+
+
+@bp.post("/audit")
+def filter_audit() -> Response:
+    """Turn a filled-in filter into an address, in which no secret stands."""
+    found = searches.address("audit", ("type", "actor", "from", "to", "target"), "target")
+    return found or _list(request.form.to_dict() | {"target": ""}, searches.UNKNOWN)
+
+
+def _list(said: Mapping[str, str], problem: str | None = None) -> Response:
+    target, actor, kind = said.get("target", "").strip(), said.get("actor", "").strip(), said.get("type", "")
     before = request.args.get("before", type=int)
-    first, last = _day("from"), _day("to")
+    first, last = _day(said.get("from", "")), _day(said.get("to", ""))
     as_csv = exports.wants_csv()
     rows = queries.audit_entries(
         exports.MAX_ROWS if as_csv else PAGE_SIZE + 1,
@@ -77,6 +87,8 @@ def audit() -> Response:
         return jsonify(data=[audit_json(row) for row in shown], has_more=has_more)
     return page(
         "audit.html",
+        400 if problem else 200,
+        problem=problem,
         rows=_views(shown),
         older=shown[-1].id if has_more else None,
         before=before,
@@ -92,10 +104,10 @@ def audit() -> Response:
     )
 
 
-def _day(name: str) -> datetime | None:
-    """The beginning of the day, in the pages' zone, that the address names; None for none, or what is none."""
+def _day(text: str) -> datetime | None:
+    """The beginning of the day, in the pages' zone, that is meant; None for none, or what is none."""
     try:
-        day = datetime.strptime(request.args.get(name, ""), "%Y-%m-%d").replace(tzinfo=zones.of_pages())
+        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=zones.of_pages())
     except ValueError:
         return None
     # The first and the last days that there are have no day before or after them, in one zone or another.

@@ -200,6 +200,15 @@ def token_id_of(text: str) -> str | None:
     return found
 
 
+def without_secret(text: str) -> str | None:
+    """A search's text as an address may hold it: the id for a token's secret; None for what may be another secret."""
+    if not may_be_secret(text):
+        return text
+    # Ids of what is no more, and of projects, have the form of a secret, too, and a name may have its length.
+    is_known = or_(AuditEntry.target_id == text, AuditEntry.target_name == text)
+    return token_id_of(text) or (text if db.session.scalar(select(exists().where(is_known))) else None)
+
+
 def _in_state(state: str, now: datetime, default_limit: int) -> ColumnElement[bool]:
     living = and_(Token.is_active, Token.expires_at > now)
     limited = and_(

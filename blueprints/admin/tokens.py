@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from flask import Response, current_app, jsonify, make_response, request
@@ -9,7 +10,7 @@ from wtforms.fields.choices import SelectChoice
 
 from accounting.report import Filters
 from blueprints import schemas
-from blueprints.admin import costs, exports, limits, once, queries, rules, zones
+from blueprints.admin import costs, exports, limits, once, queries, rules, searches, zones
 from blueprints.admin.access import actor
 from blueprints.admin.activity import activity
 from blueprints.admin.answers import done, page, shows, wants_json
@@ -30,11 +31,22 @@ from services import Services
 @bp.get("/tokens", endpoint="tokens")
 def list_tokens() -> Response:
     """Tokens, filtered by project and state."""
-    state, order = request.args.get("state", ""), request.args.get("order", "newest")
+    return searches.moved("tokens", "q") or _list(request.args)
+
+
+@bp.post("/tokens/filter")
+def filter_tokens() -> Response:
+    """Turn a filled-in filter into an address, in which no secret stands."""
+    found = searches.address("tokens", ("q", "project_id", "state", "order"), "q")
+    return found or _list(request.form.to_dict() | {"q": ""}, searches.UNKNOWN)
+
+
+def _list(said: Mapping[str, str], problem: str | None = None) -> Response:
+    state, order = said.get("state", ""), said.get("order", "newest")
     filters = {
-        "project_id": request.args.get("project_id", ""),
+        "project_id": said.get("project_id", ""),
         "state": state if state in queries.TOKEN_STATES else "",
-        "search": request.args.get("q", "").strip(),
+        "search": said.get("q", "").strip(),
         "order": order if order in queries.TOKEN_ORDERS else "newest",
     }
     number, size = request.args.get("page", 1, int), queries.PAGE_SIZE
@@ -47,6 +59,8 @@ def list_tokens() -> Response:
         return jsonify(data=[token_json(row.token) for row in found.rows], has_more=found.has_next)
     return page(
         "tokens.html",
+        400 if problem else 200,
+        problem=problem,
         page=found,
         filters=filters,
         is_filtered=any(filters[name] for name in ("project_id", "state", "search")),

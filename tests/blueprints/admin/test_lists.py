@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from flask import Flask
@@ -99,3 +100,65 @@ def test_the_file_of_a_list_holds_what_was_done_lately(browser: Browser):
 
     assert head.endswith("last_used_at,project,state,requests_30d,errors_30d,cost_usd_30d")
     assert first.endswith("dear,live,2,2,2.469134")
+
+
+@pytest.fixture
+def issued(app: Flask, browser: Browser) -> tuple[str, str]:
+    """The secret and the id of a token."""
+    project = browser.create_project("of the secret")
+    with app.app_context():
+        secret, token = tokens.issue(db.session, Actor("test"), project_id=project, lifetime=timedelta(hours=1))
+        return secret, token.id
+
+
+# A list, where its form goes, and the field where somebody may paste a secret.
+SEARCHES = [("/admin/tokens", "/admin/tokens/filter", "q"), ("/admin/audit", "/admin/audit", "target")]
+
+
+@pytest.mark.parametrize(("page", "action", "field"), SEARCHES)
+def test_a_pasted_secret_leads_a_list_to_its_tokens_id(
+    browser: Browser, issued: tuple[str, str], page: str, action: str, field: str
+):
+    secret, token_id = issued
+
+    answer = browser.submit(page, action, **{field: f"sk-{secret}"})
+
+    assert browser.form(page, action).method == "post"
+    assert answer.status_code == 303 and secret not in answer.text + str(answer.headers)
+    assert parse_qs(urlsplit(answer.headers["Location"]).query)[field] == [token_id]
+    assert f'href="/admin/tokens/{token_id}"' in browser.follow(answer).text
+
+
+@pytest.mark.parametrize(("page", "action", "field"), SEARCHES)
+def test_a_list_does_not_repeat_what_may_be_a_strangers_secret(
+    browser: Browser, issued: tuple[str, str], page: str, action: str, field: str
+):
+    unknown = "8a6e0804-2bd0-4672-b79d-d97027f9071a"
+
+    answer = browser.submit(page, action, **{field: unknown})
+
+    assert answer.status_code == 400
+    assert "No token has this id, or this secret." in answer.text and unknown not in answer.text
+
+
+@pytest.mark.parametrize(("page", "_action", "field"), SEARCHES)
+def test_an_address_written_with_a_secret_leads_on_to_the_id(
+    browser: Browser, issued: tuple[str, str], page: str, _action: str, field: str
+):
+    secret, token_id = issued
+
+    answer = browser.get(f"{page}?{field}={secret}")
+
+    assert answer.status_code == 303
+    assert answer.headers["Location"] == f"{page}?{field}={token_id}"
+    assert browser.follow(answer).status_code == 200
+
+
+def test_the_trails_form_takes_names_and_ids_of_what_is_no_more(browser: Browser):
+    project = browser.create_project("gone")
+    delete = f"/admin/projects/{project}/delete"
+    browser.submit(delete, delete)
+
+    for text in ("gone", project):
+        answer = browser.submit("/admin/audit", "/admin/audit", target=text)
+        assert "created the project" in browser.follow(answer).text
