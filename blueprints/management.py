@@ -211,7 +211,7 @@ def delete_meter(meter_id: str) -> tuple[str, int]:
 
 
 @bp.post("/meters/<meter_id>/reset")
-@Operation(answer=shapes.Meter)
+@Operation(answer=shapes.Meter, refuses=(409,))
 def reset_meter(meter_id: str) -> Response:
     """Let a meter have nothing spent."""
     return _meter(limits.reset(db.session, actor(), meter_id))

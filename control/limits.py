@@ -126,13 +126,15 @@ def create(
     session: Session, actor: Actor, *, project_id: str | None = None, token_id: str | None = None, **fields: Any
 ) -> Meter:
     """
-    A new meter of a token, or of a project where no token is named. Raises NotFound, and Conflict past MOST.
+    A new meter of a token, or of a project where no token is named. Raises NotFound, and Conflict past MOST or for a
+    token that is over.
 
     Args:
         fields: As the model has them: unit, period, amount, and any of name, zone, models, reserve.
     """
     with write_transaction(session):
         owner = lock(session, project_id=project_id, token_id=token_id)
+        require_life(owner, "token_id")
         meter = _add(session, actor, owner, fields)
         _mark(session, owner)
     return meter
@@ -140,7 +142,8 @@ def create(
 
 def change(session: Session, actor: Actor, meter_id: str, **fields: Any) -> Meter:
     """
-    Change a meter, which goes on with its count. Raises NotFound, and Conflict for an amount in another unit.
+    Change a meter, which goes on with its count. Raises NotFound, and Conflict for an amount in another unit or a
+    token that is over.
 
     Args:
         fields: Any of name, amount, reserve.
@@ -153,15 +156,19 @@ def change(session: Session, actor: Actor, meter_id: str, **fields: Any) -> Mete
 
 
 def delete(session: Session, actor: Actor, meter_id: str) -> None:
-    """Delete a meter: it limits nobody from the next call on. Raises NotFound."""
+    """Delete a meter, also of a token that is over: it limits nobody from the next call on. Raises NotFound."""
     with write_transaction(session):
-        owner, meter = _lock_owned(session, meter_id)
+        owner, meter = _lock_owned(session, meter_id, is_alive=False)
         _delete(session, actor, owner, meter)
         _mark(session, owner)
 
 
 def reset(session: Session, actor: Actor, meter_id: str) -> Meter:
-    """Let a meter begin its period anew, with nothing spent; running calls stay held. Raises NotFound."""
+    """
+    Let a meter begin its period anew, with nothing spent; running calls stay held.
+
+    Raises NotFound, and Conflict for a token that is over.
+    """
     with write_transaction(session):
         owner, meter = _lock_owned(session, meter_id)
         before = {"name": meter.name, "spent": amounts.shown(meter.unit, meter.spent)}
@@ -186,6 +193,19 @@ def lock(session: Session, *, project_id: str | None = None, token_id: str | Non
     of_token = select(Token).where(Token.id == token_id).with_for_update()
     token: Token | None = session.scalar(of_token.execution_options(**_FRESH))
     return _required(token, "token_id", "token")
+
+
+def is_over(owner: Owner | None) -> bool:
+    """Whether it is a token that was revoked or has expired."""
+    return isinstance(owner, Token) and (not owner.is_active or owner.expires_at <= utc_now())
+
+
+def require_life(owner: Owner, field: str) -> None:
+    """Raises Conflict for a token that is over."""
+    # Its holder was told that it is over, and may have thrown it away: where, nobody knows.
+    if isinstance(owner, Token) and is_over(owner):
+        state = "was revoked" if not owner.is_active else "has expired"
+        raise Conflict(field, f"The token {state}, and does not come back: issue a new one.")
 
 
 def given(rules: dict[str, Any] | None, meters: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -270,9 +290,11 @@ def _of(owner: Owner) -> Select[Any]:
     return select(Meter).where(Meter.project_id == owner.id, Meter.token_id.is_(None)).order_by(Meter.id)
 
 
-def _lock_owned(session: Session, meter_id: str) -> tuple[Owner, Meter]:
+def _lock_owned(session: Session, meter_id: str, *, is_alive: bool = True) -> tuple[Owner, Meter]:
     found = find(session, meter_id)
     owner = lock(session, project_id=found.project_id, token_id=found.token_id)
+    if is_alive:
+        require_life(owner, "id")
     of_id = select(Meter).where(Meter.id == meter_id).with_for_update()
     return owner, _required(session.scalar(of_id.execution_options(**_FRESH)), "id", "meter")
 

@@ -24,6 +24,7 @@ from llmproxy.times import iso_utc
 from models import Token, new_id, retired_secrets
 
 FIRST_TO_ROTATE = "0009"  # older code refuses secrets that were replaced
+_TIDY = ("label",)  # what may still be changed of a token that is over
 # A form that was sent twice gets its first answer again for so long; later, it has been used up.
 REPEAT_WITHIN = timedelta(minutes=1)
 
@@ -108,7 +109,7 @@ def issue_many(
 
 def change(session: Session, actor: Actor, token_id: str, *, seen: str | None = None, **fields: Any) -> Token:
     """
-    Change a token. Raises NotFound, and Conflict for a new expiry of one that has expired or was revoked.
+    Change a token. Raises NotFound, and Conflict for more than a new label of one that has expired or was revoked.
 
     Args:
         seen: `audit.version_of` the token that the caller decided by; another one raises Stale.
@@ -121,8 +122,12 @@ def change(session: Session, actor: Actor, token_id: str, *, seen: str | None = 
             limits.lock(session, token_id=token_id)
         audit.require_seen(token, seen)
         before = audit.facts(token)
-        if fields.get("expires_at", token.expires_at) != token.expires_at:
-            _require_life(token, "expires_at")
+        if changed := next(
+            (name for name in fields if name not in _TIDY and fields[name] != getattr(token, name)), None
+        ):
+            limits.require_life(token, changed)
+        if limited:
+            limits.require_life(token, next(iter(limited)))
         for name, value in fields.items():
             setattr(token, name, value)
         limits.apply(session, actor, token, limited)
@@ -149,7 +154,7 @@ def rotate(
         token = find(session, token_id)
         if token.token_hash == hash_token(secret):
             return secret, token, retired_until(session, token_id) or until
-        _require_life(token, "id")
+        limits.require_life(token, "id")
         earlier = retired_secrets.c.token_id == token_id
         session.execute(update(retired_secrets).where(earlier, retired_secrets.c.until > until).values(until=until))
         old = {"token_hash": token.token_hash, "token_id": token_id, "until": until}
@@ -244,10 +249,3 @@ def _repeated(session: Session, issued: Token, wanted: Token, limited: Mapping[s
 
 def _form_used_up() -> Conflict:
     return Conflict("nonce", "This form has issued its token already.")
-
-
-def _require_life(token: Token, field: str) -> None:
-    # Its holder was told that it is over, and may have thrown it away: where, nobody knows.
-    if not token.is_active or token.expires_at <= utc_now():
-        state = "was revoked" if not token.is_active else "has expired"
-        raise Conflict(field, f"The token {state}, and does not come back: issue a new one.")

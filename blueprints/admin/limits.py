@@ -28,6 +28,8 @@ def views(owner: Project | Token) -> list[LimitView]:
 def new_limit() -> Response:
     """The form for a limit of the token or project that the query names."""
     owner = {name: request.args.get(name, "") for name in ("token_id", "project_id")}
+    if owner["token_id"]:
+        limits.require_life(tokens.find(db.session, owner["token_id"]), "token_id")
     return _new_again(NewLimitForm(formdata=None, data=owner | {"zone": zones.of_pages().key}))
 
 
@@ -81,7 +83,14 @@ def _change_again(form: LimitForm, status: int) -> Response:
 
 def _limit_page(found: Meter, form: LimitForm, status: int = 200) -> Response:
     owner = _owner(found.project_id, found.token_id)
-    return page("limit.html", status, limit=limit_view(found, utc_now()), form=form, **owner)
+    return page(
+        "limit.html",
+        status,
+        limit=limit_view(found, utc_now()),
+        form=form,
+        is_over=limits.is_over(owner["token"]),
+        **owner,
+    )
 
 
 def _owner(project_id: str | None, token_id: str | None) -> dict[str, Any]:

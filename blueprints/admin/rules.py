@@ -89,6 +89,7 @@ def view(rules: Mapping[str, Any] | None) -> RulesView | None:
 def show_rules() -> Response:
     """The form for the rules of the token or project that the query names."""
     owner = _find(request.args.get("token_id"), request.args.get("project_id"))
+    limits.require_life(owner, "token_id")
     form = RulesForm(formdata=None, data=fields_of(owner.rules) | {"address": _own_address()})
     return _page(owner, form)
 
@@ -173,7 +174,7 @@ def _set(form: RulesForm, rules: dict[str, Any] | None) -> None:
     seen = form.seen.data or None
     if form.token_id.data:
         token = tokens.find(db.session, form.token_id.data)
-        if not token.is_active or token.expires_at <= utc_now():
+        if limits.is_over(token):
             raise Conflict("seen", "Nothing was saved: the token was revoked or has expired.")
         tokens.change(db.session, actor(), token.id, seen=seen, rules=rules)
     else:

@@ -217,3 +217,26 @@ def test_dollars_are_no_amount_of_tokens(operator: Operator) -> None:
 
     assert (status, param) == (409, "amount")
     assert "counts tokens" in message
+
+
+@pytest.mark.parametrize("end", ["revoked", "expired"])
+def test_nothing_but_the_label_of_a_token_that_is_over_is_changed(operator: Operator, end: str) -> None:
+    token = operator.issue_token(operator.create_project(), meters=[DAILY])
+    path, [meter] = f"/tokens/{token['id']}", meters(operator)
+    if end == "revoked":
+        operator.call("DELETE", path)
+    else:
+        operator.call("PATCH", path, {"expires_at": "2001-01-01T00:00:00Z"})
+
+    changes = {"rate_limit": 5, "rules": {"concurrency": 2}, "meters": []}
+    asked = [("PATCH", path, {name: value}, name) for name, value in changes.items()]
+    asked.append(("POST", "/meters", DAILY | {"token_id": token["id"]}, "token_id"))
+    asked.append(("PATCH", f"/meters/{meter['id']}", {"amount": "3.00"}, "id"))
+    asked.append(("POST", f"/meters/{meter['id']}/reset", None, "id"))
+    for method, where, body, field in asked:
+        status, param, message = refusal(operator, method, where, body)
+        assert (status, param) == (409, field), where
+        assert f"{end}, and does not come back: issue a new one." in message
+
+    assert operator.call("PATCH", path, {"label": "to be tidied up", "rate_limit": None}).status_code == 200
+    assert operator.call("DELETE", f"/meters/{meter['id']}").status_code == 204

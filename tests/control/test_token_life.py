@@ -1,5 +1,6 @@
 """The whole life of tokens against a tiny model: issued, used, limited, revoked, expired, under a moving clock."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule, run_state_machine_as_test
 from sqlalchemy.orm import Session
 
-from control import audit, projects, tokens
+from control import audit, limits, projects, tokens
 from control.audit import Actor
+from control.errors import Conflict
 from database.claims import open_token_store
 from llmproxy.admission import Admission
 from llmproxy.errors import ProjectInactive, ProxyError, RateLimited, TokenExpired, TokenRevoked
@@ -21,7 +23,7 @@ ACTOR = Actor("tester", "127.0.0.1")
 KEY = "sk-planted-upstream-key"
 DEFAULT_LIMIT = 2
 HOUR = timedelta(hours=1)
-MODULES = (audit, projects, tokens)
+MODULES = (audit, limits, projects, tokens)
 
 
 @dataclass
@@ -109,8 +111,11 @@ class TokenLife(RuleBasedStateMachine):
 
     @rule(secret=issued, limit=st.none() | st.integers(1, 2))
     def change_limit(self, secret: str, limit: int | None) -> None:
-        tokens.change(self.session, ACTOR, self.lives[secret].id, rate_limit=limit)
-        self.lives[secret].limit = limit
+        life = self.lives[secret]
+        is_over = not life.is_active or life.expires_at <= self.now
+        with pytest.raises(Conflict) if is_over and limit != life.limit else nullcontext():
+            tokens.change(self.session, ACTOR, life.id, rate_limit=limit)
+            life.limit = limit
 
     @rule(is_active=st.booleans())
     def switch_project(self, is_active: bool) -> None:

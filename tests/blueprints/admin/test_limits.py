@@ -193,3 +193,23 @@ def test_a_script_issues_many_tokens_with_a_budget(app: Flask, script: Script, p
     answer = script.send("POST", "/admin/tokens", json=body)
 
     assert (answer.status_code, len(answer.json["data"]), len(meters(app))) == (201, 3, 3)
+
+
+def test_a_revoked_tokens_page_offers_no_limits_or_rules(app: Flask, browser: Browser, script: Script, project: str):
+    browser.submit(*NEW, project_id=project, **{"budget": "2.00"})
+    [own] = [each for each in meters(app) if each.token_id]
+    page, new = f"/admin/tokens/{own.token_id}", f"/admin/limits/new?token_id={own.token_id}"
+    form = browser.form(new, "/admin/limits")
+
+    browser.submit(f"{page}/revoke", f"{page}/revoke")
+
+    text = browser.get(page).text
+    assert "/admin/limits/new" not in text and "/admin/rules" not in text
+    assert ">Expires" not in text and "Would have expired" in text
+    for way in (new, f"/admin/rules?token_id={own.token_id}"):
+        assert browser.get(way).status_code == 409
+    late = browser.post("/admin/limits", form.fields | {"amount": "5.00"})
+    assert late.status_code == 409 and "does not come back" in late.text
+    stays = browser.get(f"/admin/limits/{own.id}").text
+    assert f"/admin/limits/{own.id}/delete" in stays and "/reset" not in stays and "<h2>Change</h2>" not in stays
+    assert len(meters(app)) == 1
