@@ -19,7 +19,7 @@ WITH_LIMITS = re.compile(r"<!-- executed by tests/test_readme\.py: limits -->\n`
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 
-def typed(proxy: Server, words: str, *, more: str = "") -> subprocess.CompletedProcess[str]:
+def typed(proxy: Server, words: str, *, more: str = "", key: str = UPSTREAM_KEY) -> subprocess.CompletedProcess[str]:
     """What became of the commands of the one block that has these words."""
     [commands] = [block for block in EXECUTED.findall(README.read_text()) if words in block]
     script = commands.replace("http://localhost:8080", proxy.url) + more
@@ -31,7 +31,7 @@ def typed(proxy: Server, words: str, *, more: str = "") -> subprocess.CompletedP
             "PATH": path,
             "LLM_PROXY_URL": proxy.url,
             "MANAGEMENT_TOKEN": MANAGEMENT_TOKEN,
-            "OPENAI_API_KEY": UPSTREAM_KEY,
+            "OPENAI_API_KEY": key,
         },
         cwd=README.parent,
         capture_output=True,
@@ -56,7 +56,18 @@ def test_the_everyday_commands_work_as_they_stand(proxy: Server) -> None:
     assert completion["object"] == "chat.completion"
     assert [token["label"] for token in tokens["data"]] == ["nightly job"]
     assert (switched_off["is_active"], switched_on["is_active"]) == (False, True)
+
+    again = typed(proxy, "a project, with its upstream key")
+    assert again.returncode == 1 and again.stderr.startswith("A project named 'search team' exists already.")
     proxy.manage("DELETE", f"/projects/{switched_on['id']}?force=true")
+
+
+@needs_curl
+def test_the_everyday_commands_say_what_the_api_says_without_a_key(proxy: Server) -> None:
+    done = typed(proxy, "a project, with its upstream key", key="")
+
+    assert done.returncode == 1 and done.stderr.startswith("openai_api_key must have"), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @needs_curl
