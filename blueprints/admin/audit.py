@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import orjson
 from flask import Response, jsonify, request
 
 from blueprints.admin import exports, queries, searches, zones
@@ -146,4 +147,6 @@ def _said(facts: dict[str, Any], name: str) -> str | None:
     value = facts[name]
     if value is None:
         return "none"
+    if isinstance(value, dict | list):
+        return orjson.dumps(value).decode()
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -136,6 +136,7 @@ class TokenView:
 
     Attributes:
         state: live, limited, expired, revoked or off (its project is).
+        is_in_hour: Whether an hour that requests are counted in is running.
         lately: What it did in the last 30 days; None where nobody looked.
     """
 
@@ -145,6 +146,7 @@ class TokenView:
     time_left: Bar
     requests_left: Bar
     rate_limit: int
+    is_in_hour: bool
     lately: Brief | None = None
 
     @property
@@ -215,8 +217,8 @@ def limit_view(meter: Meter, now: datetime) -> LimitView:
 def token_view(token: Token, project: Project, *, now: datetime, default_limit: int) -> TokenView:
     """What is left of `token` at `now`."""
     limit = token.rate_limit or default_limit
-    in_window = token.window_started_at is not None and token.window_started_at > now - WINDOW
-    used = token.request_count if in_window else 0
+    is_in_hour = token.window_started_at is not None and token.window_started_at > now - WINDOW
+    used = token.request_count if is_in_hour else 0
     left = max(0, limit - used)
     left_s = (token.expires_at - now).total_seconds()
     lifetime_s = max(1.0, (token.expires_at - token.created_at).total_seconds())
@@ -227,6 +229,7 @@ def token_view(token: Token, project: Project, *, now: datetime, default_limit: 
         time_left=Bar(_percent(left_s / lifetime_s), f"{span(left_s)} left" if left_s > 0 else "none left"),
         requests_left=Bar(_percent(left / limit), f"{left:,} of {limit:,} left"),
         rate_limit=limit,
+        is_in_hour=is_in_hour,
     )
 
 

@@ -163,10 +163,19 @@ def _probe(url: str) -> dict[str, Any]:
         took_ms = (time.perf_counter() - started) * 1000
         response.raw.close()
     except UpstreamError as exc:
-        return {"url": url, "reachable": False, "cause": exc.cause, "message": f"{CAUSES[exc.cause]} {exc.detail}."}
+        return {
+            "url": url,
+            "reachable": False,
+            "cause": exc.cause,
+            "message": f"{CAUSES[exc.cause]} {_sentence(exc.detail)}".rstrip(),
+        }
     finally:
         upstream.close()
     return {"url": url, "reachable": True, "message": f"{_meaning(response.status_code)} It took {took_ms:.0f} ms."}
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:].rstrip('.')}." if words else ""
 
 
 def _meaning(status: int) -> str:

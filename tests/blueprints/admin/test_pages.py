@@ -666,6 +666,7 @@ def test_an_upstream_that_is_not_there_is_told(browser: Browser):
 
     assert answer.status_code == 200
     assert "Nothing listens there: its machine refused the connection." in answer.text
+    assert re.search(r"refused the connection\. [A-Z][^<]*[^.]\.<", html.unescape(answer.text))
 
 
 def test_health_names_the_keys_of_the_ring_and_counts_what_they_seal(app: Flask, browser: Browser):

@@ -1,5 +1,6 @@
 """Tokens: every flow without a script, and the same routes as JSON."""
 
+import html
 import re
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -546,3 +547,30 @@ def test_a_nonce_does_not_give_the_secret_away(app: Flask, browser: Browser, scr
 
     assert uuid.UUID(with_one_key).version == 4
     assert with_one_key != with_another
+
+
+def test_an_hour_that_is_over_begins_anew_with_the_next_request(app: Flask, browser: Browser):
+    token = issue(app, browser.create_project())
+    assert "An hour begins with the first request" in browser.get(f"/admin/tokens/{token.id}").text
+
+    update(app, token, request_count=5, window_started_at=datetime.now(UTC) - timedelta(minutes=30))
+    assert "The hour began <time" in browser.get(f"/admin/tokens/{token.id}").text
+
+    update(app, token, window_started_at=datetime.now(UTC) - timedelta(minutes=73))
+    assert "An hour begins with the next request" in browser.get(f"/admin/tokens/{token.id}").text
+
+
+def test_a_replaced_secrets_end_is_told_in_a_sentence(app: Flask, browser: Browser):
+    way = f"/admin/tokens/{issue(app, browser.create_project()).id}/rotate"
+
+    answer = re.sub("<[^>]*>", "", browser.submit(way, way, grace_hours="24").text)
+
+    assert "The old secret works, too, and ends in 24 hours." in answer
+
+
+def test_the_trail_shows_rules_as_json(app: Flask, browser: Browser):
+    issue(app, browser.create_project(), rules={"models": ["gpt-5"], "limits": {"store": False}})
+
+    shown = html.unescape(browser.get("/admin/audit").text)
+
+    assert '<ins>{"models":["gpt-5"],"limits":{"store":false}}</ins>' in shown
