@@ -2,11 +2,12 @@
 /* Comforts. Every page does its work without this file. */
 
 /* A form goes once, however often its button is pressed. A page that comes back from the browser's memory may
-   send it again. */
+   send it again, and so may one that stays because its answer is a file. */
 document.addEventListener("submit", (event) => {
   const form = event.target;
   if (form.method !== "post") return;
   if (form.dataset.sent) return event.preventDefault();
+  if (event.submitter?.hasAttribute("data-download")) return;
   form.dataset.sent = "yes";
 });
 window.addEventListener("pageshow", () => {

@@ -187,6 +187,20 @@ def test_twenty_leaked_tokens_are_revoked_in_five_clicks(chromium: Browser, fres
         )  # the one of the other project, and the filter's
 
 
+def test_what_was_downloaded_may_be_revoked_then(chromium: Browser, fresh_proxy: Server):
+    fresh_proxy.issue_token()
+    with signed_in(chromium, fresh_proxy) as page:
+        page.goto("/admin/tokens")
+        page.locator("tbody input[type=checkbox]").check()
+        for _ in range(2):
+            with page.expect_download() as download:
+                page.get_by_role("button", name="Download selected").click()
+            assert download.value.suggested_filename == "tokens.csv"
+        page.get_by_role("button", name="Revoke selected…").click()
+
+        expect(page.get_by_role("button", name="Revoke", exact=True)).to_be_visible()
+
+
 def test_who_burned_the_money_one_evening_takes_two_clicks(chromium: Browser, used_proxy: Server):
     with signed_in(chromium, used_proxy) as page:
         page.goto("/admin/")
