@@ -108,13 +108,12 @@ def resolve(form: Mapping[str, str]) -> tuple[Sent, Problem | None]:
     """
     What a filled-in form says, as an address does: with a token's id in place of a secret, and times of UTC.
 
+    Of a span and *From* or *To* the one holds that was changed: `span_was` says which span the form came with.
     What might be a secret and belongs to no token is not repeated.
     """
     zone = zones.of_pages()
-    sent, _, problem = read({name: value for name, value in form.items() if name != "token"}, zone)
+    sent, _, problem = read({name: value for name, value in _one_time(form).items() if name != "token"}, zone)
     sent = _in_zone(sent, zone, UTC)
-    if sent["from"] or sent["to"]:
-        sent["span"] = ""
     token = form.get("token", "").strip()
     found = queries.token_id_of(token) if queries.may_be_secret(token) else token
     sent["token"] = found or ""
@@ -125,7 +124,18 @@ def resolve(form: Mapping[str, str]) -> tuple[Sent, Problem | None]:
 
 def for_form(sent: Sent) -> Sent:
     """What an address says, with times of the pages' zone, as `<input type="datetime-local">` holds them."""
-    return _in_zone(sent, UTC, zones.of_pages())
+    return _in_zone(_without_span(sent), UTC, zones.of_pages())
+
+
+def _one_time(form: Mapping[str, str]) -> Mapping[str, str]:
+    if form.get("span", "") not in ("", form.get("span_was", "")):
+        return {name: value for name, value in form.items() if name not in _TIMES}
+    return _without_span(form)
+
+
+def _without_span(said: Mapping[str, str]) -> Sent:
+    """The same without a span where it has times, which go before."""
+    return {**said} | ({"span": ""} if any(said.get(name) for name in _TIMES) else {})
 
 
 def _in_zone(sent: Sent, written_in: tzinfo, wanted: tzinfo) -> Sent:

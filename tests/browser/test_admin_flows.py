@@ -255,6 +255,19 @@ def test_a_chosen_outcome_acts_at_once(chromium: Browser, used_proxy: Server):
         page.wait_for_url("**/admin/requests?outcome=refused")
 
 
+def test_a_chosen_span_goes_before_the_times_that_stood_there(chromium: Browser, used_proxy: Server):
+    with signed_in(chromium, used_proxy) as page:
+        page.goto("/admin/requests?from=2026-11-23T18:00&to=2026-11-23T19:00")
+        page.get_by_label("When").select_option("1h")
+
+        page.wait_for_url("**/admin/requests?span=1h")
+        page.get_by_text("More filters").click()
+        page.get_by_label("From (UTC)").fill("2026-11-23T18:00")
+        page.get_by_role("button", name="Show").click()
+
+        page.wait_for_url("**/admin/requests?from=2026-11-23T18*00")
+
+
 def test_times_move_on_in_the_servers_words(chromium: Browser, fresh_proxy: Server):
     fresh_proxy.issue_token()
     with signed_in(chromium, fresh_proxy) as page:

@@ -130,12 +130,29 @@ def test_a_secret_of_no_token_is_not_repeated(browser: Browser):
 
 
 def test_a_filled_in_filter_becomes_an_address_without_what_is_empty(browser: Browser):
-    sent = {"outcome": "failed", "from": "2026-11-23T18:00", "span": "24h"}
+    sent = {"outcome": "failed", "from": "2026-11-23T18:00", "span": ""}
 
+    assert filled_in(browser, sent) == {"outcome": ["failed"], "from": ["2026-11-23T18:00"]}
+
+
+def filled_in(browser: Browser, sent: dict[str, str]) -> dict[str, list[str]]:
     answer = browser.submit("/admin/requests", "/admin/requests", **sent)
+    return parse_qs(urlsplit(answer.headers["Location"]).query)
 
-    query = parse_qs(urlsplit(answer.headers["Location"]).query)
-    assert query == {"outcome": ["failed"], "from": ["2026-11-23T18:00"]}
+
+@pytest.mark.parametrize(
+    ("span_was", "holds"), [("", {"span": ["24h"]}), ("24h", {"from": ["2026-11-23T18:00"]})], ids=["span", "from"]
+)
+def test_of_a_span_and_a_time_the_changed_one_holds(browser: Browser, span_was: str, holds: dict[str, list[str]]):
+    sent = {"span": "24h", "span_was": span_was, "from": "2026-11-23T18:00", "to": ""}
+
+    assert filled_in(browser, sent) == holds
+
+
+def test_a_form_with_times_has_no_span(browser: Browser):
+    text = browser.get("/admin/requests?span=24h&from=2026-11-23T18:00").text
+
+    assert 'name="span_was" value=""' in text and '<option value="24h" selected>' not in text
 
 
 def test_the_model_that_a_failed_call_asked_for_is_shown(browser: Browser, write_record: Write):
