@@ -34,6 +34,7 @@ ENDINGS = (
 )
 _NUMBERS = {name: number for number, name in enumerate(ENDINGS)}
 _COMPLETE, _INSIDE, _CLOSED = _NUMBERS["complete"], _NUMBERS["failed_inside"], _NUMBERS["client_closed"]
+_REFUSED = _NUMBERS["refused"]
 _BAD = 400
 MOST_READ = 5000
 # Of how many of the newest rows the slowest are looked for before those of all.
@@ -234,8 +235,10 @@ def _conditions(wanted: Filter) -> Iterable[ColumnElement[bool]]:
     if wanted.status:
         low = int(wanted.status.ljust(3, "0"))
         yield table.status.between(low, low + 10 ** (3 - len(wanted.status)) - 1)
-    if wanted.failed:
+    if wanted.failed or wanted.errors:
         yield or_(and_(table.ending == _COMPLETE, table.status >= _BAD), table.ending.not_in((_COMPLETE, _CLOSED)))
+    if wanted.errors:
+        yield table.ending != _REFUSED
     if wanted.outcome:
         # Its record may have failed within, and still have this outcome.
         yield table.ending.in_((_NUMBERS.get(wanted.outcome, 0), _INSIDE))

@@ -14,7 +14,7 @@ from blueprints.admin.activity import activity
 from blueprints.admin.answers import done, page, shows, wants_json
 from blueprints.admin.forms import DeleteProjectForm, KeyForm, NewProjectForm, ProjectForm
 from blueprints.admin.site import bp
-from blueprints.admin.spans import MONTH, SPANS
+from blueprints.admin.spans import MONTH, SPANS, during_month
 from blueprints.wire import project_json, read_body
 from control import keys, projects
 from control.audit import version_of
@@ -51,6 +51,7 @@ def list_projects() -> Response:
         states=queries.PROJECT_STATES,
         orders=queries.PROJECT_ORDERS,
         price_date=costs.price_date(),
+        during=during_month(),
     )
 
 

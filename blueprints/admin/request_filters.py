@@ -13,8 +13,8 @@ from blueprints.admin import queries, zones
 from llmproxy.admission import utc_now
 from llmproxy.api_log.latest import Filter
 
-# Beside the outcomes: all that has gone wrong in any way.
-FAILED = "failed"
+# Beside the outcomes: all that has gone wrong in any way, and the same without refusals, as usage counts errors.
+FAILED, ERROR = "failed", "error"
 SLOWEST = "slowest"
 ORDERS = {"": "Latest first", SLOWEST: "Slowest first"}
 SPANS = {
@@ -91,8 +91,9 @@ def read(said: Mapping[str, str], zone: tzinfo = UTC) -> tuple[Sent, Filter, Pro
         project_id=sent["project_id"] or None,
         token_id=token_id,
         status=status.removesuffix("xx") or None,
-        outcome=sent["outcome"] if sent["outcome"] not in ("", FAILED) else None,
+        outcome=sent["outcome"] if sent["outcome"] not in ("", FAILED, ERROR) else None,
         failed=sent["outcome"] == FAILED,
+        errors=sent["outcome"] == ERROR,
         code=sent["code"] or None,
         would_refuse=sent["would_refuse"] or None,
         model=sent["model"] or None,

@@ -19,7 +19,7 @@ from blueprints.admin import exports, queries, request_filters, zones
 from blueprints.admin.advice import Advice, advice
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.costs import price_date
-from blueprints.admin.request_filters import FAILED, SLOWEST, Problem, Sent
+from blueprints.admin.request_filters import ERROR, FAILED, SLOWEST, Problem, Sent
 from blueprints.admin.site import bp
 from blueprints.csv_table import csv_response
 from blueprints.wire import iso
@@ -136,7 +136,7 @@ def _list(sent: Sent, wanted: Filter, problem: Problem | None) -> Response:
         has_more_filters=any(sent[name] for name in request_filters.RARE),
         problem=problem,
         projects=queries.project_choices(),
-        outcomes={FAILED: "Any error or refusal"} | OUTCOMES,
+        outcomes={FAILED: "Any error or refusal", ERROR: "Any error"} | OUTCOMES,
         spans=[(name, words) for name, (words, _) in request_filters.SPANS.items()],
         orders=request_filters.ORDERS,
         reached=found.records[-1][1].arrived_at if found.records else None,

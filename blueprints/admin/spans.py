@@ -10,6 +10,7 @@ from flask import request
 
 from accounting.report import Filters, Period, Step, local_days, series
 from blueprints.admin import zones
+from llmproxy.admission import utc_now
 from models import db
 
 _STEPS: dict[Step, timedelta] = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
@@ -78,6 +79,11 @@ MONTH = SPANS["30d"]
 def address_of(moment: datetime) -> str:
     """A moment as the addresses of lists have it, in UTC."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
+
+
+def during_month() -> dict[str, str]:
+    """The time that lists sum up what was done lately for, for a list of requests."""
+    return {"from": address_of(MONTH.around(utc_now())[0])}
 
 
 def addresses(periods: list[Period], end: datetime) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from blueprints.admin.answers import done, page, shows, wants_json
 from blueprints.admin.display import TokenView, exact, for_input, token_view
 from blueprints.admin.forms import ExtendForm, NewTokenForm, RotateForm, TokenForm
 from blueprints.admin.site import bp
-from blueprints.admin.spans import SPANS
+from blueprints.admin.spans import SPANS, during_month
 from blueprints.issuing import issued_by
 from blueprints.wire import issued_json, read_body, rotated_json, token_json
 from control import tokens
@@ -68,6 +68,7 @@ def _list(said: Mapping[str, str], problem: str | None = None) -> Response:
         states=queries.TOKEN_STATES,
         orders=queries.TOKEN_ORDERS,
         price_date=costs.price_date(),
+        during=during_month(),
     )
 
 

@@ -59,6 +59,7 @@ class Filter:
     Attributes:
         status: An exact status, or a class of them: "429" or "4".
         failed: Only what was refused or went wrong.
+        errors: Only what went wrong and was not refused: what usage counts as errors.
         code: Of the error.
         would_refuse: The code that rules in mode `report` would have refused it with.
         model: How the name of the model begins that the response named, or else the request.
@@ -75,6 +76,7 @@ class Filter:
     would_refuse: str | None = None
     client_address: str | None = None
     failed: bool = False
+    errors: bool = False
     begin: datetime | None = None
     end: datetime | None = None
 
@@ -109,7 +111,8 @@ class Filter:
             and self.code in (None, record.error_code)
             and self.would_refuse in (None, record.would_refuse)
             and (not self.model or (record.named_model or "").startswith(self.model))
-            and (record.has_failed or not self.failed)
+            and (record.has_failed or not (self.failed or self.errors))
+            and (record.outcome != "refused" or not self.errors)
             and self._has_arrived(record)
         )
 

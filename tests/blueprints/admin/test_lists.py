@@ -1,8 +1,9 @@
 """The lists of projects and tokens: what was done lately, in whose order, and of which state."""
 
+import html
 import re
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -76,9 +77,14 @@ def test_a_row_tells_what_was_done_lately_and_leads_there(browser: Browser, page
     text = browser.get(f"/admin/{page}?q=dear").text
 
     assert re.search(
-        r'data-label="Requests" class="num"><a [^>]+/admin/requests\?(token|project_id)=[^>]+>2</a>', text
+        r'data-label="Requests" class="num"><a [^>]+/admin/requests\?[^>]*(token|project_id)=[^>]+>2</a>', text
     )
-    assert re.search(r'data-label="Errors" class="num"><a [^>]+outcome=failed[^>]+>2</a>', text)
+    errors = re.search(r'data-label="Errors" class="num"><a [^>]*href="([^"]+outcome=error[^"]+)">2</a>', text)
+    assert errors
+    query = parse_qs(urlsplit(html.unescape(errors[1])).query)
+    # Whole days, the one that runs now the last of thirty.
+    assert utc_now() - timedelta(days=30) < datetime.fromisoformat(query["from"][0]).replace(tzinfo=UTC)
+    assert browser.get(html.unescape(errors[1])).text.count('<code class="call"') == 2
     assert re.search(r'data-label="Cost" class="num">\$2\.47<', text)
 
 

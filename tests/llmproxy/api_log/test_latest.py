@@ -166,6 +166,7 @@ def test_what_came_after_a_place_is_found_over_a_rotation(ledger: Path):
         (Filter(failed=True), {"outcome": "upstream_timeout", "status_code": 504}),
         (Filter(failed=True), {"status_code": 400}),
         (Filter(failed=True), {"failed_inside": True, "error": {"code": "x"}}),
+        (Filter(errors=True), {"outcome": "upstream_timeout", "status_code": 504}),
         (Filter(outcome="refused", status="4"), {"outcome": "refused", "status_code": 401}),
     ],
     ids=str,
