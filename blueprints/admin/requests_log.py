@@ -115,7 +115,7 @@ def _list(sent: Sent, wanted: Filter, problem: Problem | None) -> Response:
         found = search(_log_path(), wanted, limit=limit, before=before or _end_of(wanted))
         older = {"before": str(found.older)} if found.older else None
     if as_csv:
-        return csv_response(_COLUMNS, map(_cells, _views(found.records)), "requests.csv")
+        return _as_csv(sent, found, older)
     if wants_json():
         data = [record.fields for _, record in found.records]
         return jsonify(data=data, **{"before": None} | (older or {}))
@@ -130,6 +130,7 @@ def _list(sent: Sent, wanted: Filter, problem: Problem | None) -> Response:
         indexed_since=_indexed_since(wanted) if is_indexed else None,
         spenders=_spenders(wanted),
         gone=gone,
+        most_rows=exports.MAX_ROWS,
         filters=request_filters.for_form(sent),
         zone=zones.of_pages(),
         filters_in_use=request_filters.in_use(sent),
@@ -141,6 +142,15 @@ def _list(sent: Sent, wanted: Filter, problem: Problem | None) -> Response:
         orders=request_filters.ORDERS,
         reached=found.records[-1][1].arrived_at if found.records else None,
     )
+
+
+def _as_csv(sent: Sent, found: Found, older: dict[str, str] | None) -> Response:
+    """As a file; where there may be more, its header `Link` leads to the file that goes on."""
+    response = csv_response(_COLUMNS, map(_cells, _views(found.records)), "requests.csv")
+    if older:
+        arguments: dict[str, Any] = request_filters.in_use(sent) | older
+        response.headers["Link"] = f'<{url_for(f"{bp.name}.requests", format="csv", **arguments)}>; rel="next"'
+    return response
 
 
 def _spenders(wanted: Filter) -> dict[str, list[tuple[str, str | None, Brief]]]:

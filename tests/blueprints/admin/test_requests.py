@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from flask import Flask
 
+from blueprints.admin import exports
 from control import tokens
 from control.audit import Actor
 from llmproxy.api_log.record import CallRecord
@@ -147,6 +148,20 @@ def test_of_a_span_and_a_time_the_changed_one_holds(browser: Browser, span_was: 
     sent = {"span": "24h", "span_was": span_was, "from": "2026-11-23T18:00", "to": ""}
 
     assert filled_in(browser, sent) == holds
+
+
+@pytest.mark.usefixtures("evening")
+def test_a_file_of_requests_leads_to_the_one_that_goes_on(browser: Browser, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(exports, "MAX_ROWS", 3)
+    query = "/admin/requests?from=2026-11-23T18:00"
+    assert "the first 3 of this list at most" in browser.get(query).text
+
+    first = browser.get(f"{query}&format=csv")
+    rest = browser.get(re.fullmatch(r'<(.+)>; rel="next"', first.headers["Link"])[1])
+
+    ends = [re.findall(r"/v1/(\w+)", answer.text) for answer in (first, rest)]
+    assert ends == [["late", "half", "quarter"], ["six"]]
+    assert "Link" not in rest.headers
 
 
 def test_a_form_with_times_has_no_span(browser: Browser):
