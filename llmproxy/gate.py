@@ -370,16 +370,6 @@ class Gate:
                 self._waiting.release()
             yield True
 
-    def _judge_session(self, token: RuledToken, asked: Asked, *, must_have_room: bool) -> Judged:
-        rules = _rules_of(token.ruled)
-        route = find_route(asked.method, asked.target.partition("?")[0])
-        check_head(rules, route, address=asked.address or "", size=0)
-        if rules.looks_at_bodies:
-            raise EndpointNotAllowed("This token's rules look at requests, which are not read on WebSockets.")
-        _check_what_is_certain(token.ruled, rules.concurrency if must_have_room else None)
-        # What a session remembers is in no message of it.
-        return self._judge(token.ruled, rules, (route or UNKNOWN)._replace(kind="realtime"), asked, NOTHING)
-
     def _judge_call(
         self, token: RuledToken, asked: Asked, body: RequestBody, reading: Reading | None
     ) -> tuple[Judged, Reading | None]:

@@ -1,7 +1,7 @@
 """One proxy per test, in this process, with an empty database."""
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from flask import Flask
 
 import config
 from app import create_app
+from control import tokens
+from control.audit import Actor
 from llmproxy.api_log.record import CallRecord
 from models import db
 from services import Services
@@ -75,3 +77,12 @@ def write_record(app: Flask) -> Callable[..., CallRecord]:
         return record
 
     return write
+
+
+@pytest.fixture
+def issued(app: Flask, browser: Browser) -> tuple[str, str]:
+    """The secret and the id of a token."""
+    project = browser.create_project("of the secret")
+    with app.app_context():
+        secret, token = tokens.issue(db.session, Actor("test"), project_id=project, lifetime=timedelta(hours=1))
+        return secret, token.id

@@ -108,15 +108,6 @@ def test_the_file_of_a_list_holds_what_was_done_lately(browser: Browser):
     assert first.endswith("dear,live,2,2,2.469134")
 
 
-@pytest.fixture
-def issued(app: Flask, browser: Browser) -> tuple[str, str]:
-    """The secret and the id of a token."""
-    project = browser.create_project("of the secret")
-    with app.app_context():
-        secret, token = tokens.issue(db.session, Actor("test"), project_id=project, lifetime=timedelta(hours=1))
-        return secret, token.id
-
-
 # A list, where its form goes, and the field where somebody may paste a secret.
 SEARCHES = [("/admin/tokens", "/admin/tokens/filter", "q"), ("/admin/audit", "/admin/audit", "target")]
 

@@ -89,15 +89,6 @@ def test_a_time_that_is_none_is_told_beside_its_field(browser: Browser):
     assert "A time must be like" in answer.text
 
 
-@pytest.fixture
-def issued(app: Flask, browser: Browser) -> tuple[str, str]:
-    """The secret and the id of a token."""
-    project = browser.create_project("p")
-    with app.app_context():
-        secret, token = tokens.issue(db.session, Actor("test"), project_id=project, lifetime=timedelta(hours=1))
-        return secret, token.id
-
-
 @pytest.mark.parametrize("prefix", ["", "sk-"])
 def test_a_pasted_secret_leads_to_its_tokens_id_and_stands_in_no_address(
     browser: Browser, issued: tuple[str, str], prefix: str
