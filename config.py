@@ -31,7 +31,7 @@ from llmproxy.keyring import KEY_BYTES, keys_of
 from llmproxy.limits.price_file import BadPrices, read_overlay
 from llmproxy.limits.prices import Overlay
 from llmproxy.urls import checked_origins, checked_root_path, checked_upstream_url, is_loopback, web_url
-from llmproxy.webhook import signing_key, webhook_target
+from llmproxy.webhook import KINDS, kinds_of, signing_key, webhook_target
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -384,6 +384,8 @@ class Settings:
         "Alerts are posted to `http(s)://…`, see [budgets.md](docs/budgets.md#alerts).", secret=True)
     alert_secret: str = setting("ALERT_SECRET", "", checked_alert_secret,
         "What alerts are signed with: `whsec_` and 24 to 64 bytes in Base64.", secret=True)
+    alert_kinds: tuple[str, ...] = setting("ALERT_KINDS", KINDS, kinds_of,
+        "Which alerts are told, with commas: [their kinds](docs/budgets.md#alerts).", shown="all of them")
     contact: str = setting("CONTACT", "", short_text,
         "Whom a token's holder may ask, shown at `/self` and in refusals that you can lift: `it-help@example.com`.")
     metrics_token: str = setting("METRICS_TOKEN", "", header_text,

@@ -8,7 +8,7 @@ in its last seconds is therefore not told where the next call has begun a new on
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -20,10 +20,9 @@ from database.engine import Session, background_transaction
 from llmproxy.limits.amounts import shown
 from llmproxy.limits.periods import NEVER_US, RATES
 from llmproxy.times import at_microsecond, iso_utc, microseconds
+from llmproxy.webhook import BUDGET_THRESHOLD, KEY_REFUSED, KINDS, MODEL_UNPRICED, TOKEN_EXPIRES_SOON
 from models import Meter, Project, Token, alerts, new_id
 
-BUDGET_THRESHOLD, TOKEN_EXPIRES_SOON = "budget.threshold", "token.expires_soon"
-MODEL_UNPRICED = "model.unpriced"
 THRESHOLDS = (80, 95, 100)
 # A period that has been over for longer, in which nobody looked, is told of no more.
 LATE = timedelta(hours=1)
@@ -41,22 +40,32 @@ class Alert(NamedTuple):
     body: bytes
 
 
-def note_new(engine: Engine, now: datetime) -> int:
+def note_new(engine: Engine, now: datetime, kinds: Collection[str] = KINDS) -> int:
     """Write down what is to be told and was not yet, of budgets and of tokens; how many events."""
     with engine.connect() as connection:
-        budgets = list(connection.execute(_uncounted(now)).mappings())
-        tokens = list(connection.execute(_expiring(now)).mappings())
+        budgets = list(connection.execute(_uncounted(now)).mappings()) if BUDGET_THRESHOLD in kinds else []
+        tokens = list(connection.execute(_expiring(now)).mappings()) if TOKEN_EXPIRES_SOON in kinds else []
     events = [event for row in budgets for event in _crossings(row, now)] + [_expiry(row, now) for row in tokens]
     return _note(engine, events)
 
 
 def note_unpriced(engine: Engine, calls: Mapping[str, int], now: datetime) -> int:
     """Write down which models without a price were called today, each once a day; how many events."""
-    events = [_unpriced(model, count, now) for model, count in calls.items()]
+    return _note_daily(engine, MODEL_UNPRICED, [_unpriced(model, count, now) for model, count in calls.items()])
+
+
+def note_refused_keys(engine: Engine, project_ids: Collection[str], now: datetime) -> int:
+    """Write down whose key an upstream refuses, each project once a day; how many events."""
+    named = select(Project.id, Project.name).where(Project.id.in_(project_ids))
+    with engine.connect() as connection:
+        projects = list(connection.execute(named).mappings())
+    return _note_daily(engine, KEY_REFUSED, [_key_refused(dict(project), now) for project in projects])
+
+
+def _note_daily(engine: Engine, kind: str, events: Sequence[dict[str, Any]]) -> int:
+    """Those of them that were not written down on their day."""
     subjects = [event["subject"] for event in events]
-    known = select(alerts.c.subject, alerts.c.period_end).where(
-        alerts.c.kind == MODEL_UNPRICED, alerts.c.subject.in_(subjects)
-    )
+    known = select(alerts.c.subject, alerts.c.period_end).where(alerts.c.kind == kind, alerts.c.subject.in_(subjects))
     with engine.connect() as connection:
         told = {tuple(row) for row in connection.execute(known)}
     return _note(engine, [event for event in events if (event["subject"], event["period_end"]) not in told])
@@ -135,11 +144,18 @@ def _expiry(row: RowMapping, now: datetime) -> dict[str, Any]:
 
 
 def _unpriced(model: str, calls: int, now: datetime) -> dict[str, Any]:
-    tomorrow = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
     # Names are longer than a subject may be.
     subject = str(uuid.uuid5(uuid.NAMESPACE_OID, model))
     data = {"model": model, "calls": calls}
-    return _event(MODEL_UNPRICED, subject, microseconds(tomorrow), 0, data, now)
+    return _event(MODEL_UNPRICED, subject, _end_of_day(now), 0, data, now)
+
+
+def _key_refused(project: dict[str, str], now: datetime) -> dict[str, Any]:
+    return _event(KEY_REFUSED, project["id"], _end_of_day(now), 0, {"project": project}, now)
+
+
+def _end_of_day(now: datetime) -> int:
+    return microseconds(now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1))
 
 
 def _event(
@@ -172,6 +188,10 @@ def close(engine: Engine, alert_id: str, *, is_refused: bool = False) -> None:
         connection.execute(update(alerts).where(alerts.c.id == alert_id).values(state=state))
 
 
-def tell_again(session: Session, meter_id: str) -> None:
-    """Forget what was told of a meter that begins anew; what waits still goes out. In the caller's transaction."""
-    session.execute(delete(alerts).where(alerts.c.subject == meter_id, alerts.c.state != "waiting"))
+def tell_again(session: Session, subject: str) -> None:
+    """
+    Forget what was told of a meter that begins anew, or of a project with another key; what waits still goes out.
+
+    In the caller's transaction.
+    """
+    session.execute(delete(alerts).where(alerts.c.subject == subject, alerts.c.state != "waiting"))

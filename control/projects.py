@@ -15,7 +15,7 @@ from sqlalchemy import delete as delete_from
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 
-from control import audit, keys, limits
+from control import alerts, audit, keys, limits
 from control.audit import Actor
 from control.errors import Conflict, KeyNeeded, NotFound
 from database.engine import Session, write_transaction
@@ -108,6 +108,7 @@ def change(
             raise KeyNeeded
         if new_key is not None:
             keys.seal(session, keyring, project, new_key)
+            alerts.tell_again(session, project.id)
             # Two keys may end in the same four characters; that the key was replaced must show all the same.
             replaced["openai_api_key"] = "replaced"
         _flush_name(session, project.name)

@@ -1,5 +1,5 @@
 """
-Events as signed webhooks: where alerts go, and how a receiver knows that they are ours.
+Events as signed webhooks: which there are, where they go, and how a receiver knows that they are ours.
 
 Signed as Standard Webhooks says (standardwebhooks.com), for which there are libraries in many languages: an HMAC over
 the event's id, the moment of this try and the body.
@@ -17,6 +17,10 @@ from llmproxy.api_log.http_receiver import HttpReceiver
 from llmproxy.api_log.logging_url import HttpTarget, parse_logging_url
 from llmproxy.egress import Egress
 
+KINDS = BUDGET_THRESHOLD, TOKEN_EXPIRES_SOON, MODEL_UNPRICED, KEY_REFUSED = (
+    "budget.threshold", "token.expires_soon", "model.unpriced", "upstream.key_refused",
+)  # fmt: skip
+
 PREFIX = "whsec_"
 MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64
 # Less than for records: while one event waits, so do all others.
@@ -29,6 +33,14 @@ def webhook_target(url: str) -> HttpTarget:
     if isinstance(target, HttpTarget):
         return target
     raise ValueError("must begin with https:// or http://")
+
+
+def kinds_of(raw: str) -> tuple[str, ...]:
+    """The kinds of events in a list with commas. ValueError says which there are."""
+    kinds = tuple(kind.strip() for kind in raw.split(","))
+    if not set(kinds) <= set(KINDS):
+        raise ValueError(f"must be some of {', '.join(KINDS)}, with commas")
+    return kinds
 
 
 def signing_key(secret: str) -> bytes:

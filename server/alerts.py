@@ -1,5 +1,6 @@
 """
-Alerts: looks for them and delivers them, in one process of all nodes; a lease in the database decides which.
+Alerts: looks for them and delivers them, in one process of all nodes; a lease in the database decides which. Keys
+that upstreams refuse are seen by whoever makes the calls, and so looked for in each.
 
 Each is delivered at least once. A receiver that fails is asked again after a random pause that grows to a minute, or
 after its Retry-After; meanwhile what waits stands in the database.
@@ -11,7 +12,7 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -24,7 +25,8 @@ from database.engine import Engine
 from llmproxy.admission import utc_now
 from llmproxy.api_log.shipper import pause_within
 from llmproxy.api_log.sink import BatchRefused, SinkUnavailable
-from llmproxy.telemetry import metrics
+from llmproxy.telemetry import metrics, outages
+from llmproxy.webhook import KEY_REFUSED, KINDS, MODEL_UNPRICED
 
 LEASE = timedelta(seconds=30)
 FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0
@@ -49,6 +51,7 @@ class Alerts:
 
     engine: Engine
     receiver: Receiver
+    kinds: Collection[str] = KINDS
     monotonic: Callable[[], float] = time.monotonic
     uniform: Callable[[float, float], float] = random.uniform
     _me: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -59,16 +62,23 @@ class Alerts:
     def look(self) -> None:
         """Write down what is to be told."""
         if self._leads():
-            alerts.note_new(self.engine, utc_now())
+            alerts.note_new(self.engine, utc_now(), self.kinds)
 
     def look_for_unpriced(self) -> None:
         """Write down which models without a price were called today, in UTC."""
         now = utc_now()
         today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        if self._leads():
+        if MODEL_UNPRICED in self.kinds and self._leads():
             found = report.unpriced_by_all(self.engine, today, now, limit=_MOST_MODELS)
             calls = {model: count for model, count in found.items() if model}
             alerts.note_unpriced(self.engine, calls, now)
+
+    def look_for_refused_keys(self) -> None:
+        """Write down whose key was refused in this process; each looks at its own calls."""
+        refused = set(outages.keys_refused)
+        if refused and KEY_REFUSED in self.kinds:
+            alerts.note_refused_keys(self.engine, refused, utc_now())
+        outages.keys_refused.difference_update(refused)
 
     def deliver(self) -> None:
         """Deliver what waits, until the receiver fails."""

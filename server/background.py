@@ -127,10 +127,11 @@ class Background:
     def _start_alerts(self) -> list[gevent.Greenlet]:
         settings = self._parts.settings
         webhook = Webhook(settings.alert_url, settings.alert_secret, egress=settings.egress)
-        alerts = Alerts(self._parts.engine, webhook)
+        alerts = Alerts(self._parts.engine, webhook, settings.alert_kinds)
         return [
             self._every(ALERTS_TICK_S, "looking for alerts", alerts.look),
             self._every(UNPRICED_TICK_S, "looking for models without a price", alerts.look_for_unpriced),
+            self._every(ALERTS_TICK_S, "looking for keys that upstreams refuse", alerts.look_for_refused_keys),
             self._every(DELIVERY_TICK_S, "delivering alerts", alerts.deliver),
         ]
 

@@ -97,7 +97,7 @@ WRONG = {
     "USAGE_RETENTION_DAYS": "nan", "AUDIT_RETENTION_DAYS": "x",
     "REQUEST_INDEX_DAYS": "-1",
     "ALERT_URL": "cloudwatch://planted-secret/s?region=eu-west-1", "ALERT_SECRET": "planted-secret",
-    "CONTACT": "planted-secret\nX",
+    "ALERT_KINDS": "budget.threshold,token.expires", "CONTACT": "planted-secret\nX",
 }  # fmt: skip
 
 
@@ -123,6 +123,7 @@ def test_a_wrong_setting_makes_no_secret(embedded: bool, data_dir: Path) -> None
         ("CONNECT_TIMEOUT", "0.5", "connect_timeout_s", 0.5), ("HOST", "::1", "host", "::1"),
         ("RATE_LIMIT_PER_HOUR", "1", "rate_limit_per_hour", 1), ("MAX_BODY_BYTES", "1", "max_body_bytes", 1),
         ("LOGGING_URL", "https://logs.example/in", "logging_url", "https://logs.example/in"),
+        ("ALERT_KINDS", "model.unpriced, budget.threshold", "alert_kinds", ("model.unpriced", "budget.threshold")),
         ("DATABASE_URL", "postgresql://u:p@h/d", "database_url", "postgresql://u:p@h/d"),
     ],
 )  # fmt: skip

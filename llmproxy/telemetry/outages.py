@@ -12,7 +12,7 @@ import time
 import traceback
 from dataclasses import dataclass
 
-from llmproxy.errors import ProxyError, UpstreamError
+from llmproxy.errors import ProxyError, UpstreamAuthFailed, UpstreamError
 from llmproxy.telemetry import metrics
 
 EVERY_S = 60.0
@@ -34,12 +34,16 @@ class _Outage:
 
 
 _outages: dict[tuple[str | None, str], _Outage] = {}
+# Projects whose key an upstream has refused; whoever alerts of them takes them out.
+keys_refused: set[str] = set()
 
 
 def failed(reason: ProxyError, *, project_id: str | None, project_name: str | None, request_id: str) -> None:
     """A call ended for a reason that its class has a remedy for."""
     if isinstance(reason, UpstreamError) and reason.upstream:
         metrics.upstream_failed(reason.upstream, reason.cause)
+    if isinstance(reason, UpstreamAuthFailed) and project_id:
+        keys_refused.add(project_id)
     cause = type(reason).__name__
     if len(_outages) >= MOST and (project_id, cause) not in _outages:
         project_id = None

@@ -7,9 +7,10 @@ import pytest
 from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.orm import Session
 
-from control import alerts, cleanup, limits
-from control.alerts import close, count_waiting, note_new, note_unpriced, waiting
+from control import alerts, cleanup, limits, projects
+from control.alerts import close, count_waiting, note_new, note_refused_keys, note_unpriced, waiting
 from control.audit import Actor
+from llmproxy.keyring import KeyRing
 from llmproxy.limits.periods import NEVER_US
 from llmproxy.times import microseconds
 from models import Meter, Project, Token
@@ -21,6 +22,7 @@ TODAY_ENDS = datetime(2026, 11, 24, tzinfo=UTC)
 DOLLAR = 10**6
 DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
 ME = Actor("me", "127.0.0.1")
+KEYRING = KeyRing([b"k" * 32])
 
 
 @pytest.fixture
@@ -219,6 +221,36 @@ def test_a_model_without_a_price_is_told_of_once_a_day(database) -> None:
     ]
     assert note_unpriced(database, {"llama": 1}, TODAY_ENDS) == 1
     assert note_unpriced(database, {}, NOW) == 0
+
+
+def test_a_key_that_an_upstream_refuses_is_told_of_once_a_day_and_anew_when_it_was_replaced(
+    database, session, add_meter
+):
+    noted = [note_refused_keys(database, {"p", "gone"}, moment) for moment in (NOW, NOW + SECOND, TODAY_ENDS)]
+    told = waiting(database)
+    for alert in told:
+        close(database, alert.id)
+    projects.change(session, KEYRING, ME, "p", name="store")
+    noted.append(note_refused_keys(database, {"p"}, TODAY_ENDS))
+    projects.change(session, KEYRING, ME, "p", openai_api_key="sk-other")
+    noted.append(note_refused_keys(database, {"p"}, TODAY_ENDS))
+
+    assert noted == [1, 0, 1, 0, 1]
+    assert [orjson.loads(alert.body) for alert in told] == [
+        {"type": "upstream.key_refused", "timestamp": at, "data": {"project": {"id": "p", "name": "shop"}}}
+        for at in ("2026-11-23T10:15:00Z", "2026-11-24T00:00:00Z")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "counts"), [("budget.threshold", 3), ("token.expires_soon", 1), ("model.unpriced", 0)]
+)
+def test_only_wanted_kinds_are_looked_for(database, session, add_meter, kind, counts):
+    add_meter(spent=DOLLAR)
+    session.execute(update(Token).values(expires_at=NOW + SECOND, created_at=NOW - DAY))
+    session.commit()
+
+    assert note_new(database, NOW, {kind}) == counts
 
 
 def test_events_go_after_thirty_days_but_for_those_of_a_period_that_lasts(database, session, add_meter):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from llmproxy.limits.periods import NEVER_US
 from tests.exposition import total
 from tests.http_by_hand import call
 from tests.meters import DOLLAR, UsingUpstream, add_meter, asking, set_columns
@@ -74,20 +75,31 @@ def test_a_token_on_its_last_day_is_told_of(tmp_path):
     assert (told["type"], told["data"]["token"]["id"]) == ("token.expires_soon", old.id)
 
 
-def test_a_model_that_was_called_and_has_no_price_is_told_of_once(tmp_path):
+def test_models_without_a_price_and_keys_that_are_refused_are_told_of_once_and_no_kind_that_is_not_wanted(tmp_path):
     receiver = Receiver()
     receiver.start()
-    settings = {"ALERT_URL": receiver.url, "ALERT_SECRET": SECRET}
+    settings = {
+        "ALERT_URL": receiver.url,
+        "ALERT_SECRET": SECRET,
+        "ALERT_KINDS": "upstream.key_refused,model.unpriced",
+    }
     with UsingUpstream() as using, Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=using.url, **settings) as proxy:
         token = proxy.issue_token()
+        set_columns(proxy, "tokens", f"id = '{token.id}'", created_at="2020-01-01 00:00:00.000000")
+        add_meter(proxy, token.project_id, spent=DOLLAR, period="total", period_end=NEVER_US, models="none")
         for model in ("gpt-4.1", "our-own", "our-own"):
             call(proxy.url, "POST", CHAT, token.bearer, JSON, body=asking(model))
+        for _ in range(2):
+            call(proxy.url, "POST", CHAT, token.bearer, JSON, body=asking("gpt-4.1", status=401))
 
-        wait_for(lambda: receiver.seen, timeout_s=60, otherwise=proxy.output)
+        # Models are looked for every 20 s, all else every 5.
+        wait_for(lambda: len(receiver.seen) > 1, timeout_s=60, otherwise=proxy.output)
 
     receiver.close()
-    [told] = [json.loads(body) for _, body in receiver.seen]
-    assert (told["type"], told["data"]["model"]) == ("model.unpriced", "our-own")
+    told = [json.loads(body) for _, body in receiver.seen]
+    assert [event["type"] for event in told] == ["upstream.key_refused", "model.unpriced"]
+    assert told[0]["data"]["project"]["id"] == token.project_id
+    assert told[1]["data"]["model"] == "our-own"
 
 
 def test_what_sixty_four_parallel_calls_cross_is_told_once_each_although_the_receiver_was_down(tmp_path):

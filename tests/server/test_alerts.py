@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import Engine, insert, select
 
-from control.alerts import BUDGET_THRESHOLD, count_waiting
+from control.alerts import count_waiting
 from llmproxy.api_log.sink import BatchRefused, SinkUnavailable
+from llmproxy.webhook import BUDGET_THRESHOLD
 from models import alerts
 from server.alerts import MAX_PAUSE_S, Alerts
 
@@ -48,7 +49,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def alerting(database: Engine, receiver: Receiver, clock: Clock) -> Alerts:
-    return Alerts(database, receiver, clock)
+    return Alerts(database, receiver, monotonic=clock)
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +122,7 @@ def test_an_event_that_is_refused_is_given_up_and_the_others_go_on(alerting, rec
 def test_another_process_delivers_nothing_while_one_does(alerting, database, clock):
     alerting.look()
     other = Receiver()
-    Alerts(database, other, clock).deliver()
+    Alerts(database, other, monotonic=clock).deliver()
 
     assert other.tries == []
 
