@@ -34,8 +34,9 @@ MAX_DELAY_S = 30.0
 # Whoever has an IPv6 address has a /64 of them, and a /48 for the asking: as many as hide behind one of IPv4.
 IPV6_PREFIX = 48
 
-# Callers are kept in buckets, each with room for so many: 4096 in all, half a megabyte.
-_BUCKETS, _PER_BUCKET = 512, 8
+# Callers are kept in buckets, each with room for so many: as many in all as a node can refuse in MAX_DELAY_S, so that
+# nobody has a guess at once again for being forgotten. That is 13 MB, which are taken as guesses come.
+_BUCKETS, _PER_BUCKET = 16_384, 8
 # Who it is, delays so far, and the times of the last failures. No time is 0.
 _CALLER = Struct(f"16s d {MAX_FAILURES}d")
 # When one was last logged, when the audit trail was last told, failures since, and where the last of them came from.
@@ -70,13 +71,12 @@ class SharedMemory:
     """Memory that processes forked from this one share, and a lock that a process which ends lets go of."""
 
     def __init__(self) -> None:
-        # Without a name, so that nothing of it is left. The lock is the file's: one in memory would outlive a killed
-        # process that holds it.
+        # The lock is a file's, without a name, so that nothing of it is left: one in memory would outlive a killed
+        # process that holds it. The memory is no file's: touching a mapped one on a full disk is a process's end.
         with tempfile.TemporaryFile() as file:
-            file.truncate(_SIZE)
             self._fd = os.dup(file.fileno())
         weakref.finalize(self, os.close, self._fd)
-        self.bytes = mmap.mmap(self._fd, _SIZE)
+        self.bytes = mmap.mmap(-1, _SIZE)
         # Nobody outside can tell who falls into whose bucket.
         self.salt = secrets.token_bytes(16)
 

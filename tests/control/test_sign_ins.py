@@ -156,7 +156,15 @@ def test_a_flood_of_addresses_makes_nobody_forgotten_who_is_at_it(gate: SignIns,
         guess(gate, f"10.0.{number // 256}.{number % 256}")
 
     assert not guess(gate)
-    assert len(gate._memory.bytes) < 1024 * 1024
+
+
+def test_a_flood_of_addresses_gives_none_of_them_a_guess_at_once_again(gate: SignIns):
+    """Of five thousand that took turns, 4096 were remembered: none of them at its next turn."""
+    addresses = [f"10.{number // 65536}.{number // 256 % 256}.{number % 256}" for number in range(20_000)]
+    assert all(guess(gate, address) for address in addresses)
+
+    assert sum(guess(gate, address) for address in addresses) < 10
+    assert len(gate._memory.bytes) < 16 * 1024 * 1024
 
 
 def test_processes_count_together(gate: SignIns):

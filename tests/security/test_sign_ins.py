@@ -1,10 +1,14 @@
 """Guesses at an operator's credentials, as the deployed server takes them on all of its workers."""
 
 import base64
+import os
 import sqlite3
+import subprocess
 import threading
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -127,3 +131,39 @@ def test_a_guess_needs_no_lock_of_the_database(workers):
         connection.execute("ROLLBACK")
 
     assert statuses == ([401] * MAX_FAILURES + [429]) * len(WRONG)
+
+
+@contextmanager
+def small_disk(directory: Path) -> Iterator[Path]:
+    """A file system of a megabyte, which is full as soon as somebody wants it to be."""
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", directory]
+    if os.getuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("needs root that may mount")
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "-l", directory], check=True)
+
+
+def fill(directory: Path) -> None:
+    """Leave no byte of a file system."""
+    with (directory / "all").open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+
+
+@on_both_servers
+def test_a_guess_on_a_full_disk_ends_no_worker(server_kind, tmp_path):
+    """What failures are counted in was a mapped file: to touch it where no room was left ended every worker."""
+    with (
+        small_disk(tmp_path / "tmp") as disk,
+        Server(server_kind, tmp_path / "data", WEB_CONCURRENCY="2", TMPDIR=str(disk)) as server,
+    ):
+        before = server.worker_pids()
+        fill(disk)
+
+        statuses = [call(server.url, "GET", "/manage/projects", WRONG["/manage/projects"]).status for _ in range(12)]
+        assert statuses == [401] * MAX_FAILURES + [429] * 2
+        wait_for(lambda: server.rows("SELECT * FROM audit WHERE action = 'sign_in.fail'"))
+        assert server.worker_pids() == before and server.process.poll() is None
