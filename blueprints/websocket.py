@@ -16,15 +16,17 @@ from llmproxy.admission import RuledToken
 from llmproxy.call import Call
 from llmproxy.concealment import concealment_of
 from llmproxy.endpoints import RESPONSES
-from llmproxy.errors import AmbiguousBody
+from llmproxy.errors import AmbiguousBody, ProxyError
 from llmproxy.headers import bearer_in_key_header, endpoint_of, origin_of, request_headers
 from llmproxy.holding import Holding
 from llmproxy.limits.body.reading import Reading
+from llmproxy.limits.judge import NOTHING
 from llmproxy.limits.reservations import part_id
 from llmproxy.transport.request import UpstreamRequest
 from llmproxy.websocket.handshake import bearer_in_subprotocol, check_handshake, headers_down, headers_up, is_upgrade
 from llmproxy.websocket.messages import ClientMessages
 from llmproxy.websocket.metering import Metering
+from llmproxy.websocket.settings import Settings
 from llmproxy.websocket.side import Side
 from llmproxy.websocket.talk import Talk
 from llmproxy.websocket.tunnel import Tunnel
@@ -82,18 +84,33 @@ def _open(parts: Services, call: Call, environ: Environ) -> Response:
             return None
         part = opened._replace(request_id=part_id(call.request_id, number))
         # What the upstream begins by itself, the session's settings hold for.
-        said = talk.remembered if said is None and talk is not None else said
-        return parts.gate.admit_response(admitted, part, said, is_over=is_over)
+        said = (settings.held if settings else NOTHING) if said is None and talk is not None else said
+        held = parts.gate.admit_response(admitted, part, said, is_over=is_over)
+        if is_over and talk is None:  # nobody has looked at what led to it
+            try:
+                parts.gate.check_message(admitted, opened, None, 0)
+            except ProxyError as exc:
+                exc.message = exc.code or exc.message
+                tunnel.refuse_response(exc.with_traceback(None))
+        return held
 
-    def check(said: Reading | AmbiguousBody) -> None:
+    def check(said: Reading | AmbiguousBody, size: int) -> None:
         assert token is not None and holding is not None  # noqa: S101
-        if code := parts.gate.check_message(token, opened, said):
+        if code := parts.gate.check_message(token, opened, said, size):
             holding.note(code)
 
     metering = Metering(call, admit_response, lambda: tunnel, is_ruled=token is not None)
-    is_realtime = not opened.target.startswith(RESPONSES)
-    talk = Talk(metering, check, is_realtime=is_realtime) if token is not None else None
-    observer = observe_session(response.headers.get("sec-websocket-extensions"), responses=metering)
+    talk = settings = None
+    told = response.headers.get("sec-websocket-extensions")
+    if token is None:
+        observer = observe_session(told, responses=metering)
+    elif opened.target.startswith(RESPONSES):
+        talk = Talk(metering, check, None)
+        observer = observe_session(told, responses=metering)
+    else:
+        settings = Settings()
+        talk = Talk(metering, check, settings)
+        observer = observe_session(told, responses=metering, settings=settings)
     tunnel = Tunnel(
         call,
         Side(environ["gunicorn.socket"], _early_bytes(environ)),

@@ -47,6 +47,7 @@ from llmproxy.errors import (
     EncodedBody,
     EndpointNotAllowed,
     ModelNotPriced,
+    ModelUndetermined,
     ProxyError,
     RateLimited,
     TokensLimited,
@@ -65,6 +66,7 @@ from llmproxy.limits.judge import (
     NOTHING,
     OUTPUT_NAMES,
     Models,
+    asked_values,
     check_head,
     check_models,
     check_parameters,
@@ -240,7 +242,7 @@ class Gate:
 
         def judge(token: RuledToken) -> Judged:
             route = _session_route(asked)
-            if route.path == "responses":  # whose model each message names
+            if route.path == "responses" or _is_transcription(asked):  # whose model messages name
                 route = _as_no_call(route)
             # What a response must say, its opening cannot.
             adapt = partial(replace, require_max_output=False)
@@ -266,10 +268,8 @@ class Gate:
                 route = route._replace(model="none")
                 judged = self._judge(token.ruled, _ANYTHING, route, asked, said or NOTHING)
                 return judged._replace(figures=_OVER, concurrency=None)
-            if said is None and _rules_of(token.ruled).looks_at_bodies:
-                raise EndpointNotAllowed(
-                    "This WebSocket was opened before its token had rules that look at requests."
-                )
+            if said is None:
+                _require_unread(_rules_of(token.ruled))
             return self._judge_said(token, asked, route, said or NOTHING)
 
         return self._until_claimed(token, asked.request_id, judge)[1]
@@ -290,22 +290,26 @@ class Gate:
             body.let_go()
         return Trial(None, noted, judged.figures, holds)
 
-    def check_message(self, token: RuledToken, asked: Asked, said: Reading | AmbiguousBody) -> str | None:
+    def check_message(
+        self, token: RuledToken, asked: Asked, said: Reading | AmbiguousBody | None, size: int
+    ) -> str | None:
         """
-        Judge a message on a WebSocket that asks for no response, by its token's rules at this moment.
+        Judge what is said on a WebSocket and asks for no response, by its token's rules at this moment.
 
         Args:
-            said: What it says, or why it cannot be read.
+            said: What it says, or why it cannot be read; None where nobody has read it.
+            size: Bytes of the message.
 
         Returns the code that rules in mode `report` would have refused it with. Raises as `admit` does.
         """
         try:
-            ruled = self._state_of(token).ruled
+            # It is no request of the hourly limit, which refuses none of these.
+            ruled = self._state_of(token, is_counted=False).ruled
             if ruled is None:
                 return None
-            _check_said(_rules_of(ruled), asked, said, ruled)
+            _check_said(_rules_of(ruled), asked, said, size, ruled)
             reported = _reported_by(ruled)
-            return _code_of(partial(_check_said, reported, asked, said, ruled)) if reported else None
+            return _code_of(partial(_check_said, reported, asked, said, size, ruled)) if reported else None
         except ProxyError as exc:
             self._complete(exc, token)
             raise
@@ -346,14 +350,12 @@ class Gate:
         said: Reading,
         adapt: Callable[[Rules], Rules] = lambda rules: rules,
     ) -> Judged:
-        known = None if (whole := _session_route(asked)) is _NO_SESSION else whole
-
         def check(rules: Rules) -> None:
-            check_head(rules, known, address=asked.address or "", size=said.size)
+            _check_session(rules, asked, said.size)
             _check_rules(adapt(rules), route, asked, said, token.ruled)
 
         rules, reported = _rules_of(token.ruled), _reported_by(token.ruled)
-        check(rules)
+        _check_session(rules, asked, said.size)
         _check_what_is_certain(token.ruled, rules.concurrency)
         judged = self._judge(token.ruled, adapt(rules), route, asked, said)
         return judged._replace(would_refuse=_code_of(partial(check, reported))) if reported else judged
@@ -413,14 +415,22 @@ class Gate:
             raise unavailable(StoreUnavailable("the token's limits were taken away"))
         return token._replace(state=state, ruled=state.ruled)
 
-    def _state_of(self, token: RuledToken) -> TokenState:
+    def _state_of(self, token: RuledToken, *, is_counted: bool = True) -> TokenState:
+        """
+        Args:
+            is_counted: It is asked for a request, which the hourly limit may refuse.
+        """
+        now = utc_now()
         try:
             state = self._store.state(token.token_hash)
+            if state is None and (successor := self._store.successor(token.token_hash, now)):
+                state = self._store.state(successor)
         except StoreUnavailable as exc:
             raise unavailable(exc) from exc
         if state is None:
             raise UnknownToken
-        if reason := explain(state, utc_now()):
+        reason = explain(state, now)
+        if reason is not None and (is_counted or not isinstance(reason, RateLimited)):
             raise reason
         return state
 
@@ -597,14 +607,29 @@ def _check_rules(rules: Rules, route: Route, asked: Asked, reading: Reading, rul
     path, _, query = asked.target.partition("?")
     models = models_of(route, path, query, reading)
     check_models(rules, route, models)
+    if (
+        rules.looks_at_bodies and route.kind == "realtime" and route.model == "hidden"
+    ):  # so are its tools and its limits
+        require_model(route, models)
     check_parameters(rules, route, reading, default_tier=ruled.default_tier)
     return models
 
 
-def _check_said(rules: Rules, asked: Asked, said: Reading | AmbiguousBody, ruled: Ruled) -> None:
+def _check_session(rules: Rules, asked: Asked, size: int) -> None:
+    """Raises what a message is refused with, whatever it says."""
+    route = _session_route(asked)
+    check_head(rules, None if route is _NO_SESSION else route, address=asked.address or "", size=size)
+
+
+def _check_said(rules: Rules, asked: Asked, said: Reading | AmbiguousBody | None, size: int, ruled: Ruled) -> None:
     """Raises what a message that asks for no response is refused with."""
-    if not isinstance(said, AmbiguousBody):
-        _check_rules(rules, _as_no_call(_session_route(asked)), asked, said, ruled)
+    _check_session(rules, asked, size)
+    if said is None:
+        _require_unread(rules)
+    elif not isinstance(said, AmbiguousBody):
+        models = _check_rules(rules, _as_no_call(_session_route(asked)), asked, said, ruled)
+        if rules.models and not models.every and _hears(said):
+            raise ModelUndetermined("Say first which model transcribes: `session.audio.input.transcription.model`.")
     elif rules.looks_at_bodies or any(meter.models or meter.unit != "requests" for meter in ruled.meters):
         raise said
 
@@ -613,7 +638,27 @@ def _session_route(asked: Asked) -> Route:
     """The route of what is asked for on a WebSocket: on Responses it is what a POST would ask for."""
     path = asked.target.partition("?")[0]
     route = find_route("POST" if path == RESPONSES else asked.method, path)
-    return route if route is not None and route.path in ("realtime", "responses") else _NO_SESSION
+    if route is None or route.path not in ("realtime", "responses"):
+        return _NO_SESSION
+    # A call that is joined has the settings that it was made with.
+    is_joined = route.path == "realtime" and asked_values(asked.target.partition("?")[2], "call_id")
+    return route._replace(model="hidden") if is_joined else route
+
+
+def _require_unread(rules: Rules) -> None:
+    """Raises where rules ask for what nobody has read."""
+    if rules.looks_at_bodies:
+        raise EndpointNotAllowed("This WebSocket was opened before its token had rules that look at requests.")
+
+
+def _is_transcription(asked: Asked) -> bool:
+    """Whether a WebSocket is opened for a transcription, whose model the session's settings name."""
+    return asked_values(asked.target.partition("?")[2], "intent") == ["transcription"]
+
+
+def _hears(said: Reading) -> bool:
+    """Whether it is sound, which the model of a transcription reads."""
+    return said.members.get("type") == "input_audio_buffer.append"
 
 
 def _as_no_call(route: Route) -> Route:

@@ -164,6 +164,12 @@ def require_metered(route: Route, reading: Reading) -> None:
         )
 
 
+def asked_values(query: str, name: str) -> list[str]:
+    """What a query has under a name, as any upstream may read it."""
+    pairs = (pair.partition("=") for pair in query.replace(";", "&").split("&"))
+    return [unquote_plus(value) for raw, _, value in pairs if _plain(unquote_plus(raw)) == name]
+
+
 def undated(tool: str) -> str:
     """A tool's type without the date of its version: `web_search_preview` for `web_search_preview_2025_03_11`."""
     return _date.sub("", tool)
@@ -202,7 +208,11 @@ def _in_query(query: str) -> list[str]:
 
 
 def _is_like_model(name: str) -> bool:
-    return name.partition("[")[0].partition("\0")[0].strip().casefold() == "model"
+    return _plain(name) == "model"
+
+
+def _plain(name: str) -> str:
+    return name.partition("[")[0].partition("\0")[0].strip().casefold()
 
 
 def _check_output(rules: Rules, route: Route, members: Mapping[str, Any]) -> None:
@@ -210,9 +220,13 @@ def _check_output(rules: Rules, route: Route, members: Mapping[str, Any]) -> Non
         for name in _ALL_OUTPUT_NAMES:
             _require_at_most(name, members.get(name), rules.max_output_tokens)
     names = OUTPUT_NAMES.get(route.kind, ())
-    if rules.require_max_output and names and all(members.get(name) is None for name in names):
+    if rules.require_max_output and names and not any(_is_limit(members.get(name)) for name in names):
         most = "" if rules.max_output_tokens is None else f", at most {rules.max_output_tokens}"
         raise ParameterNotAllowed(f"Send `{names[0]}`{most}: this token must say how much it wants.", param=names[0])
+
+
+def _is_limit(value: object) -> bool:
+    return value is not None and value != "inf"  # as Realtime says that there is none
 
 
 def _require_at_most(name: str, value: object, most: int) -> None:

@@ -8,6 +8,7 @@ up to 64 KiB is kept whole, single values of a larger one.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from wsproto.extensions import PerMessageDeflate
@@ -32,6 +33,17 @@ _MAX_INFLATED_BYTES = 1024 * 1024
 
 
 _BEGINS = "response.created"
+_UPDATED = frozenset({"session.updated", "transcription_session.updated"})
+
+
+class SessionSettings(Protocol):
+    """Who is told what becomes of a session's settings."""
+
+    def updated(self, session: Mapping[str, Any]) -> None:
+        """They have been updated, and are these; empty where the message is too long to be read."""
+
+    def failed(self, event_id: str | None) -> None:
+        """A message of the client failed: the one of this id, if it is known."""
 
 
 class Responses(Protocol):
@@ -64,13 +76,17 @@ class _Nobody:
 
     def failed(self, event_id: str | None) -> None: ...
 
+    def updated(self, session: Mapping[str, Any]) -> None: ...
+
     def close(self) -> None: ...
 
 
 _NOBODY = _Nobody()
 
 
-def observe_session(extensions: str | None, *, responses: Responses = _NOBODY) -> UsageObserver:
+def observe_session(
+    extensions: str | None, *, responses: Responses = _NOBODY, settings: SessionSettings = _NOBODY
+) -> UsageObserver:
     """
     An observer of what an upstream sends over a WebSocket.
 
@@ -78,8 +94,9 @@ def observe_session(extensions: str | None, *, responses: Responses = _NOBODY) -
         extensions: The Sec-WebSocket-Extensions header of its handshake: with others than permessage-deflate, what
             is sent cannot be read, and the usage stays unknown.
         responses: Told of each, until the observer is finished.
+        settings: Told of the session's.
     """
-    facts = _SessionFacts(responses)
+    facts = _SessionFacts(responses, settings)
     deflate = None
     if extensions:
         if extensions.partition(";")[0].strip().lower() != PerMessageDeflate.name or "," in extensions:
@@ -95,11 +112,12 @@ def observe_session(extensions: str | None, *, responses: Responses = _NOBODY) -
 class _SessionFacts(Facts):
     """What a WebSocket has told of itself so far: its model, its errors. What its responses tell is theirs."""
 
-    __slots__ = ("_hearing_model", "_told")
+    __slots__ = ("_hearing_model", "_settings", "_told")
 
-    def __init__(self, told: Responses) -> None:
+    def __init__(self, told: Responses, settings: SessionSettings) -> None:
         super().__init__()
         self._told = told
+        self._settings = settings
         self._hearing_model: str | None = None
 
     def let_go(self) -> None:
@@ -123,10 +141,17 @@ class _SessionFacts(Facts):
             self._told.heard(_response({"usage": document.get("usage")}, self._hearing_model))
         elif kind == "error":
             super().take(document)
-            self._told.failed(_failed_message(document))
-        elif isinstance(session, dict):
-            super().take({"model": session.get("model")})
-            self._hearing_model = _hearing_model_of(session) or self._hearing_model
+            failed = _failed_message(document)
+            self._told.failed(failed)
+            self._settings.failed(failed)
+        elif isinstance(session, dict) or kind in _UPDATED:
+            self._take_session(session if isinstance(session, dict) else {})
+            if kind in _UPDATED:
+                self._settings.updated(session if isinstance(session, dict) else {})
+
+    def _take_session(self, session: dict[str, Any]) -> None:
+        super().take({"model": session.get("model")})
+        self._hearing_model = _hearing_model_of(session) or self._hearing_model
 
 
 def _response(document: dict[str, Any], model: str | None) -> Facts:

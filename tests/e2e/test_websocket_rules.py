@@ -50,7 +50,7 @@ def fragmented(text, step=1, between=b""):
 
 
 class Heard(WebSocketUpstream):
-    """Keeps what it hears, and responds to whoever asks for a response."""
+    """Keeps what it hears, takes settings but for voices, and responds to whoever asks for a response."""
 
     def __init__(self):
         self.messages = []
@@ -58,11 +58,19 @@ class Heard(WebSocketUpstream):
 
     def _listen(self, peer):
         peer.send(SESSION)
+        session = {"model": ALLOWED, "max_output_tokens": "inf"}
         for message in peer:
             self.messages.append(message)
-            if json.loads(message).get("type") == "response.create":
+            said = json.loads(message)
+            if said.get("type") == "response.create":
                 peer.send(BEGUN)
                 peer.send(DONE)
+            elif "voice" in (update := said.get("session", {})):
+                about = {"event_id": said.get("event_id"), "param": "session.voice"}
+                peer.send(json.dumps({"type": "error", "error": {"code": "invalid_value", **about}}))
+            elif said.get("type") == "session.update":
+                session |= {name: value for name, value in update.items() if name != "max_response_output_tokens"}
+                peer.send(json.dumps({"type": "session.updated", "session": session}))
 
 
 @pytest.fixture
@@ -270,9 +278,156 @@ def test_what_a_session_was_told_holds_for_its_responses(proxy, token, heard):
         client.recv()
         client.send(said(b"session.update", b',"session":{"max_output_tokens":50}').decode())
         client.send('{"type":"response.create"}')
+        assert '"session.updated"' in client.recv(timeout=30)
         assert [client.recv(timeout=30), client.recv(timeout=30)] == [BEGUN, DONE]
 
     assert closed_after(proxy, token, frame(said(b"response.create"))) == (1008, "parameter_not_allowed")
+
+
+UNLIMITED = {
+    "an update that the upstream refuses": [b'{"max_output_tokens":50,"voice":"x"}'],
+    "one that it refuses by its id": [b'{"max_output_tokens":50,"voice":"x"},"event_id":"mine"'],
+    "a limit by a name that it does not know": [b'{"max_response_output_tokens":50}'],
+    "a limit that is none": [b'{"max_output_tokens":"inf"}'],
+    "a limit that was taken back": [b'{"max_output_tokens":50}', b'{"max_output_tokens":"inf"}'],
+    "a limit that is taken back by what may be refused": [
+        b'{"max_output_tokens":50}', b'{"max_output_tokens":null,"voice":"x"}',
+    ],
+    "a limit of a response that is none": [b'{"max_output_tokens":50}', None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("updates", UNLIMITED.values(), ids=UNLIMITED)
+def test_no_response_is_asked_for_without_a_limit_that_the_upstream_has_taken(proxy, token, heard, updates):
+    set_rules(proxy, token, RULES | {"limits": {"require_max_output": True}})
+    asking = b',"response":{"max_output_tokens":"inf"}' if updates[-1] is None else b""
+    frames = [frame(said(b"session.update", b',"session":' + update)) for update in updates if update is not None]
+
+    data = b"".join(frames) + frame(said(b"response.create", asking))
+    assert closed_after(proxy, token, data) == (1008, "parameter_not_allowed")
+
+    assert not any("response.create" in message for message in heard.messages)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        said(b"response.create", b',"session":{"max_output_tokens":50}'),
+        said(b"session.update", b',"session":{},"response":{"max_output_tokens":50}'),
+    ],
+)
+def test_settings_stand_where_the_upstream_looks_for_them(proxy, token, heard, text):
+    assert closed_after(proxy, token, frame(text)) == (1008, "ambiguous_body")
+
+    assert heard.messages == []
+
+
+def test_an_error_about_something_else_takes_no_setting_away(proxy, token, heard):
+    set_rules(proxy, token, RULES | {"limits": {"require_max_output": True}})
+    with opened(proxy, token) as client:
+        client.recv()
+        client.send('{"type":"conversation.item.create","session":{"voice":"x"}}')
+        client.send(said(b"session.update", b',"session":{"max_output_tokens":50}').decode())
+        client.send('{"type":"response.create"}')
+        told = [json.loads(client.recv(timeout=30))["type"] for _ in range(4)]
+
+    assert told == ["error", "session.updated", "response.created", "response.done"]
+
+
+CHANGES = {
+    "endpoints": ({"endpoints": ["chat"]}, "endpoint_not_allowed"),
+    "addresses": ({"addresses": ["203.0.113.0/24"]}, "address_not_allowed"),
+    "models": ({"models": ["gpt-4o-mini"]}, "model_not_allowed"),
+    "size": ({"limits": {"max_body_bytes": 20}}, "request_too_large"),
+}
+
+
+@pytest.mark.parametrize("whose", ["tokens", "projects"])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_every_rule_that_changes_holds_from_the_next_message_on(proxy, token, heard, change, whose):
+    rules, code = change
+    owner = token.id if whose == "tokens" else token.project_id
+    texts = ['{"type":"input_audio_buffer.clear"}', '{"type":"response.create"}']
+    if code != "model_not_allowed":
+        texts.append(said(SOUND, b',"audio":"AAAA"').decode())
+    for text in texts:
+        heard.messages.clear()
+        set_rules(proxy, token, RULES)
+        with opened(proxy, token) as client:
+            client.recv()
+            status, answer = proxy.manage("PATCH", f"/{whose}/{owner}", {"rules": RULES | rules})
+            assert status == 200, answer
+            client.send(text)
+            assert closed(client) == (1009 if code == "request_too_large" else 1008, code), text
+        assert heard.messages == []
+        proxy.manage("PATCH", f"/{whose}/{owner}", {"rules": RULES})
+
+
+def test_a_rule_that_changes_reaches_a_session_of_sound_alone(proxy, token, heard):
+    sound = said(SOUND, b',"audio":"AAAA"').decode()
+    with opened(proxy, token) as client:
+        client.recv()
+        client.send(sound)
+        set_rules(proxy, token, RULES | {"endpoints": ["chat"]})
+
+        def is_closed():
+            try:
+                client.send(sound)
+            except ConnectionClosed as exc:
+                return exc.rcvd
+            return None
+
+        close = wait_for(is_closed)
+
+    assert (close.code, close.reason) == (1008, "endpoint_not_allowed")
+
+
+@pytest.mark.parametrize("text", [said(SOUND, b',"audio":"' + b"A" * 500 + b'"'), b'{"a":1,"a":' + b"[" * 500])
+def test_no_message_is_longer_than_bodies_may_be(proxy, token, heard, text):
+    set_rules(proxy, token, {"endpoints": ["realtime"], "limits": {"max_body_bytes": 100}})
+
+    assert closed_after(proxy, token, frame(text)) == (1009, "request_too_large")
+
+    assert heard.messages == []
+
+
+HEARING = b'{"type":"transcription","audio":{"input":{"transcription":{"model":"gpt-4o-mini-transcribe"}}}}'
+
+
+def test_a_transcription_names_its_model_in_its_session(proxy, token, heard):
+    set_rules(proxy, token, RULES | {"models": ["gpt-4o-mini-transcribe"]})
+    texts = [said(b"session.update", b',"session":' + HEARING), said(SOUND, b',"audio":"AAAA"')]
+    path = "/v1/realtime?intent=transcription"
+    with opened(proxy, token, path) as client:
+        for text in texts:
+            client.send(text.decode())
+        wait_for(lambda: len(heard.messages) == len(texts))
+    heard.messages.clear()
+
+    assert closed_after(proxy, token, frame(texts[1]), path) == (1008, "model_undetermined")
+    assert closed_after(proxy, token, frame(said(b"response.create")), path) == (1008, "model_undetermined")
+    assert closed_after(proxy, token, frame(NAMING), path) == (1008, "model_not_allowed")
+    assert heard.messages == []
+
+
+@pytest.mark.parametrize(
+    "query", ["call_id=rtc_1", "call_id=rtc_1&model=gpt-realtime", "call%5Fid=x&model=gpt-realtime"]
+)
+def test_no_call_is_joined_whose_model_nobody_knows(proxy, token, heard, query):
+    with pytest.raises(InvalidStatus) as caught:
+        opened(proxy, token, f"/v1/realtime?{query}")
+
+    assert b"model_undetermined" in caught.value.response.body and heard.handshakes == []
+
+
+def test_a_secret_that_was_replaced_works_on_in_open_sessions(proxy, token, heard):
+    with opened(proxy, token) as client:
+        client.recv()
+        status, answer = proxy.manage("POST", f"/tokens/{token.id}/rotate", {"grace_hours": 1})
+        assert status in (200, 201), answer
+        client.send('{"type":"input_audio_buffer.clear"}')
+        client.send('{"type":"response.create"}')
+        assert client.recv(timeout=30) == BEGUN
 
 
 def test_a_rule_that_changes_holds_from_the_next_message_on(proxy, token, heard):
@@ -292,6 +447,7 @@ def test_in_report_mode_messages_go_up_and_what_would_have_refused_them_is_noted
         client.recv()
         for text in (NAMING.decode(), said(b"response.create", b',"response":{' + BIG + b"}").decode()):
             client.send(text)
+        assert '"session.updated"' in client.recv(timeout=30)
         assert client.recv(timeout=30) == BEGUN
         client.recv(timeout=30)
 
@@ -349,6 +505,8 @@ def test_responses_are_held_priced_and_refused_one_by_one(proxy, token_for):
     [
         ('{"type":"response.create","model":"gpt-4o","input":"x"}', "model_not_allowed"),
         ('{"type":"response.create","input":"x"}', "model_undetermined"),
+        ('{"model":"gpt-4o-mini","background":true,"input":"x"}', "parameter_not_allowed"),
+        ('{"input":"x"}', "model_undetermined"),
         ('{"type":"response.create","model":"gpt-4o-mini","background":true}', "parameter_not_allowed"),
         ('{"type":"response.create","model":"gpt-4o-mini","tools":[{"type":"mcp"}]}', "parameter_not_allowed"),
         ('{"type":"response.create","response":{"model":"gpt-4o-mini"}}', "ambiguous_body"),
