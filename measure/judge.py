@@ -21,13 +21,27 @@ from typing import Any
 
 from llmproxy.errors import AmbiguousBody
 from llmproxy.limits.body.held import read_held
-from llmproxy.limits.body.reading import COUNTED, FREE, SCHEMAS, TELLING, WATCHED, Parts, Reading, is_misleading
+from llmproxy.limits.body.reading import (
+    COUNTED,
+    FREE,
+    FREE_INSIDE,
+    GRADERS,
+    ITEMS,
+    TELLING,
+    WATCHED,
+    Parts,
+    Reading,
+    brought,
+    is_like_tools,
+    is_misleading,
+)
 from llmproxy.limits.body.scanner import scan
 
 NAMES = (
     "model", "messages", "input", "tools", "type", "n", "session", "prompt", "metadata", "parameters", "schema",
     "image_url", "url", "file_id", "file_data", "input_audio", "data", "audio", "id", "content", "moderation",
-    "grader", "instructions", "max_tokens", "stream", "x", "", "mode",
+    "grader", "instructions", "max_tokens", "stream", "x", "", "mode", "items", "item", "graders", "headers",
+    "attributes", "input_schema", "tools", "tools", "input",
 )  # fmt: skip
 MISLEADING = ("model ", "Model", "MODEL", "model\0", "\u017fession", "reasoning_e\ufb00ort", "Too\u212as", "TOOLS")
 TEXTS = (
@@ -83,18 +97,20 @@ def _or_none(read: Callable[[], Reading]) -> Reading | None:
         reading = read()
     except AmbiguousBody:
         return None
-    # What stands in a schema is nobody's business, and one of the readers leaves it out.
-    return reading._replace(members=_without_schemas(reading.members))
+    # What stands in a free place is nobody's business, and one of the readers leaves it out.
+    return reading._replace(members=_without_free(reading.members))
 
 
-def _without_schemas(value: Any, *, is_outermost: bool = True) -> Any:
+def _without_free(value: Any, under: str = "", *, is_outermost: bool = True) -> Any:
     if isinstance(value, list):
-        return [_without_schemas(entry, is_outermost=False) for entry in value]
+        return [_without_free(entry, is_outermost=False) for entry in value]
     if not isinstance(value, dict):
         return value
-    left_out = {name for name in value if name in SCHEMAS and isinstance(value[name], dict) and not is_outermost}
+    names_any = is_outermost or under == GRADERS
+    left_out = {name for name in value if name in FREE_INSIDE and isinstance(value[name], dict) and not names_any}
     return {
-        name: {} if name in left_out else _without_schemas(inner, is_outermost=False) for name, inner in value.items()
+        name: {} if name in left_out else _without_free(inner, name, is_outermost=False)
+        for name, inner in value.items()
     }
 
 
@@ -176,6 +192,10 @@ def python_reading(body: bytes) -> Reading:
         raise AmbiguousBody
     models, parts = set[str](), Parts()
     members = _built(document, models, is_outermost=True)
+    if tools := [_built(some, set(), "tools") for some in _tools_of_items(document)]:
+        # Whatever names a model there stands in a tool, and not in what a server has listed.
+        members["input"] = _built_anew = brought(tools)
+        _built(_as_pairs(_built_anew), models)
     for name, value in document:
         _count(parts, name, value)
     has_stored_prompt = any(name == "prompt" and isinstance(value, _Pairs) for name, value in document)
@@ -191,7 +211,30 @@ def _number(text: str) -> int | float:
     return value if -(2**63) <= value < 2**64 else float(text)
 
 
-def _built(value: Any, models: set[str], *, is_outermost: bool = False) -> Any:
+def _tools_of_items(document: _Pairs) -> Iterator[Any]:
+    for name, place in document:
+        if name in ITEMS and isinstance(place, list):
+            for item in [place] if isinstance(place, _Pairs) else place:
+                if isinstance(item, _Pairs):
+                    yield from _tools_of(item)
+
+
+def _tools_of(item: _Pairs) -> Iterator[Any]:
+    for name, value in item:
+        if is_like_tools(name):
+            raise AmbiguousBody
+        if name == "tools" and isinstance(value, list):
+            yield value
+
+
+def _as_pairs(value: Any) -> Any:
+    """What was built, as it is built from."""
+    if isinstance(value, dict):
+        return _Pairs((name, _as_pairs(inner)) for name, inner in value.items())
+    return [_as_pairs(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _built(value: Any, models: set[str], under: str = "", *, is_outermost: bool = False) -> Any:
     if not isinstance(value, _Pairs):
         return [_built(entry, models) for entry in value] if isinstance(value, list) else value
     names = [name for name, _ in value]
@@ -203,8 +246,8 @@ def _built(value: Any, models: set[str], *, is_outermost: bool = False) -> Any:
     for name, inner in value:
         if name in FREE and is_outermost:
             continue
-        is_schema = name in SCHEMAS and isinstance(inner, _Pairs) and not is_outermost
-        built[name] = {} if is_schema else _built(inner, models)
+        is_free = name in FREE_INSIDE and isinstance(inner, _Pairs) and not is_outermost and under != GRADERS
+        built[name] = {} if is_free else _built(inner, models, name)
         if name == "model" and isinstance(inner, str):
             models.add(inner)
         elif name == "model" and (is_outermost or not (inner is None or isinstance(inner, _Pairs))):
@@ -218,18 +261,24 @@ def _count(parts: Parts, name: str, value: Any) -> None:
     elif name == "input" and isinstance(value, str):
         parts.characters = len(value)
     if name in COUNTED:
-        _count_inside(parts, name, value)
+        _count_inside(parts, name, value, depth=0 if name in ITEMS else 2)
 
 
-def _count_inside(parts: Parts, under: str, value: Any) -> None:
+def _count_inside(parts: Parts, under: str, value: Any, depth: int) -> None:
+    """
+    Args:
+        depth: How deep in a place of items it stands, in whose objects `tools` are counted apart; 2 is deeper.
+    """
     if isinstance(value, _Pairs):
         for name, inner in value:
+            if depth < 2 and name == "tools" and isinstance(inner, list):
+                continue
             if isinstance(inner, str) and name in TELLING:
                 parts.add_text(under, name, inner, len(inner))
-            _count_inside(parts, name, inner)
+            _count_inside(parts, name, inner, depth=2)
     elif isinstance(value, list):
         for entry in value:
-            _count_inside(parts, under, entry)
+            _count_inside(parts, under, entry, depth + 1)
 
 
 if __name__ == "__main__":

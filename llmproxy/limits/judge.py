@@ -22,7 +22,7 @@ from llmproxy.errors import (
     ModelUndetermined,
     ParameterNotAllowed,
 )
-from llmproxy.limits.body.reading import SCHEMAS, Reading, models_in
+from llmproxy.limits.body.reading import Reading, models_in, objects_in
 from llmproxy.limits.routes import DEFAULT_MODELS, Route, id_in
 from llmproxy.limits.rules import Rules
 
@@ -181,15 +181,9 @@ def tool_types(members: Mapping[str, Any]) -> Iterator[str]:
         yield "function"
     if members.get("web_search_options") is not None:
         yield "web_search"
-    places: list[Any] = [members]
-    while places:
-        place = places.pop()
-        inside = place.items() if isinstance(place, Mapping) else ((None, entry) for entry in place)
-        for name, value in inside:
-            if name == "tools" and value is not None:
-                yield from map(_type_of, value if isinstance(value, list) else [value])
-            if isinstance(value, list) or (isinstance(value, dict) and (name not in SCHEMAS or place is members)):
-                places.append(value)
+    for place in objects_in(members):
+        if (tools := place.get("tools")) is not None:
+            yield from map(_type_of, tools if isinstance(tools, list) else [tools])
 
 
 def _in_place(route: Route, reading: Reading) -> str | None:

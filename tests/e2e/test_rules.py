@@ -90,6 +90,14 @@ WAYS = {
         "model_not_allowed", b"{" + MINI + b',"session":{"audio":{"input":{"transcription":{' + BIG + b"}}}}}"
     ),
     "in a moderation": Way("model_not_allowed", b"{" + MINI + b',"moderation":{' + BIG + b"}}"),
+    "in a tool that an item brings": Way(
+        "model_not_allowed",
+        b"{" + MINI + b',"input":[{"type":"additional_tools","tools":[{"type":"image_generation",' + BIG + b"}]}]}",
+        "/v1/responses",
+    ),
+    "in a grader that is named as a free place": Way(
+        "model_not_allowed", b"{" + MINI + b',"grader":{"graders":{"metadata":{' + BIG + b"}}}}"
+    ),
     "in a place that nobody knows": Way("model_not_allowed", b"{" + MINI + b',"x":[[[{"y":{' + BIG + b"}}]]]}"),
     "in an array": Way("ambiguous_body", b"[{" + BIG + b"}]"),
     "in a nested array": Way("ambiguous_body", b"[[{" + MINI + b"},{" + BIG + b"}]]"),
@@ -213,6 +221,9 @@ ALLOWED_WAYS = {
     "with another in what is said": b"{" + MINI + b',"messages":[{"content":"x","model":"gpt-4o"}]}',
     "in a text": b"{" + MINI + b',"user":"\\"model\\":\\"gpt-4o\\""}',
     "in a schema": b"{" + MINI + b',"tools":[{"function":{"parameters":{"properties":{' + BIG + b"}}}}]}",
+    "in metadata inside, and headers of a server": b"{"
+    + MINI
+    + b',"tools":[{"type":"mcp","headers":{"model":"gpt-4o"}}],"x":{"metadata":{"model":"gpt-4o","Model":1}}}',
     "far behind": b"{" + LONG + b"," + MINI + b"}",
     "beside half an emoji": b"{" + MINI + b',"messages":[{"content":"\\ud83d"}]}',
 }

@@ -14,12 +14,26 @@ from typing import Any
 
 import orjson
 
-from llmproxy.limits.body.reading import COUNTED, FREE, TELLING, Parts, Reading, models_in
+from llmproxy.errors import AmbiguousBody
+from llmproxy.limits.body.reading import (
+    COUNTED,
+    FREE,
+    ITEMS,
+    TELLING,
+    Parts,
+    Reading,
+    brought,
+    is_like_tools,
+    models_in,
+)
 from llmproxy.limits.body.scanner import scan
 
 # What is longer, or has more brackets and commas, would keep everybody else waiting for its parsing.
 MOST_HELD_BYTES = 256 * 1024
 MOST_HELD_VALUES = 20_000
+
+# What most items have and nothing else: those are looked at no closer.
+_NAMES_IN_ITEMS = frozenset({"arguments", "call_id", "content", "id", "name", "output", "role", "status", "type"})
 
 _ESCAPED_QUOTE = b"\\u0022"
 
@@ -44,7 +58,11 @@ def read_held(body: bytes, *, counts_parts: bool = True, pause: Callable[[], obj
     if document is None:
         return scan((body,), pause)
     members = {name: value for name, value in document.items() if name not in FREE}
-    parts = _parts(document) if counts_parts else None
+    # Prompts and embeddings may be thousands of numbers, none of which need be looked at.
+    has_objects = body.count(b"{") > 1
+    if has_objects and (tools := _taken_tools(document)):
+        members["input"] = brought(tools)
+    parts = _parts(document, has_objects=has_objects) if counts_parts else None
     return Reading(members, models_in(members), len(body), parts, isinstance(document.get("prompt"), dict))
 
 
@@ -60,14 +78,32 @@ def _plain(body: bytes) -> dict[str, Any] | None:
     return document
 
 
-def _parts(document: dict[str, Any]) -> Parts:
+def _taken_tools(document: dict[str, Any]) -> list[Any]:
+    """Takes out of items what tools they bring: these are no parts of what is said."""
+    tools = []
+    for name, place in document.items():
+        if name not in ITEMS:
+            continue
+        for item in place if place.__class__ is list else (place,):
+            if item.__class__ is not dict:
+                continue
+            if item.keys() <= _NAMES_IN_ITEMS:
+                continue
+            if any(map(is_like_tools, item)):
+                raise AmbiguousBody("An item of the request has a name that may be read as `tools`.", param=name)
+            if item.get("tools").__class__ in (dict, list):
+                tools.append(item.pop("tools"))
+    return tools
+
+
+def _parts(document: dict[str, Any], *, has_objects: bool) -> Parts:
     parts = Parts()
     prompt, text = document.get("prompt"), document.get("input")
     if isinstance(prompt, list):
         parts.prompts = max(sum(isinstance(entry, str | list) for entry in prompt), 1)
     if isinstance(text, str):
         parts.characters = len(text)
-    places: list[tuple[str, Any]] = [(name, document.get(name)) for name in COUNTED]
+    places: list[tuple[str, Any]] = [(name, document.get(name)) for name in COUNTED] if has_objects else []
     while places:
         parent, place = places.pop()
         if place.__class__ is dict:

@@ -2,12 +2,13 @@
 What a body says, as far as rules and budgets ask.
 
 Some places are *free*: what callers say to the model, and what is theirs to name. Of them only is counted what a
-model reads besides text. Everything else is kept, and a model may stand anywhere in it.
+model reads besides text, and kept which tools an item brings. Everything else is kept, and a model may stand anywhere
+in it. Which places are free was decided by the types of OpenAI's SDK (3.54): in none of them a model may stand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -15,10 +16,20 @@ from typing import Any, NamedTuple
 from llmproxy.errors import AmbiguousBody
 
 # Members of the outermost object whose content is the caller's. Those that are read by the model are counted.
-FREE = frozenset({"messages", "input", "prompt", "instructions", "metadata"})
-COUNTED = FREE - {"metadata"}
-# Objects inside of the others that are JSON schemas, whose properties may have any name.
-SCHEMAS = frozenset({"parameters", "schema", "json_schema", "item_schema"})
+FREE = frozenset({"messages", "input", "prompt", "instructions", "item", "items", "metadata", "attributes"})
+COUNTED = FREE - {"metadata", "attributes"}
+# Those of them that hold items, which may bring `tools` as the outermost object does.
+ITEMS = frozenset({"input", "item", "items"})
+# Objects inside of the others whose members the caller names: JSON schemas, what is passed on, what is filled in.
+FREE_INSIDE = frozenset(
+    {
+        "annotations", "arguments", "attributes", "env", "headers", "input_schema", "item", "item_schema",
+        "json_schema", "metadata", "output_schema", "parameters", "request_metadata", "sample", "schema",
+        "state_variables", "variables",
+    }
+)  # fmt: skip
+# Its members are graders, or it is one itself. The caller names them, and may name one as a free place.
+GRADERS = "graders"
 
 # Every name that rules and budgets go by. One that is there twice, or in other letters, another reader may take for
 # what this one did not.
@@ -87,7 +98,8 @@ class Reading(NamedTuple):
     One body.
 
     Attributes:
-        members: The outermost object without its free places. Texts may be cut: whatever is compared is short.
+        members: The outermost object without its free places, but for the tools that their items bring, which stand
+            in `input`. Texts may be cut: whatever is compared is short.
         models: Everything that is named `model`, wherever a model may stand.
         size: Bytes of the body.
         parts: None where nobody asked.
@@ -122,6 +134,51 @@ def _misleads(name: str) -> bool:
 _is_known_to_mislead = lru_cache(maxsize=4096)(_misleads)
 
 
+def is_like_tools(name: str) -> bool:
+    """Whether another reader may take a name for `tools` that it is not."""
+    return is_misleading(name) and _plain(name) == "tools"
+
+
+def brought(tools: list[Any]) -> list[dict[str, Any]]:
+    """
+    What Reading's members have as `input`.
+
+    Args:
+        tools: What each item has under that name. What an MCP server has listed are no tools of the call: a tool has
+            a type.
+    """
+    return [{"tools": [tool for tool in _listed(some) if not _is_of_mcp_list(tool)]} for some in tools]
+
+
+def _listed(tools: Any) -> list[Any]:
+    return tools if isinstance(tools, list) else [tools]
+
+
+def _is_of_mcp_list(tool: Any) -> bool:
+    return isinstance(tool, dict) and "input_schema" in tool and "type" not in tool
+
+
+def objects_in(members: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What Reading calls members, and each object inside that is not free."""
+    places: list[Any] = [members]
+    while places:
+        place = places.pop()
+        if place.__class__ is list:
+            places += [entry for entry in place if entry.__class__ is dict or entry.__class__ is list]
+            continue
+        yield place
+        for name, value in place.items():
+            if value.__class__ is list:
+                places.append(value)
+            elif value.__class__ is dict:
+                if name not in FREE_INSIDE or place is members:
+                    places.append(value)
+                if name == GRADERS:
+                    places += [
+                        inner for name, inner in value.items() if name in FREE_INSIDE and inner.__class__ is dict
+                    ]
+
+
 def models_in(members: Mapping[str, Any]) -> frozenset[str]:
     """
     Everything that is named `model` in what Reading calls members. Raises AmbiguousBody.
@@ -131,25 +188,15 @@ def models_in(members: Mapping[str, Any]) -> frozenset[str]:
     if not isinstance(members.get("model", ""), str):
         raise AmbiguousBody("`model` must be a text.", param="model")
     models = set[str]()
-    places: list[Any] = [members]
-    while places:
-        place = places.pop()
-        if isinstance(place, list):
-            places += [entry for entry in place if isinstance(entry, dict | list)]
-            continue
-        for name, value in place.items():
+    for place in objects_in(members):
+        for name in place:
             if name not in WATCHED and is_misleading(name):
                 raise AmbiguousBody(f"The request body has a name that may be read as `{_plain(name)}`.")
-            if isinstance(value, dict):
-                if name not in SCHEMAS or place is members:
-                    places.append(value)
-            elif name != "model":
-                if isinstance(value, list):
-                    places.append(value)
-            elif isinstance(value, str):
-                models.add(value)
-            elif value is not None:
-                raise AmbiguousBody("`model` must be a text, wherever it stands.", param="model")
+        model = place.get("model")
+        if isinstance(model, str):
+            models.add(model)
+        elif model is not None and not isinstance(model, dict):
+            raise AmbiguousBody("`model` must be a text, wherever it stands.", param="model")
     return frozenset(models)
 
 

@@ -16,7 +16,20 @@ from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any, NoReturn, Protocol
 
 from llmproxy.errors import AmbiguousBody
-from llmproxy.limits.body.reading import COUNTED, FREE, SCHEMAS, TELLING, WATCHED, Parts, Reading, models_in
+from llmproxy.limits.body.reading import (
+    COUNTED,
+    FREE,
+    FREE_INSIDE,
+    GRADERS,
+    ITEMS,
+    TELLING,
+    WATCHED,
+    Parts,
+    Reading,
+    brought,
+    is_like_tools,
+    models_in,
+)
 
 # Bytes that are taken in 25 ms at worst, and in a tenth of one as bodies are.
 PIECE = 16 * 1024
@@ -40,7 +53,8 @@ _NUMBER = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+"
 _SCALAR = rf'(?:{_NUMBER}|true|false|null|"{_INSIDE}")'
 # Members that are not counted: of another name, or of a type that tells nothing, both without escapes.
 _TELLS = "|".join(sorted(TELLING))
-_SILENT_NAME = rf'"(?!(?:{_TELLS})")[^"\\\x00-\x1f]*+"{_SPACE}:{_SPACE}'
+_TOOLS = r"\s*(?i:tools)"  # in whatever another reader may take for it
+_SILENT_NAME = rf'"(?!(?:{_TELLS})"|{_TOOLS})[^"\\\x00-\x1f]*+"{_SPACE}:{_SPACE}'
 _SILENT_TYPE = rf'"type"{_SPACE}:{_SPACE}"(?!item_reference")[^"\\\x00-\x1f]*+"'
 
 
@@ -164,6 +178,7 @@ class BodyScanner:
         self._parts = Parts()
         self._prompts = 0
         self._has_stored_prompt = False
+        self._tools: list[Any] = []  # that items bring
         self._values_left = MOST_VALUES
         self._chars_left = MOST_CHARS
         self._steps_left = MOST_STEPS
@@ -181,6 +196,8 @@ class BodyScanner:
             raise AmbiguousBody("The request body is no JSON object, or not all of one.")
         self._parts.prompts = max(self._prompts, 1)
         members = {name: value for name, value in self._members.items() if name not in FREE}
+        if self._tools:
+            members["input"] = brought(self._tools)
         return Reading(members, models_in(members), self._size, self._parts, self._has_stored_prompt)
 
     def _decoded(self, piece: bytes, *, is_last: bool) -> str:
@@ -263,6 +280,8 @@ class BodyScanner:
             if outer.is_double:
                 _refuse_double(outer.name)
             self._build({} if place.built is None else place.built)
+            if mode is _Mode.BUILD and outer.mode is _Mode.COUNT:
+                self._tools.append(place.built)
             if len(self._places) == 1 and outer.name == "prompt":
                 self._has_stored_prompt = is_object
             elif not is_object and self._is_prompt(outer):
@@ -282,11 +301,15 @@ class BodyScanner:
                 _refuse()
             return _Mode.BUILD
         place = self._places[-1]
+        if place.name == "tools" and self._is_item(place):
+            return _Mode.BUILD
         if place.mode is not _Mode.BUILD or not place.is_object:
             return place.mode
         if len(self._places) == 1:
             return _Mode.COUNT if place.name in COUNTED else _Mode.SKIP if place.name in FREE else _Mode.BUILD
-        return _Mode.SKIP if is_object and place.name in SCHEMAS else _Mode.BUILD
+        names_graders = place.under == GRADERS and self._places[-2].is_object
+        is_free = is_object and place.name in FREE_INSIDE and not names_graders
+        return _Mode.SKIP if is_free else _Mode.BUILD
 
     def _next_name(self) -> str:
         if not self._places:
@@ -297,6 +320,12 @@ class BodyScanner:
     def _is_prompt(self, place: _Place) -> bool:
         """Whether this is the list of prompts itself."""
         return place.under == "prompt" and not place.is_object and len(self._places) >= 2 and self._places[1] is place
+
+    def _is_item(self, place: _Place) -> bool:
+        """Whether this is an object that stands in a place of items, or in the list there."""
+        if place.mode is not _Mode.COUNT or not place.is_object or self._places[1].under not in ITEMS:
+            return False
+        return len(self._places) == (2 if self._places[1].is_object else 3)
 
     # Texts.
 
@@ -349,6 +378,10 @@ class BodyScanner:
             if place.is_double and (name in WATCHED or isinstance(place.built[name], dict | list)):
                 _refuse_double(name)
             self._spend(name)
+        elif is_like_tools(name) and self._is_item(place):
+            raise AmbiguousBody(
+                "An item of the request has a name that may be read as `tools`.", param=self._places[1].under
+            )
         return name
 
     # What is built.

@@ -12,6 +12,7 @@ from llmproxy.limits.body import reading
 from llmproxy.limits.body.held import MOST_HELD_BYTES, MOST_HELD_VALUES, can_be_held, read_held
 from llmproxy.limits.body.reading import WATCHED, is_misleading
 from llmproxy.limits.body.scanner import KEPT_CHARS, MOST_DEPTH, MOST_STEPS, MOST_VALUES, PIECE, scan
+from llmproxy.limits.judge import tool_types
 
 OK = b'"gpt-4o-mini"'
 
@@ -48,7 +49,7 @@ def test_a_chat_names_its_model_and_its_members(read):
 
 
 @readers
-@pytest.mark.parametrize("name", ["messages", "input", "prompt", "instructions", "metadata"])
+@pytest.mark.parametrize("name", ["messages", "input", "prompt", "instructions", "items", "metadata"])
 def test_what_is_said_to_the_model_is_no_member(read, name):
     reading = read(body_of({name: {"model": "x"}, "n": 1}))
 
@@ -180,6 +181,78 @@ PLACES = {
 def test_a_model_is_found_wherever_it_may_stand(read, document):
     assert read(body_of(document)).models == {"m"}
     assert read(body_of({"model": "n", **document})).models == {"m", "n"}
+
+
+# Where OpenAI lets callers name what they like.
+FREE_PLACES = {
+    "a session's metadata": {"session": {"tracing": {"metadata": {"model": "x", "Type": "y", "tools": ["z"]}}}},
+    "a message's metadata": {"thread": {"messages": [{"metadata": {"model": "x"}}]}},
+    "attributes of a file": {"attributes": {"model": "x", "Model": 5}},
+    "attributes of files": {"files": [{"file_id": "f", "attributes": {"model": 5}}]},
+    "headers of an MCP server": {"tools": [{"type": "mcp", "headers": {"model": "x"}}]},
+    "variables of a prompt": {"session": {"prompt": {"id": "p", "variables": {"model": "x"}}}},
+    "variables of a workflow": {"workflow": {"id": "w", "state_variables": {"model": "x"}}},
+    "what a tool gives back": {"tools": [{"type": "function", "output_schema": {"properties": {"model": {}}}}]},
+    "a tool's arguments": {"response": {"input": [{"type": "mcp_call", "arguments": {"model": "x"}}]}},
+    "a sample to grade": {"item": {"model": "x", "Model": ["y"]}},
+    "items of a conversation": {"items": [{"type": "message", "content": [{"model": "x"}]}]},
+    "a row of an eval's data": {"data_source": {"source": {"content": [{"item": {"model": 5}}]}}},
+    "a sample of an eval": {"data_source": {"source": {"content": [{"sample": {"model": []}}]}}},
+    "an item's environment": {"input": [{"type": "shell_call", "action": {"env": {"model": "x", "tools": "y"}}}]},
+    "what a server has listed": {
+        "input": [{"type": "mcp_list_tools", "tools": [{"name": "f", "input_schema": {"model": {"model": "x"}}}]}]
+    },
+}  # fmt: skip
+
+
+@readers
+@pytest.mark.parametrize("document", FREE_PLACES.values(), ids=FREE_PLACES)
+def test_what_callers_may_name_names_no_model_and_no_tool(read, document):
+    reading = read(body_of({"model": "m", **document}))
+
+    assert reading.models == {"m"}
+    assert set(tool_types(reading.members)) <= {"function", "mcp"}
+
+
+BRINGING = {
+    "an item": [{"type": "additional_tools", "tools": [{"type": "image_generation", "model": "gpt-5"}]}],
+    "a search's item": [
+        {"tools": [{"type": "namespace", "tools": [{"type": "image_generation", "model": "gpt-5"}]}]}
+    ],
+    "one item": {"tools": [{"type": "image_generation", "model": "gpt-5"}]},
+    "like what a server lists": [{"tools": [{"type": "image_generation", "model": "gpt-5", "input_schema": {}}]}],
+}
+
+
+@readers
+@pytest.mark.parametrize("name", ["input", "items", "item"])
+@pytest.mark.parametrize("place", BRINGING.values(), ids=BRINGING)
+def test_tools_that_an_item_brings_are_found(read, name, place):
+    reading = read(body_of({"model": "m", name: place}))
+
+    assert reading.models == {"m", "gpt-5"}
+    assert "image_generation" in set(tool_types(reading.members))
+
+
+@readers
+def test_tools_that_an_item_brings_twice_are_all_found(read):
+    reading = read(b'{"input":[{"tools":[{"type":"a"}],"tools":[{"type":"b"}]}]}')
+
+    assert set(tool_types(reading.members)) == {"a", "b"}
+
+
+@readers
+@pytest.mark.parametrize("name", ["Tools", "tools ", "tool\\u017f", "tools\\u0000"])
+def test_what_may_be_read_as_tools_of_an_item_is_refused(read, name):
+    with pytest.raises(AmbiguousBody):
+        read(b'{"input":[{"%b":[{"type":"image_generation"}]}]}' % name.encode())
+
+
+@readers
+def test_a_grader_may_be_named_as_a_free_place(read):
+    graders = {"metadata": {"type": "score_model", "model": "gpt-5"}}
+
+    assert read(body_of({"grader": {"type": "multi", "graders": graders}})).models == {"gpt-5"}
 
 
 @readers
