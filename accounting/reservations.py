@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.limits.reservations import NOTHING, Charge, ReservationStore, Settlement
-from llmproxy.limits.usage import usage_of
+from llmproxy.limits.usage import tells_all, usage_of
 
 
 def pass_records(store: ReservationStore, records: Iterable[ReadRecord]) -> int:
@@ -42,7 +42,7 @@ def charge_of(record: ReadRecord) -> Charge:
 
 def _tokens(record: ReadRecord) -> int | None:
     metadata = record.fields.get("metadata")
-    if record.usage_source not in ("reported", "partial") or not isinstance(metadata, dict):
+    if not isinstance(metadata, dict) or not tells_all(metadata, record.usage_source):
         return None
     usage = usage_of(metadata)
     return usage.input + usage.output

@@ -13,6 +13,7 @@ from llmproxy.endpoints import plain_path
 from llmproxy.limits.charge import FREE, NO_PRICES, UNKNOWN, Charge, charge, charge_untold, is_free
 from llmproxy.limits.cost import BeyondReason
 from llmproxy.limits.prices import Prices
+from llmproxy.limits.usage import tells_all
 from llmproxy.observe.asked import read_asked
 from llmproxy.observe.facts import Facts, UsageSource
 from llmproxy.observe.usage import UsageObserver
@@ -98,6 +99,8 @@ def bill_response(prices: Prices | None, project: str, endpoint: str, told: Fact
         return Bill(NO_PRICES, metadata, source)
     if told.usage is None:
         return Bill(FREE if told.has_failed else UNKNOWN, metadata, source)
+    if source == "partial" and not tells_all(told.usage, source):
+        return Bill(UNKNOWN, metadata, source)
     try:
         charged = charge(
             prices,
@@ -119,6 +122,8 @@ def _may_be_asked(method: str, path: str, held: bytes | None) -> bool:
 
 def _charge(prices: Prices, call: Sent, told: dict[str, Any], source: UsageSource, model: str | None) -> Charge:
     observer = call.observer
+    if source == "partial" and not tells_all(told, source):
+        return UNKNOWN
     if observer and source != "absent":
         tier = observer.facts.service_tier
         charged = charge(prices, model=model, project=call.project, endpoint=call.endpoint, told=told, tier=tier)

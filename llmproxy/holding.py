@@ -24,7 +24,7 @@ from llmproxy.limits.periods import NEVER_US
 from llmproxy.limits.price_row import PICO_PER_MICRO, Row
 from llmproxy.limits.reservations import NOTHING, Settlement
 from llmproxy.limits.reservations import Charge as Told
-from llmproxy.limits.usage import usage_of
+from llmproxy.limits.usage import tells_all, usage_of
 from llmproxy.observe.seen import SeenEvents
 from llmproxy.telemetry import metrics
 from llmproxy.times import at_microsecond, iso_utc
@@ -153,8 +153,10 @@ class Holding:
             return billed
         if charge.source == "unpriced" and (priced := _priced(judged, judged.row, billed)) is not None:
             return billed._replace(charge=Charge(priced, "reported", charge.is_clamped))
-        assumed = Charge(self._assumed_cost(judged.row), "assumed", charge.is_clamped)
-        return billed._replace(charge=assumed)
+        # Of a usage that could be read in part, that part is no assumption.
+        least = _priced(judged, judged.row, billed) or 0
+        assumed = max(self._assumed_cost(judged.row), least)
+        return billed._replace(charge=Charge(assumed, "assumed", charge.is_clamped))
 
     def settle(self, billed: Bill, *, is_free: bool) -> None:
         """
@@ -175,11 +177,15 @@ class Holding:
         self._end(Settlement(self.request_id, told, "settled", self._meters))
 
     def _tokens(self, billed: Bill) -> int:
+        told = 0
         if billed.usage_source in ("reported", "partial") and billed.metadata:
             usage = usage_of(billed.metadata)
-            return usage.input + usage.output
+            told = usage.input + usage.output
+            if tells_all(billed.metadata, billed.usage_source):
+                return told
         figures = self._judged.figures
-        return min(max(figures.likely_in + self.events.count, figures.likely_tokens), figures.tokens)
+        assumed = min(max(figures.likely_in + self.events.count, figures.likely_tokens), figures.tokens)
+        return max(told, assumed)
 
     def _assumed_cost(self, row: Row) -> int:
         """What was seen or estimated; see `_thought` for models that think unseen."""

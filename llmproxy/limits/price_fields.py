@@ -101,7 +101,8 @@ def _money(pico_per_dollar: int, value: object) -> int:
     if (isinstance(value, Decimal) and not value.is_finite()) or not 0 <= value <= _MOST_DOLLARS:
         raise _Bad(f" must lie between 0 and {_MOST_DOLLARS:,} dollars")
     pico = int(exact := value * pico_per_dollar)
-    if pico != exact:
+    # A Decimal that is too small to be multiplied becomes 0.
+    if pico != exact or (value and not pico):
         raise _Bad(" has more decimals than money is counted in")
     return pico
 

@@ -30,9 +30,12 @@ class BadPrices(ValueError):
 def read_overlay(text: str) -> Overlay:
     """The prices in a TOML text, all or none. Raises BadPrices."""
     try:
-        document = tomllib.loads(text, parse_float=Decimal)
+        # Some editors begin a file with a byte order mark.
+        document = tomllib.loads(text.removeprefix("\ufeff"), parse_float=Decimal)
     except tomllib.TOMLDecodeError as exc:
         raise BadPrices([f"not TOML: {exc}"]) from exc
+    except RecursionError as exc:
+        raise BadPrices(["nested too deeply"]) from exc
     problems = [f'{name} is none of "model", "project" and "tools"' for name in document.keys() - _TABLES]
     overlay = Overlay(
         models=_rows(document.get("model", {}), "", problems),

@@ -82,8 +82,8 @@ def usage_of(told: Mapping[str, object]) -> Usage:
     The usage that a call's record tells in its `metadata`: `prompt_tokens`, `completion_tokens`, `total_tokens`,
     their details, and what `Extras` has besides.
 
-    Tokens that only the total has are taken as what they must be: input where nothing else is told, as for
-    embeddings, and else output, as where an upstream leaves thinking out of the completion.
+    Tokens that only the total has are taken as what they must be: input where that is not told, as for embeddings,
+    and else output, as where an upstream leaves thinking out of the completion.
     """
     # Without a function for each of them where they are what they nearly always are: it is on every call's path.
     tokens_in, tokens_out, total = told.get("prompt_tokens"), told.get("completion_tokens"), told.get("total_tokens")
@@ -92,7 +92,10 @@ def usage_of(told: Mapping[str, object]) -> Usage:
     if not tokens_in and not tokens_out:
         tokens_in = total
     if total > tokens_in + tokens_out:
-        tokens_out = total - tokens_in
+        if "prompt_tokens" in told:
+            tokens_out = total - tokens_in
+        else:
+            tokens_in = total - tokens_out
     read, written = told.get("prompt_tokens_details"), told.get("completion_tokens_details")
     if not isinstance(read, dict):
         read = {}
@@ -102,6 +105,11 @@ def usage_of(told: Mapping[str, object]) -> Usage:
     if type(cached) is not int or type(reasoning) is not int:
         cached, reasoning = _whole(cached), _whole(reasoning)
     return Usage(tokens_in, cached, tokens_out, reasoning, _extras(told, read, written))
+
+
+def tells_all(told: Mapping[str, object], usage_source: str | None) -> bool:
+    """Whether such a record tells all tokens: of a count that nobody could read, the total tells the rest."""
+    return usage_source == "reported" or (usage_source == "partial" and "total_tokens" in told)
 
 
 def _extras(told: Mapping[str, object], read: Mapping[str, object], written: Mapping[str, object]) -> Extras | None:

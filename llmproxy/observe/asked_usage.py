@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from llmproxy.observe.json_scan import JsonScanner, members
+from llmproxy.observe.json_scan import JsonScanner, members, whole_number
 from llmproxy.observe.sse import Block, EventSplitter, parse_event
 from llmproxy.turns import in_slices
 
@@ -75,7 +75,7 @@ def _parsed(body: bytes) -> object:
     except orjson.JSONDecodeError:
         pass  # half an emoji, say, which others do take
     try:
-        return json.loads(body.decode())
+        return json.loads(body.decode(), parse_int=whole_number)
     except (ValueError, RecursionError):
         return None
 

@@ -48,9 +48,12 @@ _is_secret = re.compile(r"(?i)(?:sk|pk|rk|sess|ghp|xox[a-z]|ek|bearer|akia[0-9a-
 _MAX_CODE_CHARS = 64
 _MAX_CODE_DIGITS = 4
 
+# Groq's place for a stream's usage, and for what went wrong in it.
+_GROQ = "x_groq"
+
 # Members of a document that are read.
 NAMES = (
-    "usage", "model", "created", "created_at", "error", "type", "code", "duration", "last_error",
+    "usage", "model", "created", "created_at", "error", "type", "code", "duration", "last_error", _GROQ,
     *units.NAMES, *stored.NAMES,
 )  # fmt: skip
 # The member around the response object in the events of a Responses stream.
@@ -114,11 +117,16 @@ class Facts:
     def _take_usage(self, document: dict[str, Any]) -> None:
         told = document.get("usage")
         if not isinstance(told, dict):
-            told = _first_choice(document).get("usage")  # Moonshot's place for it
-            if not isinstance(told, dict) and _bills_by_duration(self.path):
-                told = {"seconds": document.get("duration")}
+            told = self._usage_elsewhere(document)
         if (usage := read_usage(told)) and (owner := self._reader.owner(document)):
             self.usage, self.owner, self.is_partial = usage, owner, is_partial(told, usage)
+
+    def _usage_elsewhere(self, document: dict[str, Any]) -> object:
+        """A usage where other upstreams have it."""
+        for place in (*_choices(document), _member(document, _GROQ)):  # a choice is Moonshot's place
+            if isinstance(told := place.get("usage"), dict):
+                return told
+        return {"seconds": document.get("duration")} if _bills_by_duration(self.path) else None
 
     @property
     def path(self) -> str:
@@ -187,12 +195,16 @@ def is_partial(usage: Any, told: dict[str, Any]) -> bool:
 def has_failed(document: dict[str, Any]) -> bool:
     """Whether a document says that the call failed: by an `error`, as such an event, by its status or its end."""
     error = document.get("error")
-    return (
-        document.get("type") == "error"
-        or (bool(error) and isinstance(error, dict | str))
-        or document.get("status") == "failed"
-        or _first_choice(document).get("finish_reason") == "error"
-    )
+    if (error and _is_error(error)) or document.get("type") == "error" or document.get("status") == "failed":
+        return True
+    if _GROQ in document and _is_error(_member(document, _GROQ).get("error")):
+        return True
+    return any(choice.get("finish_reason") == "error" for choice in _choices(document))
+
+
+def _is_error(value: object) -> bool:
+    """Whether a member `error` tells of one. Where there is none, some objects have all its members, each null."""
+    return any(told is not None for told in value.values()) if isinstance(value, dict) else bool(value)
 
 
 def read_error(document: dict[str, Any]) -> dict[str, str | None] | None:
@@ -214,10 +226,14 @@ def read_error(document: dict[str, Any]) -> dict[str, str | None] | None:
     return {"code": code, "type": kind} if code or kind else None
 
 
-def _first_choice(document: dict[str, Any]) -> dict[str, Any]:
+def _choices(document: dict[str, Any]) -> list[dict[str, Any]]:
     choices = document.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
-    return first if isinstance(first, dict) else {}
+    return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+
+
+def _member(document: dict[str, Any], name: str) -> dict[str, Any]:
+    member = document.get(name)
+    return member if isinstance(member, dict) else {}
 
 
 def _first_count(usage: dict[str, Any], spellings: tuple[str, ...]) -> int | None:

@@ -13,6 +13,7 @@ with escapes is the name that it spells.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -26,6 +27,8 @@ MAX_VALUE_BYTES = 16 * 1024
 MAX_MEMBERS = 10_000
 # Of the smallest members, a millisecond's worth.
 _SLICE_BYTES = 2048
+# Of no double (RFC 8259 section 6) the whole part is longer.
+_MAX_DIGITS = 310
 # Wanted names are shorter, also with every letter escaped; of a longer one only the length matters.
 _MAX_NAME_BYTES = 128
 
@@ -49,7 +52,7 @@ def parsed(text: bytes | bytearray) -> object:
     A JSON text as the most forgiving of its readers takes it.
 
     orjson refuses what JavaScript or Python take: a lone half of a surrogate pair (a cut emoji), NaN, bytes that are
-    no UTF-8, a byte order mark, deep nesting.
+    no UTF-8, a byte order mark, deep nesting, numbers of any length.
 
     Raises:
         ValueError: it is no JSON to anybody.
@@ -58,7 +61,12 @@ def parsed(text: bytes | bytearray) -> object:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return json.loads(text.decode("utf-8-sig", "replace"), strict=False)
+        return json.loads(text.decode("utf-8-sig", "replace"), strict=False, parse_int=whole_number)
+
+
+def whole_number(digits: str) -> float:
+    """A whole number as it stands; one of more digits than Python reads is infinite, as JavaScript has it."""
+    return int(digits) if len(digits) <= _MAX_DIGITS else math.inf
 
 
 class JsonScanner:

@@ -38,16 +38,22 @@ _SCANNED_NAMES = frozenset(name.encode() for name in NAMES)
 tells = re.compile(rb'"(?:usage|error|response\.failed)"(?!\s*+:\s*+null)').search
 tells_or_has_model = re.compile(rb'"(?:usage|error|response\.failed|model)"(?!\s*+:\s*+null)').search
 
+# An event may be called an error by its name alone.
+_names_error = re.compile(rb"(?:^|[\r\n])event: ?error[\r\n]").search
+
 # Runs name what failed in the event's name alone. Their streams are few: each event is parsed.
 _names_failures = re.compile(r"/v1/threads/").match
 
 # Their objects have a model or a time of creation of their own, which is not the call's.
 _is_silent = re.compile(r"/v1/(?:files|models|uploads|vector_stores|containers)(?:/|$)").match
-_JSON_TYPE = re.compile(r"application/(?:[\w.-]+\+)?json").fullmatch
+# As the official clients know JSON by its name.
+_is_json = re.compile(r"json$").search
+# What no stream of events is called.
+_is_medium = re.compile(r"(?:audio|image|video|font|multipart)/").match
 
 
-# What a Content-Type says of a body.
-Label = Literal["events", "json", "text"]
+# What a Content-Type says of a body. Official clients read a stream whatever it is called, JSON by its name alone.
+Label = Literal["events", "json", "text", "other"]
 # The first field of an event stream, or a comment; no other body that is looked into begins so.
 _begins_event = re.compile(rb"(?:data|event|id|retry)?:").match
 _FIRST_WORD_BYTES = len(b"event:")
@@ -146,7 +152,7 @@ def observe(
     Args:
         endpoint: The path, as requested.
         content_type: As the upstream sent it; JSON, event streams and plain text, which may be either, are looked
-            into, anything else is not.
+            into; anything else where it begins as a stream does, and is called neither sound nor picture.
         content_encoding: As the upstream sent it; a coding we cannot undo is not looked into.
         seen: Fed with what is looked into, too.
     """
@@ -174,9 +180,11 @@ def _label(content_type: str | None) -> Label | None:
     media_type = (content_type or "").partition(";")[0].strip().lower()
     if media_type == "text/event-stream":
         return "events"
-    if _JSON_TYPE(media_type):
+    if _is_json(media_type):
         return "json"
-    return "text" if media_type in ("", "text/plain") else None
+    if media_type in ("", "text/plain"):
+        return "text"
+    return None if _is_medium(media_type) else "other"
 
 
 class Beginning:
@@ -206,7 +214,7 @@ class Beginning:
     def _begun(self, start: bytes) -> _Body | None:
         """What reads on, as soon as the first word tells."""
         if start.startswith((b"{", b"[")):
-            return JsonBody(self._facts)
+            return _Unread() if self._label == "other" else JsonBody(self._facts)
         if _begins_event(start):
             return EventStream(self._facts)
         if len(start) < _FIRST_WORD_BYTES:
@@ -337,7 +345,12 @@ class EventStream:
 
     def ignores(self, piece: bytes) -> bool:
         # The usual read is whole events with nothing to tell; they need not even be taken apart.
-        return self._splitter.is_between_events and piece.endswith(b"\n\n") and not self._tells(piece)
+        return (
+            self._splitter.is_between_events
+            and piece.endswith(b"\n\n")
+            and not self._tells(piece)
+            and not (b"error" in piece and _names_error(piece))
+        )
 
     def feed(self, piece: bytes) -> None:
         if self.ignores(piece):
@@ -356,7 +369,7 @@ class EventStream:
         """An event without its blank line was never dispatched, so nothing is left to do."""
 
     def _take_event(self, raw: bytes) -> None:
-        if not self._tells(raw):
+        if not self._tells(raw) and not (b"error" in raw and _names_error(raw)):
             return
         if event := parse_event(raw):
             take_message(self._facts, event.data, is_error=event.name == "error")
@@ -385,12 +398,19 @@ def take_message(facts: Facts, data: bytes | bytearray, *, is_error: bool = Fals
     """
     # Caught broadly for the same reason as in `UsageObserver.feed`.
     with suppress(Exception):
-        try:
-            document = parsed(data)
-        except RecursionError:
-            scanner = DocumentScanner(facts.path, inside=ENVELOPE)
-            scanner.feed(bytes(data))
-            document = scanner.document()
-        if is_error and isinstance(document, dict) and "error" not in document:
-            document = {"error": document}
+        document = _read(facts, data)
+        if is_error and not (isinstance(document, dict) and "error" in document):
+            document = {"error": document or True}
         facts.take(document)
+
+
+def _read(facts: Facts, data: bytes | bytearray) -> object:
+    """The document in a message's data; None for what is none to anybody."""
+    try:
+        return parsed(data)
+    except RecursionError:
+        scanner = DocumentScanner(facts.path, inside=ENVELOPE)
+        scanner.feed(bytes(data))
+        return scanner.document()
+    except ValueError:
+        return None

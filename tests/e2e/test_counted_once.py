@@ -64,6 +64,7 @@ CHAT = {"id": "chatcmpl-1", "object": "chat.completion", "model": "gpt-4o", "usa
 CHUNK = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": "gpt-4o", "choices": [{"delta": {}}]}
 CUT_EMOJI = rb'{"type":"response.completed","response":{"id":"resp_1","background":false,"output":"\ud83d",'
 CUT_EMOJI += b'"usage":{"input_tokens":20,"output_tokens":9,"total_tokens":29}}}'
+TOLD = b'"usage":{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29}'
 STORED_CHAT = "/v1/chat/completions/chatcmpl-1"
 
 # Name -> what is called in turn, and what the sums then hold: prompt, completion and total tokens.
@@ -230,6 +231,18 @@ CASES: dict[str, tuple[list[Exchange], tuple[int, int, int]]] = {
         ],
         (19, 10, 29),
     ),
+    "usage in Groq's place": (
+        [post("/v1/chat/completions", events(CHUNK, CHUNK | {"x_groq": {"usage": CHAT["usage"]}}), EVENTS)],
+        (19, 10, 29),
+    ),
+    "an event with a number that is too long for most": (
+        [post("/v1/chat/completions", events(CHUNK, b'{"seed":' + b"9" * 5000 + b"," + TOLD + b"}"), EVENTS)],
+        (19, 10, 29),
+    ),
+    "a stream that is called a page": (
+        [post("/v1/chat/completions", events(CHUNK, CHUNK | {"usage": CHAT["usage"]}), "text/html")],
+        (19, 10, 29),
+    ),
     "a stream that is called JSON": (
         [post("/v1/chat/completions", events(CHUNK, CHUNK | {"usage": CHAT["usage"]}))],
         (19, 10, 29),
@@ -250,6 +263,18 @@ ERROR = {"message": "The server had an error.", "type": "server_error", "param":
 FAILURES: dict[str, Exchange] = {
     "an error event": post("/v1/chat/completions", events(CHUNK, {"error": ERROR}), EVENTS),
     "an error event that is called one": post("/v1/threads/t/runs", events(ERROR, name="error"), EVENTS),
+    "an error event that is called one alone": post(
+        "/v1/chat/completions", events(CHUNK) + events({"message": "x"}, name="error"), EVENTS
+    ),
+    "an error event in words": post(
+        "/v1/chat/completions", events(CHUNK) + events(b"Bad Gateway", name="error"), EVENTS
+    ),
+    "an error in Groq's place": post(
+        "/v1/chat/completions", events(CHUNK, CHUNK | {"x_groq": {"error": "over_capacity"}}), EVENTS
+    ),
+    "one choice of two that ends in an error": post(
+        "/v1/chat/completions", CHAT | {"choices": [{"finish_reason": "stop"}, {"finish_reason": "error"}]}
+    ),
     "a flat error event": post("/v1/responses", events({"type": "error", "code": "x", "message": "x"}), EVENTS),
     "a response that fails in its stream": post(
         "/v1/responses",
@@ -272,6 +297,12 @@ FAILURES: dict[str, Exchange] = {
 SUCCESSES: dict[str, Exchange] = {
     "a response that is cut off": post(
         "/v1/responses", events({"type": "response.incomplete", "response": response(status="incomplete")}), EVENTS
+    ),
+    "an error without a word": post(
+        "/v1/fine_tuning/jobs", {"object": "fine_tuning.job", "error": {"code": None, "message": None}}
+    ),
+    "an event that tells of one": post(
+        "/v1/chat/completions", events(CHUNK) + events({"rate": 0.1}, name="error_rate"), EVENTS
     ),
     "no error": post("/v1/responses", response(error=None)),
     "a failed response that is read": get("/v1/responses/resp_1", response(status="failed", error={"code": "x"})),

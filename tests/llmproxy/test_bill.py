@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.api_log.record import MICRO
-from llmproxy.bill import Sent, bill
+from llmproxy.bill import Sent, bill, bill_response
+from llmproxy.limits.charge import UNKNOWN, Charge
 from llmproxy.limits.cost import MOST_MICRODOLLARS
 from llmproxy.limits.prices import Prices, read_sheet
+from llmproxy.observe.facts import Facts
 from llmproxy.observe.usage import observe
 
 PRICES = Prices(read_sheet((Path(__file__).resolve().parents[2] / "prices" / "openai.json").read_bytes()))
@@ -69,6 +72,24 @@ def test_what_was_asked_for_is_no_use_where_it_failed_inside():
 
     assert billed({"error": {"code": "x"}}, asked, endpoint="/v1/audio/speech").charge.source == "absent"
     assert billed({}, asked, endpoint="/v1/audio/speech").charge == (75, "computed", False)
+
+
+@pytest.mark.parametrize(
+    ("usage", "charge"),
+    [
+        # At $2.50 a million tokens in and $10 out.
+        ({"prompt_tokens": "1000", "completion_tokens": 100, "total_tokens": 1100}, Charge(3500, "reported")),
+        ({"prompt_tokens": 1000, "completion_tokens": "100", "total_tokens": 1100}, Charge(3500, "reported")),
+        ({"prompt_tokens": "1000", "completion_tokens": 100}, UNKNOWN),
+        ({"prompt_tokens": 1000, "completion_tokens": -1}, UNKNOWN),
+    ],
+)
+def test_a_count_that_nobody_can_read_is_not_free(usage, charge):
+    document = {"model": "gpt-4o", "usage": usage}
+    told = Facts()
+    told.take(document)
+
+    assert billed(document).charge == bill_response(PRICES, "project", "/v1/realtime", told).charge == charge
 
 
 @given(st.lists(st.integers(0, MOST_MICRODOLLARS), max_size=20))

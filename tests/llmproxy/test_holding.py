@@ -83,6 +83,20 @@ def test_another_model_without_a_price_costs_what_the_one_that_was_asked_for_doe
     assert billed.charge == Charge(120, "reported")
 
 
+@pytest.mark.parametrize(
+    ("used", "assumed"),
+    [
+        ({"completion_tokens": 10}, 400),  # the estimate
+        ({"prompt_tokens": 700}, 700),
+        ({"prompt_tokens": 20_000}, 20_000),  # above the bound
+    ],
+)
+def test_what_could_be_read_of_a_usage_is_the_least_that_is_assumed(holding, used, assumed):
+    billed = holding().charged(Bill(UNKNOWN, used, "partial"))
+
+    assert billed.charge == Charge(assumed, "assumed")
+
+
 def test_who_has_no_budget_in_dollars_is_charged_none(holding):
     unknown = Bill(UNKNOWN)
 
@@ -94,6 +108,9 @@ def test_who_has_no_budget_in_dollars_is_charged_none(holding):
     [
         (Bill(Charge(7, "reported"), USED, "reported"), False, Told(7, 110)),
         (Bill(Charge(400, "assumed")), False, Told(400, 250)),
+        (Bill(Charge(400, "assumed"), {"prompt_tokens": 9}, "partial"), False, Told(400, 250)),
+        (Bill(Charge(400, "assumed"), {"prompt_tokens": 999}, "partial"), False, Told(400, 999)),
+        (Bill(Charge(7, "reported"), {"prompt_tokens": 9, "total_tokens": 20}, "partial"), False, Told(7, 20)),
         (Bill(Charge(0, "none")), False, Told(0, 0)),
         (Bill(Charge(9, "stored"), USED, "stored"), False, Told(0, 0)),
         (Bill(Charge(None, None)), True, Told(0, 0)),

@@ -59,6 +59,7 @@ def test_a_price_may_be_free():
         ("in = 1000001", "in must lie between 0 and 1,000,000 dollars"),
         ("in = nan", "in must lie between 0 and 1,000,000 dollars"),
         ("in = inf", "in must lie between 0 and 1,000,000 dollars"),
+        ("in = 1e-999999999", "in has more decimals than money is counted in"),
         ("in = 0.0000001", "in has more decimals than money is counted in"),
         ("inn = 1", "inn is no name of a price; did you mean in?"),
         ("input_price = 1", "input_price is no name of a price"),
@@ -104,6 +105,7 @@ def test_a_wrong_value_is_named_with_its_row(row, problem):
         ("[project.p]\nin = 1", 'project "p": in is not model'),
         ("[project.p]\nmodel = 1", 'project "p", model must have a table for each name'),
         ("tools = 1", "tools must be a table"),
+        ("x = " + "[" * 3000 + "]" * 3000, "nested too deeply"),
     ],
 )
 def test_a_wrong_shape_is_named(text, problem):
@@ -111,6 +113,10 @@ def test_a_wrong_shape_is_named(text, problem):
         read_overlay(text)
 
     assert caught.value.problems == [problem]
+
+
+def test_a_byte_order_mark_is_no_fault():
+    assert read_overlay("\ufeff[model.m]\nin = 1") == read_overlay("[model.m]\nin = 1")
 
 
 def test_every_fault_is_told_at_once():

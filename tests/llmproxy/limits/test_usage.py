@@ -75,6 +75,8 @@ def test_seconds_are_whole_and_rounded_up(seconds, counted):
         ({"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 623}, Usage(20, 0, 603)),
         ({"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 100}, Usage(20, 0, 198)),
         ({"prompt_tokens": 20, "total_tokens": 20}, Usage(20)),
+        ({"prompt_tokens": 20, "total_tokens": 29}, Usage(20, 0, 9)),
+        ({"completion_tokens": 9, "total_tokens": 29}, Usage(20, 0, 9)),
         ({"prompt_tokens": None, "prompt_tokens_details": [], "completion_tokens": True}, Usage()),
     ],
 )

@@ -57,6 +57,10 @@ OPTIONS_ESCAPED = b"".join(b"\\u%04x" % letter for letter in b"stream_options")
             b'{"stream":true,"\\ud83d":"\\ud83d","stream_options":{"include_usage":true}}',
         ),
         (
+            b'{"stream":true,"seed":' + b"9" * 5000 + b"}",
+            b'{"stream_options":{"include_usage":true},"stream":true,"seed":' + b"9" * 5000 + b"}",
+        ),
+        (
             b'{"stream":true,"stream_options":{%b}}' % (b" " * 20_000),
             b'{"stream":true,"stream_options":{"include_usage":true%b}}' % (b" " * 20_000),
         ),

@@ -419,6 +419,8 @@ TOLD = b'"usage":{"prompt_tokens":20,"completion_tokens":9,"total_tokens":29}'
         b'"score":[Infinity,-Infinity]',
         b'"text":"tab\tand\x01"',
         b'"number":' + b"9" * 400,
+        b'"number":' + b"9" * 5000,
+        b'"numbers":[NaN,-' + b"9" * 5000 + b"]",
         b'"deep":' + b"[" * 2000 + b"]" * 2000,
         b'"deeper":' + b"[" * 100_000 + b"]" * 100_000,
     ],
@@ -501,6 +503,15 @@ def test_a_body_is_read_as_what_it_is_whatever_it_is_called(answer, before, cont
         assert (metadata, observer.is_stream) == (answer.metadata, answer is bodies.CHAT_STREAM)
 
 
+@pytest.mark.parametrize(
+    "content_type", ["text/html", "application/octet-stream", "application/x-ndjson", "text/json"]
+)
+def test_a_stream_is_read_whatever_it_is_called(content_type):
+    observer = observe("/v1/x", status=200, content_type=content_type, content_encoding=None)
+
+    assert told(observer, [bodies.CHAT_STREAM.body])[0] == bodies.CHAT_STREAM.metadata
+
+
 def test_text_that_is_neither_is_passed_over():
     text = b"A data: \n\ndata: {}" + bodies.CHAT_STREAM.body
 
@@ -515,9 +526,12 @@ def test_text_that_is_neither_is_passed_over():
     [
         ({"error": {"message": "boom"}}, None),
         ({"error": "boom"}, None),
+        ({"error": ["boom"]}, None),
+        ({"x_groq": {"error": "over_capacity"}}, None),
         ({"type": "error", "code": "server_error", "message": "boom"}, {"code": "server_error", "type": "error"}),
         ({"type": "response.failed", "response": {"status": "failed", "error": None}}, None),
         ({"choices": [{"finish_reason": "error", "delta": {}}]}, None),
+        ({"choices": [{"finish_reason": "stop"}, {"index": 1, "finish_reason": "error"}]}, None),
     ],
 )
 def test_an_event_that_says_so_is_a_failure(event, error):
@@ -527,11 +541,30 @@ def test_an_event_that_says_so_is_a_failure(event, error):
     assert (observer.facts.has_failed, observer.facts.error) == (True, error)
 
 
-def test_an_event_of_a_run_that_is_called_an_error_is_a_failure():
-    observer = observe("/v1/threads/t/runs", status=200, content_type=SSE, content_encoding=None)
-    told(observer, [b'event: error\ndata: {"code":"server_error","message":"boom"}\n\n'])
+@pytest.mark.parametrize("endpoint", ["/v1/threads/t/runs", "/v1/chat/completions"])
+@pytest.mark.parametrize("name", [b"event: error\n", b"id: 1\r\nevent:error\r\n"])
+def test_an_event_that_is_called_an_error_is_a_failure(endpoint, name):
+    observer = observe(endpoint, status=200, content_type=SSE, content_encoding=None)
+    flat = name + b'data: {"code":"server_error","message":"boom"}\n\n'
+    told(observer, [b'data: {"model":"m"}\n\n', flat])
 
     assert (observer.facts.has_failed, observer.facts.error) == (True, {"code": "server_error", "type": None})
+
+
+@pytest.mark.parametrize("data", [b"Bad Gateway", b"", b"{}", b"null"])
+def test_an_error_need_not_be_json(data):
+    observer = observe("/v1/chat/completions", status=200, content_type=SSE, content_encoding=None)
+    told(observer, [b'data: {"model":"m"}\n\n', b"event: error\ndata: " + data + b"\n\n"])
+
+    assert observer.facts.has_failed
+
+
+@pytest.mark.parametrize("event", [b"event: error_rate\ndata: {}\n\n", b'data: {"text":"event: error\\n"}\n\n'])
+def test_what_only_has_the_word_is_no_failure(event):
+    observer = observe("/v1/chat/completions", status=200, content_type=SSE, content_encoding=None)
+    told(observer, [b'data: {"model":"m"}\n\n', event])
+
+    assert not observer.facts.has_failed
 
 
 def test_the_error_of_an_object_that_is_read_is_no_failure_of_reading():
