@@ -69,6 +69,9 @@ HELD_ERROR_BYTES = 64 * 1024
 
 MAX_USER_AGENT_CHARS = 200
 
+# Asking for less than a response that is made anew.
+_FOR_SOME_OF_IT = frozenset({"range", "if-range", "if-none-match", "if-modified-since"})
+
 # More than any body has; Python refuses to read thousands of them.
 MAX_LENGTH_DIGITS = 20
 
@@ -188,8 +191,11 @@ def _forward(parts: Services, call: Call, environ: Environ) -> Response:
     headers = call.traced(request_headers(environ["llmproxy.headers"], host=origin.host_header, api_key=api_key))
     wants_usage = grant.stream_usage == "ask" or (holding is not None and holding.asks_for_usage)
     asked = wants_usage and _may_be_asked(call.endpoint) and _ask_for_usage(parts, grant, body)
-    if asked or _lists_models(call, holding):  # what is compressed cannot be taken apart
+    lists_models = _lists_models(call, holding)
+    if asked or lists_models:  # what is compressed cannot be taken apart
         headers = with_header(headers, "Accept-Encoding", "identity")
+    if lists_models:  # nor can a piece; and what a client kept may be of other rules
+        headers = [pair for pair in headers if pair[0].lower() not in _FOR_SOME_OF_IT]
     body.hold_if_small()
     if not body.has_arrived:
         call.guard.watch_sending_client()
@@ -375,7 +381,7 @@ def relayed(
         body_filter = _key_mask(response, conceals)
     elif hides_usage:
         body_filter = UsageChunkFilter()
-    elif holding and _lists_models(call, holding) and "content-encoding" not in headers:
+    elif holding and _lists_models(call, holding):
         body_filter = ModelListFilter(holding.allows)
     is_changed = body_filter is not None and not is_error
     relay = Relay(
@@ -389,7 +395,8 @@ def relayed(
     )
     down = response_headers(raw.headers, request_id=call.request_id)
     if is_changed:
-        down = [pair for pair in down if pair[0].lower() != "content-length"]
+        # A list comes down as plain JSON whatever came; what hides usage has no encoding.
+        down = [pair for pair in down if pair[0].lower() not in ("content-length", "content-encoding")]
     if observer.is_stream and "x-accel-buffering" not in headers and any(name in environ for name in FROM_A_PROXY):
         down.append(UNBUFFERED)
     if holding:

@@ -536,6 +536,21 @@ def test_the_list_of_models_has_those_that_are_allowed(proxy, ask, token, record
         assert recorder.received().all("accept-encoding") == ["gzip"]
 
 
+def test_no_piece_of_the_list_of_models_is_asked_for_and_none_that_cannot_be_read_comes(proxy, ask, token, recorder):
+    set_rules(proxy, token, {"models": [ALLOWED]})
+    told = gzip.compress(b'{"object": "list", "data": [{"id": "gpt-4o"}]}')
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+    )
+    recorder.answers(head % len(told) + told)
+
+    answer = ask(Way("", None, "/v1/models", (("Range", "bytes=20-"), ("If-None-Match", '"x"')), "GET"))
+
+    assert answer.json == {"object": "list", "data": []}
+    asked = recorder.received()
+    assert asked.all("range") == asked.all("if-none-match") == []
+
+
 def test_a_model_that_responds_uninvited_is_told_in_the_record(proxy, ask, token, recorder):
     set_rules(proxy, token, {"models": [ALLOWED]})
     before = counted(proxy)
