@@ -65,11 +65,13 @@ from llmproxy.limits.cost import NotPriced
 from llmproxy.limits.judge import (
     NOTHING,
     OUTPUT_NAMES,
+    SOUND,
     Models,
     asked_values,
     check_head,
     check_models,
     check_parameters,
+    hearing_places,
     models_of,
     require_metered,
     require_model,
@@ -307,12 +309,22 @@ class Gate:
             ruled = self._state_of(token, is_counted=False).ruled
             if ruled is None:
                 return None
-            _check_said(_rules_of(ruled), asked, said, size, ruled)
+            _check_said(rules := _rules_of(ruled), asked, said, size, ruled)
+            if isinstance(said, Reading) and rules.unpriced != "allow":
+                self._require_priced(ruled, asked, said)
             reported = _reported_by(ruled)
             return _code_of(partial(_check_said, reported, asked, said, size, ruled)) if reported else None
         except ProxyError as exc:
             self._complete(exc, token)
             raise
+
+    def _require_priced(self, ruled: Ruled, asked: Asked, said: Reading) -> None:
+        """Raises where a budget in dollars would not see what a model costs that hears what is said."""
+        if all(meter.unit != "usd" for meter in ruled.meters):
+            return
+        _require_hearing(asked, said)
+        if any(self._prices is None or self._prices.find(name, ruled.project_name) is None for name in said.models):
+            raise ModelNotPriced(param="model")
 
     def _complete(self, refusal: ProxyError, token: RuledToken) -> None:
         refusal.token_id, refusal.project_id = token.token_id, token.project_id
@@ -627,9 +639,9 @@ def _check_said(rules: Rules, asked: Asked, said: Reading | AmbiguousBody | None
     if said is None:
         _require_unread(rules)
     elif not isinstance(said, AmbiguousBody):
-        models = _check_rules(rules, _as_no_call(_session_route(asked)), asked, said, ruled)
-        if rules.models and not models.every and _hears(said):
-            raise ModelUndetermined("Say first which model transcribes: `session.audio.input.transcription.model`.")
+        _check_rules(rules, _as_no_call(_session_route(asked)), asked, said, ruled)
+        if rules.models:
+            _require_hearing(asked, said)
     elif rules.looks_at_bodies or any(meter.models or meter.unit != "requests" for meter in ruled.meters):
         raise said
 
@@ -656,9 +668,13 @@ def _is_transcription(asked: Asked) -> bool:
     return asked_values(asked.target.partition("?")[2], "intent") == ["transcription"]
 
 
-def _hears(said: Reading) -> bool:
-    """Whether it is sound, which the model of a transcription reads."""
-    return said.members.get("type") == "input_audio_buffer.append"
+def _require_hearing(asked: Asked, said: Reading) -> None:
+    """Raises ModelUndetermined for what a model will hear that nobody has named."""
+    session = said.members.get("session")
+    places = hearing_places(session) if isinstance(session, dict) else []
+    is_unheard = said.members.get("type") == SOUND and not said.models and _is_transcription(asked)
+    if is_unheard or any(place.get("model") is None for place in places):
+        raise ModelUndetermined("Say which model transcribes: `session.audio.input.transcription.model`.")
 
 
 def _as_no_call(route: Route) -> Route:

@@ -48,6 +48,8 @@ _MOST_NAMED = 10
 _date = re.compile(r"_20\d\d_\d\d_\d\d\Z")
 
 NOTHING = Reading({}, frozenset(), 0)
+# The sound that a client of Realtime sends.
+SOUND = "input_audio_buffer.append"
 
 
 class Models(NamedTuple):
@@ -168,6 +170,14 @@ def asked_values(query: str, name: str) -> list[str]:
     """What a query has under a name, as any upstream may read it."""
     pairs = (pair.partition("=") for pair in query.replace(";", "&").split("&"))
     return [unquote_plus(value) for raw, _, value in pairs if _plain(unquote_plus(raw)) == name]
+
+
+def hearing_places(session: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Where a Realtime session names the model that transcribes: today's form, and the one before."""
+    heard: Any = session
+    for name in ("audio", "input", "transcription"):
+        heard = heard.get(name) if isinstance(heard, dict) else None
+    return [place for place in (heard, session.get("input_audio_transcription")) if isinstance(place, dict)]
 
 
 def undated(tool: str) -> str:

@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 from llmproxy.errors import AmbiguousBody, AuthUnavailable
 from llmproxy.limits.body.reading import Reading
+from llmproxy.limits.judge import SOUND
 from llmproxy.websocket.messages import Message
 from llmproxy.websocket.settings import Settings, settings_of, under
 
 ASKS = "response.create"
 # The sound that comes many times a second. With nothing else in it, it asks for nothing that could be refused but to
 # go on, which is looked at so often.
-_SOUND = "input_audio_buffer.append"
 _SOUND_MEMBERS = frozenset({"type", "event_id", "audio"})
 _SOUND_LOOKED_AT_S = 1.0
 
@@ -95,7 +95,7 @@ class Talk:
 
 
 def _is_sound(said: Reading) -> bool:
-    return said.members.get("type") == _SOUND and said.members.keys() <= _SOUND_MEMBERS and not said.models
+    return said.members.get("type") == SOUND and said.members.keys() <= _SOUND_MEMBERS and not said.models
 
 
 def _asks(said: Reading, *, is_realtime: bool) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
+from llmproxy.limits.judge import hearing_places
 from llmproxy.observe.facts import ENVELOPE, Facts, read_model
 from llmproxy.observe.usage import MAX_EVENT_BYTES, DocumentScanner, UsageObserver, take_message, tells_or_has_model
 from llmproxy.turns import in_slices
@@ -170,11 +171,8 @@ def _failed_message(document: dict[str, Any]) -> str | None:
 
 def _hearing_model_of(session: dict[str, Any]) -> str | None:
     """The model that transcribes what the caller says, in today's form of a session or in the one before."""
-    heard: Any = session
-    for name in ("audio", "input", "transcription"):
-        heard = heard.get(name) if isinstance(heard, dict) else None
-    heard = heard or session.get("input_audio_transcription")
-    return read_model(heard.get("model")) if isinstance(heard, dict) else None
+    told = (read_model(place.get("model")) for place in hearing_places(session))
+    return next(filter(None, told), None)
 
 
 class _Deflate(PerMessageDeflate):

@@ -404,10 +404,31 @@ def test_a_transcription_names_its_model_in_its_session(proxy, token, heard):
         wait_for(lambda: len(heard.messages) == len(texts))
     heard.messages.clear()
 
+    nameless = said(b"session.update", b',"session":{"audio":{"input":{"transcription":{"language":"en"}}}}')
+    assert closed_after(proxy, token, frame(nameless), path) == (1008, "model_undetermined")
     assert closed_after(proxy, token, frame(texts[1]), path) == (1008, "model_undetermined")
     assert closed_after(proxy, token, frame(said(b"response.create")), path) == (1008, "model_undetermined")
     assert closed_after(proxy, token, frame(NAMING), path) == (1008, "model_not_allowed")
     assert heard.messages == []
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (said(b"session.update", b',"session":' + HEARING.replace(b"gpt-4o-mini", b"made-up")), "model_not_priced"),
+        (said(SOUND, b',"audio":"AAAA"'), "model_undetermined"),
+    ],
+)
+def test_no_model_hears_that_a_budget_in_dollars_does_not_see(proxy, token, heard, text, code):
+    set_rules(proxy, token, {"endpoints": ["realtime"]})
+    add_meter(proxy, token)
+    path = "/v1/realtime?intent=transcription"
+    with opened(proxy, token, path) as client:
+        client.send(said(b"session.update", b',"session":' + HEARING).decode())
+        wait_for(lambda: len(heard.messages) == 1)
+
+    assert closed_after(proxy, token, frame(text), path) == (1008, code)
+    assert len(heard.messages) == 1
 
 
 @pytest.mark.parametrize(
