@@ -131,10 +131,15 @@ def test_one_job_has_a_dollar(proxy: Server) -> None:
     assert "USD in total" in done.stdout
     _, secret = done.stdout.rsplit("secret=", 1)
     assert 0.9 < float(_chat(proxy, secret.strip())["x-proxy-budget-remaining"]) < 1
+    usual = [_chat(proxy, secret.strip(), model=model, max_tokens=None).status for model in ("gpt-4o-mini", "gpt-4.1")]
+    assert usual == [200, 200]
+    dear = _chat(proxy, secret.strip(), model="gpt-5", max_tokens=None)
+    assert dear.json["error"]["code"] == "budget_too_small"
+    assert _chat(proxy, secret.strip(), model="gpt-5", max_tokens=4096).status == 200
     proxy.manage("DELETE", f"/projects/{project_id(proxy, 'ci')}?force=true")
 
 
-def _chat(proxy: Server, secret: str) -> Answer:
-    body = {"model": "gpt-4o-mini", "max_tokens": 100, "messages": [{"role": "user", "content": "Hello"}]}
+def _chat(proxy: Server, secret: str, **members: object) -> Answer:
+    body = {"model": "gpt-4o-mini", "max_tokens": 100, "messages": [{"role": "user", "content": "Hello"}]} | members
     headers = (("Authorization", f"Bearer {secret}"), ("Content-Type", "application/json"))
     return call(proxy.url, "POST", "/v1/chat/completions", *headers, body=json.dumps(body).encode())
