@@ -10,6 +10,7 @@ from typing import cast
 from flask import Flask
 
 from config import Settings
+from control.asked import Asked
 from control.sign_ins import SignIns
 from database.engine import Engine, connections
 from llmproxy.admission import Admission, Connections, TokenStore, utc_now
@@ -52,6 +53,7 @@ class Services:
     prices: Prices | None
     exposition: metrics.Exposition = field(default_factory=metrics.Exposition)
     sign_ins: SignIns = field(default_factory=SignIns)
+    asked: Asked = field(default_factory=Asked)
     client_address: ClientAddress = field(default_factory=ClientAddress)
     ops_ports: set[str] = field(default_factory=set)
     draining: Event = field(default_factory=Event)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify, make_response, render_template, request
@@ -36,26 +35,6 @@ _PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-
-
-class _Asked:
-    """How often somebody asked this process within the current minute."""
-
-    def __init__(self) -> None:
-        self._minute = 0
-        self._counts: Counter[str] = Counter()
-
-    def add(self, who: str, now: datetime) -> None:
-        """Count one more. Raises TooManyRequests."""
-        minute = int(now.timestamp()) // 60
-        if minute != self._minute:
-            self._minute, self._counts = minute, Counter()
-        self._counts[who] += 1
-        if self._counts[who] > A_MINUTE:
-            raise TooManyRequests(f"Ask at most {A_MINUTE} times a minute.")
-
-
-_asked = _Asked()
 
 
 @bp.after_request
@@ -99,7 +78,10 @@ def _find(secret: str) -> Token:
     token_hash = hash_token(bare)
     # Who guesses is counted by where it comes from.
     token = tokens.find_by_hash(db.session, token_hash, now) if len(bare) == SECRET_LENGTH else None
-    _asked.add(token_hash if token else Services.of(current_app).client_address(request.environ) or "", now)
+    parts = Services.of(current_app)
+    who = token_hash if token else parts.client_address(request.environ) or ""
+    if parts.asked.count(who, int(now.timestamp()) // 60) > A_MINUTE:
+        raise TooManyRequests(f"Ask at most {A_MINUTE} times a minute.")
     if token is None:
         raise UnknownToken
     if not token.is_active:

@@ -68,15 +68,15 @@ class Failures(NamedTuple):
 
 
 class SharedMemory:
-    """Memory that processes forked from this one share, and a lock that a process which ends lets go of."""
+    """Memory that processes forked from this one share, in bytes, and a lock that a process which ends lets go of."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = _SIZE) -> None:
         # The lock is a file's, without a name, so that nothing of it is left: one in memory would outlive a killed
         # process that holds it. The memory is no file's: touching a mapped one on a full disk is a process's end.
         with tempfile.TemporaryFile() as file:
             self._fd = os.dup(file.fileno())
         weakref.finalize(self, os.close, self._fd)
-        self.bytes = mmap.mmap(-1, _SIZE)
+        self.bytes = mmap.mmap(-1, size)
         # Nobody outside can tell who falls into whose bucket.
         self.salt = secrets.token_bytes(16)
 

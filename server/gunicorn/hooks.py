@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 
 from config import Settings
-from control import sign_ins
+from control import asked, sign_ins
 from llmproxy.keyring import KeyRing
 from llmproxy.telemetry import metrics, shared_values
 from server import boot, overrides
@@ -48,6 +48,7 @@ def when_ready(arbiter: Any) -> None:
     """Change how the master takes signals, before it starts the first worker."""
     master.metrics_dir()
     sign_ins.share()
+    asked.share()
     # A collector that walks over what the workers share would copy it for each of them. Before, what the imports have
     # left over goes.
     gc.unfreeze()

@@ -47,6 +47,21 @@ def test_of_400_parallel_calls_exactly_the_allowed_100_pass(deployed, upstream):
     assert outcomes == [100, 300]
 
 
+def test_four_workers_tell_a_holder_of_its_token_as_often_as_one(deployed):
+    def ask(token: Token) -> list[int]:
+        with HandClient(deployed.url) as client:
+            return [client.call("GET", "/self", token.bearer).status for _ in range(10)]
+
+    begun = now = None
+    while begun is None or begun != now:  # what is asked for in two minutes is answered twice as often
+        token, begun = deployed.issue_token(), int(time.time()) // 60
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            seen = Counter(status for statuses in pool.map(ask, [token] * CLIENTS) for status in statuses)
+        now = int(time.time()) // 60
+
+    assert seen == {200: 60, 429: 100}
+
+
 def give_meters(server: Server, token: Token) -> None:
     """So that its calls are judged by what the last look found."""
     meters = [
