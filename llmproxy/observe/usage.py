@@ -349,7 +349,8 @@ class EventStream:
             self._splitter.is_between_events
             and piece.endswith(b"\n\n")
             and not self._tells(piece)
-            and not (b"error" in piece and _names_error(piece))
+            # A line of data alone, as in chats, has no name.
+            and not (piece.find(b"\n") < len(piece) - 2 and b"error" in piece and _names_error(piece))
         )
 
     def feed(self, piece: bytes) -> None:
