@@ -69,8 +69,9 @@ def seals(session: Session, keyring: KeyRing) -> Seals:
 
 def seal(session: Session, keyring: KeyRing, project: Project, openai_api_key: str) -> None:
     """Give the project this key, for the upstream that it has, and its hint."""
-    in_old_form = select(Project.id).where(Project.openai_api_key.startswith(f"{UNBOUND}.")).limit(1)
-    if session.scalar(in_old_form) is None:
+    in_old_form = select(Project).where(Project.openai_api_key.startswith(f"{UNBOUND}."))
+    # A seal that nothing opens is none: whoever writes to the database alone must not bring the old form back by one.
+    if all(_opened(keyring, each) is None for each in session.scalars(in_old_form)):
         _bind(session, keyring, project, openai_api_key)
     else:
         project.openai_api_key = keyring.seal_unbound(openai_api_key, row_id=project.id)

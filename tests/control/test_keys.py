@@ -125,6 +125,16 @@ def test_while_a_seal_of_the_old_form_is_left_new_ones_are_such_as_older_nodes_o
     assert keys.seals(session, RING) == Seals(keys=2, old_form=2)
 
 
+@pytest.mark.parametrize("forged", ["v1.00000000.AAAA", "v1.", "v1.{key}.AAAA", "v1.{key}.{box}"])
+def test_a_seal_of_the_old_form_that_nothing_opens_brings_it_not_back(session: Session, forged: str) -> None:
+    old = project(session)
+    _, key, box = old.openai_api_key.split(".")
+    old.openai_api_key = forged.format(key=key, box=box)
+    session.commit()
+
+    assert project(session, name="later").openai_api_key.startswith("v2.")
+
+
 def test_rotation_binds_what_was_not_bound_and_all_that_comes_after_it(session: Session) -> None:
     old = unbound(session, base_url=ELSEWHERE)
 

@@ -61,6 +61,19 @@ def test_the_database_alone_cannot_send_a_key_elsewhere(theft, proxy, upstream, 
     assert thief.requests() == []
 
 
+def test_the_database_alone_cannot_have_new_keys_sealed_for_any_upstream(proxy, upstream, thief, token):
+    """A seal of the old form, which is for any upstream, is an older node's, or a forger's."""
+    rewrite(proxy, f"UPDATE projects SET openai_api_key = 'v1.00000000.AAAA' WHERE id = '{token.project_id}'")
+    try:
+        later = proxy.issue_token()
+        rewrite(proxy, f"UPDATE projects SET base_url = '{thief.url}' WHERE id = '{later.project_id}'")
+
+        assert ask(proxy, later) == 503 and thief.requests() == []
+    finally:  # with such a row the other tests' server would be a degraded one
+        rewrite(proxy, f"DELETE FROM tokens WHERE project_id = '{token.project_id}'")
+        rewrite(proxy, f"DELETE FROM projects WHERE id = '{token.project_id}'")
+
+
 def test_the_database_alone_cannot_bring_a_key_back_from_another_upstream(proxy, upstream, thief):
     elsewhere = proxy.issue_token(proxy.create_project(base_url=thief.url))
     rewrite(proxy, f"UPDATE projects SET base_url = NULL WHERE id = '{elsewhere.project_id}'")
