@@ -24,7 +24,7 @@ MAX_REMEMBERED_CHARS = 64
 is_token = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+").fullmatch
 _is_value = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch
 _is_api_target = re.compile(r"/v1/[!\"$-~\x80-\xff]*").fullmatch
-_is_unusual = re.compile(r"[%\\]|//").search
+_is_unusual = re.compile(r"[%;\\]|//").search
 # What stands before an upstream may decode, too.
 _MOST_DECODINGS = 3
 HOP_BY_HOP = frozenset(
@@ -112,12 +112,19 @@ def is_organization(target: str) -> bool:
     """Whether a checked target is of the organization's administration, in whatever an upstream might take for it."""
     path = target.partition("?")[0]
     if not _is_unusual(path):
-        return path[4:16].lower() == "organization" and path[16:17] in ("", "/", ";")
+        return path[4:16].lower() == "organization" and path[16:17] in ("", "/")
     decoded = path
     for _ in range(_MOST_DECODINGS):
         decoded = unquote(decoded)
-    segments = [segment for segment in decoded.lower().replace("\\", "/").split("/") if segment]
-    return len(segments) > 1 and segments[1].partition(";")[0].strip() == "organization"
+    segments: list[str] = []
+    for segment in decoded.lower().replace("\\", "/").split("/"):
+        name = segment.partition(";")[0].strip()
+        if name == "..":
+            del segments[-1:]
+        elif name not in ("", "."):
+            segments.append(name)
+    # What leads out of /v1/ and back is taken for what it names, wherever that stands.
+    return "organization" in segments[:2]
 
 
 def endpoint_of(raw_target: str) -> str:

@@ -12,7 +12,8 @@ ORGANIZATION = [
     "/v1/Organization/users", "/v1/%6Frganization/users", "/v1/%256frganization/users",
     "/v1//organization/users", "/v1/organization;x/users", "/v1/organization%2Fusers",
     "/v1/%2Forganization/users", "/v1/organization%3Bx/users", "/v1/%5Corganization/users",
-    "/v1/organization%20/users",
+    "/v1/organization%20/users", "/v1/x/%252e%252e/organization/users", "/v1/%252e/organization/users",
+    "/v1/x/..;/organization/users",
 ]  # fmt: skip
 
 
