@@ -27,12 +27,18 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-# Where a cloud tells its machines their own credentials, apart from the link-local addresses: AWS and Google over
-# IPv6, Azure, Alibaba, Oracle. deploy/kubernetes/network-policy.yaml has them, too.
-METADATA = frozenset(
-    map(ipaddress.ip_address, ("fd00:ec2::254", "fd20:ce::254", "168.63.129.16", "100.100.100.200", "192.0.0.192"))
+# Where a cloud tells its machines their own credentials, apart from the link-local addresses: AWS (all that it has
+# there, such as a pod's identity), Google, Oracle, Linode and Scaleway over IPv6, Azure, Alibaba, Oracle.
+# deploy/kubernetes/network-policy.yaml has them, too.
+METADATA = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        *("fd00:ec2::/32", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:a9fe:a9fe::1", "fd00:42::42"),
+        *("168.63.129.16", "100.100.100.200", "192.0.0.192"),
+    )
 )
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# What leads to the address of IPv4 in its last 32 bits: NAT64, a network's own one, RFC 2765, RFC 4291's old form.
+_WITH_IPV4 = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")))
 
 
 def is_off_limits(text: str) -> bool:
@@ -43,11 +49,11 @@ def is_off_limits(text: str) -> bool:
         return False
     if isinstance(address, ipaddress.IPv6Address):
         within = address.ipv4_mapped or address.sixtofour
-        if address in _NAT64:
+        if any(address in network for network in _WITH_IPV4):
             within = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if within is not None:
             return is_off_limits(str(within))
-    return address.is_link_local or address in METADATA
+    return address.is_link_local or any(address in network for network in METADATA)
 
 
 def web_url(raw: str) -> SplitResult:

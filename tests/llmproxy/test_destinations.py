@@ -9,7 +9,9 @@ from llmproxy.urls import checked_upstream_url, is_off_limits
 
 METADATA = [
     "169.254.169.254", "169.254.0.1", "fe80::1", "fe80::1%eth0", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe",
-    "2002:a9fe:a9fe::1", "fd00:ec2::254", "168.63.129.16", "100.100.100.200", "192.0.0.192",
+    "64:ff9b:1::a9fe:a9fe", "::ffff:0:a9fe:a9fe", "::a9fe:a9fe", "2002:a9fe:a9fe::1", "fd00:ec2::254", "fd00:ec2::23",
+    "fd00:c1::a9fe:a9fe", "fd00:a9fe:a9fe::1", "fd00:42::42", "fd20:ce::254",
+    "168.63.129.16", "100.100.100.200", "192.0.0.192",
 ]  # fmt: skip
 
 
