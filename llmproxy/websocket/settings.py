@@ -23,6 +23,8 @@ _OUTPUT = OUTPUT_NAMES["realtime"]
 # What rules and bounds go by. What is said is none of it, and which conversation a response belongs to is kept no
 # longer than the session.
 _KEPT = WATCHED - FREE - {"conversation", "session", "response", "type"}
+# What a message has besides; in `input` are the tools that an item brings.
+_SAID = ("type", "event_id", "session", "response", "input")
 _MOST_MODELS = 64
 _MOST_OPEN = 32
 # An upstream answers an update at once. An error that names nobody may be about a message before it.
@@ -144,7 +146,7 @@ def under(settings: Reading, said: Reading, own: Reading | None) -> Reading:
     """
     whole = settings if own is None else _with(settings, own)
     members = {name: value for name, value in whole.members.items() if name != "prompt"}
-    named = {name: said.members[name] for name in ("type", "event_id", "session", "response") if name in said.members}
+    named = {name: said.members[name] for name in _SAID if name in said.members}
     return said._replace(
         members=members | named,
         models=said.models | settings.models,

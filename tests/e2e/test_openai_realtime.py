@@ -116,6 +116,25 @@ def test_a_conversation_by_the_async_client(proxy):
     assert kinds.count("response.output_text.delta") == 2 * TURNS
 
 
+def test_a_transcription_by_the_sync_client_under_a_rule_about_models(proxy):
+    transcription = {"input": {"transcription": {"model": "gpt-4o-transcribe", "language": "en"}}}
+    with WebSocketUpstream(realtime) as upstream:
+        token = token_for(proxy, upstream)
+        rules = {"endpoints": ["realtime"], "models": ["gpt-4o-transcribe"]}
+        proxy.manage("PATCH", f"/tokens/{token.id}", {"rules": rules})
+        client = openai.OpenAI(api_key=token.secret, base_url=f"{proxy.url}/v1")
+        with client.realtime.connect(extra_query={"intent": "transcription"}) as connection:
+            assert connection.recv().type == "session.created"
+            connection.session.update(session={"type": "transcription", "audio": transcription})
+            assert connection.recv().type == "session.updated"
+            connection.input_audio_buffer.append(audio="AAAA")
+            connection.input_audio_buffer.commit()
+            connection.session.update(session={"type": "transcription", "audio": transcription})
+            assert connection.recv().type == "session.updated"
+
+    assert upstream.paths == ["/v1/realtime?intent=transcription"]
+
+
 def test_responses_over_a_websocket(proxy):
     with WebSocketUpstream(responses) as upstream:
         token = token_for(proxy, upstream)

@@ -220,6 +220,13 @@ ALLOWED_WAYS = {
     "a session": said(b"session.update", b',"session":{"model":"gpt-realtime-2025-08-28"}'),
     "sound": said(SOUND, b',"audio":"' + b"A" * 100_000 + b'"'),
     "a lot of sound": said(SOUND, b',"audio":"' + b"A" * 15_000_000 + b'"'),
+    "what callers name": said(
+        b"session.update",
+        b',"session":{"prompt":{"id":"p","variables":{"model":"x"}},"tools":[{"type":"mcp","headers":{"model":"x"}}]}',
+    ),
+    "what callers name in an item": said(
+        b"conversation.item.create", b',"item":{"type":"mcp_call","model":"x","arguments":"{}"}'
+    ),
     "an item": said(b"conversation.item.create", b',"item":{"content":[{"text":"\\"model\\":\\"x\\""}]}'),
 }
 
@@ -268,6 +275,8 @@ def test_parameters_hold_for_a_session_and_for_a_response(proxy, token, heard):
         for kind, name in ((b"session.update", b"session"), (b"response.create", b"response")):
             text = said(kind, b',"' + name + b'":{' + setting + b"}")
             assert closed_after(proxy, token, frame(text)) == (1008, code), text
+    item = said(b"conversation.item.create", b',"item":{"tools":[{"type":"mcp"}]}')
+    assert closed_after(proxy, token, frame(item)) == (1008, "parameter_not_allowed")
 
     assert heard.messages == []
 
