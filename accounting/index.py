@@ -37,6 +37,7 @@ _COMPLETE, _INSIDE, _CLOSED = _NUMBERS["complete"], _NUMBERS["failed_inside"], _
 _REFUSED = _NUMBERS["refused"]
 _BAD = 400
 MOST_READ = 5000
+MOST_SLOWEST = 300
 # Of how many of the newest rows the slowest are looked for before those of all.
 PART = 20_000
 _MOST_MS = 2**31 - 1
@@ -185,12 +186,12 @@ def browse(
     """
     The records of the log at `path` that pass the filter, by the index; see `find`.
 
-    About MOST_READ of them are read at most: a filter that the index cannot tell may take several calls.
+    About MOST_READ of them are read at most, or MOST_SLOWEST: a filter that the index cannot tell may take several
+    calls.
     """
     found: list[tuple[Place, ReadRecord]] = []
     gone = 0
-    # Where the index tells all, the first step is the last one.
-    for step in (limit, max(1, MOST_READ - limit)):
+    for step in _steps(wanted, slowest=slowest, limit=limit):
         rows = find(session, node, wanted, slowest=slowest, limit=step, after=after)
         for row, record in zip(rows, read_all(path, (row.place for row in rows)), strict=True):
             after = row.mark
@@ -203,6 +204,15 @@ def browse(
         if len(rows) < step:
             return Browsed(found, None, gone)
     return Browsed(found, after, gone)
+
+
+def _steps(wanted: Filter, *, slowest: bool, limit: int) -> list[int]:
+    """How many rows to look up at a time. Where the index tells all, the first step is the last one."""
+    # The slowest are looked up among all: the fewer are asked for, the more of them the newest part rules out, and
+    # a second look would take as long again. So a model, which calls that failed do not tell, has one.
+    most = max(limit, MOST_SLOWEST if slowest else MOST_READ)
+    first = most if slowest and wanted.model else limit
+    return [step for step in (first, most - first) if step]
 
 
 def _newest_part(session: Session, wanted: Filter) -> int | None:

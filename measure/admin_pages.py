@@ -118,6 +118,7 @@ def _pages(client: FlaskClient) -> dict[str, str]:
         "requests, slowest of one project": f"/admin/requests?order=slowest&project_id={project.rsplit('/', 1)[1]}",
         "requests, slowest of one token": f"/admin/requests?order=slowest&token={token.rsplit('/', 1)[1]}",
         "requests, slowest of a model": "/admin/requests?order=slowest&model=o4",
+        "requests, slowest of a model that nobody used": "/admin/requests?order=slowest&model=nobody-used-this",
         "requests, an address": "/admin/requests?address=192.0.2.77",
         "requests, an address, 30 days": "/admin/requests?span=30d&address=192.0.2.77",
         "requests, an address that nobody has, 30 days": "/admin/requests?span=30d&address=203.0.113.9",

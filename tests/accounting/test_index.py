@@ -165,3 +165,17 @@ def test_a_search_that_the_index_cannot_answer_ends_and_tells_where_to_go_on(ind
         seen, steps = seen + ids, steps + 1
 
     assert seen == ["rare"] and steps == 3
+
+
+def test_the_slowest_of_a_model_are_looked_for_among_few_calls_at_a_time(indexed, browse, monkeypatch):
+    monkeypatch.setattr(index, "MOST_SLOWEST", 4)
+    # Calls that failed may have asked for any model: which one, their records alone tell.
+    others = [at(number, request_id=str(number), metadata=None, duration_ms=900.0) for number in range(1, 9)]
+    indexed(at(0, request_id="rare", metadata={"model": "rare-1"}, duration_ms=5.0), *others)
+
+    seen, after, steps = [], None, 0
+    while after or not steps:
+        ids, after = browse(slowest=True, limit=2, after=after, model="rare")
+        seen, steps = seen + ids, steps + 1
+
+    assert seen == ["rare"] and steps == 3
