@@ -126,7 +126,7 @@ function options(figure, data, width) {
       {},
       ...data.series.map((series) => {
         const stroke = color(COLORS[series.tone]);
-        const shape = data.kind === "bars"
+        const shape = data.kind !== "lines"
           ? { fill: stroke, width: 0, paths: uPlot.paths.bars({ size: [0.78, 28], radius: 0.15 }), points: { show: false } }
           : { width: 2, points: { show: data.starts.length < 40, size: 4, fill: stroke } };
         return { stroke, ...shape };
@@ -135,10 +135,16 @@ function options(figure, data, width) {
   };
 }
 
+/* How high each series is drawn: in a stack on top of those behind it, which are drawn after it. */
+function heights({ kind, series }) {
+  const values = series.map((each) => each.values);
+  return kind === "stack" ? values.map((own, at) => own.map((_, period) => values.slice(at).reduce((sum, each) => sum + each[period], 0))) : values;
+}
+
 function draw(figure) {
   const data = JSON.parse(figure.dataset.chart);
   const place = figure.querySelector(".plot");
-  const columns = [data.starts, ...data.series.map((series) => series.values)];
+  const columns = [data.starts, ...heights(data)];
   place.replaceChildren();
   const chart = new uPlot(options(figure, data, place.clientWidth), columns, place);
   drawn.push({ chart, place });

@@ -30,10 +30,10 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart over some periods, whose starts are told in `zone`."""
+    """A chart over some periods, whose starts are told in `zone`. In a stack the last series stands at the ground."""
 
     title: str
-    kind: Literal["bars", "lines"]
+    kind: Literal["bars", "lines", "stack"]
     unit: Literal["count", "ms", "usd"]
     series: list[Series]
     starts: list[int]
@@ -54,7 +54,7 @@ class Chart:
 
 
 def charts(periods: Sequence[Period], end: datetime, *, with_cost: bool) -> list[Chart]:
-    """Requests with errors and refusals, tokens, costs if there are any, and durations."""
+    """Requests by how they ended, tokens, costs if there are any, and durations."""
     starts = [int(period.start.timestamp()) for period in periods]
     zone = str(periods[0].start.tzinfo) if periods else "UTC"
 
@@ -62,15 +62,17 @@ def charts(periods: Sequence[Period], end: datetime, *, with_cost: bool) -> list
         return Series(label, tone, [attrgetter(sums)(period.usage) for period in periods])
 
     last = int(end.timestamp())
-    requests = [
-        series("Requests", "fresh", "requests"),
-        series("Refused", "fading", "refusals"),
-        series("Errors", "withered", "errors"),
-    ]
+    # Each request is in one of them.
+    refused = series("Refused", "fading", "refusals")
+    errors = series("Errors", "withered", "errors")
+    closed = series("Client closed", "deep", "client_closed")
+    others = (refused.values, errors.values, closed.values)
+    well = [period.usage.requests - sum(counts) for period, *counts in zip(periods, *others, strict=True)]
+    requests = [Series("Successful", "fresh", well), closed, refused, errors]
     tokens = [series("In and out", "fresh", "total_tokens"), series("Out", "deep", "completion_tokens")]
     durations = [series("95th percentile", "fading", "duration_ms.p95"), series("Median", "fresh", "duration_ms.p50")]
     return [
-        Chart("Requests", "bars", "count", requests, starts, last, zone),
+        Chart("Requests", "stack", "count", requests, starts, last, zone),
         Chart("LLM tokens", "bars", "count", tokens, starts, last, zone),
         *([Chart("Cost", "bars", "usd", [series("Cost", "fresh", "cost")], starts, last, zone)] if with_cost else []),
         Chart("Duration", "lines", "ms", durations, starts, last, zone),

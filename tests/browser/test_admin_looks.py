@@ -187,6 +187,33 @@ def test_all_charts_tell_their_numbers_beside_the_pointer(chromium: Browser, use
         assert tips.locator("b").all_inner_texts() == row.locator("td").all_text_contents()
 
 
+def test_refusals_and_errors_of_one_day_are_both_seen_in_its_bar(chromium: Browser, used_proxy: Server):
+    # How many pixels of the canvas each tone has.
+    runs = """([canvas, tones]) => {
+      const ink = canvas.getContext("2d");
+      const probe = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d");
+      const { data } = ink.getImageData(0, 0, canvas.width, canvas.height);
+      return tones.map((tone) => {
+        probe.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(tone).trim();
+        probe.fillRect(0, 0, 1, 1);
+        const [r, g, b] = probe.getImageData(0, 0, 1, 1).data;
+        const isTone = (at) => data[at] === r && data[at + 1] === g && data[at + 2] === b;
+        return data.reduce((count, _, at) => count + (at % 4 === 0 && isTone(at)), 0);
+      });
+    }"""
+    tones = ["--fresh", "--deep", "--fading", "--withered"]
+    with signed_in(chromium, used_proxy) as page:
+        page.goto("/admin/?span=30d")
+        canvas = page.locator("figure canvas").first.element_handle()
+        areas = page.evaluate(runs, [canvas, tones])
+        rows = page.locator(".numbers tbody tr").all()
+        told = [sum(int(row.locator("td").nth(i).text_content().replace(",", "")) for row in rows) for i in range(4)]
+
+    shares = [area / sum(areas) for area in areas]
+    assert shares == pytest.approx([count / sum(told) for count in told], abs=0.03), (areas, told)
+    assert min(areas) > 0
+
+
 def test_charts_tell_times_in_the_zone_of_the_pages(chromium: Browser, tmp_path: Path):
     with Server(DEPLOYED, tmp_path / "data", ADMIN_TIME_ZONE="Asia/Kolkata") as server:
         server.leave_records(1)
