@@ -17,7 +17,7 @@ def welcome() -> Response:
         lines.append(f"The API      {api_url()}  (a client's base_url; its api_key is a withering token)")
     lines += [
         f"Admin pages  {request.root_url}admin/",
-        f"Management   {request.root_url}manage/",
+        f"Management   {request.root_url}manage/openapi.json  (what is below /manage/, for the management token)",
         "Docs         README.md and docs/ of the source",
         "",
     ]

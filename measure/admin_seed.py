@@ -58,11 +58,11 @@ def seed(app: Flask, *, tokens: int, records: int, now: datetime) -> None:
     with app.app_context():
         owners = _projects(app)
         rows = list(_tokens(dice, owners, tokens, now))
+        settings = Services.of(app).settings
+        _write_log(settings.log_path, _records(dice, rows, records, now))
         db.session.execute(Token.__table__.insert(), rows)
         db.session.execute(AuditEntry.__table__.insert(), list(_audit(dice, rows, now)))
         db.session.commit()
-        settings = Services.of(app).settings
-        _write_log(settings.log_path, _records(dice, rows, records, now))
         sums = Rollup(settings.log_path, UsageSums(db.engine, node_id(settings.data_dir)))
         while sums.step(max_records=ROLLUP_BATCH):
             pass
@@ -90,7 +90,6 @@ def _tokens(dice: random.Random, owners: list[Project], count: int, now: datetim
     for number in range(count):
         created = now - timedelta(days=dice.uniform(0.1, DAYS))
         lifetime = timedelta(days=dice.choice((1, 7, 30, 30, 90, 90)))
-        is_in_use = dice.random() < 0.8
         limit = dice.choice((None, None, 60, 500))
         yield {
             "token": hashlib.sha256(str(number).encode()).hexdigest(),
@@ -100,10 +99,10 @@ def _tokens(dice: random.Random, owners: list[Project], count: int, now: datetim
             "expires_at": created + lifetime,
             "is_active": dice.random() > 0.1,
             "rate_limit": limit,
-            "request_count": dice.randint(0, limit or 1000) if is_in_use else 0,
-            "window_started_at": now - timedelta(minutes=dice.uniform(1, 58)) if is_in_use else None,
+            "request_count": 0,
+            "window_started_at": None,
             "created_at": created,
-            "last_used_at": now - timedelta(minutes=dice.uniform(0, 50)) if is_in_use else None,
+            "last_used_at": None,
         }
 
 
@@ -136,13 +135,23 @@ def _audit(dice: random.Random, tokens: list[dict[str, Any]], now: datetime) -> 
 
 
 def _records(dice: random.Random, tokens: list[dict[str, Any]], count: int, now: datetime) -> Iterator[bytes]:
-    """In the order of time, busier by day than at night and busier lately."""
+    """In the order of time, busier by day than at night and busier lately. The tokens are told of their use."""
     busy = sorted(tokens, key=lambda token: token["token"])[: max(5, len(tokens) // 3)]
     moments = sorted(_moment(dice, now) for _ in range(count))
     prices = Prices(read_sheet((FOLDER / "openai.json").read_bytes()))
     for moment in moments:
         token = busy[min(int(dice.expovariate(4 / len(busy))), len(busy) - 1)]
-        yield _record(dice, token, moment, prices).to_line()
+        record = _record(dice, token, moment, prices)
+        if record.outcome != "refused":
+            _use(dice, token, datetime.fromtimestamp(moment, UTC), now)
+        yield record.to_line()
+
+
+def _use(dice: random.Random, token: dict[str, Any], at: datetime, now: datetime) -> None:
+    token["last_used_at"] = at
+    if token["window_started_at"] is None and at > now - timedelta(minutes=58):
+        token["window_started_at"] = at
+        token["request_count"] = dice.randint(1, token["rate_limit"] or 1000)
 
 
 def _moment(dice: random.Random, now: datetime) -> float:

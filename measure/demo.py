@@ -13,6 +13,7 @@ import argparse
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,8 @@ llm-proxy serves {url}/v1, with a stand-in for OpenAI's API behind it.
 
 Look at the admin pages: {url}/admin/   user: {user}   password: {password}
 
+The management API is described at {url}/manage/openapi.json   token: {management}
+
 Call it with a token, in another terminal:
 
 curl -sS {url}/v1/chat/completions -H "Authorization: Bearer {secret}" \\
@@ -57,6 +60,8 @@ def main() -> None:
     options.add_argument("--records", type=int, default=9000)
     options.add_argument("--tokens", type=int, default=300)
     chosen = options.parse_args()
+    if _is_taken(chosen.port):
+        sys.exit(f"Port {chosen.port} is taken by another process: choose one with --port, where 0 takes a free one.")
     for number in _ENDING:
         signal.signal(number, _end)
     with (
@@ -68,6 +73,7 @@ def main() -> None:
             "DATA_DIR": data_dir,
             "UPSTREAM_URL": upstream_url,
             "ADMIN_PASSWORD": secrets.token_urlsafe(12),
+            "MANAGEMENT_TOKEN": secrets.token_urlsafe(24),
             "PORT": str(chosen.port),
             # No balancer looks at it, and nobody minds a stream that is cut.
             "DRAIN_OVERLAP": "0",
@@ -75,9 +81,25 @@ def main() -> None:
         }
         secret = _fill(config.load(environ, embedded=True), chosen.records, chosen.tokens)
         with _serving(["wsgi.py"], environ) as (proxy, url):
-            shown = {"user": "admin", "password": environ["ADMIN_PASSWORD"], "secret": secret}
+            shown = {
+                "user": "admin",
+                "password": environ["ADMIN_PASSWORD"],
+                "management": environ["MANAGEMENT_TOKEN"],
+                "secret": secret,
+            }
             print(_ABOUT.format(url=url, **shown), flush=True)
             proxy.wait()
+
+
+def _is_taken(port: int) -> bool:
+    # Before the month of traffic is made up, not after it.
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
 
 
 def _end(_number: int, _frame: object) -> None:

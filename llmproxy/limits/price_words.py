@@ -30,7 +30,7 @@ _COLUMNS = {
 def how_to_price(model: str) -> str:
     """What an operator writes so that a model has a price."""
     table = f"[model.{json.dumps(model)}]"
-    return f"Write into your PRICES_FILE {table}, and below it in = … and out = … in dollars per million tokens."
+    return f"Write into your PRICES_FILE {table}, and below it in = … and out = … in dollars per million LLM tokens."
 
 
 def why_unpriced(prices: Prices, model: str) -> str:
@@ -115,7 +115,10 @@ def _table(windows: dict[str, Rates]) -> Iterator[str]:
     }
     wide = max(len(label) for label in windows)
     widths = {title: max(len(title), *map(len, cells)) for title, cells in columns.items()}
-    yield "  ".join(["", " " * wide, *(title.rjust(widths[title]) for title in columns)]) + "   $ per million tokens"
+    yield (
+        "  ".join(["", " " * wide, *(title.rjust(widths[title]) for title in columns)])
+        + "   $ per million LLM tokens"
+    )
     for number, label in enumerate(windows):
         cells = (cells[number].rjust(widths[title]) for title, cells in columns.items())
         yield "  ".join(["", label.ljust(wide), *cells])

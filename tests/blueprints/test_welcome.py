@@ -24,7 +24,11 @@ def client_of(tmp_path: Path, **settings: str) -> FlaskClient:
 def test_the_address_alone_says_what_is_where(tmp_path: Path) -> None:
     text = client_of(tmp_path).get("/", base_url="http://proxy.test:8080").text
 
-    for address in ("http://proxy.test:8080/v1 ", "http://proxy.test:8080/admin/", "http://proxy.test:8080/manage/"):
+    for address in (
+        "http://proxy.test:8080/v1 ",
+        "http://proxy.test:8080/admin/",
+        "http://proxy.test:8080/manage/openapi.json",
+    ):
         assert address in text
     assert __version__ not in text
 

@@ -228,7 +228,7 @@ def test_models_without_a_price_are_named_with_the_way_to_price_them(run, log):
     assert code == 1
     assert output.splitlines() == [
         'house: 2 calls without a price. Write into your PRICES_FILE [model."house"], and below it in = … and out '
-        "= … in dollars per million tokens.",
+        "= … in dollars per million LLM tokens.",
         "no model named: 1 call without a price. Neither response nor request told what to price it by.",
         "gpt-4o: 1 call without a price. They are older than its price, or used a tool or a unit without one: see "
         "flask prices show gpt-4o.",

@@ -14,7 +14,7 @@ def test_a_chat_model_is_shown_with_every_tier_and_window(prices):
         "gpt-5.4",
         "  from the sheet: genai-prices 0.2.3, 2026-10-12",
         "  reads 1,050,000 tokens and writes 128,000 at most, and reasons",
-        "                               in  cached    out   $ per million tokens",
+        "                               in  cached    out   $ per million LLM tokens",
         "  default                    2.50    0.25  15.00",
         "  default, above 272,000 in  5.00    0.50  22.50",
         "  flex                       1.25    0.13   7.50",
@@ -55,7 +55,7 @@ def test_an_operators_row_says_so_and_what_it_leaves_out(sheet):
     assert lines_of(Prices(sheet, overlay), "llama3", "edge models") == [
         "llama3",
         '  from PRICES_FILE, project "edge models": no source, no date',
-        "             in   out   $ per million tokens",
+        "             in   out   $ per million LLM tokens",
         "  default  0.10  none",
         "  default: an image of any kind of any kind $2.00",
     ]
