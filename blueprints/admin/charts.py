@@ -66,8 +66,8 @@ def charts(periods: Sequence[Period], end: datetime, *, with_cost: bool) -> list
     refused = series("Refused", "fading", "refusals")
     errors = series("Errors", "withered", "errors")
     closed = series("Client closed", "deep", "client_closed")
-    others = (refused.values, errors.values, closed.values)
-    well = [period.usage.requests - sum(counts) for period, *counts in zip(periods, *others, strict=True)]
+    told = (period.usage for period in periods)
+    well: list[Number] = [each.requests - each.refusals - each.errors - each.client_closed for each in told]
     requests = [Series("Successful", "fresh", well), closed, refused, errors]
     tokens = [series("In and out", "fresh", "total_tokens"), series("Out", "deep", "completion_tokens")]
     durations = [series("95th percentile", "fading", "duration_ms.p95"), series("Median", "fresh", "duration_ms.p50")]
