@@ -497,6 +497,18 @@ def test_behind_nginx_only_what_it_says_counts(recorder, tmp_path, trusted):
         assert asked == [trusted is not None] * 3 + [False, False, False, False, False, True]
 
 
+def test_a_form_as_dotnet_sends_it_passes(proxy, ask, token, recorder):
+    set_rules(proxy, token, {"models": [ALLOWED]})
+    recorder.answers(OK)
+    file = b"form-data; name=file; filename=a.mp3; filename*=utf-8''a.mp3"
+    body = form(field(b"gpt-4o-mini", b"form-data; name=model", b"Content-Type: text/plain; charset=utf-8\r\n"))
+    body = body.removesuffix(b"--b--\r\n") + form(field(b"abc", file))
+
+    assert ask(Way("", body, AUDIO, (FORM,))).status == 200
+    assert ask(Way("", body.replace(b"4o-mini", b"4o"), AUDIO, (FORM,))).json["error"]["code"] == "model_not_allowed"
+    assert recorder.received().body == body
+
+
 # Large bodies.
 
 

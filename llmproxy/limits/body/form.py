@@ -26,9 +26,14 @@ _form_type = re.compile(
     re.ASCII | re.IGNORECASE,
 ).fullmatch
 _header = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*)").fullmatch
-# Quotes in a name are written in three different ways, so a name has none.
+# Quotes in a name are written in three different ways, so a name has none. What a file is called is nobody's
+# business, as long as it ends in one place only: whether or not backslashes escape, nothing in it looks like another
+# parameter. Of .NET nothing stands in quotes.
+_FILE_NAME = r'"(?:[^"\\]*|(?:[^"\\;=]|\\[^;=])*)"|[!#$&+.^_`|~0-9A-Za-z-]+'
 _disposition = re.compile(
-    r'form-data; ?name="([^"\\%\x00-\x1f]*)"(; ?filename="[^"\\]*")?(; ?filename\*=[^;" ]+)?', re.IGNORECASE
+    r'form-data; ?name=(?:"([^"\\%\x00-\x1f]*)"|([0-9A-Za-z_.-]+))'
+    rf'(; ?filename=(?:{_FILE_NAME}))?(; ?filename\*=[^;" ]+)?',
+    re.IGNORECASE,
 ).fullmatch
 _charsets = re.compile(r"charset\*?\s*=\s*[\"']?([^\"';,\s]*)").findall
 # In which every name of ours is written as in UTF-8; in UTF-7 or UTF-16 it is not.
@@ -185,10 +190,14 @@ def _read_headers(block: bytes) -> _Part:
     # Some readers decode what is encoded, and some do not.
     if headers.get(b"content-transfer-encoding", "binary").lower() not in _PLAIN_ENCODINGS:
         raise AmbiguousBody("A part of the form is encoded.")
+    kind = headers.get(b"content-type", "").lower()
+    if kind.startswith("multipart/") or any(name not in _PLAIN_CHARSETS for name in _charsets(kind)):
+        raise AmbiguousBody("A part of the form is not UTF-8, or a form itself.")
     disposition = _disposition(headers.get(b"content-disposition", ""))
-    if not disposition or disposition[1] == "_charset_":
+    name = (disposition[1] or disposition[2] or "") if disposition else "_charset_"
+    if not disposition or name == "_charset_":
         _refuse()
-    return _Part(disposition[1], is_file=bool(disposition[2] or disposition[3]))
+    return _Part(name, is_file=bool(disposition[3] or disposition[4]))
 
 
 def _value(raw: bytes) -> str | int | bool:

@@ -70,6 +70,29 @@ def test_a_model_is_found_before_and_behind_a_file():
         assert reading.parts.audio_chars == 2_000_000
 
 
+# What clients write behind `name="file"`.
+FILE_NAMES = [
+    'filename="a.mp3"',
+    "filename=a.mp3; filename*=utf-8''a.mp3",
+    "filename=\"=?utf-8?B?YQ==?=\"; filename*=utf-8''%C3%BC",
+    'filename="C:\\fakepath\\a.mp3"',
+    'filename="a \\"b\\".mp3"',
+    'filename="a; b=c.mp3"',
+    "filename*=UTF-8''a.mp3",
+]
+
+
+@pytest.mark.parametrize("file_name", FILE_NAMES)
+@pytest.mark.parametrize("names", [('"file"', '"model"'), ("file", "model")], ids=["quoted", "as .NET has them"])
+def test_a_file_may_be_called_as_it_likes(file_name, names):
+    file = f"Content-Disposition: form-data; name={names[0]}; {file_name}\r\n\r\nabc".encode()
+    model = f"Content-Type: text/plain; charset=utf-8\r\nContent-Disposition: form-data; name={names[1]}\r\n\r\nm"
+
+    reading = scan_form([raw(model.encode(), file)], b"b")
+
+    assert (reading.models, reading.parts.audio_chars) == ({"m"}, 3)
+
+
 AMBIGUOUS = {
     "two models": raw(MODEL, field("model", "gpt-5")),
     "a model with a file's name": raw(b'Content-Disposition: form-data; name="model"; filename="x"\r\n\r\nm'),
@@ -98,7 +121,19 @@ AMBIGUOUS = {
     "no headers": raw(b"\r\nx"),
     "no name": raw(b"Content-Disposition: form-data\r\n\r\nm"),
     "two names": raw(b'Content-Disposition: form-data; name="x"; name="model"\r\n\r\nm'),
-    "a name without quotes": raw(b"Content-Disposition: form-data; name=model\r\n\r\nm"),
+    "a model in another character set": raw(field("model", "m", "Content-Type: text/plain; charset=utf-7")),
+    "a form in a part": raw(field("x", "m", "Content-Type: multipart/mixed; boundary=c")),
+    "a name without quotes that goes on": raw(b"Content-Disposition: form-data; name=mod el\r\n\r\nm"),
+    "two names without quotes": raw(b"Content-Disposition: form-data; name=x; name=model\r\n\r\nm"),
+    "a file's name without quotes that goes on": raw(
+        b"Content-Disposition: form-data; name=x; filename=a b; name=model\r\n\r\nm"
+    ),
+    "a name within a file's name with a quote": raw(
+        b'Content-Disposition: form-data; name="x"; filename="a\\"; name=model; b=\\""\r\n\r\nm'
+    ),
+    "a file's name that may not end": raw(
+        b'Content-Disposition: form-data; name="x"; filename="a\\"; filename*=utf-8\'\'b\r\n\r\nm'
+    ),
     "an encoded name": raw(b"Content-Disposition: form-data; name*=utf-8''model\r\n\r\nm"),
     "a name with an escape": raw(field("mod\\el", "m")),
     "a name with a percent sign": raw(field("mode%6c", "m")),
