@@ -184,6 +184,7 @@ class Meter(db.Model):  # type: ignore[name-defined, misc]
     One limit with its count, of a token, or of a project where ``token_id`` is None. See `llmproxy.limits.meters`.
 
     ``models`` are names and globs, separated by commas. ``alerted`` is unused: what was told stands in `alerts`.
+    ``last_spent`` is what had been spent by ``last_end``, the end of the period before this one.
     """
 
     __tablename__ = "meters"
@@ -208,6 +209,8 @@ class Meter(db.Model):  # type: ignore[name-defined, misc]
     mean: Mapped[int] = mapped_column(BigInteger, default=0)
     period_end: Mapped[int] = mapped_column(BigInteger, default=0)
     alerted: Mapped[int] = mapped_column(SmallInteger, default=0)
+    last_spent: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    last_end: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
 
 
 class AuditEntry(db.Model):  # type: ignore[name-defined, misc]

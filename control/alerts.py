@@ -2,7 +2,7 @@
 The outbox of alerts: what somebody is to be told is written down here once, and stays until it was delivered.
 
 Budgets are looked at every few seconds, so that the calls which use them up pay nothing for it. What a period used up
-in its last seconds is therefore not told where the next call has begun a new one before the look.
+in its last seconds is told after it: the call that begins another keeps what stood there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Engine, RowMapping, case, delete, func, select, update
+from sqlalchemy import Connection, Engine, RowMapping, case, delete, func, select, update
 
 from database.engine import Session, background_transaction
 from llmproxy.limits.amounts import shown
@@ -43,7 +43,7 @@ class Alert(NamedTuple):
 def note_new(engine: Engine, now: datetime, kinds: Collection[str] = KINDS) -> int:
     """Write down what is to be told and was not yet, of budgets and of tokens; how many events."""
     with engine.connect() as connection:
-        budgets = list(connection.execute(_uncounted(now)).mappings()) if BUDGET_THRESHOLD in kinds else []
+        budgets = list(_budgets(connection, now)) if BUDGET_THRESHOLD in kinds else []
         tokens = list(connection.execute(_expiring(now)).mappings()) if TOKEN_EXPIRES_SOON in kinds else []
     events = [event for row in budgets for event in _crossings(row, now)] + [_expiry(row, now) for row in tokens]
     return _note(engine, events)
@@ -81,22 +81,30 @@ def _note(engine: Engine, events: Sequence[dict[str, Any]]) -> int:
         return len(connection.execute(noted, events).all())
 
 
-def _uncounted(now: datetime) -> Any:
-    """Budgets past a threshold whose highest one was not written down in their period."""
-    reached = case(*((Meter.spent * 100 >= Meter.amount * each, each) for each in reversed(THRESHOLDS)), else_=0)
+def _budgets(connection: Connection, now: datetime) -> Iterator[RowMapping]:
+    """Those of this period, and of the one before: a call may have begun another since the last look."""
+    yield from connection.execute(_uncounted(Meter.spent, Meter.period_end, now)).mappings()
+    last = _uncounted(Meter.last_spent, Meter.last_end, now).where(Meter.last_end <= microseconds(now))
+    yield from connection.execute(last).mappings()
+
+
+def _uncounted(spent: Any, ends: Any, now: datetime) -> Any:
+    """Budgets past a threshold whose highest one was not written down in the period that ends then."""
+    reached = case(*((spent * 100 >= Meter.amount * each, each) for each in reversed(THRESHOLDS)), else_=0)
     is_known = (
         select(alerts.c.id)
         .where(alerts.c.kind == BUDGET_THRESHOLD, alerts.c.subject == Meter.id)
-        .where(alerts.c.period_end == Meter.period_end, alerts.c.threshold == reached)
+        .where(alerts.c.period_end == ends, alerts.c.threshold == reached)
         .exists()
     )
-    columns = [getattr(Meter, name) for name in ("id", "name", "unit", "period", "amount", "spent", "period_end")]
+    columns = [getattr(Meter, name) for name in ("id", "name", "unit", "period", "amount")]
+    columns += [spent.label("spent"), ends.label("period_end")]
     return (
         select(*columns, Meter.project_id, Meter.token_id, Project.name.label("project"), Token.label.label("token"))
         .join(Project, Project.id == Meter.project_id)
         .outerjoin(Token, Token.id == Meter.token_id)
-        .where(Meter.period.not_in(RATES), Meter.amount > 0, Meter.spent * 100 >= Meter.amount * THRESHOLDS[0])
-        .where(Meter.period_end > microseconds(now - LATE), ~is_known)
+        .where(Meter.period.not_in(RATES), Meter.amount > 0, spent * 100 >= Meter.amount * THRESHOLDS[0])
+        .where(ends > microseconds(now - LATE), ~is_known)
         .limit(_MOST)
     )
 

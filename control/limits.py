@@ -172,7 +172,7 @@ def reset(session: Session, actor: Actor, meter_id: str) -> Meter:
     with write_transaction(session):
         owner, meter = _lock_owned(session, meter_id)
         before = {"name": meter.name, "spent": amounts.shown(meter.unit, meter.spent)}
-        meter.spent, meter.alerted = 0, 0
+        meter.spent, meter.last_end, meter.alerted = 0, 0, 0
         alerts.tell_again(session, meter.id)
         audit.add(session, actor, "reset_meter", owner, before=before, after={"spent": amounts.shown(meter.unit, 0)})
     return meter
@@ -330,6 +330,7 @@ def _change(session: Session, actor: Actor, owner: Owner, meter: Meter, fields: 
     after = _facts(meter)
     changed = [name for name in after if after[name] != before[name]]
     if "amount" in changed:
+        meter.last_end = 0  # it was spent of another amount
         alerts.tell_again(session, meter.id)
     if changed:
         told = {name: before[name] for name in ("name", *changed)}

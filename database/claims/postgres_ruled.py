@@ -36,13 +36,18 @@ _SPENT = "CASE WHEN is_over THEN 0 ELSE spent END"
 _PERIOD_END = "CASE WHEN NOT is_over THEN period_end WHEN now_us < ends THEN ends ELSE after END"
 _HOLDS = f"(unit <> 'requests' AND NOT {_IS_RATE})"
 _METER = ", ".join(METER_COLUMNS)
+# What stood there when a period is over is kept for whoever alerts.
+_KEEP_LAST = """
+    last_spent = CASE WHEN is_over THEN m.spent ELSE last_spent END,
+    last_end = CASE WHEN is_over THEN m.period_end ELSE last_end END
+"""
 
 LOOK = f"""
 SELECT look.*, CASE WHEN is_ruled THEN (SELECT json_agg(json_build_array({_METER})) FROM (
     {METERS_OF.replace(":token_id", "look.id").replace(":project_id", "look.project_id")}
 ) AS meters) END, {_NOW}
 FROM (
-    {STATE.replace(":token", "%(token)s").replace(":default_limit", "%(default_limit)s::integer")}
+    {STATE.replace(":token", "%(token)s").replace(":default_limit", "%(default_limit)s::int")}
 ) AS look (id, project_id, is_active, project_is_active, expires_at, request_count, window_started_at, rate_limit,
            is_ruled, version, project_version, rules, project_rules, project_name, default_tier, in_flight)
 """  # noqa: S608
@@ -50,9 +55,9 @@ FROM (
 # What is read once, and locks nothing, is materialized by word; PostgreSQL does the others by itself. A claim that
 # finds its own reservation was sent again, for its answer was lost: what is held is its own.
 CLAIM = f"""
-WITH asked AS MATERIALIZED (
-    SELECT * FROM unnest(%(ids)s::text[], %(bounds)s::bigint[], %(estimates)s::bigint[], %(ends)s::bigint[],
-        %(after)s::bigint[]) AS asked (meter_id, bound, estimate, ends, after)
+WITH asked (meter_id, bound, estimate, ends, after) AS MATERIALIZED (
+    SELECT * FROM unnest(%(ids)s::text[], %(bounds)s::int8[], %(estimates)s::int8[], %(ends)s::int8[],
+        %(after)s::int8[])
 ), t AS (
     SELECT tokens.id AS token_id, tokens.project_id, openai_api_key, base_url, stream_usage, name, in_flight, token,
         {_WINDOW_IS_OVER} AS is_first
@@ -61,52 +66,52 @@ WITH asked AS MATERIALIZED (
         AND expires_at > clock_timestamp()
         AND tokens.rules_version = %(version)s AND projects.rules_version = %(project_version)s
         AND name = %(project_name)s AND default_tier IS NOT DISTINCT FROM %(default_tier)s::text
-        AND ({_WINDOW_IS_OVER} OR request_count < COALESCE(rate_limit, %(default_limit)s::integer))
+        AND ({_WINDOW_IS_OVER} OR request_count < COALESCE(rate_limit, %(default_limit)s::int))
     FOR UPDATE OF tokens
 ), l AS (
     SELECT {_METER}, bound, estimate, ends, after FROM meters JOIN asked ON meter_id = id
-    WHERE EXISTS (SELECT 1 FROM t) ORDER BY id FOR UPDATE OF meters
+    WHERE EXISTS (SELECT FROM t) ORDER BY id FOR UPDATE OF meters
 ), n AS (
-    SELECT {_NOW} AS now_us FROM (SELECT count(*) AS locked FROM l) AS x WHERE locked >= 0
+    SELECT {_NOW} AS now_us FROM (SELECT count(*) AS locked FROM l) x WHERE locked >= 0
 ), p AS (
     SELECT id, name, unit, models, period, zone, reserve, amount, {_SPENT} AS spent, reserved, bounds, mean,
-        {_PERIOD_END} AS period_end, bound, estimate, {_HOLDS} AS holds
-    FROM (SELECT l.*, now_us, {_IS_OVER} AS is_over FROM l, n) AS looked
+        {_PERIOD_END} AS period_end, is_over, bound, estimate, {_HOLDS} AS holds
+    FROM (SELECT l.*, now_us, {_IS_OVER} AS is_over FROM l, n) AS x
 ), c AS MATERIALIZED (
-    SELECT *, CASE WHEN holds THEN bound ELSE 0 END AS its_bound,
+    SELECT *, CASE WHEN holds THEN bound ELSE 0 END AS most,
         CASE WHEN NOT holds THEN 0 WHEN reserve = 'bound' THEN bound
             ELSE LEAST(bound, GREATEST(estimate, {HELD_MEANS} * mean)) END AS hold,
         CASE WHEN unit = 'requests' THEN 1 WHEN holds THEN 0 ELSE estimate END AS counted
     FROM p
 ), v AS (
     SELECT (SELECT count(*) FROM c WHERE spent < amount AND
-            CASE WHEN reserve = 'bound' THEN bounds + its_bound <= amount - spent
+            CASE WHEN reserve = 'bound' THEN bounds + most <= amount - spent
             ELSE bounds = 0
-                OR (reserved + hold <= amount - spent AND spent + bounds + its_bound <= {MOST_BOUNDS} * amount) END
+                OR (reserved + hold <= amount - spent AND spent + bounds + most <= {MOST_BOUNDS} * amount) END
         ) = cardinality(%(ids)s::text[])
-        AND COALESCE(in_flight < %(concurrency)s::integer, TRUE)
+        AND COALESCE(in_flight < %(concurrency)s::int, TRUE)
         OR EXISTS (SELECT FROM reservations WHERE request_id = %(request_id)s) AS ok
     FROM t
 ), r AS (
     INSERT INTO reservations (request_id, project_id, token_id, node, worker, at, state, holds, estimate)
     SELECT %(request_id)s, project_id, token_id, %(node)s, %(worker)s, now_us, 'held', COALESCE((
-        SELECT json_agg(json_build_array(id, hold, its_bound, estimate) ORDER BY id) FROM c
-        WHERE unit <> 'requests' AND (its_bound > 0 OR counted > 0)
+        SELECT json_agg(json_build_array(id, hold, most, estimate) ORDER BY id) FROM c
+        WHERE unit <> 'requests' AND (most > 0 OR counted > 0)
     ), '[]'), %(estimate)s::bigint
     FROM t, v, n WHERE ok AND %(reserves)s
     ON CONFLICT DO NOTHING RETURNING 1
 ), go AS (
-    SELECT 1 FROM v WHERE ok AND (NOT %(reserves)s OR EXISTS (SELECT 1 FROM r))
+    SELECT 1 FROM v WHERE ok AND (NOT %(reserves)s OR EXISTS (SELECT FROM r))
 ), um AS (
-    UPDATE meters SET spent = c.spent + counted, reserved = c.reserved + hold, bounds = c.bounds + its_bound,
-        period_end = c.period_end
-    FROM c, go WHERE meters.id = c.id RETURNING 1
+    UPDATE meters m SET spent = c.spent + counted, reserved = c.reserved + hold, bounds = c.bounds + most,
+        period_end = c.period_end, {_KEEP_LAST}
+    FROM c, go WHERE m.id = c.id
 ), ut AS (
     UPDATE tokens SET
         request_count = CASE WHEN is_first THEN 1 ELSE request_count + 1 END,
         window_started_at = CASE WHEN is_first THEN clock_timestamp() ELSE window_started_at END,
-        last_used_at = clock_timestamp(), in_flight = tokens.in_flight + %(reserves)s::integer
-    FROM t, go WHERE tokens.token = t.token RETURNING 1
+        last_used_at = clock_timestamp(), in_flight = tokens.in_flight + %(reserves)s::int
+    FROM t, go WHERE tokens.token = t.token
 )
 SELECT t.*, ok, now_us, (SELECT json_agg(json_build_array({_METER}) ORDER BY id) FROM p)
 FROM t, v, n
@@ -148,18 +153,18 @@ WITH r AS MATERIALIZED (
     FOR UPDATE OF reservations
 ), c AS MATERIALIZED (
     SELECT id, state = 'held' AND {_HOLDS} AS releases, hold, bound, {_COST} AS cost, {_PERIOD_END} AS period_end,
-        {_SPENT} AS spent, CASE WHEN state = 'held' AND {_HOLDS} THEN 0 ELSE assumed END AS charged,
+        {_SPENT} AS spent, is_over, CASE WHEN state = 'held' AND {_HOLDS} THEN 0 ELSE assumed END AS charged,
         {_IS_FORGOTTEN} AS is_forgotten
     FROM (SELECT l.*, now_us, {_IS_OVER} AS is_over FROM l, n) AS looked, x
     WHERE state = 'held' OR (state = 'assumed' AND %(state)s::text IS DISTINCT FROM 'assumed')
 ), um AS (
-    UPDATE meters SET
+    UPDATE meters m SET
         spent = CASE WHEN is_forgotten THEN c.spent ELSE GREATEST(c.spent + cost - charged, 0) END,
         reserved = CASE WHEN releases THEN reserved - hold ELSE reserved END,
         bounds = CASE WHEN releases THEN bounds - bound ELSE bounds END,
         mean = CASE WHEN releases THEN mean + (cost - mean) / {MEAN_PARTS} ELSE mean END,
-        period_end = c.period_end
-    FROM c WHERE meters.id = c.id RETURNING 1
+        period_end = c.period_end, {_KEEP_LAST}
+    FROM c WHERE m.id = c.id
 ), ut AS (
     UPDATE tokens SET in_flight = in_flight - 1 FROM t, x WHERE tokens.id = t.id AND state = 'held' RETURNING 1
 ), us AS (

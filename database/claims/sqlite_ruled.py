@@ -52,7 +52,13 @@ INSERT INTO reservations (request_id, project_id, token_id, node, worker, at, st
 VALUES (?, ?, ?, ?, ?, ?, 'held', ?, ?) ON CONFLICT DO NOTHING
 """
 _RELEASE = "UPDATE tokens SET in_flight = in_flight - ? WHERE id = ?"
-_UPDATE_METER = "UPDATE meters SET spent = ?, reserved = ?, bounds = ?, mean = ?, period_end = ? WHERE id = ?"
+# What stood there when a period is over is kept for whoever alerts.
+_UPDATE_METER = """
+UPDATE meters SET spent = ?1, reserved = ?2, bounds = ?3, mean = ?4, period_end = ?5,
+    last_spent = CASE WHEN period_end = ?5 THEN last_spent ELSE spent END,
+    last_end = CASE WHEN period_end = ?5 THEN last_end ELSE period_end END
+WHERE id = ?6
+"""
 
 
 class _Reserved(NamedTuple):

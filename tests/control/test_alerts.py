@@ -142,6 +142,32 @@ def test_a_period_that_is_over_is_still_told_of_while_no_call_has_begun_a_new_on
     assert note_new(database, TODAY_ENDS + timedelta(seconds=20)) == 3
 
 
+def test_what_the_last_period_came_to_is_told_once_when_another_has_begun(database, session, add_meter):
+    meter = add_meter(spent=DOLLAR, period_end=microseconds(TODAY_ENDS + DAY))
+    last = {"last_spent": 960_000, "last_end": microseconds(TODAY_ENDS)}
+    spend(session, meter, 0, **last)
+    now = TODAY_ENDS + 3 * SECOND
+
+    assert [note_new(database, now), note_new(database, now)] == [2, 0]
+    data = orjson.loads(waiting(database)[-1].body)["data"]["meter"]
+    assert (data["spent"], data["resets_at"]) == ("0.96", "2026-11-24T00:00:00Z")
+    assert note_new(database, TODAY_ENDS + timedelta(hours=2)) == 0
+
+
+@pytest.mark.parametrize("change", ["reset", "amount"])
+def test_what_the_last_period_came_to_is_no_news_after_a_reset_or_with_another_amount(
+    database, session, add_meter, change
+):
+    last = {"last_spent": 960_000, "last_end": microseconds(NOW - SECOND)}
+    meter = add_meter(**last)
+    if change == "reset":
+        limits.reset(session, ME, meter)
+    else:
+        limits.change(session, ME, meter, amount="1.10")
+
+    assert note_new(database, NOW) == 0
+
+
 @pytest.mark.parametrize("change", ["reset", "amount"])
 def test_a_budget_that_begins_anew_is_told_of_anew_and_what_waits_still_goes_out(
     database, session, add_meter, change

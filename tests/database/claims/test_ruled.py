@@ -315,6 +315,7 @@ def test_a_period_that_is_over_or_ends_too_far_ahead_is_replaced_by_the_claim(be
     found = bench.meter(meter)
     assert (found.spent, found.reserved, found.bounds) == (0 if is_over else 500, 13, 14)
     assert found.period_end == (period_ends(period, "UTC", now_us())[0] if is_over else end)
+    assert (found.last_spent, found.last_end) == ((500, end) if is_over else (0, 0))
 
 
 def test_a_rate_begins_again_with_its_minute(bench):
@@ -354,11 +355,12 @@ def test_a_call_is_paid_by_the_period_in_which_it_is_settled(bench):
     meter = bench.add_meter()
     request_id = new_id()
     bench.claim(cost(100, 40), request_id=request_id)
-    bench.change(Meter, spent=77, period_end=now_us() - 1)
+    bench.change(Meter, spent=77, period_end=(ended := now_us() - 1))
 
     bench.settle(request_id, 50)
 
     assert numbers(bench.meter(meter)) == (50, 0, 0, 1)
+    assert (bench.meter(meter).last_spent, bench.meter(meter).last_end) == (77, ended)
     assert bench.meter(meter).period_end == period_ends("day", "UTC", now_us())[0]
 
 
