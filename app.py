@@ -16,6 +16,7 @@ import commands
 from blueprints import (
     admin,
     errors,
+    field_sizes,
     health,
     holder,
     management,
@@ -73,6 +74,8 @@ class _App(Flask):
             is_websocket = "HTTP_UPGRADE" in environ and websocket.serves(environ)
             forward = websocket.forward if is_websocket else proxy.forward
             return forward(self.extensions[EXTENSION], environ, start_response)
+        if field_sizes.too_long(environ):
+            return field_sizes.refuse(start_response)
         if "//" in environ["PATH_INFO"]:
             # Flask would lead to the path with one slash, past whatever a front server's rules say of that.
             environ["PATH_INFO"] = _NOWHERE

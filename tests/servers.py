@@ -277,9 +277,10 @@ class Server:
 
     def leaks(self) -> list[str]:
         """Places that hold one of this server's secrets; there should be none."""
+        log = self.data_dir / "api_logs.jsonl"  # which a server that took no call has not
         places = {
             "output": self.output(),
-            "records": (self.data_dir / "api_logs.jsonl").read_text(),
+            "records": log.read_text() if log.exists() else "",
             "metrics": self.metrics(),
         }
         return [place for place, text in places.items() if any(secret in text for secret in self.secrets)]

@@ -51,6 +51,17 @@ def test_an_operators_broken_body_is_a_400_and_no_fault(proxy):
     assert "Traceback" not in proxy.output()
 
 
+@pytest.mark.parametrize("path", ["/admin/", "/manage/projects", "/self", "/metrics"])
+def test_a_header_of_many_lines_is_no_longer_than_one_line_may_be(proxy, path):
+    """To take ninety of them apart would keep everybody else waiting."""
+    with HandClient(proxy.url) as client:
+        long = client.call("GET", path, *[("Cookie", "a=b;" * 2000)] * 90)
+        short = client.call("GET", path, *[("Cookie", "a=b")] * 90)
+
+        assert (long.status, long.json["error"]["code"]) == (431, "headers_too_large")
+        assert short.status != 431
+
+
 REFUSED = {
     "no version": (b"GET /v1/models\r\n\r\n", 400, None),
     "another protocol": (b"\x16\x03\x01\x02\x00\r\n\r\n", 400, None),
