@@ -23,7 +23,9 @@ from blueprints.admin.request_filters import ERROR, FAILED, SLOWEST, Problem, Se
 from blueprints.admin.site import bp
 from blueprints.csv_table import csv_response
 from blueprints.wire import iso
+from control import tokens
 from control.errors import NotFound
+from control.limits import is_over
 from llmproxy.admission import utc_now
 from llmproxy.api_log.latest import Filter, Found, Place, read_at, search
 from llmproxy.api_log.read_record import ReadRecord
@@ -226,14 +228,24 @@ def _record_of(request_id: str) -> tuple[Place | None, ReadRecord | None]:
 
 def _way_out(told: Advice, row: RecordView) -> str | None:
     """The address of the page where the advice is followed; None where there is none, or not any more."""
-    record = row.record
-    if told.place == "token":
-        return url_for(f"{bp.name}.token", token_id=record.token_id) if row.token else None
+    record, at = row.record, told.at or None
+    if told.place == "token" or (told.place == "rules" and row.token and not _takes_rules(record.token_id)):
+        return url_for(f"{bp.name}.token", token_id=record.token_id, _anchor=at) if row.token else None
+    if told.place == "rules":
+        return url_for(f"{bp.name}.rules", token_id=record.token_id, _anchor=at) if row.token else None
     if told.place == "project":
-        return url_for(f"{bp.name}.project", project_id=record.project_id) if row.project else None
+        return url_for(f"{bp.name}.project", project_id=record.project_id, _anchor=at) if row.project else None
     if told.place == "new_token":
         return url_for(f"{bp.name}.new_token", project_id=record.project_id if row.project else None)
-    return url_for(f"{bp.name}.health") if told.place else None
+    if told.place == "alike":
+        ended = ERROR if record.failed_inside else record.outcome
+        return url_for(f"{bp.name}.requests", outcome=ended, token=record.token_id)
+    return url_for(f"{bp.name}.health", _anchor=at) if told.place else None
+
+
+def _takes_rules(token_id: str | None) -> bool:
+    """Whether there is a form for the rules of this token: there is none for one that is over."""
+    return token_id is not None and not is_over(tokens.find(db.session, token_id))
 
 
 def latest(wanted: Filter, *, limit: int) -> list[RecordView]:

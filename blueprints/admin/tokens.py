@@ -254,6 +254,7 @@ def _token_page(found: Token, form: TokenForm, status: int = 200) -> Response:
         default_limit=_default_limit(),
         activity=activity(Filters(token_id=found.id)),
         limits=limits.views(found),
+        project_limits=limits.views(found.project),
         rules=rules.view(found.rules),
         spans=SPANS,
         price_date=costs.price_date(),

@@ -245,7 +245,11 @@ def test_a_page_begins_with_what_its_calls_did(app: Flask, browser: Browser, wri
     for text, requests in ((month, 4), (day, 3)):
         assert f'<h2>Requests</h2><p class="figure">{requests}</p>' in text
         assert '<h2>Errors</h2><p class="figure">1</p>' in text
-        assert '<h2>Refused</h2><p class="figure">1</p><p class="quiet">1 over a limit (429)</p>' in text
+        refused, limited = (html.unescape(found) for found in re.findall(r'href="([^"]+outcome=refused[^"]*)"', text))
+        assert ">1 over a limit (429)</a>" in text and statuses(browser, limited) == ["429"]
+        assert statuses(browser, refused) == ["429"]
+        # What can be changed stands below what happened.
+        assert text.index("<h2>Requests</h2>") < text.index("Latest errors") < text.index("<h2>Limits</h2>")
         assert ">upstream_timeout</a>" in text and ">rate_limit_exceeded</a>" in text and "not_ours" not in text
     assert ">o4-mini</a>" in month and ">o4-mini</a>" not in day
     errors = html.unescape(re.search(r'href="(/admin/requests\?outcome=error[^"]+)"', month)[1])
