@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import _socket
+import fcntl
 import socket
 import ssl
+import termios
+from array import array
 from contextlib import closing, suppress
 
 import gevent.socket
@@ -57,6 +60,13 @@ def send_ready(sock: RealSocket, data: bytes) -> bytes:
         return data[sock.send(data) :]
     except OSError:
         return data
+
+
+def waiting_bytes(sock: RealSocket) -> int:
+    """How much has arrived that nobody has read yet."""
+    count = array("i", [0])
+    fcntl.ioctl(sock.fileno(), termios.FIONREAD, count)
+    return count[0]
 
 
 def lost() -> str | None:

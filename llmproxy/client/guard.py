@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import struct
@@ -11,12 +12,15 @@ from typing import Any, Protocol
 from gevent import get_hub, getcurrent
 
 from llmproxy.errors import ClientGone, ProxyError
-from llmproxy.sockets import READ, RealSocket, poll, real, shut_down
+from llmproxy.sockets import READ, RealSocket, poll, real, shut_down, waiting_bytes
 
 # Watching a socket costs the kernel's attention twice, a timer costs next to nothing, and most calls are over
 # before anybody hangs up.
 GRACE_S = 0.2
 LOOK_EVERY_S = 0.5
+# More than this behind a request, and the kernel soon takes no more: then the end of the connection does not arrive.
+# Less than what it takes, however small the packets are (92 KiB and more of Linux' 128 KiB).
+MOST_BYTES_BEHIND = 64 * 1024
 # Linux tells of a peer that has shut its side down; elsewhere only a reset is seen.
 _PEER_LEFT = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
@@ -123,7 +127,7 @@ class CallGuard:
             self._end(ClientGone())
         else:
             # It has sent more, maybe its next request. The socket stays readable from here on, whatever happens.
-            self.watch_sending_client()
+            self._look_behind_bytes(MOST_BYTES_BEHIND)
 
     def watch_sending_client(self) -> None:
         """
@@ -131,14 +135,18 @@ class CallGuard:
 
         To be called while the client's request is still being read; `watch_client` takes over when it has been.
         """
+        self._look_behind_bytes(math.inf)
+
+    def _look_behind_bytes(self, most: float) -> None:
+        """Look now and then; a client with more than `most` bytes unread counts as gone, for it could not be seen."""
         if self._client is not None:
             self._watcher = get_hub().loop.timer(LOOK_EVERY_S, LOOK_EVERY_S)
-            self._watcher.start(self._look_behind, self._client)
+            self._watcher.start(self._look_behind, self._client, most)
 
-    def _look_behind(self, client: RealSocket) -> None:
+    def _look_behind(self, client: RealSocket, most: float) -> None:
         look = poll()
         look.register(client.fileno(), _PEER_LEFT)
-        if look.poll(0):
+        if look.poll(0) or waiting_bytes(client) > most:
             self._end(ClientGone())
             self._watcher.stop()
 

@@ -129,6 +129,7 @@ BEHIND = {
     "an empty line": b"\r\n",
     "a request": b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n",
     "many requests": 100 * b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n",
+    "more than the kernel takes, so that the end does not come": b"x" * 400_000,
     "half a request": b"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nab",
 }
 
