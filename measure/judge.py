@@ -193,7 +193,6 @@ def python_reading(body: bytes) -> Reading:
     models, parts = set[str](), Parts()
     members = _built(document, models, is_outermost=True)
     if tools := [_built(some, set(), "tools") for some in _tools_of_items(document)]:
-        # Whatever names a model there stands in a tool, and not in what a server has listed.
         members["input"] = _built_anew = brought(tools)
         _built(_as_pairs(_built_anew), models)
     for name, value in document:

@@ -144,10 +144,16 @@ def brought(tools: list[Any]) -> list[dict[str, Any]]:
     What Reading's members have as `input`.
 
     Args:
-        tools: What each item has under that name. What an MCP server has listed are no tools of the call: a tool has
-            a type.
+        tools: What each item has under that name. What an MCP server has listed are no tools of the call, for a tool
+            has a type; a model in it is looked at all the same.
     """
-    return [{"tools": [tool for tool in _listed(some) if not _is_of_mcp_list(tool)]} for some in tools]
+    return [
+        {
+            "tools": [tool for tool in _listed(some) if not _is_of_mcp_list(tool)],
+            "listed": [tool for tool in _listed(some) if _is_of_mcp_list(tool)],
+        }
+        for some in tools
+    ]
 
 
 def _listed(tools: Any) -> list[Any]:

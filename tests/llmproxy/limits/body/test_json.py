@@ -219,6 +219,7 @@ BRINGING = {
     "a search's item": [
         {"tools": [{"type": "namespace", "tools": [{"type": "image_generation", "model": "gpt-5"}]}]}
     ],
+    "beside what a server lists": [{"tools": [{"type": "image_generation"}, {"input_schema": {}, "model": "gpt-5"}]}],
     "one item": {"tools": [{"type": "image_generation", "model": "gpt-5"}]},
     "like what a server lists": [{"tools": [{"type": "image_generation", "model": "gpt-5", "input_schema": {}}]}],
 }
