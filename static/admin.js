@@ -46,11 +46,28 @@ setInterval(() => {
   }
 }, 5000);
 
-/* Filters act at once. */
+/* Filters act at once: what is chosen when it is, what is written when its field is left, for a time is whole with
+   each digit. Whoever goes on to the next field finds it again on the page that comes. */
 for (const form of document.querySelectorAll("form[data-at-once]")) {
+  const send = (event) => {
+    const next = event.relatedTarget;
+    if (next?.closest("a, button, summary")) return;
+    sessionStorage.setItem("focus", (next ?? event.target).id);
+    form.requestSubmit();
+  };
   form.addEventListener("change", (event) => {
-    if (event.target.matches("select")) form.requestSubmit();
+    if (event.target.matches("select")) send(event);
   });
+  form.addEventListener("focusout", (event) => {
+    if (event.target.matches("input") && event.target.value !== event.target.defaultValue && document.hasFocus()) send(event);
+  });
+  const field = document.getElementById(sessionStorage.getItem("focus"));
+  sessionStorage.removeItem("focus");
+  if (field && form.contains(field)) {
+    const hidden = field.closest("details");
+    if (hidden) hidden.open = true;
+    field.focus();
+  }
 }
 
 /* Ticks or clears what can be selected on the page. */
@@ -100,8 +117,19 @@ function show(arrived) {
   rows.closest("table").hidden = false;
   for (const row of arrived) row.classList.add("new-row");
   rows.prepend(...arrived);
-  while (rows.rows.length > MOST_ROWS) rows.lastElementChild.remove();
+  if (rows.rows.length > MOST_ROWS) trim();
   document.querySelector("[data-live-words]").textContent = `${arrived.length} new`;
+}
+
+/* Rows that make room are a link away. */
+function trim() {
+  while (rows.rows.length > MOST_ROWS) rows.lastElementChild.remove();
+  const last = [...rows.querySelectorAll("th a")].at(-1);
+  const older = document.querySelector("[data-older]");
+  const url = new URL(older.firstElementChild.href);
+  url.searchParams.set("before", new URL(last.href).searchParams.get("at"));
+  older.firstElementChild.href = url;
+  older.hidden = false;
 }
 
 async function follow() {

@@ -59,13 +59,19 @@ def exact(moment: datetime, zone: tzinfo = UTC) -> str:
     return moment.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
+def exact_and_utc(moment: datetime, zone: tzinfo) -> str:
+    """A time to the second in a zone, and in UTC where that is another: log lines and addresses have that one."""
+    local, utc = exact(moment, zone), exact(moment)
+    return local if local == utc else f"{local}, {utc}"
+
+
 def when(moment: datetime | None, absent: str = "never", *, zone: tzinfo = UTC) -> Markup:
-    """A time for a page: relative to now, exact on hover and for machines."""
+    """A time for a page: relative to now, exact in the zone and in UTC on hover, and for machines."""
     if moment is None:
         return Markup('<span class="quiet">{}</span>').format(absent)
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         iso_utc(moment),
-        exact(moment, zone),
+        exact_and_utc(moment, zone),
         relative(moment, utc_now()),
     )
 

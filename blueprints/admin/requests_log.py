@@ -34,6 +34,8 @@ from models import db
 from services import Services
 
 PAGE_SIZE = 50
+# How many that came since the last look are counted; PAGE_SIZE of them are shown.
+MOST_AT_ONCE = 1000
 SPENDERS = 5
 _SPENDING: tuple[Kind, ...] = ("project", "token")
 OUTCOMES: dict[str, str] = {name: name.replace("_", " ").capitalize() for name in get_args(Outcome)}
@@ -192,9 +194,16 @@ def _indexed_since(wanted: Filter) -> datetime | None:
 def tail() -> Response:
     """For the live view: rows of the records after the place `after`, and the place to ask for next."""
     after = Place.parse(request.args.get("after", ""))
-    _, wanted, problem = request_filters.read(request.args)
-    found = search(_log_path(), wanted, limit=PAGE_SIZE, until=after) if not problem else Found()
-    response = page("_request_rows.html", rows=_views(found.records))
+    sent, wanted, problem = request_filters.read(request.args)
+    found = search(_log_path(), wanted, limit=MOST_AT_ONCE, until=after) if not problem else Found()
+    shown = found.records[:PAGE_SIZE]
+    response = page(
+        "_request_rows.html",
+        rows=_views(shown),
+        left_out=len(found.records) - len(shown),
+        is_more=found.older is not None,
+        filters_in_use=request_filters.in_use(sent),
+    )
     response.headers["X-Next-Place"] = str(found.end or after or "")
     return response
 

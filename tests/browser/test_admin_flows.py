@@ -255,6 +255,25 @@ def test_a_chosen_outcome_acts_at_once(chromium: Browser, used_proxy: Server):
         page.wait_for_url("**/admin/requests?outcome=refused")
 
 
+def test_a_written_filter_acts_when_its_field_is_left_and_the_keyboard_goes_on(chromium: Browser, used_proxy: Server):
+    with signed_in(chromium, used_proxy) as page:
+        page.goto("/admin/requests?model=gpt")
+        page.get_by_label("Status").fill("4xx")
+        page.keyboard.press("Tab")
+
+        page.wait_for_url("**/admin/requests?status=4xx&model=gpt")
+        expect(page.get_by_label("Error code")).to_be_focused()
+
+
+def test_the_way_out_of_a_failed_call_has_the_focus(chromium: Browser, used_proxy: Server):
+    with signed_in(chromium, used_proxy) as page:
+        page.goto("/admin/requests?code=rate_limit_exceeded&outcome=refused")
+        page.locator("tbody th a").first.click()
+        page.get_by_role("button", name="Raise the limit").click()
+
+        expect(page.get_by_label("Requests per hour")).to_be_focused()
+
+
 def test_a_chosen_span_goes_before_the_times_that_stood_there(chromium: Browser, used_proxy: Server):
     with signed_in(chromium, used_proxy) as page:
         page.goto("/admin/requests?from=2026-11-23T18:00&to=2026-11-23T19:00")

@@ -467,6 +467,21 @@ def test_the_live_view_brings_what_came_after_a_place(browser: Browser, write_re
     assert again.text.strip() == ""
 
 
+def test_the_live_view_says_how_many_it_leaves_out_and_leads_to_them(browser: Browser, write_record: Write):
+    write_record(endpoint="/v1/before", outcome="refused")
+    place = re.search(r'data-place="([^"]+)"', browser.get("/admin/requests").text)[1]
+    for number in range(53):
+        write_record(endpoint=f"/v1/after/{number}", outcome="refused")
+
+    answer = browser.get(f"/admin/requests/tail?after={place}&outcome=refused")
+
+    assert answer.text.count('<th scope="row">') == 50 and "/v1/after/3<" in answer.text
+    link = re.search(r'<a href="([^"]+)">3 older ones came at the same time</a>', answer.text)[1]
+    older = browser.get(html.unescape(link)).text
+    shown = re.findall(r'<code class="call" title="([^"]+)">', older)
+    assert shown == ["/v1/after/2", "/v1/after/1", "/v1/after/0", "/v1/before"] and "outcome=refused" in link
+
+
 def test_scripts_get_records_as_json(script: Script, write_record: Write):
     record = write_record()
 

@@ -38,7 +38,8 @@ def test_times_are_told_in_the_zone(browser: Browser, write_record: Write, time_
     write_record(timestamp=moment.timestamp())
 
     exact = moment.astimezone(ZoneInfo(time_zone)).strftime("%Y-%m-%d %H:%M:%S %Z")
-    assert f'title="{exact}"' in browser.get("/admin/requests").text
+    with_utc = exact if exact.endswith("UTC") else f"{exact}, {moment:%Y-%m-%d %H:%M:%S} UTC"
+    assert f'title="{with_utc}"' in browser.get("/admin/requests").text
 
 
 @pytest.mark.parametrize("time_zone", ["Europe/Berlin", "America/Los_Angeles"])
