@@ -604,6 +604,21 @@ def test_a_form_is_read_for_its_model(proxy, token_for, recorder, chat):
     assert code(refused) == (403, "model_not_priced")
 
 
+def test_a_transcript_without_usage_is_charged_by_the_size_of_its_sound(proxy, token_for, recorder, chat):
+    token = token_for(recorder.url)
+    meter = add_meter(proxy, token)
+    recorder.answers(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nhi")
+    form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + b"\0" * 400_000
+    for name, value in (("model", "whisper-1"), ("response_format", "text")):
+        form += f'\r\n--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}'.encode()
+
+    headers = (("Content-Type", "multipart/form-data; boundary=b"),)
+    answer = chat(form + b"\r\n--b--\r\n", "/v1/audio/transcriptions", token.bearer, headers)
+
+    assert proxy.record_of(answer["x-proxy-request-id"])["cost_source"] == "assumed"
+    assert settled(proxy, meter).spent == 400_000 // 4_000 * 100  # micro-dollars a second
+
+
 def test_a_plain_token_sees_nothing_of_all_this(proxy, chat, token, using):
     others = proxy.issue_token(token.project_id)
     add_meter(proxy, others)
