@@ -420,6 +420,11 @@ class Settings:
         return self.data_dir / "api_logs.jsonl"
 
     @property
+    def sqlite_path(self) -> Path | None:
+        """The file that is the database; None on PostgreSQL."""
+        return Path(unquote(_sqlite_path(self.database_url))) if self.database_url.startswith("sqlite") else None
+
+    @property
     def egress(self) -> Egress:
         """The way out of this network."""
         return Egress(self.https_proxy, self.http_proxy, self.no_proxy)
@@ -579,8 +584,7 @@ def _made_when_deployed(values: Mapping[str, Any]) -> tuple[str, ...]:
 def _why_missing(name: str, settings: Settings, makes: Iterable[str]) -> str | None:
     """Why this secret or user must be set; None when it can be made."""
     if name in makes:
-        url = settings.database_url
-        path = unquote(_sqlite_path(url)) if name == "ENCRYPTION_KEY" and url.startswith("sqlite") else ""
+        path = (name == "ENCRYPTION_KEY" and settings.sqlite_path) or ""
         # What is sealed in a database that is there already would stay shut under a new key.
         is_lost = f"is not set, and {path} was made with one: set it, or put the file encryption_key back"
         return is_lost if os.path.exists(path) else None

@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from flask import Flask
 
@@ -45,8 +46,20 @@ def warn(settings: config.Settings, log: logging.Logger = log) -> None:
     if (mode := stat.S_IMODE(settings.data_dir.stat().st_mode)) & 0o077:
         # Somebody else made it, and may have had reasons.
         log.warning("DATA_DIR %s is open to others (mode %03o): chmod 700 it", settings.data_dir, mode)
+    if (path := settings.sqlite_path) and (mode := _mode_of_database(path)) & 0o077:
+        # An older version made it, or a copy did. SQLite gives its mode to the log beside it.
+        log.warning("the database %s is open to others (mode %03o): chmod 600 %s*", path, mode, path)
     if settings.upstream_is_unencrypted:
         log.warning("UPSTREAM_URL %s is not encrypted: keys and prompts travel in the clear", settings.upstream_url)
+
+
+def _mode_of_database(path: Path) -> int:
+    """What of SQLite's files at `path` may be done by whom: all that one of them allows, 0 where there is none."""
+    mode = 0
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(OSError):
+            mode |= stat.S_IMODE(os.stat(f"{path}{suffix}").st_mode)
+    return mode
 
 
 def warn_of_projects(parts: Services, log: logging.Logger = log) -> None:

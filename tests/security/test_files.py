@@ -52,10 +52,17 @@ def test_the_call_log_alone_may_be_opened_to_a_collector(server_kind, upstream, 
 
 
 @on_both_servers
-def test_a_directory_that_somebody_else_made_keeps_its_mode_and_is_warned_about(server_kind, upstream, tmp_path):
+def test_what_somebody_else_made_keeps_its_mode_and_is_warned_about(server_kind, upstream, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data").chmod(0o755)
-    with Server(server_kind, tmp_path / "data", empty=True, UPSTREAM_URL=upstream.url) as server:
+    database = tmp_path / "elsewhere.db"
+    database.touch()
+    database.chmod(0o644)
+    settings = {"UPSTREAM_URL": upstream.url, "DATABASE_URL": f"sqlite:///{database}"}
+    with Server(server_kind, tmp_path / "data", empty=True, **settings) as server:
         assert server.output().count("is open to others (mode 755): chmod 700 it") == 1
+        warning = f"the database {database} is open to others (mode 644): chmod 600 {database}*"
+        assert server.output().count(warning) == 1
 
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o755
+    assert stat.S_IMODE(database.stat().st_mode) == 0o644
