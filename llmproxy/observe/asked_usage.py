@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from llmproxy.observe.json_scan import JsonScanner, members, whole_number
+from llmproxy.observe.json_scan import JsonScanner, members, parsed, whole_number
 from llmproxy.observe.sse import Block, EventSplitter, parse_event
 from llmproxy.turns import in_slices
 
@@ -31,6 +31,10 @@ _STREAM, _OPTIONS = "stream", "stream_options"
 _ASK = b'"include_usage":true'
 _has_usage = re.compile(rb'"usage"(?!\s*+:\s*+null)').search
 
+# What a chunk says besides its choices.
+_ENVELOPE = frozenset(
+    {"id", "object", "created", "model", "service_tier", "system_fingerprint", "choices", "usage", "error"}
+)
 _STRING = rb'"(?:[^"\\]++|\\.)*+"'
 # The beginning of a chunk that has a choice, told before the chunk is complete: only plain members come before it.
 _has_a_choice = re.compile(
@@ -114,7 +118,7 @@ def _last(document: bytes, name: str) -> tuple[int, int]:
 
 class UsageChunkFilter:
     """
-    Takes the one usage chunk (no choices, usage not null) out of an uncompressed chat stream.
+    Takes the one usage chunk (no choices, no error, usage not null) out of an uncompressed chat stream.
 
     The output is the input without that event's bytes, at any split. An event is held back only while it could
     still turn out to be that chunk, and never beyond 64 KiB.
@@ -174,7 +178,12 @@ def _is_usage_chunk(raw: bytes) -> bool:
     if event is None:
         return False
     try:
-        chunk = orjson.loads(event.data)
-    except orjson.JSONDecodeError:
+        chunk = parsed(event.data)
+    except (ValueError, RecursionError):
         return False
-    return isinstance(chunk, dict) and chunk.get("choices") == [] and isinstance(chunk.get("usage"), dict)
+    if not isinstance(chunk, dict) or not isinstance(chunk.get("usage"), dict):
+        return False
+    if chunk.get("error"):  # the caller's, whatever else the chunk tells
+        return False
+    # Some upstreams leave the empty list out: then it is a usage chunk if it has nothing that others have not.
+    return chunk.get("choices") == [] or (chunk.get("choices") is None and chunk.keys() <= _ENVELOPE)

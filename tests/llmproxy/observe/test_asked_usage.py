@@ -231,6 +231,33 @@ def test_a_chunk_on_several_lines_is_known_too():
     assert taken.endswith(b'"usage":null}\r\n\r\ndata: [DONE]\r\n\r\n')
 
 
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        b'{"choices":[],"note":"\\ud83d","usage":{"prompt_tokens":1}}',
+        b'{"choices":[],"score":NaN,"usage":{"prompt_tokens":1}}',
+        b'{"choices":null,"usage":{"prompt_tokens":1}}',
+        b'{"usage":{"prompt_tokens":1},"error":null}',
+    ],
+)
+def test_a_usage_chunk_is_known_as_other_upstreams_write_it(chunk):
+    assert filtered([b"data: " + chunk + b"\n\n" + DONE]) == DONE
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        b'{"usage":{"prompt_tokens":1},"error":{"code":"overloaded"}}',
+        b'{"choices":[{"delta":{}}],"usage":{"prompt_tokens":1}}',
+        b'{"choices":"none","usage":{"prompt_tokens":1}}',
+        b'{"choices":[],"usage":{"prompt_tokens":1}',
+        b'{"choices":[],"usage":' + b"[" * 30_000 + b"}",
+    ],
+)
+def test_what_tells_more_than_usage_or_is_no_chunk_stays(chunk):
+    assert filtered([b"data: " + chunk + b"\n\n" + DONE]) == b"data: " + chunk + b"\n\n" + DONE
+
+
 def test_only_the_first_usage_chunk_is_taken():
     assert filtered([USAGE_CHUNK + USAGE_CHUNK + DONE]) == USAGE_CHUNK + DONE
 
