@@ -6,9 +6,7 @@ import socket
 import ssl
 from typing import Any
 
-import orjson
-
-from benchmark.load.events import data_of, name_of
+from benchmark.load.events import data_of, name_of, object_in
 
 LONGEST_MESSAGE = 200
 
@@ -17,13 +15,13 @@ Cause = tuple[str, str]
 
 def of_response(status: int, body: bytes) -> Cause:
     """The cause, such as `429 rate_limit_exceeded`, and its own message, for a response that is no success."""
-    code, message = _code_and_message(_object(body).get("error"))
+    code, message = _code_and_message(object_in(body).get("error"))
     return (f"{status} {code}" if code else str(status)), message
 
 
 def of_body(body: bytes) -> Cause | None:
     """Why a response of 2xx is none: its body is an error. None of any other body."""
-    failed = _failure_in("", _object(body)) if b'"error"' in body else None
+    failed = _failure_in("", object_in(body)) if b'"error"' in body else None
     return failed and (f"error in the body: {failed[0] or 'no code'}", failed[1])
 
 
@@ -38,7 +36,8 @@ def _failure_in(name: str, data: dict[str, Any]) -> Cause | None:
     Code and message of what says that a request failed.
 
     Chats and completions send an `error` object, or a choice whose `finish_reason` is "error"; the Responses API an
-    event of type "error" that is the error itself, or `response.failed`, which has it in its `response`.
+    event of type "error" that is the error itself, or `response.failed`, which has it in its `response`; runs of
+    threads `thread.run.failed`, as `last_error`; and Groq the text of one in `x_groq`.
     """
     error = data.get("error")
     match data.get("type") or name:
@@ -47,8 +46,12 @@ def _failure_in(name: str, data: dict[str, Any]) -> Cause | None:
         case "response.failed":
             response = data.get("response")
             error = (response.get("error") if isinstance(response, dict) else None) or error or {}
+        case "thread.run.failed":
+            error = error or data.get("last_error") or {}
         case _ if choice := _failed_choice(data):
             error = error or choice.get("error") or {"code": "finish_reason"}
+        case _ if isinstance(groq := data.get("x_groq"), dict):
+            error = error or groq.get("error")
     return None if error is None or error is False else _code_and_message(error)
 
 
@@ -60,17 +63,14 @@ def _failed_choice(data: dict[str, Any]) -> dict[str, Any] | None:
 
 def _code_and_message(error: Any) -> Cause:
     if not isinstance(error, dict):
-        return "", error[:LONGEST_MESSAGE] if isinstance(error, str) else ""
+        return "", _shown(error)[:LONGEST_MESSAGE] if isinstance(error, str) else ""
     code = error.get("code") or error.get("type") or ""
-    return str(code), str(error.get("message") or "")[:LONGEST_MESSAGE]
+    return _shown(code), _shown(error.get("message") or "")[:LONGEST_MESSAGE]
 
 
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        data = orjson.loads(body)
-    except ValueError:
-        return {}
-    return data if isinstance(data, dict) else {}
+def _shown(told: object) -> str:
+    """As text that terminals and files take: half an emoji is none."""
+    return str(told).encode("utf-8", "replace").decode()
 
 
 def of_exception(error: BaseException, *, answered: bool) -> str:

@@ -63,7 +63,7 @@ class StreamTimes:
         *blocks, self._rest = text.split(b"\n\n")
         for block in blocks:
             if block.startswith(b"data:"):
-                if b'"error"' in block or b'"sequence_number"' in block:
+                if b'"error"' in block or b'"sequence_number"' in block or b'"response.failed"' in block:
                     self._look_at(block)
             elif b"\ndata:" in block:
                 self._look_at(block, now_ns)
@@ -96,7 +96,7 @@ class StreamTimes:
                 self._promised = int(promised)
         elif b'"sequence_number"' in event and (found := _NUMBER.search(event)):
             self._count(int(found[1]))
-        if self.failure is None and b"error" in event:
+        if self.failure is None and (b"error" in event or b".failed" in event):
             self.failure = causes.of_event(event)
 
     def _count(self, number: int) -> None:

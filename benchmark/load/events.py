@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 import orjson
@@ -13,12 +14,24 @@ _GROWING = ("delta", "partial_image")
 
 def data_of(event: bytes) -> dict[str, Any]:
     """Its JSON object; empty where it holds none."""
-    text = b"\n".join(line[5:] for line in event.split(b"\n") if line.startswith(b"data:"))
+    return object_in(b"\n".join(line[5:] for line in event.split(b"\n") if line.startswith(b"data:")))
+
+
+def object_in(text: bytes) -> dict[str, Any]:
+    """The JSON object that a text is, also one with half an emoji in it; empty for any other text."""
     try:
         data = orjson.loads(text)
     except ValueError:
-        return {}
+        data = _forgiven(text)
     return data if isinstance(data, dict) else {}
+
+
+def _forgiven(text: bytes) -> object:
+    """As Python's own reader takes it; None for what is no JSON to it either."""
+    try:
+        return json.loads(text.decode("utf-8", "replace"), strict=False)
+    except (ValueError, RecursionError):
+        return None
 
 
 def name_of(event: bytes) -> str:

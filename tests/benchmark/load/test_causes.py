@@ -13,6 +13,7 @@ from benchmark.load import causes
         (b'{"error": {"code": "server_error", "message": "m"}}', "error in the body: server_error"),
         (b'{"status": "failed", "error": {"code": "rate", "message": "m"}, "output": []}', "error in the body: rate"),
         (b'{"choices": [{"finish_reason": "error"}]}', "error in the body: finish_reason"),
+        (b'{"error": {"code": "cut", "message": "half of it: \\ud83d"}}', "error in the body: cut"),
         (b'{"status": "completed", "error": null}', None),
         (b'{"choices": [{"message": {"content": "\\"error\\""}}]}', None),
         (b'not JSON, "error"', None),

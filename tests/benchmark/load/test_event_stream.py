@@ -73,6 +73,17 @@ def test_what_carries_no_data_is_no_event(block):
             "m",
         ),
         (b'event: response.failed\ndata: {"type": "response.failed", "response": {"error": null}}', "no code", ""),
+        (b'data: {"type": "response.failed", "response": {"status": "failed"}}', "no code", ""),
+        (b'event: response.failed\ndata: {"sequence_number": 4, "response": {}}', "no code", ""),
+        (
+            b'event: thread.run.failed\n'
+            b'data: {"status": "failed", "last_error": {"code": "server_error", "message": "m"}}',
+            "server_error",
+            "m",
+        ),
+        (b'event: thread.run.failed\ndata: {"status": "failed", "last_error": null}', "no code", ""),
+        (b'data: {"choices": [], "x_groq": {"id": "x", "error": "m"}}', "no code", "m"),
+        (b'data: {"error": {"code": "overloaded", "message": "half of it: \\ud83d"}}', "overloaded", "half of it: ?"),
         (b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "error"}]}', "finish_reason", ""),
         (
             b'data: {"choices": [{"delta": {}, "finish_reason": "error", "error": {"code": 502, "message": "m"}}]}',
@@ -99,6 +110,8 @@ def test_an_error_in_a_stream_is_one_on_every_surface(event, cause, message):
         b'event: response.output_item.done\ndata: {"type": "response.output_item.done", "item": {"error": "x"}}',
         b'event: response.mcp_call.failed\ndata: {"type": "response.mcp_call.failed", "item_id": "x"}',
         b'event: x\ndata: the word error',
+        b'data: {"choices": [], "x_groq": {"id": "x", "error": null}}',
+        b'data: {"choices": [{"delta": {"content": "half of an error: \\ud83d"}}], "error": null}',
         b"data: [DONE]",
     ],
 )  # fmt: skip
