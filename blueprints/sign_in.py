@@ -16,7 +16,12 @@ from services import Services
 class _BearerAuth(HTTPTokenAuth):  # type: ignore[misc]
     def get_auth(self) -> Authorization | None:
         """What was sent. Werkzeug takes a token with an equals sign inside for parameters, and has no token then."""
-        auth: Authorization | None = super().get_auth()
+        try:
+            auth: Authorization | None = super().get_auth()
+        except (
+            ValueError
+        ):  # Werkzeug's, about the base64 of `Basic` with other letters than ASCII's: that is no token
+            return None
         if auth is None or auth.token is not None:
             return auth
         return Authorization(auth.type, token=request.headers["Authorization"].partition(" ")[2].strip())

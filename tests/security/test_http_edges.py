@@ -62,6 +62,14 @@ def test_a_header_of_many_lines_is_no_longer_than_one_line_may_be(proxy, path):
         assert short.status != 431
 
 
+@pytest.mark.parametrize("path", ["/manage/projects", "/self", "/v1/models"])
+def test_credentials_beyond_ascii_are_none_and_no_fault(proxy, path):
+    before = proxy.output()
+    with HandClient(proxy.url) as client:
+        assert client.call("GET", path, ("Authorization", "Basic \xff")).status == 401
+    assert "Traceback" not in proxy.output().removeprefix(before)
+
+
 REFUSED = {
     "no version": (b"GET /v1/models\r\n\r\n", 400, None),
     "another protocol": (b"\x16\x03\x01\x02\x00\r\n\r\n", 400, None),
