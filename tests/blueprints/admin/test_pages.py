@@ -248,6 +248,8 @@ def test_a_page_begins_with_what_its_calls_did(app: Flask, browser: Browser, wri
         refused, limited = (html.unescape(found) for found in re.findall(r'href="([^"]+outcome=refused[^"]*)"', text))
         assert ">1 over a limit (429)</a>" in text and statuses(browser, limited) == ["429"]
         assert statuses(browser, refused) == ["429"]
+        whom = {"project": "ours", "token": "/v1/chat/completions"}[page]
+        assert f'>rate_limit_exceeded</a><br><span class="quiet">{whom}</span>' in text
         # What can be changed stands below what happened.
         assert text.index("<h2>Requests</h2>") < text.index("Latest errors") < text.index("<h2>Limits</h2>")
         assert ">upstream_timeout</a>" in text and ">rate_limit_exceeded</a>" in text and "not_ours" not in text
