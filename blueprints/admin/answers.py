@@ -16,6 +16,7 @@ from werkzeug.exceptions import NotFound as NoSuchPage
 from blueprints import errors
 from blueprints.admin import forgery
 from blueprints.admin.access import REALM, NotSignedIn
+from blueprints.admin.exports import wants_csv
 from blueprints.admin.forgery import ForeignRequest, StaleForm
 from blueprints.admin.forms import Form, Refusal
 from blueprints.admin.site import bp
@@ -80,8 +81,8 @@ def _again(exc: Exception) -> Response | None:
 
 
 def problem(exc: Exception, title: str, status: int, message: str, **more: Any) -> Response:
-    """What an error means: as JSON, as the form that was sent, or as a page."""
-    if wants_json():
+    """What an error means: as JSON, also in place of a file, as the form that was sent, or as a page."""
+    if wants_json() or wants_csv():
         return error_response(status, message, **more)
     response = _again(exc) or page("problem.html", status, number=status, title=title, message=message)
     response.headers.update(more.get("headers") or {})

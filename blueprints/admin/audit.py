@@ -68,13 +68,20 @@ def filter_audit() -> Response:
 
 
 def _list(said: Mapping[str, str], problem: str | None = None) -> Response:
-    target, actor, kind = said.get("target", "").strip(), said.get("actor", "").strip(), said.get("type", "")
+    target, actor, kind = (
+        said.get("target", "").strip(),
+        said.get("actor", "").strip(),
+        searches.choice(said, "type", TARGET_TYPES),
+    )
     before = request.args.get("before", type=int)
     first, last = _day(said.get("from", "")), _day(said.get("to", ""))
+    for name, day in (("from", first), ("to", last)):
+        if said.get(name) and day is None:
+            searches.refuse("must be a day like 2026-11-23.", name)
     as_csv = exports.wants_csv()
     rows = queries.audit_entries(
         exports.MAX_ROWS if as_csv else PAGE_SIZE + 1,
-        target_type=kind if kind in TARGET_TYPES else None,
+        target_type=kind or None,
         target=target,
         actor=actor,
         begin=first,

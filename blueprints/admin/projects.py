@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Response, current_app, jsonify, make_response, request
 
 from accounting.report import Filters
 from blueprints import schemas
-from blueprints.admin import costs, exports, limits, once, queries, rules
+from blueprints.admin import costs, exports, limits, once, queries, rules, searches
 from blueprints.admin.access import actor
 from blueprints.admin.activity import activity
 from blueprints.admin.answers import done, page, shows, wants_json
@@ -27,12 +28,22 @@ _SHOWN_TOKENS = 10
 
 @bp.get("/projects", endpoint="projects")
 def list_projects() -> Response:
-    """Projects, filtered by name and state."""
-    state, order = request.args.get("state", ""), request.args.get("order", "name")
+    """Projects, filtered by name, by id or by a token, and by state."""
+    return searches.moved("projects", "q") or _list(request.args)
+
+
+@bp.post("/projects/filter")
+def filter_projects() -> Response:
+    """Turn a filled-in filter into an address, in which no secret stands."""
+    found = searches.address("projects", ("q", "state", "order"), "q")
+    return found or _list(request.form.to_dict() | {"q": ""}, searches.UNKNOWN)
+
+
+def _list(said: Mapping[str, str], problem: str | None = None) -> Response:
     filters = {
-        "search": request.args.get("q", "").strip(),
-        "state": state if state in queries.PROJECT_STATES else "",
-        "order": order if order in queries.PROJECT_ORDERS else "name",
+        "search": said.get("q", "").strip(),
+        "state": searches.choice(said, "state", queries.PROJECT_STATES),
+        "order": searches.choice(said, "order", queries.PROJECT_ORDERS, "name"),
     }
     number, size = request.args.get("page", 1, int), queries.PAGE_SIZE
     if exports.wants_csv():
@@ -45,6 +56,8 @@ def list_projects() -> Response:
         return jsonify(data=data, has_more=found.has_next)
     return page(
         "projects.html",
+        400 if problem else 200,
+        problem=problem,
         page=found,
         filters=filters,
         is_filtered=bool(filters["search"] or filters["state"]),

@@ -92,7 +92,9 @@ def projects_page(
     now = utc_now()
     statement: Rows = select(Project)
     if search:
-        statement = statement.where(Project.name.icontains(search, autoescape=True))
+        is_named = Project.name.icontains(search, autoescape=True)
+        has_token = Project.id.in_(select(Token.project_id).where(Token.id == search))
+        statement = statement.where(or_(is_named, has_token, *_has_id(Project.id, search)))
     if state:
         statement = statement.where(_project_in_state(state, now))
     page = _page(statement, _ordered_projects(statement, order, now), number, size)

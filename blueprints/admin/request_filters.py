@@ -7,11 +7,13 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from typing import get_args
 
 from accounting import index
 from blueprints.admin import queries, zones
 from llmproxy.admission import utc_now
 from llmproxy.api_log.latest import Filter
+from llmproxy.errors import Outcome
 
 # Beside the outcomes: all that has gone wrong in any way, and the same without refusals, as usage counts errors.
 FAILED, ERROR = "failed", "error"
@@ -28,6 +30,8 @@ SPANS = {
 _TIMES = ("from", "to")
 RARE = ("from", "to", "status", "model", "code", "would_refuse", "address", "request_id")
 NAMES = ("project_id", "token", "outcome", "span", "order", *RARE)
+# What is chosen among a few.
+_CHOICES = {"outcome": (FAILED, ERROR, *get_args(Outcome)), "span": SPANS, "order": ORDERS}
 _STATUS = re.compile(r"[1-5](xx|[0-9]{2})", re.IGNORECASE)
 _ID_LENGTH = 36
 # Of a request's id its moment is told to the millisecond, of its record perhaps the next one.
@@ -74,6 +78,10 @@ def by_id(request_id: str) -> Filter:
 def read(said: Mapping[str, str], zone: tzinfo = UTC) -> tuple[Sent, Filter, Problem | None]:
     """What an address says, or a form with times of `zone`; the filter that it means, and what is wrong with it."""
     sent = {name: said.get(name, "").strip() for name in NAMES}
+    for name, known in _CHOICES.items():
+        if sent[name] and sent[name] not in known:
+            told = f"{name.capitalize()} must be one of: {', '.join(filter(None, known))}."
+            return sent, Filter(), Problem(name, told)
     status = sent["status"].lower()
     if status and not _STATUS.fullmatch(status):
         return sent, Filter(), Problem("status", "Status must be a number like 429, or a class like 4xx.")
@@ -84,7 +92,7 @@ def read(said: Mapping[str, str], zone: tzinfo = UTC) -> tuple[Sent, Filter, Pro
     for name, moment in zip(_TIMES, (begin, end), strict=True):
         if sent[name] and moment is None:
             return sent, Filter(), Problem(name, f"A time must be like 2026-11-23T18:30, in {zone}.")
-    if sent["span"] in SPANS and begin is None and end is None:
+    if sent["span"] and begin is None and end is None:
         begin = utc_now() - SPANS[sent["span"]][1]
     timed = by_id(sent["request_id"]) if sent["request_id"] else Filter()
     wanted = Filter(

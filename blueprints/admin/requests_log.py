@@ -22,6 +22,7 @@ from blueprints.admin.costs import price_date
 from blueprints.admin.request_filters import ERROR, FAILED, SLOWEST, Problem, Sent
 from blueprints.admin.site import bp
 from blueprints.csv_table import csv_response
+from blueprints.errors import error_response
 from blueprints.wire import iso
 from control import tokens
 from control.errors import NotFound
@@ -52,7 +53,7 @@ _COLUMNS = (
     *("arrived_at", "request_id", "token_id", "project_id", "method", "endpoint", "billed_model", "requested_model"),
     *("status_code", "outcome", "error_code", "error_type", "duration_ms", "ttft_ms", "prompt_tokens"),
     *("completion_tokens", "total_tokens", "cost_usd", "client_address", "upstream_request_id", "count"),
-    *("project", "token"),
+    *("user_agent", "secret", "project", "token"),
 )
 _GOOD, _BAD = 400, 500
 
@@ -107,6 +108,8 @@ def filter_requests() -> Response:
 
 def _list(sent: Sent, wanted: Filter, problem: Problem | None) -> Response:
     as_csv = exports.wants_csv()
+    if problem and (as_csv or wants_json()):
+        return error_response(400, problem.words, param=problem.field)
     limit = exports.MAX_ROWS if as_csv else PAGE_SIZE
     before = Place.parse(request.args.get("before", ""))
     found, older, gone = Found(), None, 0
@@ -138,7 +141,7 @@ def _list(sent: Sent, wanted: Filter, problem: Problem | None) -> Response:
         filters=request_filters.for_form(sent),
         zone=zones.of_pages(),
         filters_in_use=request_filters.in_use(sent),
-        has_more_filters=any(sent[name] for name in request_filters.RARE),
+        has_more_filters=any(sent[name] or (problem and problem.field == name) for name in request_filters.RARE),
         problem=problem,
         projects=queries.project_choices(),
         outcomes={FAILED: "Any error or refusal", ERROR: "Any error"} | OUTCOMES,

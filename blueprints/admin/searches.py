@@ -1,12 +1,19 @@
-"""A list's search, where somebody pastes a token's secret: it becomes the token's id, and stands in no address."""
+"""
+What lists are asked for. Where somebody pastes a token's secret it becomes the token's id, and stands in no address.
+
+A script is told of a value that means nothing, for it sees no form that shows what holds in its place.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flask import Response, make_response, redirect, request, url_for
+from marshmallow import ValidationError
 
-from blueprints.admin import queries
+from blueprints.admin import exports, queries
+from blueprints.admin.answers import wants_json
 from blueprints.admin.site import bp
 
 UNKNOWN = "No token has this id, or this secret."
@@ -14,7 +21,8 @@ UNKNOWN = "No token has this id, or this secret."
 
 def address(endpoint: str, names: tuple[str, ...], text: str) -> Response | None:
     """
-    Where a filled-in form leads: to its list's address. None where what might be a secret names nothing.
+    Where a filled-in form leads: to its list's address. None where what might be a secret names nothing, of which
+    a script is told by a ValidationError.
 
     Args:
         names: The form's fields.
@@ -24,6 +32,7 @@ def address(endpoint: str, names: tuple[str, ...], text: str) -> Response | None
     if text in said:
         found = queries.without_secret(said[text])
         if found is None:
+            refuse("is the id or the secret of no token.", text)
             return None
         said[text] = found
     return _to(endpoint, said)
@@ -34,6 +43,22 @@ def moved(endpoint: str, text: str) -> Response | None:
     said = request.args.get(text, "").strip()
     found = queries.token_id_of(said) if queries.may_be_secret(said) else None
     return _to(endpoint, request.args.to_dict() | {text: found}) if found and found != said else None
+
+
+def choice(said: Mapping[str, str], name: str, choices: Iterable[str], default: str = "") -> str:
+    """The one of `choices` that is asked for, or the default. ValidationError for a script that asks for another."""
+    asked, known = said.get(name, "").strip(), list(choices)
+    if asked in known:
+        return asked
+    if asked:
+        refuse(f"must be one of: {', '.join(known)}.", name)
+    return default
+
+
+def refuse(words: str, field: str) -> None:
+    """ValidationError where JSON or a file is asked for."""
+    if exports.wants_csv() or wants_json():
+        raise ValidationError({field: [words]})
 
 
 def _to(endpoint: str, arguments: dict[str, Any]) -> Response:

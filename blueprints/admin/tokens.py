@@ -42,12 +42,11 @@ def filter_tokens() -> Response:
 
 
 def _list(said: Mapping[str, str], problem: str | None = None) -> Response:
-    state, order = said.get("state", ""), said.get("order", "newest")
     filters = {
         "project_id": said.get("project_id", ""),
-        "state": state if state in queries.TOKEN_STATES else "",
+        "state": searches.choice(said, "state", queries.TOKEN_STATES),
         "search": said.get("q", "").strip(),
-        "order": order if order in queries.TOKEN_ORDERS else "newest",
+        "order": searches.choice(said, "order", queries.TOKEN_ORDERS, "newest"),
     }
     number, size = request.args.get("page", 1, int), queries.PAGE_SIZE
     if exports.wants_csv():

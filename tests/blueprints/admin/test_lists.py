@@ -15,7 +15,7 @@ from control.audit import Actor
 from llmproxy.admission import utc_now
 from llmproxy.api_log.record import CallRecord
 from models import Token, db
-from tests.blueprints.admin.site import Browser
+from tests.blueprints.admin.site import Browser, Script
 from tests.blueprints.admin.test_pages import roll_up
 
 Write = Callable[..., CallRecord]
@@ -109,7 +109,11 @@ def test_the_file_of_a_list_holds_what_was_done_lately(browser: Browser):
 
 
 # A list, where its form goes, and the field where somebody may paste a secret.
-SEARCHES = [("/admin/tokens", "/admin/tokens/filter", "q"), ("/admin/audit", "/admin/audit", "target")]
+SEARCHES = [
+    ("/admin/projects", "/admin/projects/filter", "q"),
+    ("/admin/tokens", "/admin/tokens/filter", "q"),
+    ("/admin/audit", "/admin/audit", "target"),
+]
 
 
 @pytest.mark.parametrize(("page", "action", "field"), SEARCHES)
@@ -123,12 +127,14 @@ def test_a_pasted_secret_leads_a_list_to_its_tokens_id(
     assert browser.form(page, action).method == "post"
     assert answer.status_code == 303 and secret not in answer.text + str(answer.headers)
     assert parse_qs(urlsplit(answer.headers["Location"]).query)[field] == [token_id]
-    assert f'href="/admin/tokens/{token_id}"' in browser.follow(answer).text
+    # Of projects, the one whose token it is.
+    shown = ">of the secret</a>" if page == "/admin/projects" else f'href="/admin/tokens/{token_id}"'
+    assert shown in browser.follow(answer).text
 
 
 @pytest.mark.parametrize(("page", "action", "field"), SEARCHES)
 def test_a_list_does_not_repeat_what_may_be_a_strangers_secret(
-    browser: Browser, issued: tuple[str, str], page: str, action: str, field: str
+    browser: Browser, script: Script, issued: tuple[str, str], page: str, action: str, field: str
 ):
     unknown = "8a6e0804-2bd0-4672-b79d-d97027f9071a"
 
@@ -136,6 +142,8 @@ def test_a_list_does_not_repeat_what_may_be_a_strangers_secret(
 
     assert answer.status_code == 400
     assert "No token has this id, or this secret." in answer.text and unknown not in answer.text
+    told = script.send("POST", action, data={field: unknown})
+    assert (told.status_code, told.json["error"]["param"]) == (400, field) and unknown not in told.text
 
 
 @pytest.mark.parametrize(("page", "_action", "field"), SEARCHES)
@@ -149,6 +157,35 @@ def test_an_address_written_with_a_secret_leads_on_to_the_id(
     assert answer.status_code == 303
     assert answer.headers["Location"] == f"{page}?{field}={token_id}"
     assert browser.follow(answer).status_code == 200
+
+
+@pytest.mark.parametrize("wanted", ["json", "csv"])
+@pytest.mark.parametrize(
+    ("address", "field"),
+    [
+        ("requests?status=abc", "status"),
+        ("requests?from=nonsense", "from"),
+        ("requests?outcome=refusd", "outcome"),
+        ("requests?span=1y", "span"),
+        ("requests?order=cost", "order"),
+        ("requests?token=nobodys", "token"),
+        ("projects?state=away", "state"),
+        ("projects?order=size", "order"),
+        ("tokens?state=away", "state"),
+        ("tokens?order=size", "order"),
+        ("audit?from=nonsense", "from"),
+        ("audit?to=2026-13-01", "to"),
+        ("audit?type=keys", "type"),
+    ],
+)
+def test_a_script_is_told_of_a_filter_that_means_nothing(script: Script, address: str, field: str, wanted: str):
+    if wanted == "json":
+        answer = script.send("GET", f"/admin/{address}", headers={"Accept": "application/json"})
+    else:
+        answer = script.send("GET", f"/admin/{address}&format=csv")
+
+    assert answer.status_code == 400
+    assert answer.json["error"]["param"] == field
 
 
 def test_the_trails_form_takes_names_and_ids_of_what_is_no_more(browser: Browser):

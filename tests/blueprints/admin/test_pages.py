@@ -79,7 +79,7 @@ def test_the_overview_adds_up_what_went_through(app: Flask, browser: Browser, wr
     assert tiles["Requests"] == ("5", "1 refused (20.0%)")
     assert tiles["Errors"] == ("1", "25.0% of what was forwarded")
     assert tiles["LLM tokens"][0] == "21"
-    assert f'href="/admin/projects/{project}">Busy project</a>' in text
+    assert re.search(rf'href="/admin/projects/{project}\?span=(24h|7d|30d)">Busy project</a>', text)
     assert "<code>rate_limit_exceeded</code>" in text and "gpt-4o-mini" in text
     assert "Get started" not in text
 
@@ -105,11 +105,13 @@ def test_what_the_overview_shows_leads_to_the_requests_that_explain_it(
 
     everything = ["broken", "no", "well", "well", "well"]
     assert led_to(r'<h2><a href="([^"]+)">Requests<') == everything
+    assert led_to(r'<h2><a href="([^"]+)">LLM tokens<') == led_to(r'<h2><a href="([^"]+)">Cost<') == everything
     assert led_to(r'<h2><a href="([^"]+)">Errors<') == ["broken"]
     assert led_to(r'<h2><a href="([^"]+)">Median duration<') == everything
     assert led_to(r'<a href="([^"]+)">1 refused<') == ["no"]
     assert led_to(r'<a href="([^"]+)"><code>rate_limit_exceeded<') == ["no"]
     assert led_to(r'<a class="plain" href="([^"]+project_id[^"]+)">4<') == ["no", "well", "well", "well"]
+    assert f'href="/admin/projects/{project}?span=24h">Busy project<' in text
     assert led_to(r'<a href="([^"]+)">gpt-4o-mini<') == ["well", "well", "well"]
     *_, hour = re.findall(r'<th scope="row"><a href="([^"]+)">\d\d:\d\d<', text)
     assert led_to(re.escape(f'<a href="{hour}"').replace(re.escape(hour), f"({re.escape(hour)})")) == everything
@@ -250,6 +252,9 @@ def test_a_page_begins_with_what_its_calls_did(app: Flask, browser: Browser, wri
         assert statuses(browser, refused) == ["429"]
         whom = {"project": "ours", "token": "/v1/chat/completions"}[page]
         assert f'>rate_limit_exceeded</a><br><span class="quiet">{whom}</span>' in text
+        for tile in ("LLM tokens", "Cost"):
+            calls = html.unescape(re.search(rf'<h2><a href="([^"]+)">{tile}</a></h2>', text)[1])
+            assert len(statuses(browser, calls)) == requests
         # What can be changed stands below what happened.
         assert text.index("<h2>Requests</h2>") < text.index("Latest errors") < text.index("<h2>Limits</h2>")
         assert ">upstream_timeout</a>" in text and ">rate_limit_exceeded</a>" in text and "not_ours" not in text
@@ -568,7 +573,8 @@ def test_every_list_comes_as_a_file_of_what_is_filtered_with_no_formula_in_it(
         lifetime = timedelta(days=1)
         for label in ("@SUM(1)", *(f"token {number}" for number in range(60))):
             tokens.issue(db.session, Actor("t"), project_id=project, lifetime=lifetime, label=label)
-    write_record(project_id=project, metadata={"model": "-2+3", "total_tokens": 7}, cost=1_500_000)
+    old = {"user_agent": "=1+1", "secret": "retired"}
+    write_record(project_id=project, metadata={"model": "-2+3", "total_tokens": 7}, cost=1_500_000, **old)
     write_record(endpoint="/v1/other", status_code=500)
 
     def rows(path: str) -> list[dict[str, str]]:
@@ -581,6 +587,7 @@ def test_every_list_comes_as_a_file_of_what_is_filtered_with_no_formula_in_it(
     issued = rows(f"/admin/tokens?format=csv&project_id={project}&page=2")
     assert len(issued) == 61 and issued[-1]["label"] == "'@SUM(1)" and issued[0]["state"] == "live"
     [call] = rows("/admin/requests?format=csv&status=200")
+    assert (call["user_agent"], call["secret"]) == ("'=1+1", "retired")
     assert (call["billed_model"], call["project"], call["cost_usd"]) == ("'-2+3", "'=HYPERLINK(1)", "1.5")
     assert len(rows("/admin/audit?format=csv&type=token")) == 61
     for name in ("projects", "tokens", "requests", "audit"):
