@@ -121,11 +121,15 @@ class Cleanup:
             yield from self._repeated("sums of usage", delete(usage_sums).where(key.in_(old.limit(BATCH))))
 
     def _unused_keys(self) -> Iterator[tuple[str, int]]:
-        """Delete keys of sums that are all gone, looking at a batch of keys at a time."""
+        """
+        Delete keys of sums that are all gone, looking at a batch of keys at a time.
+
+        The last one stays: SQLite would give its number to the next key, and a rollup may still know it by its own.
+        """
         with self._engine.connect() as connection:
             last = connection.scalar(select(func.max(usage_keys.c.id))) or 0
         for first in range(0, last + 1, BATCH):
-            here = usage_keys.c.id.between(first, first + BATCH - 1)
+            here = usage_keys.c.id.between(first, min(first + BATCH, last) - 1)
             is_used = exists().where(usage_sums.c.key_id == usage_keys.c.id)
             yield "keys of usage", self._deleted(delete(usage_keys).where(here, ~is_used))
 

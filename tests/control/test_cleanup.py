@@ -14,7 +14,17 @@ from config import Settings
 from control import cleanup
 from control.cleanup import Cleanup
 from database import lease
-from models import AuditEntry, Project, Token, call_index, log_segments, reservations, seen_objects, usage_keys
+from models import (
+    AuditEntry,
+    Project,
+    Token,
+    call_index,
+    log_segments,
+    reservations,
+    seen_objects,
+    usage_keys,
+    usage_sums,
+)
 from server import background
 from tests.accounting.test_rollup import catch_up, sums_of
 from tests.records import append, record
@@ -169,6 +179,25 @@ def test_a_rollup_whose_keys_were_deleted_makes_new_ones(database, rollup, tmp_p
     catch_up(rollup)
 
     assert sums_of(database, PROJECT_DAYS)["requests"] == 2
+
+
+def test_the_number_of_a_deleted_key_is_never_another_s(database, rollup, tmp_path):
+    log, old = tmp_path / "api_logs.jsonl", NOW - 100 * DAY
+    append(log, calls_at(old))
+    catch_up(rollup)
+    clean(database)
+    append(log, [record(project_id="another", timestamp=f"{NOW:%Y-%m-%dT%H:%M:%SZ}")])
+    catch_up(rollup)
+    append(log, calls_at(old))
+
+    # It knew the numbers of the keys that are gone, and those of the other project's.
+    catch_up(rollup)
+
+    with database.connect() as connection:
+        of_another = usage_keys.c.view == PROJECT_DAYS.id, usage_keys.c.project_id == "another"
+        ids = select(usage_keys.c.id).where(*of_another)
+        counted = connection.scalars(select(usage_sums.c.requests).where(usage_sums.c.key_id.in_(ids))).all()
+    assert counted == [1]
 
 
 def test_an_object_is_kept_in_mind_for_30_days_after_it_was_last_read(database, rollup, tmp_path):
