@@ -21,7 +21,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, select
 
-from accounting.fold import Row, Rows, Sums, add, in_every_view, is_reading, tells_own_usage, with_used
+from accounting.fold import Row, Rows, Sums, add, fold, in_every_view, is_reading, tells_own_usage, with_used
+from accounting.names import ModelNames
 from accounting.rollup import UsageSums
 from accounting.seen import counting
 from accounting.views import CALLS, RECOUNT, View, moment
@@ -93,10 +94,12 @@ class _Recounting:
         self.after: Counter[str] = Counter()
         self._engine = engine
         self._sums = sums
+        # Asks the tables once: what is gathered is in none of their views, and would have room anew in each portion.
+        self._names = ModelNames(engine)
         self._replace_from = replace_from
 
     def gather(self, records: list[ReadRecord]) -> None:
-        rows, sights, _ = self._sums.fold(records)
+        rows, sights, _ = fold(records, model_name=self._names.name)
         with self._sums.transaction(busy_ms=_BUSY_MS) as connection:
             counted = with_used(rows, counting(connection, sights))
             self._sums.add(connection, {row._replace(view=RECOUNT.id): sums for row, sums in counted.items()})

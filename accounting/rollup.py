@@ -123,12 +123,8 @@ class UsageSums:
         Args:
             offsets: Where their lines begin in the segment of that position; none, and they are not indexed.
         """
-        self._staged, self._offsets = self.fold(records), offsets
-
-    def fold(self, records: Iterable[ReadRecord]) -> Folded:
-        """The records' sums, with models under their names in the tables."""
         self._names.begin()
-        return fold(records, model_name=self._names.name)
+        self._staged, self._offsets = fold(records, model_name=self._names.name), offsets
 
     @contextmanager
     def transaction(self, *, busy_ms: int = BACKGROUND_BUSY_MS) -> Iterator[Connection]:

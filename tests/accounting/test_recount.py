@@ -4,14 +4,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, delete, func, select, update
 
 from accounting import recount as recount_module
+from accounting.names import MAX_MODELS_OF_ONE_PROJECT
 from accounting.recount import recount
 from accounting.rollup import Rollup, UsageSums
 from accounting.views import CALLS, RECOUNT, VIEWS
 from models import usage_keys, usage_sums
-from tests.accounting.test_rollup import catch_up, counted_by_hand, mixed_records, requests_by_cell, sums_of
+from tests.accounting.test_rollup import (
+    catch_up,
+    counted_by_hand,
+    made_up,
+    mixed_records,
+    models_in,
+    requests_by_cell,
+    sums_of,
+)
 from tests.records import append, older, record
 
 
@@ -179,3 +188,18 @@ def test_another_node_s_sums_are_left_alone(database, log, run, rollup, tmp_path
     run()
 
     assert requests_by_cell(database) == counted_by_hand(log, other_log)
+
+
+def test_a_recount_of_hours_without_sums_adds_no_more_names_than_counting_does(database, log, rollup, monkeypatch):
+    # Many portions, each of which asks anew what the tables know.
+    monkeypatch.setattr(recount_module, "_CHUNK_BYTES", 16 << 10)
+    for first in range(0, 400, 50):
+        append(log, made_up("p", range(first, first + 50)))
+    catch_up(rollup)
+    with database.begin() as connection:
+        connection.execute(delete(usage_sums))
+        connection.execute(delete(usage_keys))
+
+    recount(log, database, UsageSums(database, "node-1"))
+
+    assert len(models_in(database)) == MAX_MODELS_OF_ONE_PROJECT + 1
