@@ -60,19 +60,26 @@ def outbox(server: Server) -> list[dict]:
     return server.rows("SELECT id, subject, threshold, state FROM alerts ORDER BY threshold")
 
 
-def test_a_token_on_its_last_day_is_told_of(tmp_path):
+def test_a_token_on_its_last_day_is_told_of_and_what_a_period_used_up_before_a_call_began_the_next(tmp_path):
     receiver = Receiver()
     receiver.start()
-    with Server(DEPLOYED, tmp_path / "data", ALERT_URL=receiver.url, ALERT_SECRET=SECRET) as proxy:
-        proxy.issue_token()
+    settings = {"ALERT_URL": receiver.url, "ALERT_SECRET": SECRET}
+    with UsingUpstream() as using, Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=using.url, **settings) as proxy:
+        token = proxy.issue_token()
+        ended = int(time.time()) * 10**6
+        add_meter(proxy, token, spent=960_000, period_end=ended)
+        assert call(proxy.url, "POST", CHAT, token.bearer, JSON, body=asking()).status == 200
         old = proxy.issue_token()
         set_columns(proxy, "tokens", f"id = '{old.id}'", created_at="2020-01-01 00:00:00.000000")
 
-        wait_for(lambda: receiver.seen, timeout_s=30, otherwise=proxy.output)
+        wait_for(lambda: len(receiver.seen) > 2, timeout_s=30, otherwise=proxy.output)
+        assert [row["last_end"] for row in proxy.rows("SELECT last_end FROM meters")] == [ended]
 
     receiver.close()
-    [told] = [json.loads(body) for _, body in receiver.seen]
-    assert (told["type"], told["data"]["token"]["id"]) == ("token.expires_soon", old.id)
+    told = [json.loads(body) for _, body in receiver.seen]
+    assert {event["data"]["token"]["id"] for event in told if event["type"] == "token.expires_soon"} == {old.id}
+    crossed = [event["data"] for event in told if event["type"] == "budget.threshold"]
+    assert [(data["threshold"], data["meter"]["spent"]) for data in crossed] == [(80, "0.96"), (95, "0.96")]
 
 
 def test_models_without_a_price_and_keys_that_are_refused_are_told_of_once_and_no_kind_that_is_not_wanted(tmp_path):
