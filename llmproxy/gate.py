@@ -465,6 +465,8 @@ class Gate:
             if must_be_read:
                 self._require_readable(asked, body)
                 reading = _reading_of_arrived(body, boundary_of(asked.content_type))
+                if reading.size > self._max_spooled_bytes:
+                    raise BodyTooLarge(limit=self._max_spooled_bytes)
             _check_rules(rules, route or UNKNOWN, asked, reading or NOTHING, ruled)
         except ProxyError as exc:
             return exc

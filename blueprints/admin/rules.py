@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from flask import Response, current_app, request
 
@@ -20,10 +19,13 @@ from control import limits, projects, tokens
 from control.audit import version_of
 from control.errors import Conflict
 from llmproxy.admission import utc_now
-from llmproxy.errors import ProxyError
+from llmproxy.errors import CallerError, OrganizationRefused, ProxyError
 from llmproxy.gate import Asked, Trial
+from llmproxy.headers import checked_target, is_organization
 from llmproxy.limits import amounts
+from llmproxy.limits.bounds import Bounds
 from llmproxy.limits.meters import Claimed, Meter
+from llmproxy.limits.reservations import Ruled
 from llmproxy.limits.routes import DEFAULT_GROUPS, warning_of
 from models import Project, Token, db
 from services import Services
@@ -124,8 +126,19 @@ def try_rules() -> Response:
         content_encoding="",
     )
     content = (form.body.data or "").encode("utf-8", "surrogatepass")
-    trial = Services.of(current_app).gate.try_out(limits.look(db.session, owner, rules), asked, content)
+    trial = _try_out(asked, content, limits.look(db.session, owner, rules))
     return _page(owner, form, trial=_trial_view(trial), entered=rules)
+
+
+def _try_out(asked: Asked, content: bytes, ruled: Ruled) -> Trial:
+    parts = Services.of(current_app)
+    try:
+        target = checked_target(asked.target, None)
+        if is_organization(target) and not parts.settings.allow_organization_routes:
+            raise OrganizationRefused
+    except CallerError as exc:
+        return Trial(exc, None, Bounds(), ())
+    return parts.gate.try_out(ruled, asked, content)
 
 
 @shows(RulesForm, of="set_rules")
@@ -202,12 +215,11 @@ def _own_address() -> str:
 
 def _target(path: str) -> str:
     """Path and query as they go up, of whatever was copied: a whole address, a path, or what follows /v1/."""
-    try:
-        parts = urlsplit(path.strip())
-    except ValueError:  # such as http://[, which no route has
-        return path
-    target = parts.path + (f"?{parts.query}" if parts.query else "")
-    return target if target.startswith("/") else _PREFIX + target
+    path = path.strip()
+    _, scheme, rest = path.partition("://")
+    if scheme and not path.startswith("/"):
+        return "/" + rest.partition("/")[2]
+    return path if path.startswith("/") else _PREFIX + path
 
 
 def _trial_view(trial: Trial) -> TrialView:

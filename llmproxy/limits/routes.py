@@ -5,7 +5,7 @@ A route belongs to a group, by which rules name it, or to none: then it must be 
 leads past this proxy, or takes away what others need. A path that is not here is not known to be harmless, and is
 refused to every token that has rules or a budget.
 
-Paths are compared as they are sent. An id in one may be anything that stays one segment when it is decoded.
+Paths are compared as they are sent. An id in one may be anything that stays one segment however an upstream reads it.
 """
 
 from __future__ import annotations
@@ -231,6 +231,9 @@ _WARNINGS = {
     "fine_tuning/": "gives other projects at the upstream the use of fine-tuned models",
 }
 
+# What may lead on from an id: an upstream may decode twice, trim, or take what follows for a parameter of the path.
+_LEAD_ON = set("/\\%; ")
+
 # A path that nobody knows, where that refuses nobody.
 UNKNOWN = Route("", "", "", "free", "none")
 
@@ -279,4 +282,4 @@ def id_in(path: str) -> str:
 
 def _is_one_segment(segment: str) -> bool:
     decoded = unquote(segment, errors="surrogateescape")
-    return bool(decoded) and decoded not in (".", "..") and not set(decoded) & {"/", "\\", "\0"}
+    return decoded.isprintable() and decoded not in ("", ".", "..") and not set(decoded) & _LEAD_ON

@@ -34,7 +34,8 @@ def test_a_route_is_found_by_its_path(route):
         "/v1/Chat/Completions", "/v1/chat%2Fcompletions", "/v1/%63hat/completions", "/v1/chat/completions;x",
         "/v1/models/", "/v1/models/a/b", "/v1/models/a%2Fb", "/v1/models/a%2fb", "/v1/models/a%5Cb",
         "/v1/models/%2e%2e", "/v1/models/.", "/v1/models/a%00", "/v1/files/x/../../realtime/client_secrets",
-        "/v1/responses/a/b/c/d/e/f", "",
+        "/v1/responses/a/b/c/d/e/f", "", "/v1/models/%20", "/v1/models/a%20", "/v1/chat/completions/;x",
+        "/v1/models/%252e%252e", "/v1/models/a%252fb", "/v1/models/a%09", "/v1/models/a%c2%a0", "/v1/models/%ff",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
