@@ -148,7 +148,7 @@ def find(
 
 def tells(wanted: Filter) -> bool:
     """Whether rows alone tell nearly which records pass, so that not every record of a time has to be read."""
-    return not (wanted.client_address or (wanted.code and wanted.outcome != "refused"))
+    return not (wanted.client_address or wanted.secret or (wanted.code and wanted.outcome != "refused"))
 
 
 def end_of(session: Session, node: str, wanted: Filter) -> Place | None:

@@ -35,6 +35,7 @@ TOKEN_STATES = {
     "limited": "Over the limit",
     "expired": "Expired",
     "revoked": "Revoked",
+    "off": "Project off",
 }
 # By what was done in the last 30 days.
 _BUSIEST = {"requests": "Most requests first", "errors": "Most errors first", "cost": "Costliest first"}
@@ -221,7 +222,8 @@ def _in_state(state: str, now: datetime, default_limit: int) -> ColumnElement[bo
     return {
         "live": and_(living, Project.is_active, ~limited),
         "expiring": and_(living, Token.expires_at <= now + _SOON),
-        "limited": and_(living, limited),
+        "limited": and_(living, Project.is_active, limited),
+        "off": and_(living, ~Project.is_active),
         "expired": and_(Token.is_active, Token.expires_at <= now),
         "revoked": ~Token.is_active,
     }[state]

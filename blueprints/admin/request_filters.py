@@ -19,6 +19,7 @@ from llmproxy.errors import Outcome
 FAILED, ERROR = "failed", "error"
 SLOWEST = "slowest"
 ORDERS = {"": "Latest first", SLOWEST: "Slowest first"}
+SECRETS = {"retired": "Replaced ones"}
 SPANS = {
     "15m": ("Last 15 minutes", timedelta(minutes=15)),
     "1h": ("Last hour", timedelta(hours=1)),
@@ -28,10 +29,10 @@ SPANS = {
 }
 # Those that a page shows only when they are asked for.
 _TIMES = ("from", "to")
-RARE = ("from", "to", "status", "model", "code", "would_refuse", "address", "request_id")
+RARE = ("from", "to", "status", "model", "code", "would_refuse", "secret", "address", "request_id")
 NAMES = ("project_id", "token", "outcome", "span", "order", *RARE)
 # What is chosen among a few.
-_CHOICES = {"outcome": (FAILED, ERROR, *get_args(Outcome)), "span": SPANS, "order": ORDERS}
+_CHOICES = {"outcome": (FAILED, ERROR, *get_args(Outcome)), "span": SPANS, "order": ORDERS, "secret": SECRETS}
 _STATUS = re.compile(r"[1-5](xx|[0-9]{2})", re.IGNORECASE)
 _ID_LENGTH = 36
 # Of a request's id its moment is told to the millisecond, of its record perhaps the next one.
@@ -104,6 +105,7 @@ def read(said: Mapping[str, str], zone: tzinfo = UTC) -> tuple[Sent, Filter, Pro
         errors=sent["outcome"] == ERROR,
         code=sent["code"] or None,
         would_refuse=sent["would_refuse"] or None,
+        secret=sent["secret"] or None,
         model=sent["model"] or None,
         client_address=sent["address"] or None,
         request_id=sent["request_id"] or None,

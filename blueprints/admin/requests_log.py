@@ -147,6 +147,7 @@ def _list(sent: Sent, wanted: Filter, problem: Problem | None) -> Response:
         outcomes={FAILED: "Any error or refusal", ERROR: "Any error"} | OUTCOMES,
         spans=[(name, words) for name, (words, _) in request_filters.SPANS.items()],
         orders=request_filters.ORDERS,
+        secrets=request_filters.SECRETS,
         reached=found.records[-1][1].arrived_at if found.records else None,
     )
 

@@ -61,6 +61,7 @@ class Filter:
         failed: Only what was refused or went wrong.
         errors: Only what went wrong and was not refused: what usage counts as errors.
         code: Of the error.
+        secret: "retired" for what came with a secret that has been replaced.
         would_refuse: The code that rules in mode `report` would have refused it with.
         model: How the name of the model begins that the response named, or else the request.
         begin: The first moment of arrival to find; aware, like `end`, the first one after those.
@@ -74,6 +75,7 @@ class Filter:
     request_id: str | None = None
     code: str | None = None
     would_refuse: str | None = None
+    secret: str | None = None
     client_address: str | None = None
     failed: bool = False
     errors: bool = False
@@ -90,6 +92,7 @@ class Filter:
             "client_address": self.client_address,
             "code": self.code,
             "would_refuse": self.would_refuse,
+            "secret": self.secret,
         }
         exact = [_pair(name, value) for name, value in wanted.items() if value]
         if self.status:
@@ -110,6 +113,7 @@ class Filter:
             and self.client_address in (None, record.client_address)
             and self.code in (None, record.error_code)
             and self.would_refuse in (None, record.would_refuse)
+            and self.secret in (None, record.secret)
             and (not self.model or (record.named_model or "").startswith(self.model))
             and (record.has_failed or not (self.failed or self.errors))
             and (record.outcome != "refused" or not self.errors)

@@ -37,6 +37,7 @@ def evening(app: Flask, write_record: Write) -> None:
             duration_ms=9000.0 if name == "half" else 10.0 * (number + 1),
             status_code=500 if name == "half" else 200,
             client_address="192.0.2.7" if name == "late" else "192.0.2.8",
+            secret="retired" if name == "late" else None,
             error={"code": "overloaded", "type": "server_error"} if name == "half" else None,
         )
     roll_up(app)
@@ -52,6 +53,8 @@ def evening(app: Flask, write_record: Write) -> None:
         ("from=2026-11-23T18:00&outcome=failed", ["half"]),
         ("code=overloaded", ["half"]),
         ("address=192.0.2.7", ["late"]),
+        ("secret=retired", ["late"]),
+        ("from=2026-11-23T18:15&secret=retired", ["late"]),
         ("from=2026-11-23T18:15&address=192.0.2.8", ["half", "quarter"]),
         ("to=2026-11-23T18:30&address=192.0.2.8", ["quarter", "six"]),
         ("from=2026-11-23T18:30&to=2026-11-23T18:31&code=overloaded", ["half"]),

@@ -417,6 +417,12 @@ def test_tokens_are_filtered_by_project_state_and_label(app: Flask, browser: Bro
     assert shown(f"project_id={one}&state=live&order=withering") == {"living one"}
     assert shown("order=used&state=nonsense") == set(names)
     assert shown("q=%25") == set()
+    browser.post(
+        f"/admin/projects/{one}/switch",
+        browser.form(f"/admin/projects/{one}/switch", f"/admin/projects/{one}/switch").fields,
+    )
+    assert shown("state=off") == {"living one", "limited one"}
+    assert shown("state=limited") == set() and shown("state=live") == {"elsewhere"}
 
 
 def test_a_token_is_found_by_whatever_lists_show_of_it(app: Flask, browser: Browser):
