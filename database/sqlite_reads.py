@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from gevent import get_hub
 from gevent.threadpool import ThreadPool
@@ -75,16 +75,23 @@ class Cursor(sqlite3.Cursor):
     def _ask(self, pool: ThreadPool, sql: str, parameters: Any) -> deque[Any]:
         question = pool.spawn(self._fetch, sql, parameters)
         try:
-            return question.get()  # type: ignore[no-any-return]
+            found = question.get()
         except BaseException:
             # Who waits here may be ended. Nobody else gets this connection while a thread is still at it.
             while not question.ready():
                 self.connection.interrupt()
                 question.wait(0.01)
             raise
+        if isinstance(found, sqlite3.Error):
+            raise found
+        return cast("deque[Any]", found)
 
-    def _fetch(self, sql: str, parameters: Any) -> deque[Any]:
-        return deque(super().execute(sql, parameters).fetchall())
+    def _fetch(self, sql: str, parameters: Any) -> deque[Any] | sqlite3.Error:
+        # gevent prints the traceback of whatever a thread raises: in an outage that is ten lines for every question.
+        try:
+            return deque(super().execute(sql, parameters).fetchall())
+        except sqlite3.Error as exc:
+            return exc
 
     def fetchone(self) -> Any:
         """The driver's."""

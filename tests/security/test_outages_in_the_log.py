@@ -81,11 +81,13 @@ def test_a_database_that_cannot_answer_is_one_line_for_all_projects(server):
     server.rows("ALTER TABLE tokens RENAME TO gone")
     statuses = {call(server.url, "GET", "/v1/models", token.bearer).status for token in (first, second) * 15}
     managed = {server.manage("GET", "/tokens")[0] for _ in range(CALLS)}
+    tracebacks = len(lines(server, "Traceback"))
     server.rows("ALTER TABLE gone RENAME TO tokens")
 
     assert statuses == {503}
     (line,) = lines(server, "auth_unavailable")
     assert "docs/operations.md" in line
+    assert tracebacks <= 2
     assert managed <= {500, 503} and len(lines(server, "an operator's request failed")) <= 2
 
 
