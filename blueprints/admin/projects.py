@@ -43,7 +43,7 @@ def _list(said: Mapping[str, str], problem: str | None = None) -> Response:
     filters = {
         "search": said.get("q", "").strip(),
         "state": searches.choice(said, "state", queries.PROJECT_STATES),
-        "order": searches.choice(said, "order", queries.PROJECT_ORDERS, "name"),
+        "order": searches.choice(said, "order", queries.either_way(queries.PROJECT_ORDERS), "name"),
     }
     number, size = request.args.get("page", 1, int), queries.PAGE_SIZE
     if exports.wants_csv():

@@ -6,12 +6,12 @@ nowhere else in this package is SQL.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Text, and_, case, cast, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, Text, and_, asc, case, cast, desc, exists, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from accounting import report
@@ -49,8 +49,12 @@ TOKEN_ORDERS = {
 PROJECT_STATES = {"on": "On", "off": "Off", "expiring": "With tokens that expire within 7 days"}
 PROJECT_ORDERS = {"name": "By name", "newest": "Newest first", "used": "Used last first", **_BUSIEST}
 
+# Before an order's name: the same from its other end.
+REVERSED = "-"
+
 _SOON = timedelta(days=7)
 
+Direction = Callable[[Any], Any]
 Rows = Select[*tuple[Any, ...]]
 
 # An id or how it begins, as lists show one of a token without a label.
@@ -113,24 +117,39 @@ def _project_in_state(state: str, now: datetime) -> ColumnElement[bool]:
     return Project.is_active.is_(state == "on")
 
 
+def either_way(orders: Iterable[str]) -> list[str]:
+    """The names of these orders, and of each from its other end."""
+    return [name for order in orders for name in (order, REVERSED + order)]
+
+
 def _ordered_projects(statement: Rows, order: str, now: datetime) -> Rows:
+    order, up, down = _directions(order)
     if order in _BUSIEST:
-        return _by_sum(statement, "project", Project.id, order, now)
+        return _by_sum(statement, "project", Project.id, order, now, down)
     if order == "used":
         used = (
             select(Token.project_id, func.max(Token.last_used_at).label("at")).group_by(Token.project_id).subquery()
         )
         joined = statement.outerjoin(used, used.c.project_id == Project.id)
-        return joined.order_by(used.c.at.is_(None), used.c.at.desc(), Project.id)
+        return joined.order_by(used.c.at.is_(None), down(used.c.at), Project.id)
     if order == "newest":
-        return statement.order_by(Project.created_at.desc(), Project.id.desc())
-    return statement.order_by(func.lower(Project.name), Project.id)
+        return statement.order_by(down(Project.created_at), down(Project.id))
+    return statement.order_by(up(func.lower(Project.name)), Project.id)
 
 
-def _by_sum(statement: Rows, kind: Kind, column: InstrumentedAttribute[str], name: str, now: datetime) -> Rows:
+def _directions(order: str) -> tuple[str, Direction, Direction]:
+    """The order's name, and how a column goes up and down in it: the other way round where it is reversed."""
+    if order.startswith(REVERSED):
+        return order.removeprefix(REVERSED), desc, asc
+    return order, asc, desc
+
+
+def _by_sum(
+    statement: Rows, kind: Kind, column: InstrumentedAttribute[str], name: str, now: datetime, down: Direction
+) -> Rows:
     sums = report.brief_sums(kind, name, *MONTH.around(now))
     joined = statement.outerjoin(sums, sums.c.key == column)
-    return joined.order_by(func.coalesce(sums.c.most, 0).desc(), column)
+    return joined.order_by(down(func.coalesce(sums.c.most, 0)), column)
 
 
 def _lately(kind: Kind, keys: list[str], now: datetime) -> dict[str, Brief]:
@@ -168,9 +187,10 @@ def tokens_page(
         statement = statement.where(_in_state(state, now, default_limit))
     if search:
         statement = statement.where(or_(Token.label.icontains(search, autoescape=True), *_has_id(Token.id, search)))
+    name, _, down = _directions(order)
     ordered = (
-        _by_sum(statement, "token", Token.id, order, now)
-        if order in _BUSIEST
+        _by_sum(statement, "token", Token.id, name, now, down)
+        if name in _BUSIEST
         else statement.order_by(*_ordered(order, now))
     )
     page = _page(statement, ordered, number, size)
@@ -230,15 +250,16 @@ def _in_state(state: str, now: datetime, default_limit: int) -> ColumnElement[bo
 
 
 def _ordered(order: str, now: datetime) -> tuple[Any, ...]:
+    order, up, down = _directions(order)
     if order == "withering":
         # What withers no more stands behind, the latest first.
         gone = case((and_(Token.is_active, Token.expires_at > now), 0), else_=1)
-        return (gone, case((gone == 0, Token.expires_at)), Token.expires_at.desc(), Token.id)
+        return (gone, up(case((gone == 0, Token.expires_at))), down(Token.expires_at), Token.id)
     if order == "used":
-        return (Token.last_used_at.is_(None), Token.last_used_at.desc(), Token.id)
+        return (Token.last_used_at.is_(None), down(Token.last_used_at), Token.id)
     if order == "label":
-        return (Token.label.is_(None), func.lower(Token.label), Token.id)
-    return (Token.created_at.desc(), Token.id.desc())
+        return (Token.label.is_(None), up(func.lower(Token.label)), Token.id)
+    return (down(Token.created_at), down(Token.id))
 
 
 def tokens_of(token_ids: Iterable[str], *, default_limit: int) -> list[TokenView]:

@@ -46,7 +46,7 @@ def _list(said: Mapping[str, str], problem: str | None = None) -> Response:
         "project_id": said.get("project_id", ""),
         "state": searches.choice(said, "state", queries.TOKEN_STATES),
         "search": said.get("q", "").strip(),
-        "order": searches.choice(said, "order", queries.TOKEN_ORDERS, "newest"),
+        "order": searches.choice(said, "order", queries.either_way(queries.TOKEN_ORDERS), "newest"),
     }
     number, size = request.args.get("page", 1, int), queries.PAGE_SIZE
     if exports.wants_csv():

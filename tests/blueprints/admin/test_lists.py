@@ -68,7 +68,18 @@ def test_a_list_is_ordered_by_each_of_its_columns(browser: Browser, page: str, o
     text = browser.get(f"/admin/{page}?order={order}").text
 
     assert names(text) == ORDERED[order]
-    assert re.findall(r'aria-sort="descending"><a class="sort" href="[^"]*order=(\w+)', text) == [order]
+    [turned] = re.findall(r'aria-sort="descending"><a class="sort" href="([^"]*order=-\w+)', text)
+    text = browser.get(html.unescape(turned)).text
+    assert names(text) == ORDERED[order][::-1]
+    assert re.findall(r'aria-sort="ascending"><a class="sort" href="[^"]*order=(\w+)', text) == [order]
+    assert f'<option value="-{order}" selected>' in text
+
+
+@pytest.mark.parametrize(("page", "order"), [("projects", "name"), ("tokens", "label")])
+@pytest.mark.usefixtures("three")
+def test_names_are_ordered_from_either_end(browser: Browser, page: str, order: str):
+    assert names(browser.get(f"/admin/{page}?order={order}").text) == ["busy", "dear", "quiet"]
+    assert names(browser.get(f"/admin/{page}?order=-{order}").text) == ["quiet", "dear", "busy"]
 
 
 @pytest.mark.parametrize("page", ["projects", "tokens"])
