@@ -37,6 +37,9 @@ Address = tuple[Any, ...]  # as sockets tell it
 # Longer request lines are answered with 414, longer or more headers with 431.
 MAX_LINE_BYTES = 8190
 MAX_FIELDS = 100
+# All of a head. gunicorn looks through what has come of it at each read: a hundred clients with 700 KB each, and a
+# byte now and then, would keep everybody else waiting.
+MAX_HEAD_BYTES = 64 * 1024
 MAX_LENGTH_DIGITS = 18
 # No underscore, and no longer name than any that is used: what is found of names is remembered.
 _FIELD = rb"[-!#$%&'*+.^`|~0-9A-Za-z]{1,64}+:[\t\x20-\x7e\x80-\xff]*+"
@@ -68,6 +71,12 @@ class Request(message.Request):  # type: ignore[misc]
             # For the record. Where the request line itself is at fault, anything may stand in its place.
             exc.request = (self.method, self.uri) if self._line_is_read else ("", "")
             raise
+
+    def parse(self, unreader: Unreader) -> bytes:
+        """gunicorn's reading of a head, of MAX_HEAD_BYTES or so at most."""
+        self.max_buffer_headers = MAX_HEAD_BYTES
+        unused: bytes = super().parse(unreader)
+        return unused
 
     def parse_request_line(self, line_bytes: bytes) -> None:
         """gunicorn's method, target and version."""
