@@ -10,6 +10,7 @@ setting of another proxy is used.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import secrets
 import signal
@@ -62,6 +63,8 @@ def main() -> None:
     chosen = options.parse_args()
     if _is_taken(chosen.port):
         sys.exit(f"Port {chosen.port} is taken by another process: choose one with --port, where 0 takes a free one.")
+    # What is filled is the owner's alone, as what a server makes is.
+    os.umask(0o077)
     for number in _ENDING:
         signal.signal(number, _end)
     with (

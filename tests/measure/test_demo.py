@@ -23,9 +23,11 @@ def test_the_demo_has_pages_full_of_traffic_and_a_token_to_call_and_leaves_nothi
     command = [*IN_BACKGROUND, sys.executable, "-m", "measure.demo", *small]
     # Other people's settings must not matter.
     environ = {"TMPDIR": str(tmp_path), "LOGGING_URL": "nonsense"}
-    with subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True) as demo:
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as demo:
         try:
-            assert demo.stdout is not None
+            assert demo.stdout is not None and demo.stderr is not None
             lines: list[str] = []
             while "Ctrl+C" not in "".join(lines[-1:]):
                 lines.append(demo.stdout.readline())
@@ -46,8 +48,10 @@ def test_the_demo_has_pages_full_of_traffic_and_a_token_to_call_and_leaves_nothi
 
             demo.send_signal(signal.SIGINT)
             assert demo.wait(TIMEOUT_S) == 0
+            warned = demo.stderr.read()
         finally:
             demo.terminate()
+    assert "WARNING" not in warned
     assert status == 200 and b"Support assistant" in page and b"Cost" in page
     # Whoever has calls was used.
     rows = [row for row in used.decode().split("<tr>")[2:] if re.search(r'data-label="Requests" class="num"><a', row)]
