@@ -8,6 +8,7 @@ by the key of usage that it was counted under.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -191,13 +192,15 @@ def browse(
     """
     found: list[tuple[Place, ReadRecord]] = []
     gone = 0
+    # Which model a call was counted under is told by its key alone: its record does not know of OTHER_MODELS.
+    of_record = replace(wanted, billed_model=None)
     for step in _steps(wanted, slowest=slowest, limit=limit):
         rows = find(session, node, wanted, slowest=slowest, limit=step, after=after)
         for row, record in zip(rows, read_all(path, (row.place for row in rows)), strict=True):
             after = row.mark
             if record is None:
                 gone += 1
-            elif wanted.takes(record):
+            elif of_record.takes(record):
                 found.append((row.place, record))
                 if len(found) == limit:
                     return Browsed(found, after, gone)
@@ -257,10 +260,12 @@ def _conditions(wanted: Filter) -> Iterable[ColumnElement[bool]]:
 
 
 def _keys(wanted: Filter) -> Iterable[Any]:
-    if wanted.project_id:
+    if wanted.project_id is not None:
         yield usage_keys.c.project_id == wanted.project_id
-    if wanted.token_id:
+    if wanted.token_id is not None:
         yield usage_keys.c.token_id == wanted.token_id
+    if wanted.billed_model is not None:
+        yield usage_keys.c.model == wanted.billed_model
     if wanted.model:
         # One that failed is counted under no model, and its record names what was asked for.
         yield or_(

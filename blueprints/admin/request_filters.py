@@ -15,6 +15,8 @@ from llmproxy.admission import utc_now
 from llmproxy.api_log.latest import Filter
 from llmproxy.errors import Outcome
 
+# Of a project, a token or a billed model: calls that name none.
+NONE = "(none)"
 # Beside the outcomes: all that has gone wrong in any way, and the same without refusals, as usage counts errors.
 FAILED, ERROR = "failed", "error"
 SLOWEST = "slowest"
@@ -29,7 +31,7 @@ SPANS = {
 }
 # Those that a page shows only when they are asked for.
 _TIMES = ("from", "to")
-RARE = ("from", "to", "status", "model", "code", "would_refuse", "secret", "address", "request_id")
+RARE = ("from", "to", "status", "model", "billed_model", "code", "would_refuse", "secret", "address", "request_id")
 NAMES = ("project_id", "token", "outcome", "span", "order", *RARE)
 # What is chosen among a few.
 _CHOICES = {"outcome": (FAILED, ERROR, *get_args(Outcome)), "span": SPANS, "order": ORDERS, "secret": SECRETS}
@@ -59,7 +61,9 @@ def in_use(sent: Sent) -> Sent:
 
 def needs_index(sent: Sent, wanted: Filter) -> bool:
     """Whether the index is asked, and not the log itself, which is faster where every record has to be read."""
-    return sent["order"] == SLOWEST or (bool(wanted.begin or wanted.end) and index.tells(wanted))
+    if sent["order"] == SLOWEST or wanted.billed_model is not None:
+        return True
+    return bool(wanted.begin or wanted.end) and index.tells(wanted)
 
 
 def by_id(request_id: str) -> Filter:
@@ -97,7 +101,7 @@ def read(said: Mapping[str, str], zone: tzinfo = UTC) -> tuple[Sent, Filter, Pro
         begin = utc_now() - SPANS[sent["span"]][1]
     timed = by_id(sent["request_id"]) if sent["request_id"] else Filter()
     wanted = Filter(
-        project_id=sent["project_id"] or None,
+        project_id=_named(sent["project_id"]),
         token_id=token_id,
         status=status.removesuffix("xx") or None,
         outcome=sent["outcome"] if sent["outcome"] not in ("", FAILED, ERROR) else None,
@@ -107,6 +111,7 @@ def read(said: Mapping[str, str], zone: tzinfo = UTC) -> tuple[Sent, Filter, Pro
         would_refuse=sent["would_refuse"] or None,
         secret=sent["secret"] or None,
         model=sent["model"] or None,
+        billed_model=_named(sent["billed_model"]),
         client_address=sent["address"] or None,
         request_id=sent["request_id"] or None,
         begin=begin or timed.begin,
@@ -168,11 +173,16 @@ def _moment(text: str, zone: tzinfo) -> datetime | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=zone)) if 2000 <= moment.year <= 2200 else None
 
 
+def _named(text: str) -> str | None:
+    """What a filter takes for it: '' for NONE, and None where nothing is asked for."""
+    return "" if text == NONE else text or None
+
+
 def _token_id(text: str) -> tuple[str | None, str | None]:
     """The token meant by an id, by how it begins, or by a label; what is wrong where that is none, or several."""
     # The log may name tokens that are no more.
-    if not text or len(text) == _ID_LENGTH:
-        return text or None, None
+    if text in ("", NONE) or len(text) == _ID_LENGTH:
+        return _named(text), None
     found = queries.tokens_called(text, 2)
     if len(found) == 1:
         return found[0], None

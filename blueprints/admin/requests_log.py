@@ -143,7 +143,7 @@ def _list(sent: Sent, wanted: Filter, problem: Problem | None) -> Response:
         filters_in_use=request_filters.in_use(sent),
         has_more_filters=any(sent[name] or (problem and problem.field == name) for name in request_filters.RARE),
         problem=problem,
-        projects=queries.project_choices(),
+        projects=[(request_filters.NONE, "No project"), *queries.project_choices()],
         outcomes={FAILED: "Any error or refusal", ERROR: "Any error"} | OUTCOMES,
         spans=[(name, words) for name, (words, _) in request_filters.SPANS.items()],
         orders=request_filters.ORDERS,
@@ -170,7 +170,7 @@ def _spenders(wanted: Filter) -> dict[str, list[tuple[str, str | None, Brief]]]:
     return {
         kind: report.costliest(db.session, kind, whose, wanted.begin, end, limit=SPENDERS)
         for kind in _SPENDING
-        if not (wanted.token_id if kind == "token" else wanted.project_id or wanted.token_id)
+        if wanted.token_id is None and (kind == "token" or wanted.project_id is None)
     }
 
 

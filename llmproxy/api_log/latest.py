@@ -57,6 +57,7 @@ class Filter:
     Which records to find; what is None does not matter.
 
     Attributes:
+        project_id: '' for those that name none, like `token_id` and `billed_model`.
         status: An exact status, or a class of them: "429" or "4".
         failed: Only what was refused or went wrong.
         errors: Only what went wrong and was not refused: what usage counts as errors.
@@ -64,6 +65,7 @@ class Filter:
         secret: "retired" for what came with a secret that has been replaced.
         would_refuse: The code that rules in mode `report` would have refused it with.
         model: How the name of the model begins that the response named, or else the request.
+        billed_model: What usage counts under this model: see `ReadRecord.billed_model`.
         begin: The first moment of arrival to find; aware, like `end`, the first one after those.
     """
 
@@ -72,6 +74,7 @@ class Filter:
     status: str | None = None
     outcome: str | None = None
     model: str | None = None
+    billed_model: str | None = None
     request_id: str | None = None
     code: str | None = None
     would_refuse: str | None = None
@@ -100,14 +103,16 @@ class Filter:
         if self.model:
             # "model" and "requested_model" alike.
             exact.append(_pair("model", self.model)[1:-1])
+        if self.billed_model:
+            exact.append(_pair("model", self.billed_model)[1:])
         return exact
 
     def takes(self, record: ReadRecord) -> bool:
         """Whether `record` is one of them."""
         return (
             self.request_id in (None, record.request_id)
-            and self.token_id in (None, record.token_id)
-            and self.project_id in (None, record.project_id)
+            and self.token_id in (None, record.token_id or "")
+            and self.project_id in (None, record.project_id or "")
             and self.outcome in (None, record.outcome)
             and (not self.status or _has_status(record, self.status))
             and self.client_address in (None, record.client_address)
@@ -115,6 +120,7 @@ class Filter:
             and self.would_refuse in (None, record.would_refuse)
             and self.secret in (None, record.secret)
             and (not self.model or (record.named_model or "").startswith(self.model))
+            and self.billed_model in (None, record.billed_model or "")
             and (record.has_failed or not (self.failed or self.errors))
             and (record.outcome != "refused" or not self.errors)
             and self._has_arrived(record)

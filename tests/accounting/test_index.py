@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
-from accounting import index
+from accounting import index, names
 from accounting.rollup import Rollup, UsageSums
 from llmproxy.api_log.latest import Filter
 from llmproxy.errors import Outcome
@@ -86,6 +86,7 @@ CALLS = {
     "inside": record(**FAILED_INSIDE),
     "elsewhere": record(project_id="another", token="another"),
     "mini": record(metadata={"model": "gpt-4o-mini"}, client_address="192.0.2.7"),
+    "nobody's": refused("invalid_api_key", status_code=401, token=None, project_id=None),
 }
 
 
@@ -104,15 +105,19 @@ def test_the_slowest_of_all_are_found_whatever_the_newest_part_holds(indexed, br
 @pytest.mark.parametrize(
     ("wanted", "found"),
     [
-        ({"failed": True}, {"refused", "expired", "turned down", "timed out", "inside"}),
-        ({"status": "4"}, {"refused", "expired", "turned down", "hung up"}),
+        ({"failed": True}, {"refused", "expired", "nobody's", "turned down", "timed out", "inside"}),
+        ({"status": "4"}, {"refused", "expired", "nobody's", "turned down", "hung up"}),
         ({"status": "404"}, {"turned down"}),
-        ({"outcome": "refused"}, {"refused", "expired"}),
+        ({"outcome": "refused"}, {"refused", "expired", "nobody's"}),
         ({"outcome": "refused", "code": "token_expired"}, {"expired"}),
         ({"outcome": "complete", "project_id": PROJECT}, {"well", "turned down", "inside", "mini"}),
         ({"project_id": "another"}, {"elsewhere"}),
         ({"token_id": "another"}, {"elsewhere"}),
         ({"token_id": "nobody"}, set()),
+        ({"project_id": ""}, {"nobody's"}),
+        ({"token_id": ""}, {"nobody's"}),
+        ({"billed_model": "gpt-4o"}, {"well", "timed out", "hung up", "inside", "elsewhere"}),
+        ({"billed_model": ""}, {"refused", "expired", "nobody's", "turned down"}),
         ({"model": "gpt-4o-m"}, {"mini"}),
         ({"model": "gpt-9"}, {"turned down"}),
         ({"client_address": "192.0.2.7"}, {"mini"}),
@@ -122,6 +127,13 @@ def test_records_are_found_by_what_they_say(indexed, browse, wanted, found):
     indexed(*(each | {"request_id": name} for name, each in CALLS.items()))
 
     assert set(browse(**wanted)[0]) == found
+
+
+def test_what_is_counted_under_other_models_is_found_there(indexed, browse, monkeypatch):
+    monkeypatch.setattr(names, "MAX_MODELS_OF_ONE_PROJECT", 1)
+    indexed(at(1, request_id="first"), at(2, request_id="one too many", metadata={"model": "gpt-4o-mini"}))
+
+    assert browse(billed_model=names.OTHER_MODELS) == (["one too many"], None)
 
 
 def test_every_outcome_has_its_number():

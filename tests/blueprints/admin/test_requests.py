@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 from flask import Flask
@@ -18,6 +18,10 @@ from tests.blueprints.admin.site import Browser, Script
 from tests.blueprints.admin.test_pages import roll_up
 
 Write = Callable[..., CallRecord]
+RANK = re.compile(
+    r'<span class="rank-name"><a[^>]*>([^<]+)</a></span>\s*'
+    r'<span class="num"><a class="plain" href="/admin/requests\?([^"]+)">(\d+)</a>'
+)
 EVENING = datetime(2026, 11, 23, 18, 0, tzinfo=UTC)
 
 
@@ -168,6 +172,47 @@ def test_the_model_that_a_failed_call_asked_for_is_shown(browser: Browser, write
     write_record(status_code=404, upstream_status=404, metadata=None, requested_model="gpt-9")
 
     assert "Asked for: gpt-9" in browser.get("/admin/requests").text
+
+
+@pytest.mark.usefixtures("evening")
+def test_what_names_none_is_found_in_the_log_too(browser: Browser):
+    for query in ("project_id=(none)", "token=(none)", "project_id=(none)&token=(none)&billed_model=gpt-4o-mini"):
+        assert shown(browser, query) == ["late", "half", "quarter", "six"]
+    assert shown(browser, "billed_model=(none)") == []
+
+
+def test_each_rank_leads_to_as_many_requests_as_it_counts(app: Flask, browser: Browser, write_record: Write):
+    project = browser.create_project("named")
+    mini, whole = {"model": "gpt-4o-mini"}, {"model": "gpt-4o"}
+    turned_down = {"metadata": None, "status_code": 404, "upstream_status": 404, "requested_model": "gpt-4o"}
+    of_project = ({"metadata": mini}, {"metadata": whole}, {"metadata": whole, "token_id": "t" * 36}, turned_down)
+    for changes in of_project:
+        write_record(project_id=project, endpoint="/v1/responses", **changes)
+    write_record(metadata=mini, project_id="deleted", endpoint="/v1/responses")
+    write_record(metadata=None, endpoint="/v1/responses")
+    roll_up(app)
+
+    told = {
+        page: {
+            name: (int(figure), len(shown(browser, query.replace("&amp;", "&"))))
+            for name, query, figure in RANK.findall(browser.get(page).text)
+        }
+        for page in ("/admin/", f"/admin/projects/{project}")
+    }
+
+    models = {"gpt-4o": (2, 2), "gpt-4o-mini": (2, 2), "no model": (2, 2)}
+    owners = {"named": (4, 4), "deleted project": (1, 1), "no project": (1, 1), "no token": (5, 5)}
+    assert told["/admin/"] == models | owners | {"Token tttttttt": (1, 1)}
+    assert told[f"/admin/projects/{project}"] == {"gpt-4o": (2, 2), "gpt-4o-mini": (1, 1), "no model": (1, 1)}
+
+
+def test_what_names_none_or_is_counted_as_a_model_can_be_taken_out_of_the_form(browser: Browser):
+    query = {"project_id": "(none)", "token": "(none)", "billed_model": "(none)"}
+    text = browser.get("/admin/requests?" + urlencode(query)).text
+
+    assert '<option value="(none)" selected>No project</option>' in text
+    assert all(f'name="{name}" type="text" value="(none)"' in text for name in ("token", "billed_model"))
+    assert filled_in(browser, query) == {name: [value] for name, value in query.items()}
 
 
 @pytest.mark.usefixtures("evening")
