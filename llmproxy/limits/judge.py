@@ -135,7 +135,7 @@ def check_parameters(rules: Rules, route: Route, reading: Reading, *, default_ti
         _check_tier(rules.service_tier, route, members, default_tier or "default")
     if rules.tools is not None:
         _check_tools(rules.tools, reading)
-    if not rules.background and members.get("background"):
+    if not rules.background and _runs_in_background(route, members):
         raise ParameterNotAllowed("This token may not run in the background.", param="background")
     if not rules.store:
         _check_store(route, members)
@@ -155,7 +155,7 @@ def require_metered(route: Route, reading: Reading) -> None:
         )
     if route.kind == "away":
         raise ModelNotPriced("This leads past the proxy, which would not see the cost, and the token has a budget.")
-    if reading.members.get("background"):
+    if _runs_in_background(route, reading.members):
         raise ParameterNotAllowed(
             "What runs in the background does not tell what it costs, and this token has a budget.",
             param="background",
@@ -194,6 +194,11 @@ def tool_types(members: Mapping[str, Any]) -> Iterator[str]:
     for place in objects_in(members):
         if (tools := place.get("tools")) is not None:
             yield from map(_type_of, tools if isinstance(tools, list) else [tools])
+
+
+def _runs_in_background(route: Route, members: Mapping[str, Any]) -> bool:
+    # Of an image it is what is painted behind.
+    return route.kind != "images" and bool(members.get("background"))
 
 
 def _in_place(route: Route, reading: Reading) -> str | None:

@@ -24,6 +24,7 @@ CHAT = find_route("POST", "/v1/chat/completions")
 COMPLETIONS = find_route("POST", "/v1/completions")
 RESPONSES = find_route("POST", "/v1/responses")
 EMBEDDINGS = find_route("POST", "/v1/embeddings")
+IMAGES = find_route("POST", "/v1/images/generations")
 REALTIME = find_route("GET", "/v1/realtime")
 MODEL = find_route("GET", "/v1/models/x")
 MINI = read_rules({"models": ["gpt-4o-mini"]})
@@ -242,6 +243,7 @@ PARAMETERS = [
     (limits(background=False), RESPONSES, {"background": True}, "background"),
     (limits(background=False), RESPONSES, {"background": "yes"}, "background"),
     (limits(background=False), RESPONSES, {"background": False}, None),
+    (limits(background=False), IMAGES, {"background": "transparent"}, None),
     (limits(store=False), CHAT, {"store": True}, "store"),
     (limits(store=False), CHAT, {}, None),
     (limits(store=False), RESPONSES, {}, "store"),
@@ -308,6 +310,9 @@ def test_what_a_schema_calls_tools_is_none():
         ("POST", "/v1/threads/runs", {}, errors.ParameterNotAllowed),
         ("POST", "/v1/threads/runs", {"stream": True}, None),
         ("POST", "/v1/responses", {"background": False}, None),
+        ("POST", "/v1/images/generations", {"background": "transparent"}, None),
+        ("POST", "/v1/images/edits", {"background": "auto"}, None),
+        ("POST", "/v1/vector_stores/v/files/f", {"attributes": {"year": 2026}}, None),
         ("GET", "/v1/batches", {}, None),
         ("POST", "/v1/files", {}, None),
     ],
