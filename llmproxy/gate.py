@@ -242,17 +242,7 @@ class Gate:
     def admit_session(self, token: RuledToken, asked: Asked) -> tuple[Grant, Holding]:
         """Count and grant the opening of a WebSocket, which holds nothing. Raises as `admit` does."""
 
-        def judge(token: RuledToken) -> Judged:
-            route = _session_route(asked)
-            if route.path == "responses" or _is_transcription(asked):  # whose model messages name
-                route = _as_no_call(route)
-            # What a response must say, its opening cannot.
-            adapt = partial(replace, require_max_output=False)
-            judged = self._judge_said(token, asked, route, NOTHING, adapt)
-            # Between responses nothing is held.
-            return judged._replace(figures=Bounds(), concurrency=None)
-
-        return self._until_claimed(token, asked.request_id, judge)
+        return self._until_claimed(token, asked.request_id, lambda token: self._judge_opening(token.ruled, asked)[0])
 
     def admit_response(self, token: RuledToken, asked: Asked, said: Reading | None, *, is_over: bool) -> Holding:
         """
@@ -272,12 +262,18 @@ class Gate:
                 return judged._replace(figures=_OVER, concurrency=None)
             if said is None:
                 _require_unread(_rules_of(token.ruled))
-            return self._judge_said(token, asked, route, said or NOTHING)
+            return self._judge_said(token.ruled, asked, route, said or NOTHING)[0]
 
         return self._until_claimed(token, asked.request_id, judge)[1]
 
     def try_out(self, ruled: Ruled, asked: Asked, content: bytes) -> Trial:
-        """What would become of a call at this moment. Nothing is counted, held or sent up."""
+        """
+        What would become of a call at this moment. Nothing is counted, held or sent up.
+
+        A GET of what is served by WebSockets is taken for the opening of one.
+        """
+        if opens_session(asked):
+            return self._try_opening(ruled, asked)
         body = RequestBody(BytesIO(content), length=len(content), max_bytes=sys.maxsize)
         route = find_route(asked.method, asked.target.partition("?")[0])
         try:
@@ -290,6 +286,15 @@ class Gate:
             return Trial(exc, None, Bounds(), ())
         finally:
             body.let_go()
+        return Trial(None, noted, judged.figures, holds)
+
+    def _try_opening(self, ruled: Ruled, asked: Asked) -> Trial:
+        try:
+            judged, noted = self._judge_opening(ruled, asked)
+            holds = _holds(ruled, judged, asked.request_id)
+        except ProxyError as exc:
+            exc.add_contact(self._contact)
+            return Trial(exc, None, Bounds(), ())
         return Trial(None, noted, judged.figures, holds)
 
     def check_message(
@@ -313,7 +318,8 @@ class Gate:
             if isinstance(said, Reading) and rules.unpriced != "allow":
                 self._require_priced(ruled, asked, said)
             reported = _reported_by(ruled)
-            return _code_of(partial(_check_said, reported, asked, said, size, ruled)) if reported else None
+            noted = _refusal_by(partial(_check_said, reported, asked, said, size, ruled)) if reported else None
+            return noted.code if noted else None
         except ProxyError as exc:
             self._complete(exc, token)
             raise
@@ -354,23 +360,35 @@ class Gate:
             self._complete(exc, token)
             raise
 
+    def _judge_opening(self, ruled: Ruled, asked: Asked) -> tuple[Judged, ProxyError | None]:
+        """The opening of a WebSocket as its claim is to be made, and what rules in mode `report` refuse it with."""
+        route = _session_route(asked)
+        if route.path == "responses" or _is_transcription(asked):  # whose model messages name
+            route = _as_no_call(route)
+        # What a response must say, its opening cannot.
+        adapt = partial(replace, require_max_output=False)
+        judged, noted = self._judge_said(ruled, asked, route, NOTHING, adapt)
+        # Between responses nothing is held.
+        return judged._replace(figures=Bounds(), concurrency=None), noted
+
     def _judge_said(
         self,
-        token: RuledToken,
+        ruled: Ruled,
         asked: Asked,
         route: Route,
         said: Reading,
         adapt: Callable[[Rules], Rules] = lambda rules: rules,
-    ) -> Judged:
+    ) -> tuple[Judged, ProxyError | None]:
         def check(rules: Rules) -> None:
             _check_session(rules, asked, said.size)
-            _check_rules(adapt(rules), route, asked, said, token.ruled)
+            _check_rules(adapt(rules), route, asked, said, ruled)
 
-        rules, reported = _rules_of(token.ruled), _reported_by(token.ruled)
+        rules, reported = _rules_of(ruled), _reported_by(ruled)
         _check_session(rules, asked, said.size)
-        _check_what_is_certain(token.ruled, rules.concurrency)
-        judged = self._judge(token.ruled, adapt(rules), route, asked, said)
-        return judged._replace(would_refuse=_code_of(partial(check, reported))) if reported else judged
+        _check_what_is_certain(ruled, rules.concurrency)
+        judged = self._judge(ruled, adapt(rules), route, asked, said)
+        noted = _refusal_by(partial(check, reported)) if reported else None
+        return judged._replace(would_refuse=noted.code if noted else None), noted
 
     def _others_end(self) -> Iterator[Literal[True]]:
         """Goes on when what has just ended is told to the database: first in this worker, then in others."""
@@ -629,6 +647,11 @@ def _check_rules(rules: Rules, route: Route, asked: Asked, reading: Reading, rul
     return models
 
 
+def opens_session(asked: Asked) -> bool:
+    """Whether a call can be nothing but the opening of a WebSocket: nothing else is got there."""
+    return asked.method == "GET" and _session_route(asked) is not _NO_SESSION
+
+
 def _check_session(rules: Rules, asked: Asked, size: int) -> None:
     """Raises what a message is refused with, whatever it says."""
     route = _session_route(asked)
@@ -683,12 +706,12 @@ def _as_no_call(route: Route) -> Route:
     return route._replace(path="", kind="free", model="none")
 
 
-def _code_of(check: Callable[[], None]) -> str | None:
-    """The code of the refusal that a check comes to."""
+def _refusal_by(check: Callable[[], None]) -> ProxyError | None:
+    """The refusal that a check comes to."""
     try:
         check()
     except ProxyError as exc:
-        return exc.code
+        return exc
     return None
 
 

@@ -20,7 +20,7 @@ from control.audit import version_of
 from control.errors import Conflict
 from llmproxy.admission import utc_now
 from llmproxy.errors import CallerError, OrganizationRefused, ProxyError
-from llmproxy.gate import Asked, Trial
+from llmproxy.gate import Asked, Trial, opens_session
 from llmproxy.headers import checked_target, is_organization
 from llmproxy.limits import amounts
 from llmproxy.limits.bounds import Bounds
@@ -50,6 +50,7 @@ _NAMES = {
     "reasoning_effort": "Reasoning efforts",
     "max_body_bytes": "Bytes of a request at most",
 }
+_OF_A_SESSION = " This opens a WebSocket: each response that is asked for on it is judged by itself."
 _FLAGS = {"require_max_output": "must be asked for", "background": "refused", "store": "refused"}
 
 
@@ -127,7 +128,7 @@ def try_rules() -> Response:
     )
     content = (form.body.data or "").encode("utf-8", "surrogatepass")
     trial = _try_out(asked, content, limits.look(db.session, owner, rules))
-    return _page(owner, form, trial=_trial_view(trial), entered=rules)
+    return _page(owner, form, trial=_trial_view(trial, opens_session(asked)), entered=rules)
 
 
 def _try_out(asked: Asked, content: bytes, ruled: Ruled) -> Trial:
@@ -222,14 +223,15 @@ def _target(path: str) -> str:
     return path if path.startswith("/") else _PREFIX + path
 
 
-def _trial_view(trial: Trial) -> TrialView:
+def _trial_view(trial: Trial, is_opening: bool) -> TrialView:
     if trial.refusal:
         return TrialView("bad", "It would be refused.", trial.refusal, [])
     holds = [_hold_words(meter, call) for meter, call in trial.holds]
+    more = _OF_A_SESSION if is_opening else ""
     if trial.noted:
         words = "It would pass, and be noted: in force, the rules would refuse it."
-        return TrialView("warn", words, trial.noted, holds)
-    return TrialView("good", "It would pass.", None, holds)
+        return TrialView("warn", words + more, trial.noted, holds)
+    return TrialView("good", "It would pass." + more, None, holds)
 
 
 def _hold_words(meter: Meter, call: Claimed) -> str:
