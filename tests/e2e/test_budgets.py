@@ -176,6 +176,23 @@ def test_near_its_end_a_budget_refuses_nobody_falsely(proxy, chat, token, using)
     assert settled(proxy, meter).spent == 4_630_000
 
 
+def test_a_budget_smaller_than_one_call_lets_them_pass_one_at_a_time_and_ends_above_by_one(proxy, chat, token, using):
+    """A cent, and twenty calls at once that may cost dollars each: more than ten times the amount."""
+    meter = add_meter(proxy, token, amount=10_000)
+    with ThreadPoolExecutor(20) as pool:
+        running = [pool.submit(chat, asking("gpt-5", used=(0, 900), waits=True)) for _ in range(20)]
+        wait_for(lambda: sum(map(Future.done, running)) == 19 and using.seen)
+        using.goes_on.set()
+        answers = [done.result() for done in running]
+
+    refused = [answer for answer in answers if answer.status != 200]
+    assert len(refused) == 19 and {code(answer) for answer in refused} == {(429, "budget_reserved")}
+    assert settled(proxy, meter).spent == 9_000
+    assert chat(asking("gpt-5", used=(0, 128_000))).status == 200
+    assert settled(proxy, meter).spent == 9_000 + 1_280_000
+    assert code(chat(asking("gpt-5"))) == (429, "budget_exhausted")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
@@ -984,6 +1001,22 @@ def test_sixty_four_clients_end_above_a_budget_by_what_calls_cost_beyond_their_h
         beyond = sum(max(cost - 4096 * 8, 0) for cost in costs)
         assert statuses == {200, 429}
         assert DOLLAR / 2 < spent == sum(costs) < DOLLAR + beyond + max(costs)
+
+
+def test_calls_end_above_a_budget_by_what_their_input_was_under_estimated(proxy, chat, token, using):
+    """Each is held for some $0.0085, writes what it may for $0.008 and has read ten times as much as it seemed to."""
+    meter = add_meter(proxy, token, amount=30_000)
+    body = asking("gpt-4.1", used=(5_000, 1_000), max_tokens=1_000, waits=True)
+    with ThreadPoolExecutor() as pool:
+        running = [pool.submit(chat, body) for _ in range(3)]
+        wait_for(lambda: len(using.seen) == 3)
+        held = numbers(proxy, meter).reserved
+        using.goes_on.set()
+        assert [done.result().status for done in running] == [200] * 3
+
+    assert 3 * 8_000 < held < 30_000
+    assert settled(proxy, meter).spent == 3 * (8_000 + 10_000)
+    assert code(chat(body)) == (429, "budget_exhausted")
 
 
 def test_what_runs_alone_passes_while_anything_is_left_and_may_end_above_the_amount(proxy, chat, token):
