@@ -31,7 +31,6 @@ from llmproxy.errors import (
     BadRequest,
     LogUnavailable,
     MethodRefused,
-    OrganizationRefused,
     ProxyDraining,
     ProxyError,
     UpstreamAuthFailed,
@@ -41,10 +40,9 @@ from llmproxy.gate import Asked
 from llmproxy.headers import (
     Headers,
     bearer_in_key_header,
-    checked_target,
     endpoint_of,
-    is_organization,
     origin_of,
+    permitted_target,
     request_headers,
     response_headers,
     with_header,
@@ -253,9 +251,11 @@ def checked_request(parts: Services, call: Call, environ: Environ) -> tuple[str,
         raise MethodRefused
     if "HTTP_HOST" not in environ and environ["SERVER_PROTOCOL"] == "HTTP/1.1":
         raise BadRequest("A request of HTTP/1.1 must have a Host header.")  # RFC 9112 section 3.2
-    target = checked_target(environ["RAW_URI"], environ.get("HTTP_HOST"))
-    if is_organization(target) and not parts.settings.allow_organization_routes:
-        raise OrganizationRefused
+    target = permitted_target(
+        environ["RAW_URI"],
+        environ.get("HTTP_HOST"),
+        allows_organization=parts.settings.allow_organization_routes,
+    )
     if parts.refusing.is_set():
         raise ProxyDraining
     stream = environ["wsgi.input"]

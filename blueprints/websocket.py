@@ -100,17 +100,12 @@ def _open(parts: Services, call: Call, environ: Environ) -> Response:
             holding.note(code)
 
     metering = Metering(call, admit_response, lambda: tunnel, is_ruled=token is not None)
-    talk = settings = None
-    told = response.headers.get("sec-websocket-extensions")
-    if token is None:
-        observer = observe_session(told, responses=metering)
-    elif opened.target.startswith(RESPONSES):
-        talk = Talk(metering, check, None)
-        observer = observe_session(told, responses=metering)
-    else:
-        settings = Settings()
-        talk = Talk(metering, check, settings)
-        observer = observe_session(told, responses=metering, settings=settings)
+    # On Responses each has its own alone.
+    settings = Settings() if token is not None and not opened.target.startswith(RESPONSES) else None
+    talk = Talk(metering, check, settings) if token is not None else None
+    observer = observe_session(
+        response.headers.get("sec-websocket-extensions"), responses=metering, settings=settings
+    )
     tunnel = Tunnel(
         call,
         Side(environ["gunicorn.socket"], _early_bytes(environ)),

@@ -6,16 +6,15 @@ As with failed sign-ins it is counted in memory that they share: who asks too of
 
 from __future__ import annotations
 
-import hashlib
 from struct import Struct
 
-from control.sign_ins import SharedMemory
+from control.sign_ins import PER_BUCKET, SharedMemory, bucket_of
 
 # Holders are kept in buckets, each with room for so many: 4096 in all.
-_BUCKETS, _PER_BUCKET = 512, 8
+_BUCKETS = 512
 # Who it is, the minute in which it asked last, and how often within that.
 _HOLDER = Struct("16s I I")
-_SIZE = _HOLDER.size * _BUCKETS * _PER_BUCKET
+_SIZE = _HOLDER.size * _BUCKETS * PER_BUCKET
 
 _shared: SharedMemory | None = None
 
@@ -38,7 +37,7 @@ class Asked:
 
         Raises TooManyFailures when the memory's lock cannot be had.
         """
-        key = hashlib.blake2b(who.encode(), digest_size=16, key=self._memory.salt).digest()
+        key = self._memory.key_of(who)
         with self._memory.locked():
             at, asked = self._find(key, minute)
             _HOLDER.pack_into(self._memory.bytes, at, key, minute, asked + 1)
@@ -46,8 +45,7 @@ class Asked:
 
     def _find(self, key: bytes, minute: int) -> tuple[int, int]:
         """A holder's place and count; where there is none, the place of whoever is missed least."""
-        first = _HOLDER.size * _PER_BUCKET * (int.from_bytes(key[:4]) % _BUCKETS)
-        places = range(first, first + _HOLDER.size * _PER_BUCKET, _HOLDER.size)
+        places = bucket_of(key, _HOLDER.size, buckets=_BUCKETS)
         kept = [(at, *_HOLDER.unpack_from(self._memory.bytes, at)) for at in places]
         for at, its_key, its_minute, count in kept:
             if its_key == key:

@@ -36,12 +36,12 @@ IPV6_PREFIX = 48
 
 # Callers are kept in buckets, each with room for so many: as many in all as a node can refuse in MAX_DELAY_S, so that
 # nobody has a guess at once again for being forgotten. That is 13 MB, which are taken as guesses come.
-_BUCKETS, _PER_BUCKET = 16_384, 8
+_BUCKETS, PER_BUCKET = 16_384, 8
 # Who it is, delays so far, and the times of the last failures. No time is 0.
 _CALLER = Struct(f"16s d {MAX_FAILURES}d")
 # When one was last logged, when the audit trail was last told, failures since, and where the last of them came from.
 _UNTOLD = Struct("d d q 64s")
-_UNTOLD_AT = _CALLER.size * (len(REALMS) + _BUCKETS * _PER_BUCKET)
+_UNTOLD_AT = _CALLER.size * (len(REALMS) + _BUCKETS * PER_BUCKET)
 _SIZE = _UNTOLD_AT + _UNTOLD.size * len(REALMS)
 
 _LOCK_TRIES, _LOCK_PAUSE_S = 100, 0.01
@@ -80,6 +80,10 @@ class SharedMemory:
         # Nobody outside can tell who falls into whose bucket.
         self.salt = secrets.token_bytes(16)
 
+    def key_of(self, name: str) -> bytes:
+        """What somebody is kept under, in 16 bytes."""
+        return hashlib.blake2b(name.encode(), digest_size=16, key=self.salt).digest()
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Alone in it. Nothing within may yield. Raises TooManyFailures when it does not come to that."""
@@ -96,6 +100,12 @@ class SharedMemory:
             return
         # Somebody stands still in it: nobody is let in unseen.
         raise TooManyFailures(1)
+
+
+def bucket_of(key: bytes, size: int, *, buckets: int, behind: int = 0) -> range:
+    """The PER_BUCKET places, of `size` bytes each, where a key may be kept: so many others stand before the first."""
+    first = size * (behind + int.from_bytes(key[:4]) % buckets * PER_BUCKET)
+    return range(first, first + size * PER_BUCKET, size)
 
 
 _shared: SharedMemory | None = None
@@ -211,10 +221,8 @@ class SignIns:
 
     def _find(self, realm: str, caller: str, now: float) -> tuple[int, _Caller]:
         """A caller and its place; where there is none, the place of whoever is missed least."""
-        key = hashlib.blake2b(f"{realm} {caller}".encode(), digest_size=16, key=self._memory.salt).digest()
-        bucket = int.from_bytes(key[:4]) % _BUCKETS
-        first = _CALLER.size * (len(REALMS) + bucket * _PER_BUCKET)
-        places = range(first, first + _CALLER.size * _PER_BUCKET, _CALLER.size)
+        key = self._memory.key_of(f"{realm} {caller}")
+        places = bucket_of(key, _CALLER.size, buckets=_BUCKETS, behind=len(REALMS))
         kept = [(at, self._read(at)) for at in places]
         for at, one in kept:
             if one.key == key:

@@ -157,9 +157,9 @@ class Trial(NamedTuple):
     """
 
     refusal: ProxyError | None
-    noted: ProxyError | None
-    figures: Bounds
-    holds: tuple[tuple[Meter, Claimed], ...]
+    noted: ProxyError | None = None
+    figures: Bounds = Bounds()
+    holds: tuple[tuple[Meter, Claimed], ...] = ()
 
 
 # Of paths that open no WebSocket which rules know.
@@ -272,30 +272,25 @@ class Gate:
 
         A GET of what is served by WebSockets is taken for the opening of one.
         """
-        if opens_session(asked):
-            return self._try_opening(ruled, asked)
         body = RequestBody(BytesIO(content), length=len(content), max_bytes=sys.maxsize)
-        route = find_route(asked.method, asked.target.partition("?")[0])
         try:
-            judged, reading = self._judged(ruled, route, asked, body, None, "")
-            holds = _holds(ruled, judged, asked.request_id)
-            reported = _reported_by(ruled)
-            noted = self._would_refuse(ruled, reported, route, asked, body, reading, "") if reported else None
+            if opens_session(asked):
+                judged, noted = self._judge_opening(ruled, asked)
+            else:
+                judged, noted = self._judge_tried(ruled, asked, body)
+            return Trial(None, noted, judged.figures, _holds(ruled, judged, asked.request_id))
         except ProxyError as exc:
             exc.add_contact(self._contact)
-            return Trial(exc, None, Bounds(), ())
+            return Trial(exc)
         finally:
             body.let_go()
-        return Trial(None, noted, judged.figures, holds)
 
-    def _try_opening(self, ruled: Ruled, asked: Asked) -> Trial:
-        try:
-            judged, noted = self._judge_opening(ruled, asked)
-            holds = _holds(ruled, judged, asked.request_id)
-        except ProxyError as exc:
-            exc.add_contact(self._contact)
-            return Trial(exc, None, Bounds(), ())
-        return Trial(None, noted, judged.figures, holds)
+    def _judge_tried(self, ruled: Ruled, asked: Asked, body: RequestBody) -> tuple[Judged, ProxyError | None]:
+        route = find_route(asked.method, asked.target.partition("?")[0])
+        judged, reading = self._judged(ruled, route, asked, body, None, "")
+        reported = _reported_by(ruled)
+        noted = self._would_refuse(ruled, reported, route, asked, body, reading, "") if reported else None
+        return judged, noted
 
     def check_message(
         self, token: RuledToken, asked: Asked, said: Reading | AmbiguousBody | None, size: int
@@ -639,10 +634,8 @@ def _check_rules(rules: Rules, route: Route, asked: Asked, reading: Reading, rul
     path, _, query = asked.target.partition("?")
     models = models_of(route, path, query, reading)
     check_models(rules, route, models)
-    if (
-        rules.looks_at_bodies and route.kind == "realtime" and route.model == "hidden"
-    ):  # so are its tools and its limits
-        require_model(route, models)
+    if rules.looks_at_bodies and route.kind == "realtime" and route.model == "hidden":
+        require_model(route, models)  # its tools and its limits are hidden, too
     check_parameters(rules, route, reading, default_tier=ruled.default_tier)
     return models
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
-from llmproxy.errors import BadRequest
+from llmproxy.errors import BadRequest, OrganizationRefused
 
 Headers = list[tuple[str, str]]
 
@@ -105,6 +105,14 @@ def checked_target(raw_target: str, host: str | None) -> str:
     # Few paths hold a dot or an escape at all; only those are looked at closely.
     if ("." in path or "%" in path) and _has_dot_segment(path):
         raise BadRequest("The path must not hold dot segments.")
+    return target
+
+
+def permitted_target(raw_target: str, host: str | None, *, allows_organization: bool) -> str:
+    """As `checked_target` has it. Raises OrganizationRefused, too, where the administration of one is not allowed."""
+    target = checked_target(raw_target, host)
+    if is_organization(target) and not allows_organization:
+        raise OrganizationRefused
     return target
 
 

@@ -64,8 +64,17 @@ def send_ready(sock: RealSocket, data: bytes) -> bytes:
 
 def waiting_bytes(sock: RealSocket) -> int:
     """How much has arrived that nobody has read yet."""
+    return _counted(sock, termios.FIONREAD)
+
+
+def unacknowledged_bytes(sock: RealSocket) -> int:
+    """How much was sent that the peer's machine has not confirmed. Raises OSError where nobody can tell."""
+    return _counted(sock, termios.TIOCOUTQ)
+
+
+def _counted(sock: RealSocket, what: int) -> int:
     count = array("i", [0])
-    fcntl.ioctl(sock.fileno(), termios.FIONREAD, count)
+    fcntl.ioctl(sock.fileno(), what, count)
     return count[0]
 
 

@@ -19,11 +19,10 @@ from control import limits, projects, tokens
 from control.audit import version_of
 from control.errors import Conflict
 from llmproxy.admission import utc_now
-from llmproxy.errors import CallerError, OrganizationRefused, ProxyError
+from llmproxy.errors import CallerError, ProxyError
 from llmproxy.gate import Asked, Trial, opens_session
-from llmproxy.headers import checked_target, is_organization
+from llmproxy.headers import permitted_target
 from llmproxy.limits import amounts
-from llmproxy.limits.bounds import Bounds
 from llmproxy.limits.meters import Claimed, Meter
 from llmproxy.limits.reservations import Ruled
 from llmproxy.limits.routes import DEFAULT_GROUPS, warning_of
@@ -134,11 +133,9 @@ def try_rules() -> Response:
 def _try_out(asked: Asked, content: bytes, ruled: Ruled) -> Trial:
     parts = Services.of(current_app)
     try:
-        target = checked_target(asked.target, None)
-        if is_organization(target) and not parts.settings.allow_organization_routes:
-            raise OrganizationRefused
+        permitted_target(asked.target, None, allows_organization=parts.settings.allow_organization_routes)
     except CallerError as exc:
-        return Trial(exc, None, Bounds(), ())
+        return Trial(exc)
     return parts.gate.try_out(ruled, asked, content)
 
 

@@ -22,7 +22,7 @@ from llmproxy.errors import (
     ModelUndetermined,
     ParameterNotAllowed,
 )
-from llmproxy.limits.body.reading import Reading, models_in, objects_in
+from llmproxy.limits.body.reading import Reading, listed, models_in, objects_in
 from llmproxy.limits.routes import DEFAULT_MODELS, Route, id_in
 from llmproxy.limits.rules import Rules
 
@@ -193,7 +193,7 @@ def tool_types(members: Mapping[str, Any]) -> Iterator[str]:
         yield "web_search"
     for place in objects_in(members):
         if (tools := place.get("tools")) is not None:
-            yield from map(_type_of, tools if isinstance(tools, list) else [tools])
+            yield from map(_type_of, listed(tools))
 
 
 def _runs_in_background(route: Route, members: Mapping[str, Any]) -> bool:

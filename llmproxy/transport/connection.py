@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import select
 import socket
 import ssl
-import struct
-import termios
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,7 +17,7 @@ import gevent.socket
 
 from llmproxy.egress import EgressProxy
 from llmproxy.headers import Origin
-from llmproxy.sockets import poll, prepare, real, send_ready, shut_down
+from llmproxy.sockets import poll, prepare, real, send_ready, shut_down, unacknowledged_bytes
 from llmproxy.transport.names import NAMES, Address, numeric_addresses
 from llmproxy.transport.readiness import Readiness
 from llmproxy.transport.tunnel import open_tunnel
@@ -207,7 +204,7 @@ class Connection:
     def unacknowledged(self) -> int:
         """Bytes sent, TLS's own included, that the peer's machine has not confirmed; 0 where nobody can tell."""
         try:
-            return int(struct.unpack("i", fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
+            return unacknowledged_bytes(self._sock)
         except (OSError, ValueError):
             return 0
 

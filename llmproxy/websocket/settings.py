@@ -16,7 +16,7 @@ from typing import Any
 from gevent.event import Event
 
 from llmproxy.errors import AmbiguousBody
-from llmproxy.limits.body.reading import FREE, WATCHED, Reading
+from llmproxy.limits.body.reading import FREE, WATCHED, Reading, listed
 from llmproxy.limits.judge import NOTHING, OUTPUT_NAMES
 
 _OUTPUT = OUTPUT_NAMES["realtime"]
@@ -166,15 +166,15 @@ def _with(settings: Reading, update: Reading) -> Reading:
 def _looser(settings: Reading, update: Reading) -> Reading:
     """The settings where nobody knows whether the update has been taken."""
     taken = _with(settings, update)
-    members = {**taken.members, "tools": _listed(settings) + _listed(update)}
+    members = {**taken.members, "tools": _tools(settings) + _tools(update)}
     if _OUTPUT[0] in update.members:
         members = _limited(members, _loosest([settings.members.get(_OUTPUT[0]), update.members[_OUTPUT[0]]]))
     return taken._replace(members=members, has_stored_prompt=settings.has_stored_prompt or update.has_stored_prompt)
 
 
-def _listed(settings: Reading) -> list[Any]:
+def _tools(settings: Reading) -> list[Any]:
     tools = settings.members.get("tools")
-    return tools if isinstance(tools, list) else [] if tools is None else [tools]
+    return [] if tools is None else listed(tools)
 
 
 def _limited(members: Mapping[str, Any], output: object) -> dict[str, Any]:

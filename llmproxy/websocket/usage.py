@@ -86,7 +86,7 @@ _NOBODY = _Nobody()
 
 
 def observe_session(
-    extensions: str | None, *, responses: Responses = _NOBODY, settings: SessionSettings = _NOBODY
+    extensions: str | None, *, responses: Responses = _NOBODY, settings: SessionSettings | None = None
 ) -> UsageObserver:
     """
     An observer of what an upstream sends over a WebSocket.
@@ -95,9 +95,9 @@ def observe_session(
         extensions: The Sec-WebSocket-Extensions header of its handshake: with others than permessage-deflate, what
             is sent cannot be read, and the usage stays unknown.
         responses: Told of each, until the observer is finished.
-        settings: Told of the session's.
+        settings: Told of the session's; None where nobody cares.
     """
-    facts = _SessionFacts(responses, settings)
+    facts = _SessionFacts(responses, settings or _NOBODY)
     deflate = None
     if extensions:
         if extensions.partition(";")[0].strip().lower() != PerMessageDeflate.name or "," in extensions:

@@ -149,14 +149,15 @@ def brought(tools: list[Any]) -> list[dict[str, Any]]:
     """
     return [
         {
-            "tools": [tool for tool in _listed(some) if not _is_of_mcp_list(tool)],
-            "listed": [tool for tool in _listed(some) if _is_of_mcp_list(tool)],
+            "tools": [tool for tool in listed(some) if not _is_of_mcp_list(tool)],
+            "listed": [tool for tool in listed(some) if _is_of_mcp_list(tool)],
         }
         for some in tools
     ]
 
 
-def _listed(tools: Any) -> list[Any]:
+def listed(tools: Any) -> list[Any]:
+    """What stands under `tools`, one or a list of them, as a list."""
     return tools if isinstance(tools, list) else [tools]
 
 
