@@ -98,7 +98,7 @@ vector_stores   POST        vector_stores/*/search                      later   
 vector_stores   GET         vector_stores/*/files                       free            none
 vector_stores   POST        vector_stores/*/files                       later           none
 vector_stores   GET,DELETE  vector_stores/*/files/*                     free            none
-vector_stores   POST        vector_stores/*/files/*                     free            none
+vector_stores   POST        vector_stores/*/files/*                     later           none
 vector_stores   GET         vector_stores/*/files/*/content             free            none
 vector_stores   POST        vector_stores/*/file_batches                later           none
 vector_stores   GET         vector_stores/*/file_batches/*              free            none

@@ -312,7 +312,6 @@ def test_what_a_schema_calls_tools_is_none():
         ("POST", "/v1/responses", {"background": False}, None),
         ("POST", "/v1/images/generations", {"background": "transparent"}, None),
         ("POST", "/v1/images/edits", {"background": "auto"}, None),
-        ("POST", "/v1/vector_stores/v/files/f", {"attributes": {"year": 2026}}, None),
         ("GET", "/v1/batches", {}, None),
         ("POST", "/v1/files", {}, None),
     ],
