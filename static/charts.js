@@ -11,8 +11,8 @@ function color(name) {
 
 const COLORS = { fresh: "--fresh", deep: "--deep", fading: "--fading", withered: "--withered" };
 
+/* A figure of an axis. */
 function inWords(unit, value) {
-  if (value == null) return "–";
   if (unit === "usd") {
     const dollars = value / 1e6;
     const cents = { minimumFractionDigits: dollars % 1 ? 2 : 0, maximumFractionDigits: dollars >= 1 ? 2 : dollars >= 0.01 ? 4 : 6 };
@@ -51,14 +51,22 @@ function made(name, text, ...classes) {
   return element;
 }
 
+/* What the table says of a period, for each series of a figure: numbers are put into words in one place. */
+function wordsOf(figure, data, idx) {
+  const row = figure.closest(".charts").nextElementSibling.querySelector("tbody").rows[idx];
+  const first = 1 + Number(figure.dataset.column);
+  return [...row.cells].slice(first, first + data.series.length).map((cell) => cell.textContent);
+}
+
 /* Says beside the crosshair what its period holds, on the side where there is more room. */
-function tell(tip, data, { cursor: { idx, left }, over }) {
+function tell(tip, figure, data, { cursor: { idx, left }, over }) {
   tip.hidden = idx == null || left < 0;
   if (tip.hidden) return;
-  const rows = data.series.flatMap((series) => {
+  const words = wordsOf(figure, data, idx);
+  const rows = data.series.flatMap((series, at) => {
     const label = made("span", series.label);
     label.prepend(made("i", "", series.tone));
-    return [label, made("b", inWords(data.unit, series.values[idx]))];
+    return [label, made("b", words[at])];
   });
   tip.replaceChildren(made("span", dayAndTime(data.starts[idx], data.zone).join(", "), "at"), ...rows);
   const isRight = left > over.clientWidth / 2;
@@ -110,7 +118,7 @@ function options(figure, data, width) {
       drag: { x: true, y: false, setScale: false },
       bind: { mouseup: (chart, _, then) => (event) => { then(event); if (event.button === 0) choose(figure, data, chart); return null; } },
     },
-    hooks: { init: [(chart) => chart.over.append(tip)], setCursor: [(chart) => tell(tip, data, chart)] },
+    hooks: { init: [(chart) => chart.over.append(tip)], setCursor: [(chart) => tell(tip, figure, data, chart)] },
     scales: {
       x: { range: () => [data.starts[0] - step * 0.6, data.starts.at(-1) + step * 0.6] },
       // One call of ten minutes would flatten a median of a second to the ground: durations go by powers of ten.
