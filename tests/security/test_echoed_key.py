@@ -138,10 +138,12 @@ def test_nothing_that_is_kept_or_shown_holds_it(upstream, tmp_path, server_kind)
     }  # fmt: skip
     good = json.dumps(told).encode()
     stream = b"".join(b"data: %s\n\n" % json.dumps(told | {"model": f"m-{KEY}"}).encode() for _ in range(2))
+    # Each says that its connection ends: the next call must not go up on one that is just being closed.
+    last = "Connection: close"
     answers = [
-        head("200 OK", "Content-Type: application/json", f"x-request-id: {KEY}", length=len(good)) + good,
-        head("429 No", "Content-Type: application/json", f"x-request-id: {KEY}", length=len(good)) + good,
-        head("200 OK", "Content-Type: text/event-stream", length=len(stream)) + stream,
+        head("200 OK", last, "Content-Type: application/json", f"x-request-id: {KEY}", length=len(good)) + good,
+        head("429 No", last, "Content-Type: application/json", f"x-request-id: {KEY}", length=len(good)) + good,
+        head("200 OK", last, "Content-Type: text/event-stream", length=len(stream)) + stream,
         head(f"200 {KEY}", f"Content-Length: {KEY}"),
         f"{KEY} {KEY}\r\n\r\n".encode(),
     ]
