@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from llmproxy.client.request_body import HELD_BYTES
-from llmproxy.endpoints import plain_path
+from llmproxy.endpoints import TELLING_SESSIONS, plain_path
 from llmproxy.limits.charge import FREE, NO_PRICES, UNKNOWN, Charge, charge, charge_untold, is_free
 from llmproxy.limits.cost import BeyondReason
 from llmproxy.limits.prices import Prices
@@ -68,8 +68,9 @@ def bill(prices: Prices | None, call: Sent) -> Bill:
     if call.observer:
         facts = call.observer.facts
         metadata, source, usage_of, model = facts.metadata(), facts.usage_source, facts.owner.object_id, facts.model
-    if call.upstream_status == SWITCHING_PROTOCOLS:  # its responses are billed one by one
-        return Bill(FREE if prices else NO_PRICES, metadata)
+    if call.upstream_status == SWITCHING_PROTOCOLS:
+        charged = FREE if call.endpoint in TELLING_SESSIONS else UNKNOWN
+        return Bill(charged if prices else NO_PRICES, metadata)
     has_failed = call.upstream_status is not None and call.upstream_status >= BAD_REQUEST
     # What an object had cost when it was made is not what reading it costs.
     if has_failed or (source == "stored" and usage_of is None):

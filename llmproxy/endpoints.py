@@ -13,6 +13,8 @@ OTHER = "other"
 _MAX_REMEMBERED_CHARS = 128
 CHAT, COMPLETIONS, MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
 RESPONSES = "/v1/responses"
+# WebSockets whose responses tell what they cost, one by one. A translation has none.
+TELLING_SESSIONS = frozenset({"/v1/realtime", RESPONSES})
 
 
 def plain_path(endpoint: str) -> str:

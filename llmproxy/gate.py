@@ -162,6 +162,8 @@ class Trial(NamedTuple):
     holds: tuple[tuple[Meter, Claimed], ...] = ()
 
 
+# Of WebSockets whose messages change a session.
+_REALTIME = ("realtime", "realtime/translations")
 # Of paths that open no WebSocket which rules know.
 _NO_SESSION = UNKNOWN._replace(kind="realtime")
 # What has been made needs no leave.
@@ -310,8 +312,10 @@ class Gate:
             if ruled is None:
                 return None
             _check_said(rules := _rules_of(ruled), asked, said, size, ruled)
-            if isinstance(said, Reading) and rules.unpriced != "allow":
-                self._require_priced(ruled, asked, said)
+            if isinstance(said, Reading):
+                _require_told(ruled, asked, said)
+                if rules.unpriced != "allow":
+                    self._require_priced(ruled, asked, said)
             reported = _reported_by(ruled)
             noted = _refusal_by(partial(_check_said, reported, asked, said, size, ruled)) if reported else None
             return noted.code if noted else None
@@ -631,13 +635,17 @@ def _check_rules(rules: Rules, route: Route, asked: Asked, reading: Reading, rul
         raise BodyTooLarge(limit=rules.max_body_bytes)
     if not rules.looks_at_bodies and not ruled.meters:
         return Models(None, frozenset())
-    path, _, query = asked.target.partition("?")
-    models = models_of(route, path, query, reading)
+    models = models_of(route, *_path_and_query(asked), reading)
     check_models(rules, route, models)
-    if rules.looks_at_bodies and route.kind == "realtime" and route.model == "hidden":
+    if rules.looks_at_bodies and route.path in _REALTIME and route.model == "hidden":
         require_model(route, models)  # its tools and its limits are hidden, too
     check_parameters(rules, route, reading, default_tier=ruled.default_tier)
     return models
+
+
+def _path_and_query(asked: Asked) -> tuple[str, str]:
+    path, _, query = asked.target.partition("?")
+    return path, query
 
 
 def opens_session(asked: Asked) -> bool:
@@ -668,10 +676,10 @@ def _session_route(asked: Asked) -> Route:
     """The route of what is asked for on a WebSocket: on Responses it is what a POST would ask for."""
     path = asked.target.partition("?")[0]
     route = find_route("POST" if path == RESPONSES else asked.method, path)
-    if route is None or route.path not in ("realtime", "responses"):
+    if route is None or route.path not in (*_REALTIME, "responses"):
         return _NO_SESSION
     # A call that is joined has the settings that it was made with.
-    is_joined = route.path == "realtime" and asked_values(asked.target.partition("?")[2], "call_id")
+    is_joined = route.path in _REALTIME and asked_values(asked.target.partition("?")[2], "call_id")
     return route._replace(model="hidden") if is_joined else route
 
 
@@ -690,9 +698,18 @@ def _require_hearing(asked: Asked, said: Reading) -> None:
     """Raises ModelUndetermined for what a model will hear that nobody has named."""
     session = said.members.get("session")
     places = hearing_places(session) if isinstance(session, dict) else []
-    is_unheard = said.members.get("type") == SOUND and not said.models and _is_transcription(asked)
+    is_unheard = said.members.get("type") in SOUND and not said.models and _is_transcription(asked)
     if is_unheard or any(place.get("model") is None for place in places):
         raise ModelUndetermined("Say which model transcribes: `session.audio.input.transcription.model`.")
+
+
+def _require_told(ruled: Ruled, asked: Asked, said: Reading) -> None:
+    """Raises where a budget would not be told what goes on: it may have come after the WebSocket was opened."""
+    route = _session_route(asked)
+    if route.kind == "later" and any(meter.unit != "requests" for meter in ruled.meters):
+        models = models_of(route, *_path_and_query(asked), said)
+        if any(meter.unit != "requests" and _counts(meter, models) for meter in ruled.meters):
+            require_metered(route, NOTHING)
 
 
 def _as_no_call(route: Route) -> Route:

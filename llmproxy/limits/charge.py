@@ -26,7 +26,7 @@ PRICED = ("reported", "stored", "computed", "assumed")
 _FREE = re.compile(
     r"/v1/(?:files|uploads|models|moderations|batches|vector_stores|conversations|chatkit|containers/.+"
     r"|responses/input_tokens|responses/[^/]+/cancel|chat/completions/.+"
-    r"|realtime/(?:client_secrets|sessions|transcription_sessions))(?:/|$)"
+    r"|realtime/(?:(?:translations/)?client_secrets|sessions|transcription_sessions))(?:/|$)"
 )
 _is_batch = re.compile(r"/v1/batches(?:/|$)").match
 # What is billed where no tokens are told.

@@ -35,21 +35,22 @@ OUTPUT_NAMES: dict[str, tuple[str, ...]] = {
     "realtime": ("max_output_tokens", "max_response_output_tokens"),
 }
 _ALL_OUTPUT_NAMES = tuple(dict.fromkeys(name for names in OUTPUT_NAMES.values() for name in names))
-# Where a request has its model, whose outermost object has none.
-_PLACES = {
-    "evals": "testing_criteria",
-    "fine_tuning/alpha/graders/run": "grader",
-    "realtime/calls": "session",
-    "realtime/client_secrets": "session",
-    "realtime/transcription_sessions": "input_audio_transcription",
-}
+# Where a request has its models, whose outermost object has none.
+_PLACES = {"evals": "testing_criteria", "fine_tuning/alpha/graders/run": "grader"}
+# Where it has a session, which has one of its own.
+_WITH_SESSION = (
+    "realtime/calls", "realtime/client_secrets",
+    "realtime/translations/calls", "realtime/translations/client_secrets",
+)  # fmt: skip
 _TIERED = ("chat", "completions", "responses", "run")
 _MOST_NAMED = 10
 _date = re.compile(r"_20\d\d_\d\d_\d\d\Z")
 
 NOTHING = Reading({}, frozenset(), 0)
-# The sound that a client of Realtime sends.
-SOUND = "input_audio_buffer.append"
+# The sound that a client of Realtime sends, and of a translation.
+SOUND = ("input_audio_buffer.append", "session.input_audio_buffer.append")
+# Where a WebSocket's query names the model.
+_IN_QUERY = ("realtime", "realtime/translations", "models/*")
 
 
 class Models(NamedTuple):
@@ -87,12 +88,11 @@ def models_of(route: Route, path: str, query: str, reading: Reading) -> Models:
     Args:
         path, query: As they are sent up; the query without its question mark.
     """
-    main, asked = reading.model, _in_query(query)
+    main = reading.model if route.model != "stored" else _main_model(route, reading)
+    asked = _in_query(query)
     named = [*asked, *([id_in(path)] if route.path == "models/*" else [])]
-    if main is None and named and route.path in ("realtime", "models/*"):
+    if main is None and named and route.path in _IN_QUERY:
         main = named[-1]  # elsewhere no upstream looks for it in the query
-    if main is None and route.model == "stored":
-        main = _in_place(route, reading)
     if main is None and route.model == "default":
         main = DEFAULT_MODELS[route.group]
     return Models(main, reading.models.union(named, () if main is None else (main,)))
@@ -150,9 +150,7 @@ def require_metered(route: Route, reading: Reading) -> None:
     Raises ModelNotPriced, ParameterNotAllowed.
     """
     if route.kind == "later":
-        raise ModelNotPriced(
-            "This goes on behind its response, which does not tell its cost, and the token has a budget."
-        )
+        raise ModelNotPriced("Nothing that comes back tells what this costs, and the token has a budget.")
     if route.kind == "away":
         raise ModelNotPriced("This leads past the proxy, which would not see the cost, and the token has a budget.")
     if _runs_in_background(route, reading.members):
@@ -201,10 +199,29 @@ def _runs_in_background(route: Route, members: Mapping[str, Any]) -> bool:
     return route.kind != "images" and bool(members.get("background"))
 
 
-def _in_place(route: Route, reading: Reading) -> str | None:
-    """A model that such a request has where its upstream looks for it; what else is named so decides nothing."""
-    place = reading.members.get(_PLACES.get(route.path, ""))
-    return next(iter(sorted(models_in({"": place}))), None) if isinstance(place, dict | list) else None
+def _main_model(route: Route, reading: Reading) -> str | None:
+    """The model where a request's upstream looks for it; what else is named so decides nothing."""
+    members = reading.members
+    if route.path in _WITH_SESSION:
+        session = members.get("session")
+        return _in_session(session) if isinstance(session, dict) else None
+    if route.path == "realtime/transcription_sessions":
+        return _hearing_in(members)
+    if route.path in _PLACES:
+        place = members.get(_PLACES[route.path])
+        return next(iter(sorted(models_in({"": place}))), None) if isinstance(place, dict | list) else None
+    return reading.model
+
+
+def _in_session(session: Mapping[str, Any]) -> str | None:
+    """The model that answers in a Realtime session: that of a transcription is the one that hears."""
+    model = _hearing_in(session) if session.get("type") == "transcription" else session.get("model")
+    return model if isinstance(model, str) else None
+
+
+def _hearing_in(session: Mapping[str, Any]) -> str | None:
+    models = (place.get("model") for place in hearing_places(session))
+    return next((model for model in models if isinstance(model, str)), None)
 
 
 def _in_query(query: str) -> list[str]:

@@ -18,7 +18,7 @@ Kind = Literal[
     "free",  # nothing, or what was paid for when it was made
     "chat", "completions", "responses", "embeddings", "images", "speech", "transcription", "video", "realtime",
     "run",  # an assistant's, whose model and tools may be stored with it
-    "later",  # ends later than its response, and is told in none
+    "later",  # told by nothing that comes back: it goes on behind its response, or is counted by time
     "away",  # hands out credentials or paths that lead past this proxy
 ]  # fmt: skip
 # Where the model, or one more of them, may stand elsewhere than in the request.
@@ -158,9 +158,12 @@ videos          GET,DELETE  videos/*                                    free    
 videos          GET         videos/*/content                            free            none
 videos          POST        videos/*/remix                              video           hidden
 realtime        GET         realtime                                    realtime        named
+realtime        GET         realtime/translations                       later           named
 -               POST        realtime/client_secrets                     away            stored
 -               POST        realtime/sessions                           away            stored
 -               POST        realtime/transcription_sessions             away            stored
+-               POST        realtime/translations/client_secrets        away            stored
+-               POST        realtime/translations/calls                 away            stored
 -               POST        realtime/calls                              away            stored
 -               POST        realtime/calls/*/accept                     away            stored
 -               POST        realtime/calls/*/hangup                     free            none

@@ -95,7 +95,7 @@ class Talk:
 
 
 def _is_sound(said: Reading) -> bool:
-    return said.members.get("type") == SOUND and said.members.keys() <= _SOUND_MEMBERS and not said.models
+    return said.members.get("type") in SOUND and said.members.keys() <= _SOUND_MEMBERS and not said.models
 
 
 def _asks(said: Reading, *, is_realtime: bool) -> bool:

@@ -135,6 +135,22 @@ def test_a_transcription_by_the_sync_client_under_a_rule_about_models(proxy):
     assert upstream.paths == ["/v1/realtime?intent=transcription"]
 
 
+def test_a_translation_by_the_sync_client_under_a_rule_about_models(proxy):
+    with WebSocketUpstream(realtime) as upstream:
+        token = token_for(proxy, upstream)
+        rules = {"endpoints": ["realtime"], "models": ["gpt-realtime-translate"]}
+        proxy.manage("PATCH", f"/tokens/{token.id}", {"rules": rules})
+        client = openai.OpenAI(api_key=token.secret, base_url=f"{proxy.url}/v1")
+        with client.realtime.translations.connect(model="gpt-realtime-translate") as connection:
+            assert connection.recv().type == "session.created"
+            connection.session.update(session={"audio": {"output": {"language": "es"}}})
+            assert connection.recv().type == "session.updated"
+            connection.session.input_audio_buffer.append(audio="AAAA")
+            connection.session.close()
+
+    assert upstream.paths == ["/v1/realtime/translations?model=gpt-realtime-translate"]
+
+
 def test_responses_over_a_websocket(proxy):
     with WebSocketUpstream(responses) as upstream:
         token = token_for(proxy, upstream)

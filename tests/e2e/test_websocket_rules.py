@@ -440,6 +440,41 @@ def test_no_model_hears_that_a_budget_in_dollars_does_not_see(proxy, token, hear
     assert len(heard.messages) == 1
 
 
+TRANSLATING = "/v1/realtime/translations?model="
+
+
+def test_a_translation_is_held_to_rules_as_any_session_is(proxy, token, heard):
+    sound = said(b"session.input_audio_buffer.append", b',"audio":"AAAA"')
+    language = said(b"session.update", b',"session":{"audio":{"output":{"language":"es"}}}')
+    hearing = said(b"session.update", b',"session":{"audio":{"input":{"transcription":{' + BIG + b"}}}}")
+    with opened(proxy, token, TRANSLATING + ALLOWED) as client:
+        for text in (language, sound, sound, said(b"session.close")):
+            client.send(text.decode())
+        wait_for(lambda: len(heard.messages) == 4)
+
+    assert closed_after(proxy, token, frame(hearing), TRANSLATING + ALLOWED) == (1008, "model_not_allowed")
+    for path, code in ((TRANSLATING + OTHER, b"model_not_allowed"), (TRANSLATING[:-7], b"model_undetermined")):
+        with pytest.raises(InvalidStatus) as caught:
+            opened(proxy, token, path)
+        assert code in caught.value.response.body
+    record = proxy.wait_for_records(1, token)[0]
+    assert (record["cost_usd"], record["cost_source"]) == (None, "absent")
+
+
+@pytest.mark.parametrize("unit", ["usd", "tokens"])
+def test_no_translation_goes_on_beside_a_budget_that_is_not_told_its_cost(proxy, token, heard, unit):
+    with opened(proxy, token, TRANSLATING + ALLOWED) as client:
+        client.recv()
+        add_meter(proxy, token, unit=unit)
+        client.send(said(b"session.input_audio_buffer.append", b',"audio":"AAAA"').decode())
+        assert closed(client) == (1008, "model_not_priced")
+
+    with pytest.raises(InvalidStatus) as caught:
+        opened(proxy, token, TRANSLATING + ALLOWED)
+    assert b"model_not_priced" in caught.value.response.body
+    assert heard.messages == [] and len(heard.handshakes) == 1
+
+
 @pytest.mark.parametrize(
     "query", ["call_id=rtc_1", "call_id=rtc_1&model=gpt-realtime", "call%5Fid=x&model=gpt-realtime"]
 )
@@ -577,7 +612,7 @@ def test_a_response_that_the_upstream_refuses_holds_nothing_and_costs_nothing(pr
     assert (record["part"], record["cost_source"], record["failed_inside"]) == (1, "none", True)
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/files"])
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/files", "/v1/live/sessions?model=gpt-realtime"])
 def test_no_other_path_opens_a_websocket_for_a_token_with_rules(proxy, token, heard, path):
     with pytest.raises(InvalidStatus) as caught:
         opened(proxy, token, path)

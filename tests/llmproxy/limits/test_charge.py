@@ -90,7 +90,9 @@ def test_reading_what_was_made_costs_nothing(prices, method):
         ("/v1/moderations", True), ("/v1/batches", True), ("/v1/containers", False), ("/v1/containers/c/files", True),
         ("/v1/responses", False), ("/v1/responses/input_tokens", True), ("/v1/responses/resp_1/cancel", True),
         ("/v1/responses/compact", False), ("/v1/chat/completions", False), ("/v1/chat/completions/c1", True),
-        ("/v1/realtime", False), ("/v1/realtime/client_secrets", True), ("/v1/images/edits", False),
+        ("/v1/realtime", False), ("/v1/realtime/client_secrets", True),
+        ("/v1/realtime/translations", False), ("/v1/realtime/translations/client_secrets", True),
+        ("/v1/images/edits", False),
     ],
 )  # fmt: skip
 def test_what_costs_nothing_is_told_by_the_path(endpoint, free):

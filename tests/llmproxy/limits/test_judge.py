@@ -28,6 +28,8 @@ IMAGES = find_route("POST", "/v1/images/generations")
 REALTIME = find_route("GET", "/v1/realtime")
 MODEL = find_route("GET", "/v1/models/x")
 MINI = read_rules({"models": ["gpt-4o-mini"]})
+# What of a session hears.
+HEARD = {"audio": {"input": {"transcription": {"model": "m"}}}}
 
 
 def reading(**members):
@@ -172,6 +174,17 @@ def test_without_a_model_only_what_asks_no_model_passes_a_model_rule(route):
         ("POST", "/v1/threads/t/runs", {"assistant_id": "a", "x": {"model": "m"}}, False),
         ("POST", "/v1/realtime/client_secrets", {"session": {"model": "m"}}, True),
         ("POST", "/v1/realtime/client_secrets", {"session": {"type": "realtime"}, "x": {"model": "m"}}, False),
+        ("POST", "/v1/realtime/client_secrets", {"session": {"type": "realtime", **HEARD}}, False),
+        ("POST", "/v1/realtime/client_secrets", {"session": {"type": "transcription", **HEARD}}, True),
+        ("POST", "/v1/realtime/client_secrets", {"session": {"type": "transcription", "model": "m"}}, False),
+        ("POST", "/v1/realtime/translations/client_secrets", {"session": {"model": "m"}}, True),
+        ("POST", "/v1/realtime/translations/client_secrets", {"session": HEARD}, False),
+        ("POST", "/v1/realtime/translations/calls", {"session": {"model": "m"}}, True),
+        ("POST", "/v1/realtime/client_secrets", {"model": "m", "session": {"type": "realtime"}}, False),
+        ("POST", "/v1/realtime/transcription_sessions", {"model": "m"}, False),
+        ("POST", "/v1/fine_tuning/alpha/graders/run", {"model": "m"}, False),
+        ("POST", "/v1/realtime/transcription_sessions", {"input_audio_transcription": {"model": "m"}}, True),
+        ("POST", "/v1/realtime/sessions", {"input_audio_transcription": {"model": "m"}}, False),
         ("POST", "/v1/fine_tuning/alpha/graders/run", {"grader": {"model": "m"}}, True),
         ("POST", "/v1/evals", {"x": {"model": "m"}}, False),
         ("POST", "/v1/threads/t/runs/r/submit_tool_outputs", {"model": "m"}, False),
@@ -306,6 +319,9 @@ def test_what_a_schema_calls_tools_is_none():
         ("POST", "/v1/containers", {}, errors.ModelNotPriced),
         ("POST", "/v1/evals/e/runs", {}, errors.ModelNotPriced),
         ("POST", "/v1/realtime/client_secrets", {}, errors.ModelNotPriced),
+        ("POST", "/v1/realtime/translations/client_secrets", {}, errors.ModelNotPriced),
+        ("POST", "/v1/realtime/translations/calls", {}, errors.ModelNotPriced),
+        ("GET", "/v1/realtime/translations", {}, errors.ModelNotPriced),
         ("POST", "/v1/responses", {"background": True}, errors.ParameterNotAllowed),
         ("POST", "/v1/threads/runs", {}, errors.ParameterNotAllowed),
         ("POST", "/v1/threads/runs", {"stream": True}, None),
