@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from llmproxy.limits.body.reading import Parts, Reading
 from llmproxy.limits.cost import NotPriced
-from llmproxy.limits.judge import OUTPUT_NAMES, tool_types, undated
+from llmproxy.limits.judge import OUTPUT_NAMES, tool_types
 from llmproxy.limits.price_row import IMAGE_MOST, NO_PRICE, PICO_PER_MICRO, Rates, Row
 from llmproxy.limits.routes import Route
+from llmproxy.limits.rules import undated
 
 # For models whose row does not say: the most that any of OpenAI's reads and writes.
 ASSUMED_MAX_IN = 1_050_000

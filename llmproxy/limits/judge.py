@@ -7,7 +7,6 @@ same questions.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
@@ -24,7 +23,7 @@ from llmproxy.errors import (
 )
 from llmproxy.limits.body.reading import Reading, listed, models_in, objects_in
 from llmproxy.limits.routes import DEFAULT_MODELS, Route, id_in
-from llmproxy.limits.rules import Rules
+from llmproxy.limits.rules import Rules, has_tool
 
 # What an API calls the most tokens that it may write.
 OUTPUT_NAMES: dict[str, tuple[str, ...]] = {
@@ -44,7 +43,6 @@ _WITH_SESSION = (
 )  # fmt: skip
 _TIERED = ("chat", "completions", "responses", "run")
 _MOST_NAMED = 10
-_date = re.compile(r"_20\d\d_\d\d_\d\d\Z")
 
 NOTHING = Reading({}, frozenset(), 0)
 # The sound that a client of Realtime sends, and of a translation.
@@ -178,11 +176,6 @@ def hearing_places(session: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [place for place in (heard, session.get("input_audio_transcription")) if isinstance(place, dict)]
 
 
-def undated(tool: str) -> str:
-    """A tool's type without the date of its version: `web_search_preview` for `web_search_preview_2025_03_11`."""
-    return _date.sub("", tool)
-
-
 def tool_types(members: Mapping[str, Any]) -> Iterator[str]:
     """Types of all tools that a request names, wherever; "" for what has none."""
     if members.get("functions") is not None:
@@ -278,7 +271,7 @@ def _check_tools(allowed: frozenset[str], reading: Reading) -> None:
     if reading.has_stored_prompt:
         raise ParameterNotAllowed("A stored prompt may bring tools that this token may not use.", param="prompt")
     for kind in tool_types(reading.members):
-        if kind not in allowed and undated(kind) not in allowed:
+        if not has_tool(allowed, kind):
             raise ParameterNotAllowed(
                 f"With this token tools may be of type {_named(sorted(allowed))}.", param="tools"
             )

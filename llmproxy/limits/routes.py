@@ -209,6 +209,8 @@ PRESETS = {
 _ALONE = {route.path for route in ROUTES if not route.group}
 _NAMES = {*GROUPS, *(route.name for route in ROUTES), *(_ALONE - {route.path for route in ROUTES if route.group})}
 ENDPOINTS = tuple(sorted(_NAMES))
+# What opens a single route with others: its group, or its path with any method.
+_AROUND = {route.name: route.group or route.path for route in ROUTES}
 
 _EXACT = {(route.method, PREFIX + route.path): route for route in ROUTES if "*" not in route.path}
 _WITH_ID = {(route.method, route.path): route for route in ROUTES if "*" in route.path}
@@ -248,6 +250,15 @@ def checked_endpoint(value: object) -> str:
             f"must be one of {', '.join(GROUPS)}, or a single route such as POST realtime/client_secrets"
         )
     return value
+
+
+def shared_endpoints(one: frozenset[str], other: frozenset[str]) -> frozenset[str]:
+    """The endpoints that two lists both open, by the narrower name: `chat` and `POST chat/completions` share that."""
+    return frozenset(name for name in one | other if _opens(one, name) and _opens(other, name))
+
+
+def _opens(endpoints: frozenset[str], name: str) -> bool:
+    return name in endpoints or _AROUND.get(name) in endpoints
 
 
 def warning_of(endpoint: str) -> str | None:

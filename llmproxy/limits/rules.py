@@ -7,17 +7,20 @@ is in mode `report`, what it adds refuses nobody and is only noted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Literal, NamedTuple
 
 from llmproxy.limits.addresses import Networks
 from llmproxy.limits.model_names import ModelNames
-from llmproxy.limits.routes import DEFAULT_GROUPS, Route
+from llmproxy.limits.routes import DEFAULT_GROUPS, Route, shared_endpoints
 
 Mode = Literal["enforce", "report"]
 Unpriced = Literal["refuse", "allow"]
+_OfBoth = Callable[[frozenset[str], frozenset[str]], frozenset[str]]
+_date = re.compile(r"_20\d\d_\d\d_\d\d\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,16 @@ class Rules:
 NO_RULES = Rules()
 
 
+def has_tool(types: frozenset[str], tool: str) -> bool:
+    """Whether a tool's type is among `types`, which name versions by their date or all of them without one."""
+    return tool in types or undated(tool) in types
+
+
+def undated(tool: str) -> str:
+    """A tool's type without the date of its version: `web_search_preview` for `web_search_preview_2025_03_11`."""
+    return _date.sub("", tool)
+
+
 class InForce(NamedTuple):
     """What refuses, and what is only noted; None where there is no such thing. What is noted holds both."""
 
@@ -107,7 +120,7 @@ def narrower(one: Rules, other: Rules) -> Rules:
     """Rules that allow what both allow, in mode `enforce`."""
     return Rules(
         models=one.models + other.models,
-        endpoints=_shared(one.endpoints, other.endpoints),
+        endpoints=_shared(one.endpoints, other.endpoints, shared_endpoints),
         addresses=one.addresses + other.addresses,
         concurrency=_least(one.concurrency, other.concurrency),
         unpriced="refuse" if "refuse" in (one.unpriced, other.unpriced) else one.unpriced or other.unpriced,
@@ -115,7 +128,7 @@ def narrower(one: Rules, other: Rules) -> Rules:
         require_max_output=one.require_max_output or other.require_max_output,
         n=_least(one.n, other.n),
         service_tier=_shared(one.service_tier, other.service_tier),
-        tools=_shared(one.tools, other.tools),
+        tools=_shared(one.tools, other.tools, _shared_tools),
         background=one.background and other.background,
         store=one.store and other.store,
         reasoning_effort=_shared(one.reasoning_effort, other.reasoning_effort),
@@ -133,7 +146,13 @@ def _least(one: int | None, other: int | None) -> int | None:
     return min(one, other)
 
 
-def _shared(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:
+def _shared(
+    one: frozenset[str] | None, other: frozenset[str] | None, of_both: _OfBoth = frozenset.intersection
+) -> frozenset[str] | None:
     if one is None or other is None:
         return other if one is None else one
-    return one & other
+    return of_both(one, other)
+
+
+def _shared_tools(one: frozenset[str], other: frozenset[str]) -> frozenset[str]:
+    return frozenset(tool for tool in one | other if has_tool(one, tool) and has_tool(other, tool))

@@ -361,6 +361,17 @@ def test_with_the_preset_for_inference_nothing_stored_is_reached(proxy, ask, tok
     assert statuses == [403] * len(stored) + [200] * len(made)
 
 
+def test_a_projects_endpoints_may_be_named_otherwise_than_its_tokens(proxy, ask, token):
+    set_rules(proxy, token, {"preset": "inference"})
+    status, _ = proxy.manage("PATCH", f"/projects/{token.project_id}", {"rules": {"endpoints": ["chat", "files"]}})
+    assert status == 200
+
+    answers = [ask(Way("", b"{}", path, method=method)) for method, path in (("POST", CHAT), ("GET", CHAT))]
+
+    assert [answer.status for answer in answers] == [200, 403]
+    assert "It may use POST chat/completions." in answers[1].json["error"]["message"]
+
+
 def test_a_projects_rules_hold_beside_its_tokens(proxy, ask, token):
     set_rules(proxy, token, {"models": ["gpt-4o*"]})
     status, _ = proxy.manage("PATCH", f"/projects/{token.project_id}", {"rules": {"models": ["*-mini"]}})

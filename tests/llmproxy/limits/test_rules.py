@@ -19,6 +19,9 @@ def rules(**document):
         ("concurrency", 8, 4, 4),
         ("endpoints", ["chat", "files"], ["files", "audio"], {"files"}),
         ("endpoints", ["chat"], ["files"], set()),
+        ("endpoints", ["chat", "files"], ["POST chat/completions"], {"POST chat/completions"}),
+        ("endpoints", ["realtime/calls"], ["POST realtime/calls"], {"POST realtime/calls"}),
+        ("endpoints", ["models"], ["DELETE models/*"], set()),
         ("unpriced", "allow", "refuse", "refuse"),
     ],
 )
@@ -35,6 +38,7 @@ def test_the_narrower_of_two_rules_holds(field, one, other, both):
         ("n", 3, 2, 2),
         ("service_tier", ["flex", "default"], ["default"], {"default"}),
         ("tools", ["function"], [], set()),
+        ("tools", ["web_search"], ["web_search_2025_08_26"], {"web_search_2025_08_26"}),
         ("background", False, True, False),
         ("store", True, False, False),
         ("reasoning_effort", ["low", "high"], ["low", "medium"], {"low"}),
