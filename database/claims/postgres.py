@@ -41,6 +41,11 @@ WHERE token = %(token)s AND tokens.is_active AND NOT tokens.is_ruled AND expires
     AND (SELECT set_config('synchronous_commit', 'off', true)) = 'off'
 RETURNING tokens.id, project_id, openai_api_key, base_url, stream_usage, name
 """
+# Sent when the answer to CLAIM was lost, which may have counted the request: that is known by the moment in the row,
+# unless another of the token's came between. Then it counts twice: rather one too few than one too many.
+CLAIM_AGAIN = CLAIM.replace(
+    "request_count = CASE", "request_count = CASE WHEN last_used_at = %(now)s THEN request_count"
+).replace("(window_started_at IS NULL", "(last_used_at = %(now)s OR window_started_at IS NULL")
 _SUCCESSOR = SUCCESSOR.replace(":token", "%(token)s").replace(":now", "%(now)s")
 _HELD_BY = HELD_BY.replace(":worker", "%(worker)s")
 _DROP_SETTLED = """
@@ -79,7 +84,7 @@ class PostgresTokenStore:
             "window_floor": now - WINDOW,
             "default_limit": self._default_limit,
         }
-        rows = self._execute(CLAIM, values)
+        rows = self._execute(CLAIM, values, again=CLAIM_AGAIN)
         return Grant(*rows[0]) if rows else None
 
     def state(self, token_hash: str) -> TokenState | None:
@@ -97,10 +102,11 @@ class PostgresTokenStore:
     def claim_ruled(self, token_hash: str, asked: RuledClaim, now: datetime) -> tuple[Grant | None, Verdict]:
         """Count and hold a call, by the server's clock; see `database.claims.postgres_ruled`."""
         values = {"token": token_hash, "default_limit": self._default_limit}
-        rows = self._execute(postgres_ruled.CLAIM, values | postgres_ruled.claim_values(asked))
+        values |= postgres_ruled.claim_values(asked, now)
+        rows = self._execute(postgres_ruled.CLAIM, values, again=postgres_ruled.CLAIM_AGAIN)
         if not rows:
             return None, STALE
-        *granted, in_flight, _, _, is_admitted, now_us, found = rows[0]
+        *granted, in_flight, _, _, _, is_admitted, now_us, found = rows[0]
         self._clock = now_us, time.monotonic()
         meters = _meters(found)
         if len(meters) < len(asked.demands):
@@ -158,28 +164,32 @@ class PostgresTokenStore:
         while self._idle:
             _close(self._idle.pop())
 
-    def _execute(self, statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+    def _execute(self, statement: str, values: dict[str, Any], *, again: str | None = None) -> list[tuple[Any, ...]]:
+        """
+        Args:
+            again: What to send when the answer was lost, and the statement may have taken place; None for the same.
+        """
         if not self._free.acquire(timeout=TIMEOUT_S):
             raise StoreUnavailable("every connection is busy")
         self._busy += 1
         try:
-            return self._answer(statement, values)
+            return self._answer(statement, values, again or statement)
         except psycopg.Error as exc:
             raise StoreUnavailable(type(exc).__name__) from exc
         finally:
             self._busy -= 1
             self._free.release()
 
-    def _answer(self, statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+    def _answer(self, statement: str, values: dict[str, Any], again: str) -> list[tuple[Any, ...]]:
         if self._idle:
             try:
                 return self._run(self._idle.pop(), statement, values)
             except LockNotAvailable:
                 raise
             except psycopg.OperationalError:
-                # It is from before the server's restart, and so are the others. Should the server have counted the
-                # request before it died, then it counts twice: rather one too few than one too many.
+                # It is from before the server's restart, and so are the others.
                 self.close()
+                statement = again
         return self._run(self._connect(autocommit=True).cursor(), statement, values)
 
     def _run(self, cursor: psycopg.Cursor[Any], statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:

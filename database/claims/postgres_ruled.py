@@ -12,6 +12,7 @@ The rule of admission stands here a second time, in SQL: `llmproxy.limits.meters
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from database.claims.statements import METER_COLUMNS, METERS_OF, STATE
@@ -52,21 +53,21 @@ FROM (
            is_ruled, version, project_version, rules, project_rules, project_name, default_tier, in_flight)
 """  # noqa: S608
 
-# What is read once, and locks nothing, is materialized by word; PostgreSQL does the others by itself. A claim that
-# finds its own reservation was sent again, for its answer was lost: what is held is its own.
-CLAIM = f"""
+# What is read once, and locks nothing, is materialized by word; PostgreSQL does the others by itself. `:is_counted`
+# is whether this very claim took place before.
+_CLAIM = f"""
 WITH asked (meter_id, bound, estimate, ends, after) AS MATERIALIZED (
     SELECT * FROM unnest(%(ids)s::text[], %(bounds)s::int8[], %(estimates)s::int8[], %(ends)s::int8[],
         %(after)s::int8[])
 ), t AS (
     SELECT tokens.id AS token_id, tokens.project_id, openai_api_key, base_url, stream_usage, name, in_flight, token,
-        {_WINDOW_IS_OVER} AS is_first
+        {_WINDOW_IS_OVER} AS is_first, :is_counted AS is_counted
     FROM tokens JOIN projects ON projects.id = tokens.project_id
     WHERE {_SETTINGS} AND token = %(token)s AND tokens.is_active AND projects.is_active
         AND expires_at > clock_timestamp()
         AND tokens.rules_version = %(version)s AND projects.rules_version = %(project_version)s
         AND name = %(project_name)s AND default_tier IS NOT DISTINCT FROM %(default_tier)s::text
-        AND ({_WINDOW_IS_OVER} OR request_count < COALESCE(rate_limit, %(default_limit)s::int))
+        AND (:is_counted OR {_WINDOW_IS_OVER} OR request_count < COALESCE(rate_limit, %(default_limit)s::int))
     FOR UPDATE OF tokens
 ), l AS (
     SELECT {_METER}, bound, estimate, ends, after FROM meters JOIN asked ON meter_id = id
@@ -90,7 +91,7 @@ WITH asked (meter_id, bound, estimate, ends, after) AS MATERIALIZED (
                 OR (reserved + hold <= amount - spent AND spent + bounds + most <= {MOST_BOUNDS} * amount) END
         ) = cardinality(%(ids)s::text[])
         AND COALESCE(in_flight < %(concurrency)s::int, TRUE)
-        OR EXISTS (SELECT FROM reservations WHERE request_id = %(request_id)s) AS ok
+        OR is_counted AS ok
     FROM t
 ), r AS (
     INSERT INTO reservations (request_id, project_id, token_id, node, worker, at, state, holds, estimate)
@@ -101,7 +102,7 @@ WITH asked (meter_id, bound, estimate, ends, after) AS MATERIALIZED (
     FROM t, v, n WHERE ok AND %(reserves)s
     ON CONFLICT DO NOTHING RETURNING 1
 ), go AS (
-    SELECT 1 FROM v WHERE ok AND (NOT %(reserves)s OR EXISTS (SELECT FROM r))
+    SELECT 1 FROM t, v WHERE ok AND (NOT (is_counted OR %(reserves)s) OR EXISTS (SELECT FROM r))
 ), um AS (
     UPDATE meters m SET spent = c.spent + counted, reserved = c.reserved + hold, bounds = c.bounds + most,
         period_end = c.period_end, {_KEEP_LAST}
@@ -110,12 +111,19 @@ WITH asked (meter_id, bound, estimate, ends, after) AS MATERIALIZED (
     UPDATE tokens SET
         request_count = CASE WHEN is_first THEN 1 ELSE request_count + 1 END,
         window_started_at = CASE WHEN is_first THEN clock_timestamp() ELSE window_started_at END,
-        last_used_at = clock_timestamp(), in_flight = tokens.in_flight + %(reserves)s::int
+        last_used_at = %(now)s, in_flight = tokens.in_flight + %(reserves)s::int
     FROM t, go WHERE tokens.token = t.token
 )
 SELECT t.*, ok, now_us, (SELECT json_agg(json_build_array({_METER}) ORDER BY id) FROM p)
 FROM t, v, n
 """  # noqa: S608
+CLAIM = _CLAIM.replace(":is_counted", "FALSE")
+# Sent when the answer to CLAIM was lost. What holds something is known by its reservation; the rest by the moment in
+# the token's row, unless another of its calls came between, and then it counts twice.
+CLAIM_AGAIN = _CLAIM.replace(
+    ":is_counted",
+    "(last_used_at = %(now)s OR EXISTS (SELECT FROM reservations WHERE request_id = %(request_id)s))",
+)
 
 # What a settlement must know of meters that its caller does not know.
 METERS_HELD = f"""
@@ -180,12 +188,15 @@ SELECT state, now_us FROM x, n
 
 
 # psycopg remembers how to put parameters into statements of at most 4,096 characters, which saves a claim 200 us.
-LOOK, CLAIM, METERS_HELD, SETTLE = (" ".join(statement.split()) for statement in (LOOK, CLAIM, METERS_HELD, SETTLE))
+LOOK, CLAIM, CLAIM_AGAIN, METERS_HELD, SETTLE = (
+    " ".join(statement.split()) for statement in (LOOK, CLAIM, CLAIM_AGAIN, METERS_HELD, SETTLE)
+)
 
 
-def claim_values(asked: RuledClaim) -> dict[str, Any]:
+def claim_values(asked: RuledClaim, now: datetime) -> dict[str, Any]:
     """CLAIM's parameters, but for the token's and the setting's."""
     return {
+        "now": now,
         "request_id": asked.request_id,
         "version": asked.version,
         "project_version": asked.project_version,

@@ -1,11 +1,13 @@
 """Ruled claims on PostgreSQL when something goes wrong with the server, the connection or a lock."""
 
+import re
+
 import psycopg
 import pytest
 
-from database.claims import postgres_ruled
-from llmproxy.admission import StoreUnavailable
-from models import new_id
+from database.claims import postgres, postgres_ruled
+from llmproxy.admission import StoreUnavailable, utc_now
+from models import Token, new_id
 from tests.databases import migrate
 from tests.ruled_token import cost
 
@@ -21,38 +23,64 @@ def database_url(postgres_server):
     postgres_server.drop_database(url)
 
 
-def losing_one_answer(store, monkeypatch):
-    """Let the store's next statement take place, and its answer be lost."""
+def losing_one_answer(store, monkeypatch, named="UPDATE tokens"):
+    """Let the store's next such statement take place on a connection from before, and its answer be lost."""
     run, lost = store._run, []
 
     def run_and_lose(cursor, statement, values):
         rows = run(cursor, statement, values)
-        if not lost:
+        if named in statement and not lost:
             lost.append(True)
             raise psycopg.OperationalError("the connection is lost")
         return rows
 
     monkeypatch.setattr(store, "_run", run_and_lose)
+    store.any_reserved()  # leaves a connection
 
 
-def test_a_claim_whose_answer_was_lost_is_sent_again_and_counts_once(bench, monkeypatch):
-    meter = bench.add_meter()
-    bench.store.state(bench.token_hash)  # leaves a connection from before
-    state = bench.store.state(bench.token_hash)
-    monkeypatch.setattr(bench.store, "state", lambda _: state)
+# The last request that the token may make, and the last that its meter has room for.
+@pytest.mark.parametrize(
+    ("meter", "spent", "held"),
+    [({"reserve": "bound", "amount": 100}, 0, 100), ({"unit": "requests", "amount": 1}, 1, 0)],
+    ids=["one that holds", "one that only counts"],
+)
+def test_a_claim_whose_answer_was_lost_is_sent_again_and_counts_once(bench, monkeypatch, meter, spent, held):
+    bench.change(Token, rate_limit=1)
+    meter = bench.add_meter(**meter)
     losing_one_answer(bench.store, monkeypatch)
 
     grant, verdict = bench.claim(cost(100))
 
     assert grant and verdict.is_admitted
-    assert (bench.meter(meter).reserved, bench.token().request_count, bench.token().in_flight) == (100, 1, 1)
+    assert (bench.meter(meter).spent, bench.meter(meter).reserved) == (spent, held)
+    assert (bench.token().request_count, bench.token().in_flight) == (1, 1 if held else 0)
+
+
+def test_a_plain_claim_whose_answer_was_lost_is_sent_again_and_counts_once(bench, monkeypatch):
+    bench.change(Token, rate_limit=1, is_ruled=False)
+    losing_one_answer(bench.store, monkeypatch)
+
+    assert bench.store.claim(bench.token_hash, utc_now())
+
+    assert bench.token().request_count == 1
+    assert not bench.store.claim(bench.token_hash, utc_now())
+
+
+def test_a_plain_claim_that_did_not_take_place_counts_when_it_is_sent_again(bench, monkeypatch):
+    bench.change(Token, is_ruled=False)
+    assert bench.store.claim(bench.token_hash, utc_now())
+    bench.store._idle[0].connection.pgconn.finish()
+
+    assert bench.store.claim(bench.token_hash, utc_now())
+
+    assert bench.token().request_count == 2
 
 
 def test_a_settlement_whose_answer_was_lost_charges_once(bench, monkeypatch):
     meter = bench.add_meter()
     request_id = new_id()
     bench.claim(cost(100), request_id=request_id)
-    losing_one_answer(bench.store, monkeypatch)
+    losing_one_answer(bench.store, monkeypatch, "UPDATE reservations")
 
     bench.settle(request_id, 70)
 
@@ -71,6 +99,17 @@ def test_a_lock_that_is_held_for_long_refuses_for_now_and_counts_nothing(bench, 
     assert bench.claim(cost(100))[0]
 
 
-@pytest.mark.parametrize("name", ["LOOK", "CLAIM", "METERS_HELD", "SETTLE"])
-def test_the_driver_remembers_how_to_fill_a_statement(name):
-    assert len(getattr(postgres_ruled, name)) <= psycopg._queries.MAX_CACHED_STATEMENT_LENGTH
+@pytest.mark.parametrize(
+    "statement",
+    [postgres.CLAIM, postgres_ruled.LOOK, postgres_ruled.CLAIM, postgres_ruled.METERS_HELD, postgres_ruled.SETTLE],
+    ids=["plain claim", "look", "claim", "meters held", "settlement"],
+)
+def test_the_driver_remembers_how_to_fill_a_statement(statement):
+    filled = psycopg._queries.PostgresQuery(psycopg.adapt.Transformer())
+    values = dict.fromkeys(re.findall(r"%\((\w+)\)s", statement))
+    filled.convert(statement, values)
+    before = psycopg._queries._query2pg.cache_info().hits
+
+    filled.convert(statement, values)
+
+    assert psycopg._queries._query2pg.cache_info().hits == before + 1
