@@ -325,7 +325,8 @@ class Settings:
         "Opens `/admin/`. Required under gunicorn.",
         shown="made by `make run`", secret=True, guards=True, required=True)
     admin_time_zone: ZoneInfo = setting("ADMIN_TIME_ZONE", ZoneInfo("UTC"), zone_of,
-        "The zone of the admin pages' times, and of the days in their charts, such as `Europe/Berlin`.",
+        "The zone of the admin pages' times for readers whose browser tells none, and of the days of budgets that are"
+        " set there, such as `Europe/Berlin`.",
         shown="`UTC`")
     encryption_keys: tuple[bytes, ...] = setting("ENCRYPTION_KEY", (), keys_of,
         "32 random bytes in base64; older ones may follow after commas. Required under gunicorn.",

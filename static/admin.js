@@ -16,6 +16,17 @@ window.addEventListener("pageshow", () => {
 
 for (const element of document.querySelectorAll(".js-only, [data-presets-for]")) element.hidden = false;
 
+/* Pages are made in the reader's zone once it is known: by a cookie, which it stands in from the first page on. That
+   page comes again, in it. One whose cookie is not kept, or names no zone, stays as it is. */
+function tellZone({ zone, home }) {
+  const cookie = `admin_time_zone=${Intl.DateTimeFormat().resolvedOptions().timeZone}`;
+  const isKept = () => document.cookie.split("; ").includes(cookie);
+  if (isKept()) return;
+  document.cookie = `${cookie}; path=${home}; max-age=31536000; samesite=lax`;
+  if (isKept() && !cookie.endsWith(`=${zone}`)) location.reload();
+}
+if (document.body.dataset.zone) tellZone(document.body.dataset);
+
 /* Lifetimes to choose from. */
 for (const group of document.querySelectorAll("[data-presets-for]")) {
   const input = document.getElementById(group.dataset.presetsFor);

@@ -25,12 +25,12 @@ function inWords(unit, value) {
   return value.toLocaleString("en");
 }
 
-/* Day and time of day in a zone: ["23 Nov", "12:00"]. */
+/* Day and time of day in a zone, and how far that is from UTC: ["23 Nov", "12:00", "GMT+1"]. */
 function dayAndTime(seconds, timeZone) {
-  const wanted = { timeZone, day: "2-digit", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+  const wanted = { timeZone, day: "2-digit", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZoneName: "short" };
   const found = new Intl.DateTimeFormat("en-US", wanted).formatToParts(new Date(seconds * 1000));
-  const { day, month, hour, minute } = Object.fromEntries(found.map((part) => [part.type, part.value]));
-  return [`${day} ${month}`, `${hour}:${minute}`];
+  const { day, month, hour, minute, timeZoneName } = Object.fromEntries(found.map((part) => [part.type, part.value]));
+  return [`${day} ${month}`, `${hour}:${minute}`, timeZoneName];
 }
 
 /* Noon is 12:00; midnight is the day that begins. */
@@ -68,7 +68,8 @@ function tell(tip, figure, data, { cursor: { idx, left }, over }) {
     label.prepend(made("i", "", series.tone));
     return [label, made("b", words[at])];
   });
-  tip.replaceChildren(made("span", dayAndTime(data.starts[idx], data.zone).join(", "), "at"), ...rows);
+  const [day, time, offset] = dayAndTime(data.starts[idx], data.zone);
+  tip.replaceChildren(made("span", `${day}, ${time} ${offset}`, "at"), ...rows);
   const isRight = left > over.clientWidth / 2;
   tip.style.left = isRight ? "auto" : `${left + 12}px`;
   tip.style.right = isRight ? `${over.clientWidth - left + 12}px` : "auto";

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import orjson
 from flask import Response, jsonify, request
 
-from blueprints.admin import exports, queries, searches, zones
+from blueprints.admin import exports, queries, searches, time_range
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.site import bp
 from blueprints.wire import audit_json
@@ -18,6 +18,7 @@ from models import AuditEntry
 
 PAGE_SIZE = 50
 MAX_ID = 2**31 - 1
+_FIELDS = ("type", "actor", *time_range.NAMES, "target")
 TARGET_TYPES = {"project": "Projects", "token": "Tokens", "sign_in": "Sign-ins"}
 
 _ACTIONS = {
@@ -40,7 +41,6 @@ _ACTIONS = {
     "token.revoke": "revoked the token",
     "sign_in.fail": "could not sign in to",
 }
-_YEARS = (2000, 2200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,9 @@ def audit() -> Response:
 @bp.post("/audit")
 def filter_audit() -> Response:
     """Turn a filled-in filter into an address, in which no secret stands."""
-    found = searches.address("audit", ("type", "actor", "from", "to", "target"), "target")
-    return found or _list(request.form.to_dict() | {"target": ""}, searches.UNKNOWN)
+    form = request.form.to_dict() | time_range.for_address(request.form)
+    found = searches.address("audit", form, _FIELDS, "target")
+    return found or _list(form | {"target": ""}, searches.UNKNOWN)
 
 
 def _list(said: Mapping[str, str], problem: str | None = None) -> Response:
@@ -74,18 +75,15 @@ def _list(said: Mapping[str, str], problem: str | None = None) -> Response:
         searches.choice(said, "type", TARGET_TYPES),
     )
     before = request.args.get("before", type=int)
-    first, last = _day(said.get("from", "")), _day(said.get("to", ""))
-    for name, day in (("from", first), ("to", last)):
-        if said.get(name) and day is None:
-            searches.refuse("must be a day like 2026-11-23.", name)
+    begin, end = _moment(said, "from"), _moment(said, "to")
     as_csv = exports.wants_csv()
     rows = queries.audit_entries(
         exports.MAX_ROWS if as_csv else PAGE_SIZE + 1,
         target_type=kind or None,
         target=target,
         actor=actor,
-        begin=first,
-        end=last + timedelta(days=1) if last else None,
+        begin=begin,
+        end=end,
         before_id=None if before is None else min(max(before, 0), MAX_ID),
     )
     if as_csv:
@@ -93,6 +91,9 @@ def _list(said: Mapping[str, str], problem: str | None = None) -> Response:
     shown, has_more = rows[:PAGE_SIZE], len(rows) > PAGE_SIZE
     if wants_json():
         return jsonify(data=[audit_json(row) for row in shown], has_more=has_more)
+    filters = {"type": kind, "target": target, "actor": actor} | {
+        name: said.get(name, "") for name, moment in (("from", begin), ("to", end)) if moment
+    }
     return page(
         "audit.html",
         400 if problem else 200,
@@ -100,26 +101,19 @@ def _list(said: Mapping[str, str], problem: str | None = None) -> Response:
         rows=_views(shown),
         older=shown[-1].id if has_more else None,
         before=before,
-        filters={
-            "type": kind,
-            "target": target,
-            "actor": actor,
-            "from": f"{first:%Y-%m-%d}" if first else "",
-            "to": f"{last:%Y-%m-%d}" if last else "",
-        },
-        is_filtered=bool(target or actor or kind or first or last),
+        filters=filters,
+        times=time_range.for_form(filters),
+        is_filtered=any(filters.values()),
         types=TARGET_TYPES,
     )
 
 
-def _day(text: str) -> datetime | None:
-    """The beginning of the day, in the pages' zone, that is meant; None for none, or what is none."""
-    try:
-        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=zones.of_pages())
-    except ValueError:
-        return None
-    # The first and the last days that there are have no day before or after them, in one zone or another.
-    return day if _YEARS[0] <= day.year <= _YEARS[1] else None
+def _moment(said: Mapping[str, str], name: str) -> datetime | None:
+    text = said.get(name, "").strip()
+    moment = time_range.moment(name, text)
+    if text and moment is None:
+        searches.refuse("must be a time like 2026-11-23T18:30.", name)
+    return moment
 
 
 def _views(entries: list[AuditEntry]) -> list[AuditView]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from functools import partial
 from typing import Literal
 
 from jinja2 import Environment
@@ -15,6 +15,7 @@ from control.limits import standing
 from llmproxy.admission import WINDOW, utc_now
 from llmproxy.api_log.record import MICRO
 from llmproxy.limits import amounts
+from llmproxy.limits.periods import PERIODS, RATES
 from llmproxy.times import at_microsecond, iso_utc, microseconds
 from models import Meter, Project, Token
 
@@ -24,6 +25,8 @@ _FADING_PERCENT = 50
 _WITHERED_PERCENT = 15
 _NOW_S = 5
 _DOLLARS_IN_FULL = 10_000
+_DATE_CHARS = len("2026-11-23 ")
+_OF_CALENDAR = frozenset(PERIODS) - RATES - {"total"}
 ABSENT = "\N{EN DASH}"
 # Up to so many seconds, counted in this unit.
 _UNITS = (
@@ -62,7 +65,9 @@ def exact(moment: datetime, zone: tzinfo = UTC) -> str:
 def exact_and_utc(moment: datetime, zone: tzinfo) -> str:
     """A time to the second in a zone, and in UTC where that is another: log lines and addresses have that one."""
     local, utc = exact(moment, zone), exact(moment)
-    return local if local == utc else f"{local}, {utc}"
+    if local == utc:
+        return local
+    return f"{local}, {utc.removeprefix(local[:_DATE_CHARS])}"
 
 
 def when(moment: datetime | None, absent: str = "never", *, zone: tzinfo = UTC) -> Markup:
@@ -179,6 +184,7 @@ class LimitView:
     Attributes:
         held: For running calls; "" for nothing.
         held_percent: Of the bar, behind what is left.
+        calendar: Whose days, weeks or months it counts by, "days of UTC"; "" where it goes by none.
     """
 
     id: str
@@ -193,6 +199,7 @@ class LimitView:
     bar: Bar
     held_percent: int
     resets_at: datetime | None
+    calendar: str
 
 
 def limit_view(meter: Meter, now: datetime) -> LimitView:
@@ -217,6 +224,7 @@ def limit_view(meter: Meter, now: datetime) -> LimitView:
         bar=Bar(left_percent, words(found.remaining)),
         held_percent=min(_percent(found.reserved / (meter.amount or 1)), 100 - left_percent),
         resets_at=at_microsecond(found.resets_at) if found.resets_at is not None else None,
+        calendar=f"{meter.period}s of {meter.zone}" if meter.period in _OF_CALENDAR else "",
     )
 
 
@@ -262,10 +270,9 @@ def _now_ms() -> int:
     return int(utc_now().timestamp() * 1000)
 
 
-def register(environment: Environment, zone: tzinfo) -> None:
-    """Give the templates these filters, the zone of their times, and the time."""
-    environment.globals["zone"] = str(zone)
+def register(environment: Environment, zone: Callable[[], tzinfo]) -> None:
+    """Give the templates these filters, and the time; `zone` tells the zone of the page that is being made."""
     environment.globals["now_ms"] = _now_ms
-    environment.filters["when"] = partial(when, zone=zone)
+    environment.filters["when"] = lambda moment, absent="never": when(moment, absent, zone=zone())
     for function in (number, compact, usd, milliseconds, size):
         environment.filters[function.__name__] = function

@@ -206,7 +206,7 @@ class NewTokenForm(Form):
     def values(self) -> dict[str, Any]:
         """The checked values for schemas.NewToken. Raises ValidationError."""
         amount = (self.budget.data or "").strip()
-        zone = zones.of_pages().key
+        zone = zones.configured().key
         more: dict[str, Any] = {}
         if amount:
             more["budget"] = {"usd": amount, "per": self.budget_per.data or "", "zone": zone}

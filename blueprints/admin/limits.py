@@ -30,7 +30,7 @@ def new_limit() -> Response:
     owner = {name: request.args.get(name, "") for name in ("token_id", "project_id")}
     if owner["token_id"]:
         limits.require_life(tokens.find(db.session, owner["token_id"]), "token_id")
-    return _new_again(NewLimitForm(formdata=None, data=owner | {"zone": zones.of_pages().key}))
+    return _new_again(NewLimitForm(formdata=None, data=owner | {"zone": zones.configured().key}))
 
 
 @bp.post("/limits")

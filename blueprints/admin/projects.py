@@ -35,7 +35,7 @@ def list_projects() -> Response:
 @bp.post("/projects/filter")
 def filter_projects() -> Response:
     """Turn a filled-in filter into an address, in which no secret stands."""
-    found = searches.address("projects", ("q", "state", "order"), "q")
+    found = searches.address("projects", request.form, ("q", "state", "order"), "q")
     return found or _list(request.form.to_dict() | {"q": ""}, searches.UNKNOWN)
 
 

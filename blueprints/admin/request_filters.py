@@ -6,11 +6,11 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from typing import get_args
 
 from accounting import index
-from blueprints.admin import queries, zones
+from blueprints.admin import queries, time_range, zones
 from llmproxy.admission import utc_now
 from llmproxy.api_log.latest import Filter
 from llmproxy.errors import Outcome
@@ -30,8 +30,8 @@ SPANS = {
     "30d": ("Last 30 days", timedelta(days=30)),
 }
 # Those that a page shows only when they are asked for.
-_TIMES = ("from", "to")
-RARE = ("from", "to", "status", "model", "billed_model", "code", "would_refuse", "secret", "address", "request_id")
+_RARE_TEXTS = ("status", "model", "billed_model", "code", "would_refuse", "secret", "address", "request_id")
+RARE = (*time_range.NAMES, *_RARE_TEXTS)
 NAMES = ("project_id", "token", "outcome", "span", "order", *RARE)
 # What is chosen among a few.
 _CHOICES = {"outcome": (FAILED, ERROR, *get_args(Outcome)), "span": SPANS, "order": ORDERS, "secret": SECRETS}
@@ -80,8 +80,8 @@ def by_id(request_id: str) -> Filter:
     return Filter(request_id=request_id, begin=at - _AROUND, end=None if part else at + _AROUND)
 
 
-def read(said: Mapping[str, str], zone: tzinfo = UTC) -> tuple[Sent, Filter, Problem | None]:
-    """What an address says, or a form with times of `zone`; the filter that it means, and what is wrong with it."""
+def read(said: Mapping[str, str], zone: str = "UTC") -> tuple[Sent, Filter, Problem | None]:
+    """What an address says, the filter that it means, and what is wrong; `zone` is that of the times in its form."""
     sent = {name: said.get(name, "").strip() for name in NAMES}
     for name, known in _CHOICES.items():
         if sent[name] and sent[name] not in known:
@@ -93,8 +93,8 @@ def read(said: Mapping[str, str], zone: tzinfo = UTC) -> tuple[Sent, Filter, Pro
     token_id, words = _token_id(sent["token"])
     if words:
         return sent, Filter(), Problem("token", words)
-    begin, end = (_moment(sent[name], zone) for name in _TIMES)
-    for name, moment in zip(_TIMES, (begin, end), strict=True):
+    begin, end = (time_range.moment(name, sent[name]) for name in time_range.NAMES)
+    for name, moment in zip(time_range.NAMES, (begin, end), strict=True):
         if sent[name] and moment is None:
             return sent, Filter(), Problem(name, f"A time must be like 2026-11-23T18:30, in {zone}.")
     if sent["span"] and begin is None and end is None:
@@ -127,9 +127,8 @@ def resolve(form: Mapping[str, str]) -> tuple[Sent, Problem | None]:
     Of a span and *From* or *To* the one holds that was changed: `span_was` says which span the form came with.
     What might be a secret and belongs to no token is not repeated.
     """
-    zone = zones.of_pages()
-    sent, _, problem = read({name: value for name, value in _one_time(form).items() if name != "token"}, zone)
-    sent = _in_zone(sent, zone, UTC)
+    said = {**form} | time_range.for_address(form)
+    sent, _, problem = read({**_one_time(said), "token": ""}, str(zones.of_pages()))
     token = form.get("token", "").strip()
     found = queries.token_id_of(token) if queries.may_be_secret(token) else token
     sent["token"] = found or ""
@@ -139,38 +138,20 @@ def resolve(form: Mapping[str, str]) -> tuple[Sent, Problem | None]:
 
 
 def for_form(sent: Sent) -> Sent:
-    """What an address says, with times of the pages' zone, as `<input type="datetime-local">` holds them."""
-    return _in_zone(_without_span(sent), UTC, zones.of_pages())
+    """What an address says, with times as a form has them."""
+    shown = _without_span(sent) | time_range.for_form(sent)
+    return shown | {"span_was": shown["span"]}
 
 
 def _one_time(form: Mapping[str, str]) -> Mapping[str, str]:
     if form.get("span", "") not in ("", form.get("span_was", "")):
-        return {name: value for name, value in form.items() if name not in _TIMES}
+        return {name: value for name, value in form.items() if name not in time_range.NAMES}
     return _without_span(form)
 
 
 def _without_span(said: Mapping[str, str]) -> Sent:
     """The same without a span where it has times, which go before."""
-    return {**said} | ({"span": ""} if any(said.get(name) for name in _TIMES) else {})
-
-
-def _in_zone(sent: Sent, written_in: tzinfo, wanted: tzinfo) -> Sent:
-    """The same with its times of another zone; what is no time stays as it was sent."""
-    moments = {name: _moment(sent[name], written_in) for name in _TIMES}
-    return sent | {name: _written(moment, wanted) for name, moment in moments.items() if moment}
-
-
-def _written(moment: datetime, zone: tzinfo) -> str:
-    return moment.astimezone(zone).replace(tzinfo=None).isoformat().removesuffix(":00")
-
-
-def _moment(text: str, zone: tzinfo) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    # The first and the last times that there are have none in another zone.
-    return (moment if moment.tzinfo else moment.replace(tzinfo=zone)) if 2000 <= moment.year <= 2200 else None
+    return {**said} | ({"span": ""} if any(said.get(name) for name in time_range.NAMES) else {})
 
 
 def _named(text: str) -> str | None:

@@ -15,7 +15,7 @@ from flask import Response, current_app, jsonify, make_response, redirect, reque
 from accounting import index, report
 from accounting.report import Brief, Filters, Kind
 from accounting.rollup import node_id
-from blueprints.admin import exports, queries, request_filters, zones
+from blueprints.admin import exports, queries, request_filters
 from blueprints.admin.advice import Advice, advice
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.costs import price_date
@@ -139,7 +139,6 @@ def _list(sent: Sent, wanted: Filter, problem: Problem | None) -> Response:
         gone=gone,
         most_rows=exports.MAX_ROWS,
         filters=request_filters.for_form(sent),
-        zone=zones.of_pages(),
         filters_in_use=request_filters.in_use(sent),
         has_more_filters=any(sent[name] or (problem and problem.field == name) for name in request_filters.RARE),
         problem=problem,

@@ -19,16 +19,17 @@ from blueprints.admin.site import bp
 UNKNOWN = "No token has this id, or this secret."
 
 
-def address(endpoint: str, names: tuple[str, ...], text: str) -> Response | None:
+def address(endpoint: str, form: Mapping[str, str], names: tuple[str, ...], text: str) -> Response | None:
     """
     Where a filled-in form leads: to its list's address. None where what might be a secret names nothing, of which
     a script is told by a ValidationError.
 
     Args:
-        names: The form's fields.
+        form: What was sent.
+        names: The form's fields that filter.
         text: That of them which may hold a secret.
     """
-    said = {name: value for name in names if (value := request.form.get(name, "").strip())}
+    said = {name: value for name in names if (value := form.get(name, "").strip())}
     if text in said:
         found = queries.without_secret(said[text])
         if found is None:

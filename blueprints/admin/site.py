@@ -11,8 +11,7 @@ from flask import Blueprint, Flask, Response, request, url_for
 from flask.blueprints import BlueprintSetupState
 
 from blueprints import sign_in
-from blueprints.admin import access, display, forgery
-from services import Services
+from blueprints.admin import access, display, forgery, zones
 
 MAX_BODY_BYTES = 64 * 1024
 STATIC = Path(__file__).resolve().parents[2] / "static"
@@ -48,7 +47,7 @@ bp = Blueprint("admin", __name__, url_prefix="/admin", static_folder=str(STATIC)
 @bp.record
 def _set_up(state: BlueprintSetupState) -> None:
     app = cast(Flask, state.app)
-    display.register(app.jinja_env, Services.of(app).settings.admin_time_zone)
+    display.register(app.jinja_env, zones.of_pages)
 
 
 @bp.before_request
@@ -60,6 +59,7 @@ def _check() -> None:
     access.require_operator()
     request.max_content_length = MAX_BODY_BYTES
     forgery.refuse_forged_requests()
+    zones.take_from_form()
 
 
 @bp.after_request
@@ -74,7 +74,13 @@ def _protect(response: Response) -> Response:
 
 @bp.context_processor
 def _for_every_page() -> dict[str, Any]:
-    return {"csrf_token": forgery.token, "asset": asset, "operator": sign_in.admin.current_user()}
+    return {
+        "csrf_token": forgery.token,
+        "asset": asset,
+        "operator": sign_in.admin.current_user(),
+        "zone": str(zones.of_pages()),
+        "whose_zone": zones.in_words(),
+    }
 
 
 def asset(name: str) -> str:

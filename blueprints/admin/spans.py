@@ -59,8 +59,10 @@ class Span:
         return local_days(db.session, filters, begin, end, zone)
 
     def label(self, moment: datetime) -> str:
-        """The start of a period, in words."""
-        return moment.strftime(self.form)
+        """The start of a period, in words. Where clocks are put back, an hour comes twice: which of them it is."""
+        other = moment.replace(fold=1 - moment.fold)
+        is_twice = self.step == "hour" and moment.utcoffset() != other.utcoffset()
+        return moment.strftime(f"{self.form} %Z" if is_twice else self.form)
 
 
 SPANS = {

@@ -37,7 +37,7 @@ def list_tokens() -> Response:
 @bp.post("/tokens/filter")
 def filter_tokens() -> Response:
     """Turn a filled-in filter into an address, in which no secret stands."""
-    found = searches.address("tokens", ("q", "project_id", "state", "order"), "q")
+    found = searches.address("tokens", request.form, ("q", "project_id", "state", "order"), "q")
     return found or _list(request.form.to_dict() | {"q": ""}, searches.UNKNOWN)
 
 
@@ -207,7 +207,14 @@ def _new_token(form: NewTokenForm, status: int = 200) -> Response:
     once.give_nonce(form)
     projects = queries.project_choices()
     form.project_id.choices = [SelectChoice(*project) for project in projects]
-    return page("token_new.html", status, form=form, has_projects=bool(projects), default_limit=_default_limit())
+    return page(
+        "token_new.html",
+        status,
+        form=form,
+        has_projects=bool(projects),
+        default_limit=_default_limit(),
+        budget_zone=zones.configured(),
+    )
 
 
 @shows(TokenForm, of="change_token")

@@ -28,9 +28,17 @@ def launch(playwright: Playwright) -> Browser:
 
 
 @contextmanager
-def signed_in(browser: Browser, server: Server, *, width: int = 1280, scripts: bool = True) -> Iterator[Page]:
+def signed_in(
+    browser: Browser,
+    server: Server,
+    *,
+    width: int = 1280,
+    scripts: bool = True,
+    time_zone: str = "UTC",
+    touch: bool = False,
+) -> Iterator[Page]:
     """
-    A page that knows the admin password.
+    A page that knows the admin password, of a reader in this time zone, by touch where there is no pointer.
 
     A dialog, a fault of a script and anything that the browser had to refuse fails the test, at the end.
     """
@@ -41,6 +49,9 @@ def signed_in(browser: Browser, server: Server, *, width: int = 1280, scripts: b
         java_script_enabled=scripts,
         permissions=["clipboard-read", "clipboard-write"],
         locale="en-US",
+        timezone_id=time_zone,
+        is_mobile=touch,
+        has_touch=touch,
     )
     page = context.new_page()
     complaints: list[str] = []

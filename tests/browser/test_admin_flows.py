@@ -287,6 +287,18 @@ def test_a_chosen_span_goes_before_the_times_that_stood_there(chromium: Browser,
         page.wait_for_url("**/admin/requests?from=2026-11-23T18*00")
 
 
+def test_times_are_entered_in_the_readers_zone_and_stand_in_addresses_in_utc(chromium: Browser, used_proxy: Server):
+    with signed_in(chromium, used_proxy, time_zone="America/New_York") as page:
+        page.goto("/admin/requests?from=2026-11-23T18:00")
+        begins = page.get_by_label("From (America/New_York)")
+        expect(begins).to_have_value("2026-11-23T13:00")
+        begins.fill("2026-11-23T14:30")
+        begins.blur()
+
+        page.wait_for_url("**/admin/requests?from=2026-11-23T19*30")
+        expect(begins).to_have_value("2026-11-23T14:30")
+
+
 def test_times_move_on_in_the_servers_words(chromium: Browser, fresh_proxy: Server):
     fresh_proxy.issue_token()
     with signed_in(chromium, fresh_proxy) as page:

@@ -1,14 +1,16 @@
 """Every page in a real browser, wide and narrow, light and dark: it fits, is accessible, asks nothing elsewhere."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.axe import grave_violations
 from tests.browser.chromium import signed_in
-from tests.servers import DEPLOYED, Server, wait_for
+from tests.servers import Server
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -214,16 +216,40 @@ def test_refusals_and_errors_of_one_day_are_both_seen_in_its_bar(chromium: Brows
     assert min(areas) > 0
 
 
-def test_charts_tell_times_in_the_zone_of_the_pages(chromium: Browser, tmp_path: Path):
-    with Server(DEPLOYED, tmp_path / "data", ADMIN_TIME_ZONE="Asia/Kolkata") as server:
-        server.leave_records(1)
-        wait_for(lambda: server.manage("GET", "/usage")[1]["total"]["requests"], timeout_s=20)
-        with signed_in(chromium, server) as page:
-            page.goto("/admin/?span=24h")
-            page.locator(".u-over").first.hover()
+def test_the_first_page_comes_again_in_the_readers_zone_and_its_charts_are_in_it(
+    chromium: Browser, used_proxy: Server
+):
+    with signed_in(chromium, used_proxy, time_zone="Asia/Kolkata") as page:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url) if request.is_navigation_request() else None)
+        page.goto("/admin/?span=24h")
+        expect(page.get_by_text("this browser's zone")).to_contain_text("Times are those of Asia/")
+        page.locator(".u-over").first.hover()
 
-            assert page.locator("figure").first.locator(".tip .at").inner_text().endswith(":30")
-            assert page.locator(".numbers th[scope=row]").first.text_content().endswith(":30")
+        assert page.locator("figure").first.locator(".tip .at").inner_text().endswith(":30 GMT+5:30")
+        assert page.locator(".numbers th[scope=row]").first.text_content().endswith(":30")
+        page.goto("/admin/requests")
+        assert [urlsplit(url).path for url in asked] == ["/admin/", "/admin/", "/admin/requests"]
+
+
+def test_readers_whose_browser_tells_no_zone_are_told_the_configured_one(chromium: Browser, used_proxy: Server):
+    with signed_in(chromium, used_proxy, time_zone="Asia/Kolkata", scripts=False) as page:
+        page.goto("/admin/requests")
+
+        expect(page.get_by_text("Times are those of UTC, set by ADMIN_TIME_ZONE.")).to_be_visible()
+        expect(page.get_by_label("From (UTC)")).to_be_attached()
+
+
+def test_utc_is_seen_where_there_is_no_pointer_to_ask_with(chromium: Browser, used_proxy: Server):
+    shown = "getComputedStyle(document.querySelector('tbody time'), '::after').content"
+    with signed_in(chromium, used_proxy, width=390, touch=True, time_zone="Europe/Berlin") as page:
+        page.goto("/admin/requests")
+        expect(page.get_by_text("this browser's zone")).to_be_attached()
+        assert re.search(r"CES?T, .*UTC", page.evaluate(shown))
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    with signed_in(chromium, used_proxy, time_zone="Europe/Berlin") as page:
+        page.goto("/admin/requests")
+        assert page.evaluate(shown) == "none"
 
 
 def test_a_chart_keeps_its_width_when_the_window_changes(chromium: Browser, used_proxy: Server):
