@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, or_, select, tuple_
 
-from accounting.fold import Call, Row, has_failed_inside
+from accounting.fold import NO_CODE, Call, Row, has_failed_inside
 from accounting.names import OTHER_MODELS
 from accounting.views import CALLS
 from database.engine import Session
@@ -149,7 +149,8 @@ def find(
 
 def tells(wanted: Filter) -> bool:
     """Whether rows alone tell nearly which records pass, so that not every record of a time has to be read."""
-    return not (wanted.client_address or wanted.secret or (wanted.code and wanted.outcome != "refused"))
+    has_foreign_code = wanted.code is not None and wanted.outcome != "refused"
+    return not (wanted.client_address or wanted.secret or wanted.lacks or has_foreign_code)
 
 
 def end_of(session: Session, node: str, wanted: Filter) -> Place | None:
@@ -271,7 +272,7 @@ def _keys(wanted: Filter) -> Iterable[Any]:
         yield or_(
             usage_keys.c.model.startswith(wanted.model, autoescape=True), usage_keys.c.model.in_(("", OTHER_MODELS))
         )
-    if wanted.code and wanted.outcome == "refused":
-        yield usage_keys.c.refusal == wanted.code
+    if wanted.code is not None and wanted.outcome == "refused":
+        yield usage_keys.c.refusal == (wanted.code or NO_CODE)
     elif wanted.would_refuse and wanted.outcome != "refused":
         yield usage_keys.c.refusal == wanted.would_refuse

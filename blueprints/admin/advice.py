@@ -68,24 +68,24 @@ _OURS = {
         "concurrency",
     ),
     "budget_exhausted": Advice(
-        "What the token may spend was spent.",
+        "What the token may spend, or its project, was spent.",
         "Nothing passes until the budget's period ends, or its amount is raised.",
         "token",
-        "Look at its limits",
+        "Look at the limits",
         "limits",
     ),
     "budget_reserved": Advice(
         "What was left of the budget was held by calls that ran.",
         "The caller's next try comes later, when they have ended; a larger budget holds more of them at once.",
         "token",
-        "Look at its limits",
+        "Look at the limits",
         "limits",
     ),
     "budget_too_small": Advice(
         "The call alone might have cost more than was left of the budget.",
         "Have the caller ask for fewer output tokens, or raise the budget.",
         "token",
-        "Look at its limits",
+        "Look at the limits",
         "limits",
     ),
     "model_not_allowed": Advice(
@@ -217,7 +217,7 @@ _USED_UP = Advice(
     "The token had used all the LLM tokens that it may for now.",
     "See whether the caller loops; if it needs more, raise the limit.",
     "token",
-    "Look at its limits",
+    "Look at the limits",
     "limits",
 )
 # Refusals that have no code, by their status.

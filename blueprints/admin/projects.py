@@ -252,6 +252,7 @@ def _project_page(
         price_date=costs.price_date(),
         unpriced=costs.unpriced(Filters(project_id=found.id), MONTH),
         silent=costs.silent_last_month(found.id),
+        during=during_month(),
     )
 
 

@@ -7,21 +7,22 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import get_args
+from typing import cast, get_args
 
 from accounting import index
 from blueprints.admin import queries, time_range, zones
 from llmproxy.admission import utc_now
-from llmproxy.api_log.latest import Filter
+from llmproxy.api_log.latest import Filter, Lack
 from llmproxy.errors import Outcome
 
-# Of a project, a token or a billed model: calls that name none.
+# Of a project, a token, a billed model or an error's code: calls that name none.
 NONE = "(none)"
 # Beside the outcomes: all that has gone wrong in any way, and the same without refusals, as usage counts errors.
 FAILED, ERROR = "failed", "error"
 SLOWEST = "slowest"
 ORDERS = {"": "Latest first", SLOWEST: "Slowest first"}
 SECRETS = {"retired": "Replaced ones"}
+LACKS: dict[Lack, str] = {"price": "A price", "usage": "A stream's usage"}
 SPANS = {
     "15m": ("Last 15 minutes", timedelta(minutes=15)),
     "1h": ("Last hour", timedelta(hours=1)),
@@ -30,11 +31,17 @@ SPANS = {
     "30d": ("Last 30 days", timedelta(days=30)),
 }
 # Those that a page shows only when they are asked for.
-_RARE_TEXTS = ("status", "model", "billed_model", "code", "would_refuse", "secret", "address", "request_id")
+_RARE_TEXTS = ("status", "model", "billed_model", "code", "would_refuse", "secret", "lacks", "address", "request_id")
 RARE = (*time_range.NAMES, *_RARE_TEXTS)
 NAMES = ("project_id", "token", "outcome", "span", "order", *RARE)
 # What is chosen among a few.
-_CHOICES = {"outcome": (FAILED, ERROR, *get_args(Outcome)), "span": SPANS, "order": ORDERS, "secret": SECRETS}
+_CHOICES = {
+    "outcome": (FAILED, ERROR, *get_args(Outcome)),
+    "span": SPANS,
+    "order": ORDERS,
+    "secret": SECRETS,
+    "lacks": LACKS,
+}
 _STATUS = re.compile(r"[1-5](xx|[0-9]{2})", re.IGNORECASE)
 _ID_LENGTH = 36
 # Of a request's id its moment is told to the millisecond, of its record perhaps the next one.
@@ -107,9 +114,10 @@ def read(said: Mapping[str, str], zone: str = "UTC") -> tuple[Sent, Filter, Prob
         outcome=sent["outcome"] if sent["outcome"] not in ("", FAILED, ERROR) else None,
         failed=sent["outcome"] == FAILED,
         errors=sent["outcome"] == ERROR,
-        code=sent["code"] or None,
+        code=_named(sent["code"]),
         would_refuse=sent["would_refuse"] or None,
         secret=sent["secret"] or None,
+        lacks=cast(Lack, sent["lacks"]) if sent["lacks"] else None,
         model=sent["model"] or None,
         billed_model=_named(sent["billed_model"]),
         client_address=sent["address"] or None,

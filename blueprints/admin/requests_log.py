@@ -16,17 +16,16 @@ from accounting import index, report
 from accounting.report import Brief, Filters, Kind
 from accounting.rollup import node_id
 from blueprints.admin import exports, queries, request_filters
-from blueprints.admin.advice import Advice, advice
+from blueprints.admin.advice import advice
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.costs import price_date
 from blueprints.admin.request_filters import ERROR, FAILED, SLOWEST, Problem, Sent
 from blueprints.admin.site import bp
+from blueprints.admin.ways_out import way_out
 from blueprints.csv_table import csv_response
 from blueprints.errors import error_response
 from blueprints.wire import iso
-from control import tokens
 from control.errors import NotFound
-from control.limits import is_over
 from llmproxy.admission import utc_now
 from llmproxy.api_log.latest import Filter, Found, Place, read_at, search
 from llmproxy.api_log.read_record import ReadRecord
@@ -147,6 +146,7 @@ def _list(sent: Sent, wanted: Filter, problem: Problem | None) -> Response:
         spans=[(name, words) for name, (words, _) in request_filters.SPANS.items()],
         orders=request_filters.ORDERS,
         secrets=request_filters.SECRETS,
+        lacks=request_filters.LACKS,
         reached=found.records[-1][1].arrived_at if found.records else None,
     )
 
@@ -225,8 +225,14 @@ def one_request(request_id: str) -> Response:
     (row,) = _views([(place, record)])
     text = orjson.dumps(record.fields, option=orjson.OPT_INDENT_2).decode()
     told = advice(record)
-    way_out = _way_out(told, row) if told else None
-    return page("request.html", row=row, status_words=_status_words(record), text=text, advice=told, way_out=way_out)
+    return page(
+        "request.html",
+        row=row,
+        status_words=_status_words(record),
+        text=text,
+        advice=told,
+        way_out=way_out(told, record, has_project=bool(row.project), has_token=bool(row.token)) if told else None,
+    )
 
 
 def _record_of(request_id: str) -> tuple[Place | None, ReadRecord | None]:
@@ -236,28 +242,6 @@ def _record_of(request_id: str) -> tuple[Place | None, ReadRecord | None]:
     if not found and wanted.begin:
         found = _browse(wanted, slowest=False, limit=1, after=None).records
     return found[0] if found else (None, None)
-
-
-def _way_out(told: Advice, row: RecordView) -> str | None:
-    """The address of the page where the advice is followed; None where there is none, or not any more."""
-    record, at = row.record, told.at or None
-    if told.place == "token" or (told.place == "rules" and row.token and not _takes_rules(record.token_id)):
-        return url_for(f"{bp.name}.token", token_id=record.token_id, _anchor=at) if row.token else None
-    if told.place == "rules":
-        return url_for(f"{bp.name}.rules", token_id=record.token_id, _anchor=at) if row.token else None
-    if told.place == "project":
-        return url_for(f"{bp.name}.project", project_id=record.project_id, _anchor=at) if row.project else None
-    if told.place == "new_token":
-        return url_for(f"{bp.name}.new_token", project_id=record.project_id if row.project else None)
-    if told.place == "alike":
-        ended = ERROR if record.failed_inside else record.outcome
-        return url_for(f"{bp.name}.requests", outcome=ended, token=record.token_id)
-    return url_for(f"{bp.name}.health", _anchor=at) if told.place else None
-
-
-def _takes_rules(token_id: str | None) -> bool:
-    """Whether there is a form for the rules of this token: there is none for one that is over."""
-    return token_id is not None and not is_over(tokens.find(db.session, token_id))
 
 
 def latest(wanted: Filter, *, limit: int) -> list[RecordView]:

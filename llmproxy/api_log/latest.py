@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import orjson
 
@@ -30,6 +31,8 @@ SEARCH_LINES = 20_000
 _BLOCK_BYTES = 1 << 20
 # Few lines are longer.
 _USUAL_BYTES = 2048
+
+Lack = Literal["price", "usage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Filter:
     Which records to find; what is None does not matter.
 
     Attributes:
-        project_id: '' for those that name none, like `token_id` and `billed_model`.
+        project_id: '' for those that name none, like `token_id`, `billed_model` and `code`.
         status: An exact status, or a class of them: "429" or "4".
         failed: Only what was refused or went wrong.
         errors: Only what went wrong and was not refused: what usage counts as errors.
@@ -66,6 +69,7 @@ class Filter:
         would_refuse: The code that rules in mode `report` would have refused it with.
         model: How the name of the model begins that the response named, or else the request.
         billed_model: What usage counts under this model: see `ReadRecord.billed_model`.
+        lacks: "price" for calls whose usage had none, "usage" for streams that came well and told none.
         begin: The first moment of arrival to find; aware, like `end`, the first one after those.
     """
 
@@ -80,6 +84,7 @@ class Filter:
     would_refuse: str | None = None
     secret: str | None = None
     client_address: str | None = None
+    lacks: Lack | None = None
     failed: bool = False
     errors: bool = False
     begin: datetime | None = None
@@ -105,6 +110,8 @@ class Filter:
             exact.append(_pair("model", self.model)[1:-1])
         if self.billed_model:
             exact.append(_pair("model", self.billed_model)[1:])
+        if self.lacks == "usage":
+            exact.append(_pair("usage_source", "absent"))
         return exact
 
     def takes(self, record: ReadRecord) -> bool:
@@ -116,13 +123,15 @@ class Filter:
             and self.outcome in (None, record.outcome)
             and (not self.status or _has_status(record, self.status))
             and self.client_address in (None, record.client_address)
-            and self.code in (None, record.error_code)
+            and self.code in (None, record.error_code or "")
             and self.would_refuse in (None, record.would_refuse)
             and self.secret in (None, record.secret)
             and (not self.model or (record.named_model or "").startswith(self.model))
             and self.billed_model in (None, record.billed_model or "")
             and (record.has_failed or not (self.failed or self.errors))
             and (record.outcome != "refused" or not self.errors)
+            and (self.lacks != "price" or record.is_unpriced)
+            and (self.lacks != "usage" or record.is_silent_stream)
             and self._has_arrived(record)
         )
 

@@ -123,6 +123,12 @@ class ReadRecord:
         return self.cost_source == "unpriced" or self.is_before_prices
 
     @property
+    def is_silent_stream(self) -> bool:
+        """A stream that came well, and told no usage."""
+        is_well = self.outcome == "complete" and not self.has_failed
+        return self.is_stream is True and self.usage_source == "absent" and is_well
+
+    @property
     def billed_model(self) -> str | None:
         """The model that the response named, or where it named none the one that the request named and got."""
         model = self.model

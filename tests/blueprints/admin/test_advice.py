@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import pytest
 from flask import Flask
+from sqlalchemy import select
 
 from blueprints.admin.advice import advice
 from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.api_log.record import CallRecord
 from llmproxy.errors import all_codes
+from models import Project, Token, db
 from tests.blueprints.admin.site import Browser
 from tests.blueprints.admin.test_tokens import issue
 
@@ -126,6 +128,49 @@ def test_the_way_out_leads_to_the_very_control(
     assert way_out and way_out[1] == "/admin" + page.format(project=project, token=token) and way_out[2] == at
     there = browser.get(html.unescape(way_out[1]))
     assert there.status_code == 200 and (at is None or there.text.count(f'id="{at}"') == 1)
+
+
+NARROW = {
+    "model_not_allowed": {"models": ["gpt-5*"]},
+    "endpoint_not_allowed": {"endpoints": ["embeddings"]},
+    "address_not_allowed": {"addresses": ["198.51.100.0/24"]},
+    "concurrency_limit_exceeded": {"concurrency": 1},
+    "model_not_priced": {"unpriced": "refuse"},
+    "parameter_not_allowed": {"limits": {"n": 1}},
+}
+
+
+@pytest.mark.parametrize("of_project", [True, False], ids=["of the project", "of both"])
+@pytest.mark.parametrize("code", NARROW)
+def test_the_way_out_of_rules_leads_to_those_that_refused(
+    app: Flask, browser: Browser, write_record: Callable[..., CallRecord], code: str, of_project: bool
+):
+    project = browser.create_project()
+    token = issue(app, project).id
+    wide = {"models": ["gpt*"], "endpoints": ["chat"], "addresses": ["192.0.2.0/24"], "unpriced": "allow"}
+    with app.app_context():
+        db.session.get(Project, project).rules = NARROW[code]
+        db.session.scalars(select(Token).filter_by(id=token)).one().rules = wide if of_project else NARROW[code]
+        db.session.commit()
+    called = {"requested_model": "gpt-4o", "client_address": "192.0.2.7", "outcome": "refused", "status_code": 403}
+    record = write_record(project_id=project, token_id=token, error={"code": code, "type": "x"}, **called)
+
+    text = browser.get(f"/admin/requests/{record.request_id}").text
+
+    owner = f"project_id={project}" if of_project else f"token_id={token}"
+    assert f'href="/admin/rules?{owner}#' in text
+
+
+def test_the_way_out_of_a_projects_budget_is_the_projects_page(
+    app: Flask, browser: Browser, write_record: Callable[..., CallRecord]
+):
+    project = browser.create_project()
+    token = issue(app, project).id
+    browser.submit(f"/admin/limits/new?project_id={project}", "/admin/limits", amount="2.00")
+    error = {"code": "budget_exhausted", "type": "insufficient_quota"}
+    record = write_record(project_id=project, token_id=token, outcome="refused", status_code=429, error=error)
+
+    assert f'href="/admin/projects/{project}#limits"' in browser.get(f"/admin/requests/{record.request_id}").text
 
 
 def test_the_way_out_of_rules_for_a_token_that_is_over_is_its_page(

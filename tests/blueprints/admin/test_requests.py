@@ -1,5 +1,6 @@
 """What requests are narrowed by, and that a pasted secret gets into no address."""
 
+import html
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -204,6 +205,38 @@ def test_each_rank_leads_to_as_many_requests_as_it_counts(app: Flask, browser: B
     owners = {"named": (4, 4), "deleted project": (1, 1), "no project": (1, 1), "no token": (5, 5)}
     assert told["/admin/"] == models | owners | {"Token tttttttt": (1, 1)}
     assert told[f"/admin/projects/{project}"] == {"gpt-4o": (2, 2), "gpt-4o-mini": (1, 1), "no model": (1, 1)}
+
+
+def test_each_reason_and_each_lack_leads_to_as_many_requests_as_it_counts(
+    app: Flask, browser: Browser, write_record: Write
+):
+    project = browser.create_project("lacking")
+    refused = {"outcome": "refused", "status_code": 401, "upstream_status": None, "metadata": None, "cost": 0}
+    unpriced = {"cost": None, "cost_source": "unpriced"}
+    silent = {"stream": True, "usage_source": "absent"}
+    for count, changes in (
+        (2, refused | {"error": {"code": None, "type": "invalid_request_error"}}),
+        (3, refused | {"error": {"code": "token_expired", "type": "invalid_request_error"}}),
+        (4, unpriced | {"metadata": {"model": "house-llama"}}),
+        (5, unpriced | {"metadata": None, "requested_model": None}),
+        (6, silent | {"endpoint": "/v1/completions"}),
+    ):
+        for _ in range(count):
+            write_record(**{"project_id": project, "endpoint": "/v1/responses", "cost_source": "none"} | changes)
+    roll_up(app)
+
+    for page in ("/admin/", f"/admin/projects/{project}"):
+        text = browser.get(page).text
+        links = {
+            html.unescape(re.sub("<[^>]+>", "", words)): len(shown(browser, html.unescape(query)))
+            for query, words in re.findall(r'href="/admin/requests\?([^"]+)">(.+?)</a>', text)
+        }
+        lacking = {"9 calls without a price": 9, "house-llama": 4, "no model named": 5}
+        assert links.items() >= lacking.items()
+        (streams,) = (count for words, count in links.items() if "project's streams" in words)
+        assert streams == 6
+        if page == "/admin/":
+            assert (links["no code"], links["token_expired"]) == (2, 3)
 
 
 def test_what_names_none_or_is_counted_as_a_model_can_be_taken_out_of_the_form(browser: Browser):
