@@ -316,6 +316,10 @@ class Gate:
                 _require_told(ruled, asked, said)
                 if rules.unpriced != "allow":
                     self._require_priced(ruled, asked, said)
+            if isinstance(said, Reading) and said.models:
+                heard_by = Models(None, said.models)
+                meters = [meter for meter in ruled.meters if _counts(meter, heard_by)]
+                _require_no_bound(meters, "what is heard is counted when it has been heard")
             reported = _reported_by(ruled)
             noted = _refusal_by(partial(_check_said, reported, asked, said, size, ruled)) if reported else None
             return noted.code if noted else None
@@ -535,12 +539,8 @@ class Gate:
         if any(meter.unit != "requests" for meter in meters):
             require_metered(route, reading)
         row, figures = self._figures(ruled, rules, route, reading, models, meters)
-        by_bound = any(meter.reserve == "bound" and meter.holds for meter in meters)
-        if by_bound and figures.unbounded is not None:
-            raise BudgetTooSmall(
-                f"Nobody can tell what this call may cost at most: {figures.unbounded}. This token's budget admits "
-                "only calls of which that is known."
-            )
+        if figures.unbounded is not None:
+            _require_no_bound(meters, figures.unbounded)
         tier = reading.members.get("service_tier")
         tier = tier if isinstance(tier, str) and tier != "auto" else ruled.default_tier
         may_stream = reading is NOTHING or reading.members.get("stream") is True
@@ -723,6 +723,20 @@ def _refusal_by(check: Callable[[], None]) -> ProxyError | None:
     except ProxyError as exc:
         return exc
     return None
+
+
+def _require_no_bound(meters: Iterable[Meter], unbounded: str) -> None:
+    """
+    Raises BudgetTooSmall where one of the meters reserves the bound of what has none.
+
+    Args:
+        unbounded: Why it has none.
+    """
+    if any(meter.reserve == "bound" and meter.holds for meter in meters):
+        raise BudgetTooSmall(
+            f"Nobody can tell what this call may cost at most: {unbounded}. This token's budget admits only calls of "
+            "which that is known."
+        )
 
 
 def _counts(meter: Meter, models: Models) -> bool:

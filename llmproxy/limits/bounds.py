@@ -9,7 +9,7 @@ the same, by which it is held under budgets that reserve what is likely.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from llmproxy.limits.body.reading import Parts, Reading
@@ -29,6 +29,11 @@ BYTES_PER_LIKELY_TOKEN = 4
 LIKELY_INLINE = 1500
 # Turns of a hosted tool, each of which is billed, where `max_tool_calls` does not say.
 ASSUMED_TOOL_CALLS = 10
+# What a tool that needs no description is described by to the model.
+BUILT_IN_TOOL_TOKENS = 5000
+_BUILT_IN_TOOLS = frozenset({"local_shell", "apply_patch"})
+# Models that look something up before they write, asked or not.
+_SEARCHING = "-search-"
 # Tools that run where the caller is, or that only describe others.
 _CALLERS_TOOLS = frozenset({"function", "custom", "namespace", "local_shell", "apply_patch"})
 # Tools that run in a container, which has a fee of its own.
@@ -39,8 +44,9 @@ _REMEMBERING = frozenset({"realtime", "run"})
 LEAST_BYTES_PER_S = 500
 LIKELY_BYTES_PER_S = 4000
 TOKENS_PER_S = 25
-# Spoken slowly.
-AUDIO_TOKENS_PER_CHARACTER = 8
+# Spoken slowly: nearly a second for each, as digits may take, and ten more.
+AUDIO_TOKENS_PER_CHARACTER = 16
+MORE_AUDIO_TOKENS = 200
 LIKELY_AUDIO_TOKENS_PER_CHARACTER = 2
 # An image whose row has no price a piece, and each of the pictures that are sent before it is done.
 ASSUMED_IMAGE_TOKENS = 16_000
@@ -92,7 +98,7 @@ class _Amount(NamedTuple):
 class _Call:
     """What the figures are made of."""
 
-    __slots__ = ("_members", "image_most", "kind", "parts", "reading", "row", "text_bytes", "tier")
+    __slots__ = ("_members", "image_most", "images", "kind", "parts", "reading", "row", "text_bytes", "tier")
 
     def __init__(self, route: Route, reading: Reading, row: Row | None, default_tier: str | None) -> None:
         self.kind = route.kind
@@ -101,6 +107,8 @@ class _Call:
         self.parts = parts = reading.parts or _NO_PARTS
         self.text_bytes = max(reading.size - parts.inline_chars - parts.audio_chars, 0)
         self.image_most = row.image_most if row else IMAGE_MOST
+        # What makes images reads nothing else that is stored.
+        self.images = parts.inline + (parts.stored if route.kind == "images" else 0)
         self._members = reading.members
         # Asked for, or the project's; None where that is for the upstream to say.
         asked = self.text("service_tier")
@@ -144,17 +152,25 @@ def bounds(route: Route, reading: Reading, row: Row | None, *, default_tier: str
 
 
 def _text(call: _Call) -> Bounds:
-    row, hosted = call.row, _hosted_tools(call)
+    row, tools = call.row, list(tool_types(call.reading.members))
+    hosted = _hosted_tools(call, tools)
     max_in, max_out = (row.max_in, row.max_out) if row else (None, None)
     asked = max([call.number(name) for name in OUTPUT_NAMES[call.kind]])
     each = min(asked, max_out or asked) if asked and not hosted else max_out or ASSUMED_MAX_OUT
+    if call.is_there("prediction"):  # what of it is not used is billed as if it had been written
+        each += call.text_bytes
     times = call.parts.prompts * max(call.number("n"), call.number("best_of"), 1)
     reads_more = bool(hosted) or _reads_more(call)
     most_in = max_in or (ASSUMED_MAX_IN if reads_more else _MOST_NUMBER)
-    most = _read_at_most(call, most_in * call.parts.prompts, reads_more=reads_more, out=each * times)
+    unseen = sum(map(_BUILT_IN_TOOLS.__contains__, tools)) * BUILT_IN_TOOL_TOKENS
+    most = _read_at_most(call, most_in * call.parts.prompts, reads_more=reads_more, unseen=unseen, out=each * times)
     likely = _read_likely(call, out=min(each, asked or LIKELY_OUT, LIKELY_OUT) * times)
     if hosted:
         unbounded = f"the tool {hosted[0]} takes as many turns as it likes"
+    elif call.kind == "realtime":
+        unbounded = "a session's upstream begins responses by itself"
+    elif call.is_there("context_management"):
+        unbounded = "what is compacted meanwhile is read more than once"
     elif (reads_more and not max_in) or not (asked or max_out):
         unbounded = "nobody said how much this model reads and writes at most"
     else:
@@ -168,21 +184,24 @@ def _embeddings(call: _Call) -> Bounds:
     return _figures(call, _read_at_most(call), _read_likely(call))
 
 
-def _read_at_most(call: _Call, most: int = _MOST_NUMBER, *, reads_more: bool = False, out: int = 0) -> _Amount:
+def _read_at_most(
+    call: _Call, most: int = _MOST_NUMBER, *, reads_more: bool = False, unseen: int = 0, out: int = 0
+) -> _Amount:
     """
     Args:
         most: What the model reads at most, and does read where it `reads_more` than stands in the body.
+        unseen: Tokens that it reads beside the body.
     """
     audio = min(call.parts.audio_chars, most)
-    images = min(call.parts.inline * call.image_most, most - audio)
+    images = min(call.images * call.image_most, most - audio)
     rest = most - audio - images
-    return _Amount(rest if reads_more else min(call.text_bytes, rest), images, audio, out)
+    return _Amount(rest if reads_more else min(call.text_bytes + unseen, rest), images, audio, out)
 
 
 def _read_likely(call: _Call, *, out: int = 0) -> _Amount:
     return _Amount(
         -(-call.text_bytes // BYTES_PER_LIKELY_TOKEN),
-        call.parts.inline * min(call.image_most, LIKELY_INLINE),
+        call.images * min(call.image_most, LIKELY_INLINE),
         _seconds(call.parts.audio_chars, LIKELY_BYTES_PER_S) * TOKENS_PER_S,
         out,
     )
@@ -191,14 +210,15 @@ def _read_likely(call: _Call, *, out: int = 0) -> _Amount:
 def _reads_more(call: _Call) -> bool:
     """Whether the model reads what is not in the body."""
     is_stored = call.is_there("previous_response_id") or call.is_there("conversation")
-    return is_stored or call.reading.has_stored_prompt or bool(call.parts.stored) or call.kind in _REMEMBERING
+    is_stored = is_stored or call.reading.has_stored_prompt or call.parts.stored > 0
+    return is_stored or call.kind in _REMEMBERING or _SEARCHING in (call.reading.model or "")
 
 
-def _hosted_tools(call: _Call) -> list[str]:
+def _hosted_tools(call: _Call, tools: Iterable[str]) -> list[str]:
     """Types of tools that run upstream, which bills each turn. What is stored there may bring tools of its own."""
     if call.kind == "run" or call.reading.has_stored_prompt:
         return ["that is stored"]
-    return sorted({undated(kind) for kind in tool_types(call.reading.members) if kind not in _CALLERS_TOOLS})
+    return sorted({undated(kind) for kind in tools if kind not in _CALLERS_TOOLS})
 
 
 def _fee(row: Row, tool: str) -> int:
@@ -214,7 +234,7 @@ def _speech(call: _Call) -> Bounds:
     characters = call.parts.characters or call.reading.size
     if call.row and (price := call.row.dearest.characters) != NO_PRICE:
         return _billed(call, characters * price)
-    most = _Amount(text=call.text_bytes, out=characters * AUDIO_TOKENS_PER_CHARACTER)
+    most = _Amount(text=call.text_bytes, out=characters * AUDIO_TOKENS_PER_CHARACTER + MORE_AUDIO_TOKENS)
     return _figures(call, most, _read_likely(call, out=characters * LIKELY_AUDIO_TOKENS_PER_CHARACTER))
 
 

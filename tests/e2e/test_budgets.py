@@ -815,15 +815,21 @@ def test_what_was_heard_is_paid_though_no_place_is_left_for_one_more_call(proxy,
             leaves.set()
 
 
-def test_a_session_without_a_budgets_leave_is_not_opened(proxy, token_for):
+@pytest.mark.parametrize(
+    ("rules", "reserve", "status"),
+    [({}, "likely", 403), ({"endpoints": ["realtime"]}, "bound", 429)],
+    ids=["whose endpoints are others", "which reserves a bound that sessions have not"],
+)
+def test_a_session_without_a_budgets_leave_is_not_opened(proxy, token_for, rules, reserve, status):
     with WebSocketUpstream(responding(1)) as upstream:
         token = token_for(upstream.url)
-        add_meter(proxy, token)
+        add_meter(proxy, token, amount=100 * DOLLAR, reserve=reserve)
+        rule(proxy, token, rules)
 
         with pytest.raises(InvalidStatus) as caught:
             realtime(proxy, token, 1)
 
-        assert caught.value.response.status_code == 403 and upstream.handshakes == []
+        assert caught.value.response.status_code == status and upstream.handshakes == []
 
 
 def test_each_response_of_a_plain_tokens_session_counts(proxy):

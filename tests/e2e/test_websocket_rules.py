@@ -440,6 +440,15 @@ def test_no_model_hears_that_a_budget_in_dollars_does_not_see(proxy, token, hear
     assert len(heard.messages) == 1
 
 
+def test_nothing_is_heard_beside_a_budget_that_reserves_bounds(proxy, token, heard):
+    set_rules(proxy, token, {"endpoints": ["realtime"]})
+    add_meter(proxy, token, reserve="bound")
+    hearing = frame(said(b"session.update", b',"session":' + HEARING))
+
+    assert closed_after(proxy, token, hearing, "/v1/realtime?intent=transcription") == (1008, "budget_too_small")
+    assert heard.messages == []
+
+
 TRANSLATING = "/v1/realtime/translations?model="
 
 

@@ -9,14 +9,16 @@ in it. Which places are free was decided by the types of OpenAI's SDK (3.54): in
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from llmproxy.errors import AmbiguousBody
 
 # Members of the outermost object whose content is the caller's. Those that are read by the model are counted.
-FREE = frozenset({"messages", "input", "prompt", "instructions", "item", "items", "metadata", "attributes"})
+FREE = frozenset(
+    {"messages", "input", "prompt", "instructions", "item", "items", "images", "mask", "metadata", "attributes"}
+)
 COUNTED = FREE - {"metadata", "attributes"}
 # Those of them that hold items, which may bring `tools` as the outermost object does.
 ITEMS = frozenset({"input", "item", "items"})
@@ -35,14 +37,16 @@ GRADERS = "graders"
 # what this one did not.
 WATCHED = frozenset(
     {
-        "background", "best_of", "conversation", "effort", "input", "max_completion_tokens", "max_output_tokens",
-        "max_response_output_tokens", "max_tokens", "max_tool_calls", "messages", "modalities", "model", "n",
-        "output_modalities", "partial_images", "previous_response_id", "prompt", "quality", "reasoning",
+        "background", "best_of", "conversation", "effort", "images", "input", "mask", "max_completion_tokens",
+        "max_output_tokens", "max_response_output_tokens", "max_tokens", "max_tool_calls", "messages", "modalities",
+        "model", "n", "output_modalities", "partial_images", "previous_response_id", "prompt", "quality", "reasoning",
         "reasoning_effort", "response", "seconds", "service_tier", "session", "size", "store", "stream", "tools",
         "type", "functions", "web_search_options",
     }
 )  # fmt: skip
 
+# Types of items that may stand for more than they say: the upstream has kept it, or it is packed and sealed.
+REFERRING = ("item_reference", "reasoning", "compaction", "image_generation_call")
 # Members of objects in free places that tell of something else than text.
 TELLING = frozenset({"data", "file_data", "file_id", "file_url", "id", "image_url", "type", "url"})
 
@@ -54,7 +58,8 @@ class Parts:
 
     Attributes:
         inline: How many images and files stand there, `inline_chars` long together; `audio_chars` likewise.
-        stored: Names of what refers to something that the model reads and that is not in the body.
+        stored: How many things there are that the model reads and that are not in the body, or packed in it: a
+            document's pages and text may be many times as long as its bytes.
         prompts: How many completions of their own a `prompt` that is a list asks for.
         characters: Of an `input` that is one text.
     """
@@ -62,7 +67,7 @@ class Parts:
     inline: int = 0
     inline_chars: int = 0
     audio_chars: int = 0
-    stored: set[str] = field(default_factory=set)
+    stored: int = 0
     prompts: int = 1
     characters: int = 0
 
@@ -74,19 +79,16 @@ class Parts:
             parent: The name under which the member's object stands, or the list that it is in.
             begin: The text's first characters, as many as the word it is compared with.
         """
-        if name in ("image_url", "file_url") or (name == "url" and parent == "image_url"):
-            if begin.startswith("data:"):
+        if name in ("image_url", "file_url", "file_data") or (name == "url" and parent == "image_url"):
+            is_inline = name == "file_data" or begin.startswith("data:")
+            if is_inline:
                 self._add_inline(characters)
-            else:
-                self.stored.add(name)
-        elif name == "file_data":
-            self._add_inline(characters)
+            if not is_inline or name.startswith("file"):
+                self.stored += 1
         elif name == "data" and parent == "input_audio":
             self.audio_chars += characters
-        elif name == "file_id" or (name == "id" and parent == "audio"):
-            self.stored.add(name)
-        elif name == "type" and begin == "item_reference":
-            self.stored.add(begin)
+        elif name == "file_id" or (name == "id" and parent == "audio") or (name == "type" and begin in REFERRING):
+            self.stored += 1
 
     def _add_inline(self, characters: int) -> None:
         self.inline += 1

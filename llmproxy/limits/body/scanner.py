@@ -22,6 +22,7 @@ from llmproxy.limits.body.reading import (
     FREE_INSIDE,
     GRADERS,
     ITEMS,
+    REFERRING,
     TELLING,
     WATCHED,
     Parts,
@@ -55,7 +56,7 @@ _SCALAR = rf'(?:{_NUMBER}|true|false|null|"{_INSIDE}")'
 _TELLS = "|".join(sorted(TELLING))
 _TOOLS = r"\s*(?i:tools)"  # in whatever another reader may take for it
 _SILENT_NAME = rf'"(?!(?:{_TELLS})"|{_TOOLS})[^"\\\x00-\x1f]*+"{_SPACE}:{_SPACE}'
-_SILENT_TYPE = rf'"type"{_SPACE}:{_SPACE}"(?!item_reference")[^"\\\x00-\x1f]*+"'
+_SILENT_TYPE = rf'"type"{_SPACE}:{_SPACE}"(?!(?:{"|".join(REFERRING)})")[^"\\\x00-\x1f]*+"'
 
 
 # So many brackets around those, as a message with the call of a tool in it has. One more would double the pattern.

@@ -100,7 +100,6 @@ def test_no_more_is_read_than_the_model_can(bound):
     ("members", "tokens"),
     [
         ({"input": [{"image_url": "data:x," + "A" * 100_000}]}, 50_000),
-        ({"input": [{"file_data": "A" * 100_000}]}, 50_000),
         ({"input": [{"image_url": "data:x," + "A" * 100_000}] * 2}, 100_000),
     ],
 )
@@ -136,6 +135,9 @@ def test_spoken_output_has_the_price_of_sound(bound):
         {"input": [{"file_id": "file-1"}]},
         {"input": [{"image_url": "https://x"}]},
         {"input": [{"type": "item_reference", "id": "x"}]},
+        {"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]},
+        {"input": [{"type": "compaction", "encrypted_content": "x"}]},
+        {"input": [{"type": "input_file", "file_data": "data:application/pdf;base64,JVBERi0x"}]},
     ],
 )
 def test_what_is_not_in_the_body_may_be_all_that_the_model_reads(bound, members):
@@ -167,10 +169,30 @@ def test_the_uses_of_a_tool_may_be_limited(bound):
     assert some.cost - few.cost == 8 * 10_000
 
 
-def test_the_callers_own_tools_are_text(bound):
-    tools = [{"type": "function"}, {"type": "custom"}, {"type": "local_shell"}]
+def test_the_callers_own_tools_are_text_and_those_that_the_upstream_describes_are_more(bound):
+    tools, known = [{"type": "function"}, {"type": "custom"}], [{"type": "local_shell"}]
+    own, more = (bound(RESPONSES, "gpt-5", tools=some, max_output_tokens=9) for some in (tools, tools + known))
 
-    assert bound(RESPONSES, "gpt-5", tools=tools, max_output_tokens=10).unbounded is None
+    assert own.unbounded is None
+    assert more.unbounded is None
+    assert more.tokens - own.tokens > 5000
+
+
+def test_a_model_that_searches_unasked_reads_what_it_finds(bound):
+    assert bound(CHAT, "gpt-5-search-api", max_tokens=1).tokens == 272_000 + 1
+
+
+def test_a_prediction_that_is_not_used_is_written_all_the_same(bound):
+    prediction = {"prediction": {"type": "content", "content": "x" * 500}}
+    plain, predicted = (bound(CHAT, "gpt-4o", max_completion_tokens=10, **more) for more in ({}, prediction))
+
+    assert predicted.output - plain.output > 500
+
+
+def test_what_compacts_while_it_writes_is_unbounded(bound):
+    compacting = [{"type": "compaction", "compact_threshold": 1000}]
+
+    assert "read more than once" in bound(RESPONSES, "gpt-5", context_management=compacting).unbounded
 
 
 def test_the_fee_of_a_call_is_part_of_both_figures(bound):
@@ -189,6 +211,7 @@ def test_a_response_of_a_session_may_read_all_that_the_model_can(bound):
 
     assert figures.tokens == 32_000 + 100
     assert figures.cost == 32_000 * 4 + 100 * 64
+    assert "begins responses by itself" in figures.unbounded
 
 
 # Tiers, and prices above a line.
@@ -289,7 +312,7 @@ def test_speech_is_billed_by_its_characters(bound):
 def test_speech_that_is_billed_by_tokens_is_bound_by_slow_speech(bound):
     figures = bound(SPEECH, "gpt-4o-mini-tts", input="x" * 1000)
 
-    assert figures.tokens - read(model="gpt-4o-mini-tts", input="x" * 1000).size == 8_000
+    assert figures.tokens - read(model="gpt-4o-mini-tts", input="x" * 1000).size == 16_200
     assert figures.likely_cost < figures.cost
 
 
@@ -329,6 +352,13 @@ def test_images_that_are_edited_are_read(prices):
     figures = bounds(EDITS, reading, prices.find("gpt-image-1"))
 
     assert figures.cost == 250_000 + 100 * 5 + 2 * 50_000 * 10
+
+
+def test_images_that_are_edited_and_lie_elsewhere_are_read(bound):
+    elsewhere, inline = [{"image_url": "https://x"}, {"file_id": "f"}], [{"image_url": "data:x," + "A" * 10_000}]
+
+    assert bound(EDITS, "gpt-image-1", images=elsewhere).cost > 250_000 + 2 * 50_000 * 10
+    assert bound(EDITS, "gpt-image-1", images=inline).likely_cost < 250_000 + 2000 * 10
 
 
 def test_images_without_a_price_a_piece_are_unbounded(bound):
