@@ -215,16 +215,13 @@ def _admitted(
     # What is certain of a token refuses its call before a body is asked for, or read that takes its time.
     is_small = body.length is not None and body.length <= HELD_BYTES and "HTTP_EXPECT" not in environ
     token = parts.admission.admit(authorization, datetime.now(UTC), remembers=is_small)
-    if not isinstance(token, RuledToken):
-        return token, None
-    asked = asked_of(parts, call, environ, target)
-    if token.is_remembered:
-        if (admitted := parts.gate.admit_again(token, asked, body)) is not None:
+    # Again, where what was remembered admits it not, and where its last limit has gone while it was judged.
+    while isinstance(token, RuledToken):
+        admit = parts.gate.admit_again if token.is_remembered else parts.gate.admit
+        if (admitted := admit(token, asked_of(parts, call, environ, target), body)) is not None:
             return admitted
         token = parts.admission.admit(authorization, datetime.now(UTC))
-        if not isinstance(token, RuledToken):
-            return token, None
-    return parts.gate.admit(token, asked, body)
+    return token, None
 
 
 def asked_of(parts: Services, call: Call, environ: Environ, target: str) -> Asked:

@@ -174,6 +174,8 @@ class Amount(typed.Field[str | int]):
         super().__init__(metadata=amounts.schema(unit) if unit else either, **kwargs)
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> Any:
+        if self._unit is None and not isinstance(value, str | int):
+            raise ValidationError('must be dollars in a text such as "12.50", or a whole number.')
         check_amount(self._unit or ("usd" if isinstance(value, str) else "requests"), value)
         return value
 

@@ -49,12 +49,12 @@ def _open(parts: Services, call: Call, environ: Environ) -> Response:
     target, body = checked_request(parts, call, environ)
     authorization = environ.get("HTTP_AUTHORIZATION") or bearer_in_key_header(environ)
     admit = partial(parts.admission.admit, authorization or bearer_in_subprotocol(environ))
-    grant = admit(datetime.now(UTC), is_session=True)
     opened = asked_of(parts, call, environ, target)
     holding = token = None
-    if isinstance(grant, RuledToken):
-        token = grant
-        grant, holding = parts.gate.admit_session(token, opened)
+    while isinstance(grant := admit(datetime.now(UTC), is_session=True), RuledToken):
+        if admitted := parts.gate.admit_session(grant, opened):
+            token, (grant, holding) = grant, admitted
+            break
     call.admitted(grant, holding)
     origin = origin_of(grant.base_url or parts.settings.upstream_url)
     api_key = parts.admission.api_key(grant)
@@ -79,20 +79,21 @@ def _open(parts: Services, call: Call, environ: Environ) -> Response:
         raise call.guard.ended_by
 
     def admit_response(number: int, said: Reading | None = None, *, is_over: bool = False) -> Holding | None:
-        admitted = admit(datetime.now(UTC))
-        if not isinstance(admitted, RuledToken):
-            return None
         part = opened._replace(request_id=part_id(call.request_id, number))
         # What the upstream begins by itself, the session's settings hold for.
         said = (settings.held if settings else NOTHING) if said is None and talk is not None else said
-        held = parts.gate.admit_response(admitted, part, said, is_over=is_over)
-        if is_over and talk is None:  # nobody has looked at what led to it
-            try:
-                parts.gate.check_message(admitted, opened, None, 0)
-            except ProxyError as exc:
-                exc.message = exc.code or exc.message
-                tunnel.refuse_response(exc.with_traceback(None))
-        return held
+        while isinstance(ruled := admit(datetime.now(UTC)), RuledToken):
+            admitted = parts.gate.admit_response(ruled, part, said, is_over=is_over)
+            if admitted is None:  # its last limit has just gone
+                continue
+            if is_over and talk is None:  # nobody has looked at what led to it
+                try:
+                    parts.gate.check_message(ruled, opened, None, 0)
+                except ProxyError as exc:
+                    exc.message = exc.code or exc.message
+                    tunnel.refuse_response(exc.with_traceback(None))
+            return admitted[1]
+        return None
 
     def check(said: Reading | AmbiguousBody, size: int) -> None:
         assert token is not None and holding is not None  # noqa: S101

@@ -261,9 +261,12 @@ def are_as_asked(session: Session, owner: Owner, limits: Mapping[str, Any]) -> b
 
 def _replace(session: Session, actor: Actor, owner: Owner, wanted: Sequence[dict[str, Any]]) -> None:
     present = {meter.id: meter for meter in session.scalars(_of(owner).with_for_update())}
-    kept = {fields["id"] for fields in wanted if "id" in fields}
+    named = [fields["id"] for fields in wanted if "id" in fields]
+    kept = set(named)
     if kept - present.keys():
         raise NotFound("meters.id", f"meter of this {audit.kind_of(owner)}")
+    if len(kept) < len(named):
+        raise Conflict("meters", "A meter stands in the list twice.")
     for meter_id in sorted(present.keys() - kept):
         _delete(session, actor, owner, present[meter_id])
     for fields in wanted:

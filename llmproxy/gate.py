@@ -208,9 +208,10 @@ class Gate:
         self._contact = contact
         self._waiting = BoundedSemaphore(_MOST_WAITING)
 
-    def admit(self, token: RuledToken, asked: Asked, body: RequestBody) -> tuple[Grant, Holding]:
+    def admit(self, token: RuledToken, asked: Asked, body: RequestBody) -> tuple[Grant, Holding] | None:
         """
-        Count and hold a call, and grant it; its body has been read where that had to be.
+        Count and hold a call, and grant it; its body has been read where that had to be. None where the token's last
+        limit has gone meanwhile: nothing has been counted then, and the call is any other token's.
 
         Raises:
             CallerError: the reason for the caller.
@@ -241,14 +242,16 @@ class Gate:
             self._looks.drop(token)
         return admitted
 
-    def admit_session(self, token: RuledToken, asked: Asked) -> tuple[Grant, Holding]:
-        """Count and grant the opening of a WebSocket, which holds nothing. Raises as `admit` does."""
+    def admit_session(self, token: RuledToken, asked: Asked) -> tuple[Grant, Holding] | None:
+        """Count and grant the opening of a WebSocket, which holds nothing. None, and raises, as `admit` does."""
 
         return self._until_claimed(token, asked.request_id, lambda token: self._judge_opening(token.ruled, asked)[0])
 
-    def admit_response(self, token: RuledToken, asked: Asked, said: Reading | None, *, is_over: bool) -> Holding:
+    def admit_response(
+        self, token: RuledToken, asked: Asked, said: Reading | None, *, is_over: bool
+    ) -> tuple[Grant, Holding] | None:
         """
-        Count and hold one response of a WebSocket. Raises as `admit` does.
+        Count and hold one response of a WebSocket. None, and raises, as `admit` does.
 
         Args:
             asked: The opening's, under the response's own id.
@@ -266,7 +269,7 @@ class Gate:
                 _require_unread(_rules_of(token.ruled))
             return self._judge_said(token.ruled, asked, route, said or NOTHING)[0]
 
-        return self._until_claimed(token, asked.request_id, judge)[1]
+        return self._until_claimed(token, asked.request_id, judge)
 
     def try_out(self, ruled: Ruled, asked: Asked, content: bytes) -> Trial:
         """
@@ -341,7 +344,7 @@ class Gate:
 
     def _until_claimed(
         self, token: RuledToken, request_id: str, judge: Callable[[RuledToken], Judged]
-    ) -> tuple[Grant, Holding]:
+    ) -> tuple[Grant, Holding] | None:
         """Judge a call and claim it; anew where its token has become another one meanwhile, or others have ended."""
         others_end, has_waited = self._others_end(), False
         try:
@@ -357,7 +360,10 @@ class Gate:
                     if not next(others_end, False):
                         raise
                     has_waited = True
-                token = self._look_again(token)
+                state = self._state_of(token)
+                if state.ruled is None:
+                    return None
+                token = token._replace(state=state, ruled=state.ruled)
             raise unavailable(StoreUnavailable("the token's limits changed again and again"))
         except ProxyError as exc:
             self._complete(exc, token)
@@ -440,13 +446,6 @@ class Gate:
         if reading is None and _must_be_read(route or UNKNOWN, rules, ruled.meters, body):
             reading = self._read(asked, body, token_id)
         return self._judge(ruled, rules, route or UNKNOWN, asked, reading or NOTHING), reading
-
-    def _look_again(self, token: RuledToken) -> RuledToken:
-        state = self._state_of(token)
-        if state.ruled is None:
-            # Its last rule has just gone. The next call finds a plain token.
-            raise unavailable(StoreUnavailable("the token's limits were taken away"))
-        return token._replace(state=state, ruled=state.ruled)
 
     def _state_of(self, token: RuledToken, *, is_counted: bool = True) -> TokenState:
         """

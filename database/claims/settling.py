@@ -116,7 +116,9 @@ class Settling:
 
     def release_unknown(self) -> int:
         """End what is held under this worker's name for none of its calls; how many there were."""
-        unknown = set(self._store.held_by(self.worker)) - self._running
+        # Of those that run now one may end, and its row with it, between the database's answer and the next line.
+        began = set(self._running)
+        unknown = set(self._store.held_by(self.worker)) - began - self._running
         for request_id in unknown:
             log.warning("releasing what is held for request %s, which is not running", request_id)
             self._store.settle(Settlement(request_id, NOTHING, "settled"))

@@ -84,6 +84,9 @@ def test_a_change_of_a_token_may_name_all_of_its_meters(operator: Operator, toke
     [kept] = operator.call("PATCH", path, {"meters": [{"id": made["id"], "amount": "3.50"}]}).json["meters"]
 
     assert (kept["id"], kept["amount"]) == (made["id"], "3.50")
+    twice = {"meters": [{"id": made["id"], "amount": amount} for amount in ("1.00", "2.00")]}
+    assert refusal(operator, "PATCH", path, twice) == (409, "meters", "A meter stands in the list twice.")
+    assert [meter["amount"] for meter in meters(operator)] == ["3.50"]
     assert operator.call("PATCH", path, {"meters": []}).json["meters"] == []
 
 
@@ -170,6 +173,12 @@ def test_bad_limits_of_a_token_are_refused(
         ("PATCH", "/tokens/{id}", {"meters": [5]}, "meters must be a list of JSON objects."),
         ("PATCH", "/tokens/{id}", {"meters": [DAILY] * 21}, "meters must be 20 at most."),
         ("POST", "/meters", DAILY, "project_id must be sent, or token_id, and not both."),
+        (
+            "POST",
+            "/meters",
+            {"token_id": "{id}", **DAILY, "amount": 12.5},
+            'amount must be dollars in a text such as "12.50", or a whole number.',
+        ),
         ("POST", "/meters", {"token_id": "{id}", **DAILY, "models": "gpt-5"}, "models must be a list."),
         ("POST", "/meters", {"token_id": "{id}", **DAILY, "models": []}, "models must be a list of 1 to 20 names."),
         ("POST", "/tokens", {"project_id": "p", "duration_hours": 1, "budget": 5}, "budget must be a JSON object."),

@@ -880,6 +880,21 @@ def test_a_raised_amount_holds_from_the_next_call_on(proxy, chat, token):
     assert chat().status == 200
 
 
+def test_a_call_whose_tokens_last_limit_goes_while_it_is_judged_passes_as_any_other(proxy, token):
+    meter = add_meter(proxy, token)
+    body = asking()
+    with HandClient(proxy.url) as client:
+        head = [token.bearer, JSON, ("Content-Length", str(len(body))), ("Expect", "100-continue")]
+        client.send_request("POST", CHAT, *head)
+        assert client.read_head().status == 100  # it has been looked at, and its body is asked for
+        assert proxy.manage("DELETE", f"/meters/{meter}")[0] == 204
+        client.send(body)
+        answer = client.read_answer()
+
+    assert answer.status == 200
+    assert proxy.manage("GET", f"/tokens/{token.id}")[1]["request_count"] == 1
+
+
 def test_a_token_that_goes_while_its_call_runs_is_paid_for_by_its_project(proxy, chat, token, using):
     its = add_meter(proxy, token.project_id)
     add_meter(proxy, token)

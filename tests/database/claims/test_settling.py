@@ -141,6 +141,22 @@ def test_what_runs_has_ended_or_belongs_to_others_is_not_released(bench, settlin
     assert {row.state for row in bench.rows().values()} == {"held"}
 
 
+def test_what_ends_while_the_database_answers_is_taken_for_no_unknown_call(bench, settling, monkeypatch):
+    bench.add_meter()
+    request_id = begun(bench, settling)
+    held_by = bench.store.held_by
+
+    def answers_late(worker: str) -> list[str]:
+        found = held_by(worker)
+        settling.end(Settlement(request_id, Charge(70, 70), "settled"))
+        settling.step()
+        return found
+
+    monkeypatch.setattr(bench.store, "held_by", answers_late)
+
+    assert settling.release_unknown() == 0
+
+
 def test_a_claim_that_was_refused_is_not_running(bench, settling):
     request_id = new_id()
     settling.begin(request_id)
