@@ -72,6 +72,7 @@ from llmproxy.limits.judge import (
     check_models,
     check_parameters,
     hearing_places,
+    hides_parameters,
     models_of,
     require_metered,
     require_model,
@@ -636,8 +637,8 @@ def _check_rules(rules: Rules, route: Route, asked: Asked, reading: Reading, rul
         return Models(None, frozenset())
     models = models_of(route, *_path_and_query(asked), reading)
     check_models(rules, route, models)
-    if rules.looks_at_bodies and route.path in _REALTIME and route.model == "hidden":
-        require_model(route, models)  # its tools and its limits are hidden, too
+    if rules.looks_at_bodies and hides_parameters(route):
+        require_model(route, models)
     check_parameters(rules, route, reading, default_tier=ruled.default_tier)
     return models
 

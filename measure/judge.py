@@ -22,6 +22,7 @@ from typing import Any
 from llmproxy.errors import AmbiguousBody
 from llmproxy.limits.body.held import read_held
 from llmproxy.limits.body.reading import (
+    BROUGHT,
     COUNTED,
     FREE,
     FREE_INSIDE,
@@ -32,7 +33,7 @@ from llmproxy.limits.body.reading import (
     Parts,
     Reading,
     brought,
-    is_like_tools,
+    is_like_brought,
     is_misleading,
 )
 from llmproxy.limits.body.scanner import scan
@@ -41,9 +42,12 @@ NAMES = (
     "model", "messages", "input", "tools", "type", "n", "session", "prompt", "metadata", "parameters", "schema",
     "image_url", "url", "file_id", "file_data", "input_audio", "data", "audio", "id", "content", "moderation",
     "grader", "instructions", "max_tokens", "stream", "x", "", "mode", "items", "item", "graders", "headers",
-    "attributes", "input_schema", "tools", "tools", "input",
+    "attributes", "input_schema", "tools", "tools", "input", "reasoning",
 )  # fmt: skip
-MISLEADING = ("model ", "Model", "MODEL", "model\0", "\u017fession", "reasoning_e\ufb00ort", "Too\u212as", "TOOLS")
+MISLEADING = (
+    "model ", "Model", "MODEL", "model\0", "\u017fession", "reasoning_e\ufb00ort", "Too\u212as", "TOOLS",
+    "rea\u017foning",
+)  # fmt: skip
 TEXTS = (
     "gpt-4o-mini", "gpt-4o", "", "data:image/png;base64,AAAA", "https://x/y", "item_reference", "ü🌿\u0000\n\"\\/",
     "\ud83d", "\udc00", "\ud83d\udc00", "model", '"model":"gpt-4o"', "a" * 30,
@@ -192,8 +196,8 @@ def python_reading(body: bytes) -> Reading:
         raise AmbiguousBody
     models, parts = set[str](), Parts()
     members = _built(document, models, is_outermost=True)
-    if tools := [_built(some, set(), "tools") for some in _tools_of_items(document)]:
-        members["input"] = _built_anew = brought(tools)
+    if values := [(name, _built(value, set(), name)) for name, value in _brought_by_items(document)]:
+        members["input"] = _built_anew = brought(values)
         _built(_as_pairs(_built_anew), models)
     for name, value in document:
         _count(parts, name, value)
@@ -210,20 +214,20 @@ def _number(text: str) -> int | float:
     return value if -(2**63) <= value < 2**64 else float(text)
 
 
-def _tools_of_items(document: _Pairs) -> Iterator[Any]:
+def _brought_by_items(document: _Pairs) -> Iterator[tuple[str, Any]]:
     for name, place in document:
         if name in ITEMS and isinstance(place, list):
             for item in [place] if isinstance(place, _Pairs) else place:
                 if isinstance(item, _Pairs):
-                    yield from _tools_of(item)
+                    yield from _brought_by(item)
 
 
-def _tools_of(item: _Pairs) -> Iterator[Any]:
+def _brought_by(item: _Pairs) -> Iterator[tuple[str, Any]]:
     for name, value in item:
-        if is_like_tools(name):
+        if is_like_brought(name):
             raise AmbiguousBody
-        if name == "tools" and isinstance(value, list):
-            yield value
+        if name in BROUGHT and isinstance(value, list):
+            yield name, value
 
 
 def _as_pairs(value: Any) -> Any:
@@ -266,11 +270,11 @@ def _count(parts: Parts, name: str, value: Any) -> None:
 def _count_inside(parts: Parts, under: str, value: Any, depth: int) -> None:
     """
     Args:
-        depth: How deep in a place of items it stands, in whose objects `tools` are counted apart; 2 is deeper.
+        depth: How deep in a place of items it stands, of whose objects what they bring is counted apart; 2 is deeper.
     """
     if isinstance(value, _Pairs):
         for name, inner in value:
-            if depth < 2 and name == "tools" and isinstance(inner, list):
+            if depth < 2 and name in BROUGHT and isinstance(inner, list):
                 continue
             if isinstance(inner, str) and name in TELLING:
                 parts.add_text(under, name, inner, len(inner))

@@ -111,9 +111,19 @@ def check_models(rules: Rules, route: Route, models: Models) -> None:
 def require_model(route: Route, models: Models) -> None:
     """Raises ModelUndetermined where a model will answer that the request does not name."""
     if route.model == "hidden":
-        raise ModelUndetermined("The model of such a request stands in what was stored, where nobody can look it up.")
+        raise ModelUndetermined(
+            "The model and the parameters of such a request stand in what was stored, where nobody can look them up."
+        )
     if route.model != "none" and models.main is None:
         raise ModelUndetermined
+
+
+def hides_parameters(route: Route) -> bool:
+    """
+    Whether tools and limits stand where the model does, which nobody can look up: in a batch's file, a workflow, a
+    call that is joined. A run that goes on was begun with some, and a video has none.
+    """
+    return route.model == "hidden" and route.kind not in ("run", "video")
 
 
 def check_parameters(rules: Rules, route: Route, reading: Reading, *, default_tier: str | None) -> None:
@@ -132,13 +142,13 @@ def check_parameters(rules: Rules, route: Route, reading: Reading, *, default_ti
     if rules.service_tier is not None:
         _check_tier(rules.service_tier, route, members, default_tier or "default")
     if rules.tools is not None:
-        _check_tools(rules.tools, reading)
+        _check_tools(rules.tools, route, reading)
     if not rules.background and _runs_in_background(route, members):
         raise ParameterNotAllowed("This token may not run in the background.", param="background")
     if not rules.store:
         _check_store(route, members)
     if rules.reasoning_effort is not None:
-        _check_effort(rules.reasoning_effort, members)
+        _check_effort(rules.reasoning_effort, route, reading)
 
 
 def require_metered(route: Route, reading: Reading) -> None:
@@ -267,9 +277,13 @@ def _check_tier(allowed: frozenset[str], route: Route, members: Mapping[str, Any
         )
 
 
-def _check_tools(allowed: frozenset[str], reading: Reading) -> None:
-    if reading.has_stored_prompt:
+def _check_tools(allowed: frozenset[str], route: Route, reading: Reading) -> None:
+    if _has_stored_prompt(reading):
         raise ParameterNotAllowed("A stored prompt may bring tools that this token may not use.", param="prompt")
+    if _is_assistants_run(route) and not reading.members.get("tools"):
+        raise ParameterNotAllowed(
+            "An assistant may bring tools that this token may not use: send the run's own `tools`.", param="tools"
+        )
     for kind in tool_types(reading.members):
         if not has_tool(allowed, kind):
             raise ParameterNotAllowed(
@@ -286,17 +300,40 @@ def _check_store(route: Route, members: Mapping[str, Any]) -> None:
         raise ParameterNotAllowed("This token may store nothing, and conversations are stored.", param="conversation")
 
 
-def _check_effort(allowed: frozenset[str], members: Mapping[str, Any]) -> None:
-    reasoning = members.get("reasoning")
-    asked = {
-        "reasoning_effort": members.get("reasoning_effort"),
-        "reasoning.effort": reasoning.get("effort") if isinstance(reasoning, dict) else None,
-    }
-    for name, effort in asked.items():
-        if effort is not None and not _is_in(allowed, effort):
+def _check_effort(allowed: frozenset[str], route: Route, reading: Reading) -> None:
+    efforts = list(_efforts_in(reading.members))
+    if not efforts and (_is_assistants_run(route) or _has_stored_prompt(reading)):
+        raise ParameterNotAllowed(
+            "What was stored may bring an effort of reasoning that this token may not use: send the request's own.",
+            param="reasoning_effort" if _is_assistants_run(route) else "reasoning.effort",
+        )
+    for name, effort in efforts:
+        if not _is_in(allowed, effort):
             raise ParameterNotAllowed(
                 f"With this token the reasoning's effort must be one of {_named(sorted(allowed))}.", param=name
             )
+
+
+def _efforts_in(members: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every effort that a request names, wherever: of a response, a tool, a grader, an item that changes it."""
+    for place in objects_in(members):
+        reasoning = place.get("reasoning")
+        asked = {
+            "reasoning_effort": place.get("reasoning_effort"),
+            "reasoning.effort": reasoning.get("effort") if isinstance(reasoning, dict) else None,
+        }
+        yield from ((name, effort) for name, effort in asked.items() if effort is not None)
+
+
+def _has_stored_prompt(reading: Reading) -> bool:
+    """Whether a stored prompt is named, in the request or in the session of one."""
+    return reading.has_stored_prompt or any(
+        isinstance(place.get("prompt"), dict) for place in objects_in(reading.members)
+    )
+
+
+def _is_assistants_run(route: Route) -> bool:
+    return route.kind == "run" and route.model == "stored"
 
 
 def _is_in(allowed: frozenset[str], value: object) -> bool:

@@ -136,7 +136,7 @@ fine_tuning     POST        fine_tuning/jobs                            later   
 fine_tuning     GET         fine_tuning/jobs/*                          free            none
 fine_tuning     POST        fine_tuning/jobs/*/cancel                   free            none
 fine_tuning     POST        fine_tuning/jobs/*/pause                    free            none
-fine_tuning     POST        fine_tuning/jobs/*/resume                   later           none
+fine_tuning     POST        fine_tuning/jobs/*/resume                   later           hidden
 fine_tuning     GET         fine_tuning/jobs/*/events                   free            none
 fine_tuning     GET         fine_tuning/jobs/*/checkpoints              free            none
 fine_tuning     POST        fine_tuning/alpha/graders/run               later           stored

@@ -400,6 +400,10 @@ PARAMETERS = {
     "store": ({"store": False}, {}, {"store": True}, "store"),
     "reasoning_effort": ({"reasoning_effort": ["low"]}, {"reasoning_effort": "low"}, {"reasoning_effort": "high"},
                          "reasoning_effort"),
+    "an effort that an item changes": (
+        {"reasoning_effort": ["low"]}, {"input": [{"type": "configuration_update", "reasoning": {"effort": "low"}}]},
+        {"input": [{"type": "configuration_update", "reasoning": {"effort": "high"}}]}, "reasoning.effort",
+    ),
 }  # fmt: skip
 
 
@@ -416,6 +420,22 @@ def test_parameters_are_held_to_the_rules(proxy, ask, token, limits, good, bad, 
         "parameter_not_allowed",
         param,
     )
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/batches", "/v1/evals/e/runs", "/v1/chatkit/sessions", "/v1/fine_tuning/jobs/j/resume"]
+)
+def test_what_hides_its_parameters_is_refused_where_rules_ask_for_them(proxy, ask, token, recorder, path):
+    open_alone = {"endpoints": ["batches", "evals", "fine_tuning", "POST chatkit/sessions"]}
+    set_rules(proxy, token, open_alone)
+    passed = ask(Way("", b"{}", path))
+    recorder.received()
+    set_rules(proxy, token, open_alone | {"limits": {"tools": ["function"]}})
+
+    refused = ask(Way("", b"{}", path))
+
+    assert (passed.status, refused.status, refused.json["error"]["code"]) == (200, 403, "model_undetermined")
+    assert not recorder.has_received()
 
 
 def test_a_body_that_is_longer_than_the_rules_have_it_is_refused(proxy, ask, token, recorder):

@@ -16,6 +16,7 @@ import orjson
 
 from llmproxy.errors import AmbiguousBody
 from llmproxy.limits.body.reading import (
+    BROUGHT,
     COUNTED,
     FREE,
     ITEMS,
@@ -23,7 +24,7 @@ from llmproxy.limits.body.reading import (
     Parts,
     Reading,
     brought,
-    is_like_tools,
+    is_like_brought,
     models_in,
 )
 from llmproxy.limits.body.scanner import scan
@@ -60,8 +61,8 @@ def read_held(body: bytes, *, counts_parts: bool = True, pause: Callable[[], obj
     members = {name: value for name, value in document.items() if name not in FREE}
     # Prompts and embeddings may be thousands of numbers, none of which need be looked at.
     has_objects = body.count(b"{") > 1
-    if has_objects and (tools := _taken_tools(document)):
-        members["input"] = brought(tools)
+    if has_objects and (values := _taken(document)):
+        members["input"] = brought(values)
     parts = _parts(document, has_objects=has_objects) if counts_parts else None
     return Reading(members, models_in(members), len(body), parts, isinstance(document.get("prompt"), dict))
 
@@ -78,9 +79,9 @@ def _plain(body: bytes) -> dict[str, Any] | None:
     return document
 
 
-def _taken_tools(document: dict[str, Any]) -> list[Any]:
-    """Takes out of items what tools they bring: these are no parts of what is said."""
-    tools = []
+def _taken(document: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Takes out of items what they bring: it is no part of what is said."""
+    values = []
     for name, place in document.items():
         if name not in ITEMS:
             continue
@@ -89,11 +90,11 @@ def _taken_tools(document: dict[str, Any]) -> list[Any]:
                 continue
             if item.keys() <= _NAMES_IN_ITEMS:
                 continue
-            if any(map(is_like_tools, item)):
-                raise AmbiguousBody("An item of the request has a name that may be read as `tools`.", param=name)
-            if item.get("tools").__class__ in (dict, list):
-                tools.append(item.pop("tools"))
-    return tools
+            if any(map(is_like_brought, item)):
+                raise AmbiguousBody("An item of the request has a name that may be read as another.", param=name)
+            keys = [key for key, value in item.items() if key in BROUGHT and value.__class__ in (dict, list)]
+            values += [(key, item.pop(key)) for key in keys]
+    return values
 
 
 def _parts(document: dict[str, Any], *, has_objects: bool) -> Parts:

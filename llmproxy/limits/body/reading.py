@@ -8,7 +8,7 @@ in it. Which places are free was decided by the types of OpenAI's SDK (3.54): in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -20,8 +20,9 @@ FREE = frozenset(
     {"messages", "input", "prompt", "instructions", "item", "items", "images", "mask", "metadata", "attributes"}
 )
 COUNTED = FREE - {"metadata", "attributes"}
-# Those of them that hold items, which may bring `tools` as the outermost object does.
+# Those of them that hold items, which may bring what the outermost object has: tools, and another effort.
 ITEMS = frozenset({"input", "item", "items"})
+BROUGHT = ("tools", "reasoning")
 # Objects inside of the others whose members the caller names: JSON schemas, what is passed on, what is filled in.
 FREE_INSIDE = frozenset(
     {
@@ -100,8 +101,8 @@ class Reading(NamedTuple):
     One body.
 
     Attributes:
-        members: The outermost object without its free places, but for the tools that their items bring, which stand
-            in `input`. Texts may be cut: whatever is compared is short.
+        members: The outermost object without its free places, but for what their items bring, which stands in
+            `input`. Texts may be cut: whatever is compared is short.
         models: Everything that is named `model`, wherever a model may stand.
         size: Bytes of the body.
         parts: None where nobody asked.
@@ -136,26 +137,27 @@ def _misleads(name: str) -> bool:
 _is_known_to_mislead = lru_cache(maxsize=4096)(_misleads)
 
 
-def is_like_tools(name: str) -> bool:
-    """Whether another reader may take a name for `tools` that it is not."""
-    return is_misleading(name) and _plain(name) == "tools"
+def is_like_brought(name: str) -> bool:
+    """Whether another reader may take a name for one of BROUGHT that it is not."""
+    return is_misleading(name) and _plain(name) in BROUGHT
 
 
-def brought(tools: list[Any]) -> list[dict[str, Any]]:
+def brought(values: Iterable[tuple[str, Any]]) -> list[dict[str, Any]]:
     """
     What Reading's members have as `input`.
 
     Args:
-        tools: What each item has under that name. What an MCP server has listed are no tools of the call, for a tool
-            has a type; a model in it is looked at all the same.
+        values: What items have under the names of BROUGHT. What an MCP server has listed are no tools of the call,
+            for a tool has a type; a model in it is looked at all the same.
     """
-    return [
-        {
-            "tools": [tool for tool in listed(some) if not _is_of_mcp_list(tool)],
-            "listed": [tool for tool in listed(some) if _is_of_mcp_list(tool)],
-        }
-        for some in tools
-    ]
+    return [_tools_brought(value) if name == "tools" else {name: value} for name, value in values]
+
+
+def _tools_brought(tools: Any) -> dict[str, Any]:
+    return {
+        "tools": [tool for tool in listed(tools) if not _is_of_mcp_list(tool)],
+        "listed": [tool for tool in listed(tools) if _is_of_mcp_list(tool)],
+    }
 
 
 def listed(tools: Any) -> list[Any]:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, Protocol
 
 from llmproxy.errors import AmbiguousBody
 from llmproxy.limits.body.reading import (
+    BROUGHT,
     COUNTED,
     FREE,
     FREE_INSIDE,
@@ -28,7 +29,7 @@ from llmproxy.limits.body.reading import (
     Parts,
     Reading,
     brought,
-    is_like_tools,
+    is_like_brought,
     models_in,
 )
 
@@ -54,8 +55,8 @@ _NUMBER = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+"
 _SCALAR = rf'(?:{_NUMBER}|true|false|null|"{_INSIDE}")'
 # Members that are not counted: of another name, or of a type that tells nothing, both without escapes.
 _TELLS = "|".join(sorted(TELLING))
-_TOOLS = r"\s*(?i:tools)"  # in whatever another reader may take for it
-_SILENT_NAME = rf'"(?!(?:{_TELLS})"|{_TOOLS})[^"\\\x00-\x1f]*+"{_SPACE}:{_SPACE}'
+_BRINGS = rf"\s*(?i:{'|'.join(BROUGHT)})"  # in whatever another reader may take for it
+_SILENT_NAME = rf'"(?!(?:{_TELLS})"|{_BRINGS})[^"\\\x00-\x1f]*+"{_SPACE}:{_SPACE}'
 _SILENT_TYPE = rf'"type"{_SPACE}:{_SPACE}"(?!(?:{"|".join(REFERRING)})")[^"\\\x00-\x1f]*+"'
 
 
@@ -179,7 +180,7 @@ class BodyScanner:
         self._parts = Parts()
         self._prompts = 0
         self._has_stored_prompt = False
-        self._tools: list[Any] = []  # that items bring
+        self._brought: list[tuple[str, Any]] = []
         self._values_left = MOST_VALUES
         self._chars_left = MOST_CHARS
         self._steps_left = MOST_STEPS
@@ -197,8 +198,8 @@ class BodyScanner:
             raise AmbiguousBody("The request body is no JSON object, or not all of one.")
         self._parts.prompts = max(self._prompts, 1)
         members = {name: value for name, value in self._members.items() if name not in FREE}
-        if self._tools:
-            members["input"] = brought(self._tools)
+        if self._brought:
+            members["input"] = brought(self._brought)
         return Reading(members, models_in(members), self._size, self._parts, self._has_stored_prompt)
 
     def _decoded(self, piece: bytes, *, is_last: bool) -> str:
@@ -282,7 +283,7 @@ class BodyScanner:
                 _refuse_double(outer.name)
             self._build({} if place.built is None else place.built)
             if mode is _Mode.BUILD and outer.mode is _Mode.COUNT:
-                self._tools.append(place.built)
+                self._brought.append((outer.name, place.built))
             if len(self._places) == 1 and outer.name == "prompt":
                 self._has_stored_prompt = is_object
             elif not is_object and self._is_prompt(outer):
@@ -302,7 +303,7 @@ class BodyScanner:
                 _refuse()
             return _Mode.BUILD
         place = self._places[-1]
-        if place.name == "tools" and self._is_item(place):
+        if place.name in BROUGHT and self._is_item(place):
             return _Mode.BUILD
         if place.mode is not _Mode.BUILD or not place.is_object:
             return place.mode
@@ -379,9 +380,9 @@ class BodyScanner:
             if place.is_double and (name in WATCHED or isinstance(place.built[name], dict | list)):
                 _refuse_double(name)
             self._spend(name)
-        elif is_like_tools(name) and self._is_item(place):
+        elif is_like_brought(name) and self._is_item(place):
             raise AmbiguousBody(
-                "An item of the request has a name that may be read as `tools`.", param=self._places[1].under
+                "An item of the request has a name that may be read as another.", param=self._places[1].under
             )
         return name
 

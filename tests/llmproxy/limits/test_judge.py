@@ -27,6 +27,10 @@ EMBEDDINGS = find_route("POST", "/v1/embeddings")
 IMAGES = find_route("POST", "/v1/images/generations")
 REALTIME = find_route("GET", "/v1/realtime")
 MODEL = find_route("GET", "/v1/models/x")
+RUN = find_route("POST", "/v1/threads/t/runs")
+GRADER = find_route("POST", "/v1/fine_tuning/alpha/graders/run")
+CLIENT_SECRET = find_route("POST", "/v1/realtime/client_secrets")
+CHANGE = {"type": "configuration_update", "reasoning": {"effort": "high"}}
 MINI = read_rules({"models": ["gpt-4o-mini"]})
 # What of a session hears.
 HEARD = {"audio": {"input": {"transcription": {"model": "m"}}}}
@@ -189,6 +193,7 @@ def test_without_a_model_only_what_asks_no_model_passes_a_model_rule(route):
         ("POST", "/v1/evals", {"x": {"model": "m"}}, False),
         ("POST", "/v1/threads/t/runs/r/submit_tool_outputs", {"model": "m"}, False),
         ("POST", "/v1/batches", {"model": "m"}, False),
+        ("POST", "/v1/fine_tuning/jobs/j/resume", {}, False),
         ("POST", "/v1/evals", {"testing_criteria": [{"model": "m"}]}, True),
         ("POST", "/v1/evals/e/runs", {"data_source": {"model": "m"}}, False),
         ("POST", "/v1/videos/v/remix", {}, False),
@@ -249,6 +254,11 @@ PARAMETERS = [
     (limits(tools=["function"]), CHAT, {"session": {"tools": [{"type": "mcp"}]}}, "tools"),
     (limits(tools=["function"]), CHAT, {"tools": [{"type": "function", "tools": [{"type": "mcp"}]}]}, "tools"),
     (limits(tools=["function"]), RESPONSES, {"prompt": {"id": "p"}}, "prompt"),
+    (limits(tools=["function"]), CLIENT_SECRET, {"session": {"prompt": {"id": "p"}}}, "prompt"),
+    (limits(tools=["function"]), CLIENT_SECRET, {"session": {"tools": [{"type": "function"}]}}, None),
+    (limits(tools=["function"]), RUN, {"assistant_id": "a"}, "tools"),
+    (limits(tools=["function"]), RUN, {"assistant_id": "a", "tools": []}, "tools"),
+    (limits(tools=["function"]), RUN, {"assistant_id": "a", "tools": [{"type": "function"}]}, None),
     (limits(tools=[]), CHAT, {"tools": [{"type": "function"}]}, "tools"),
     (limits(tools=[]), CHAT, {"tools": []}, None),
     (limits(tools=["web_search"]), CHAT, {"tools": [{"type": "web_search_2025_08_26"}]}, None),
@@ -269,7 +279,18 @@ PARAMETERS = [
     (limits(reasoning_effort=["low"]), RESPONSES, {"reasoning": {"effort": ["low"]}}, "reasoning.effort"),
     (limits(reasoning_effort=["low"]), RESPONSES, {"reasoning": "high"}, None),
     (limits(reasoning_effort=["low"]), CHAT, {}, None),
-]
+    (limits(reasoning_effort=["low"]), RESPONSES, {"input": [CHANGE]}, "reasoning.effort"),
+    (limits(reasoning_effort=["high"]), RESPONSES, {"input": [CHANGE]}, None),
+    (limits(reasoning_effort=["low"]), RESPONSES, {"tools": [{"svg": CHANGE}]}, "reasoning.effort"),
+    (limits(reasoning_effort=["low"]), IMAGES, {"svg": {"model": "m", **CHANGE}}, "reasoning.effort"),
+    (limits(reasoning_effort=["low"]), CLIENT_SECRET, {"session": CHANGE}, "reasoning.effort"),
+    (limits(reasoning_effort=["low"]), GRADER, {"grader": {"sampling_params": {"reasoning_effort": "high"}}},
+     "reasoning_effort"),
+    (limits(reasoning_effort=["low"]), RESPONSES, {"prompt": {"id": "p"}}, "reasoning.effort"),
+    (limits(reasoning_effort=["low"]), RESPONSES, {"prompt": {"id": "p"}, "reasoning": {"effort": "low"}}, None),
+    (limits(reasoning_effort=["low"]), RUN, {"assistant_id": "a"}, "reasoning_effort"),
+    (limits(reasoning_effort=["low"]), RUN, {"assistant_id": "a", "reasoning_effort": "low"}, None),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("rules", "route", "members", "param"), PARAMETERS)

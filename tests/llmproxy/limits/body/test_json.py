@@ -243,8 +243,16 @@ def test_tools_that_an_item_brings_twice_are_all_found(read):
 
 
 @readers
-@pytest.mark.parametrize("name", ["Tools", "tools ", "tool\\u017f", "tools\\u0000"])
-def test_what_may_be_read_as_tools_of_an_item_is_refused(read, name):
+@pytest.mark.parametrize("place", [[{"reasoning": {"effort": "high"}}], {"reasoning": {"effort": "high"}}])
+def test_the_effort_that_an_item_brings_is_kept(read, place):
+    document = {"input": place, "messages": [{"reasoning": {"effort": "low"}}]}
+
+    assert read(body_of(document)).members == {"input": [{"reasoning": {"effort": "high"}}]}
+
+
+@readers
+@pytest.mark.parametrize("name", ["Tools", "tools ", "tool\\u017f", "tools\\u0000", "Reasoning", "rea\\u017foning"])
+def test_what_may_be_read_as_brought_by_an_item_is_refused(read, name):
     with pytest.raises(AmbiguousBody):
         read(b'{"input":[{"%b":[{"type":"image_generation"}]}]}' % name.encode())
 
