@@ -17,8 +17,9 @@ monkey.patch_all()
 
 from functools import partial
 
-# gunicorn takes every name here for a setting that it knows; `config` is one of them.
-import app  # noqa: F401  what it loads is loaded before the fork, and so once in memory for all workers
+# gunicorn takes every name here for a setting that it knows; `config` is one of them. What is loaded here is loaded
+# before the fork, and so once in memory for all workers.
+from app import create_app
 from server import boot, process_log
 from server.gunicorn import hooks, master
 from server.gunicorn.logger import Logger
@@ -64,8 +65,8 @@ if settings.trusted_proxies:
 sendfile = False
 
 on_starting = partial(hooks.on_starting, settings)
-when_ready = hooks.when_ready
-on_reload = hooks.on_reload
+when_ready = partial(hooks.when_ready, create_app)
+on_reload = partial(hooks.on_reload, create_app)
 post_fork = hooks.post_fork
 post_worker_init = hooks.post_worker_init
 child_exit = hooks.child_exit

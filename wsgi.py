@@ -36,4 +36,4 @@ else:
     # Also the way in of `flask` commands, which may use what an embedded start keeps.
     is_command = click.get_current_context(silent=True) is not None
     settings = boot.settings_or_exit(partial(config.load, command=True)) if is_command else master.settings()
-    app = boot.migrated(create_app(settings), others_serve=booting.has_served())
+    app = boot.migrated(master.application() or create_app(settings), others_serve=booting.has_served())

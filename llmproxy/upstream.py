@@ -44,7 +44,7 @@ class UpstreamSession(requests.Session):
 
 class Upstream:
     """
-    Opens calls to upstreams. One per process, made after the fork.
+    Opens calls to upstreams. One per process: its first call comes after the fork.
 
     Args:
         timeouts: For every call.

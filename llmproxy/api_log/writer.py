@@ -49,7 +49,8 @@ STRICT_RESERVE_BYTES = 1 << 20
 
 class LogWriter:
     """
-    One process's end of the call log. Make it after the fork; threads and greenlets may share it.
+    One process's end of the call log, which opens it with its first record: after the fork. Threads and greenlets may
+    share it.
 
     The hot path touches one descriptor whose number never changes (a new file is put behind the same number
     by dup2), everything else happens under a lock.

@@ -7,10 +7,12 @@ import logging
 import resource
 import shutil
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import gevent
+from flask import Flask
 
 from config import Settings
 from control import asked, sign_ins
@@ -44,21 +46,29 @@ def on_starting(settings: Settings, arbiter: Any) -> None:
         log.warning("made %s, which opens the upstream keys: keep a copy apart from the database", path)
 
 
-def when_ready(arbiter: Any) -> None:
-    """Change how the master takes signals, before it starts the first worker."""
+def when_ready(create_app: Callable[[Settings], Flask], arbiter: Any) -> None:
+    """Make what workers share, and change how the master takes signals, before it starts the first worker."""
     master.metrics_dir()
     sign_ins.share()
     asked.share()
-    # A collector that walks over what the workers share would copy it for each of them. Before, what the imports have
-    # left over goes.
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
+    master.make_application(create_app)
+    _spare_the_collector()
     master.keep_signals_over_a_fork(arbiter)
     master.outlive_workers_that_cannot_be_made(arbiter)
     master.end_at_once_on_a_second_sigterm(arbiter)
     master.replace_workers_one_by_one(arbiter)
     master.reload_without_standing_still(arbiter)
+
+
+def _spare_the_collector() -> None:
+    """
+    Keep it off what the workers to come share: walking over it would copy it for each of them.
+
+    Before, what is left over from making it goes.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def post_fork(_arbiter: Any, _worker: Worker) -> None:
@@ -84,8 +94,10 @@ def post_worker_init(worker: Worker) -> None:
         gevent.spawn(boot.warn_of_projects, parts, log)
 
 
-def on_reload(arbiter: Any) -> None:
+def on_reload(create_app: Callable[[Settings], Flask], arbiter: Any) -> None:
     """The workers to come are a generation of their own."""
+    master.make_application(create_app)
+    _spare_the_collector()
     global _first_age  # noqa: PLW0603
     _first_age = arbiter.worker_age + 1
     master.do_not_wait_for_old_workers(arbiter)

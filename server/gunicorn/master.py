@@ -9,9 +9,12 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from flask import Flask
 
 import config
 from server.gunicorn.booting import STOPS, has_served
@@ -33,6 +36,7 @@ IN_USE = "in-use"
 
 _descriptors: list[int] = []
 _settings: config.Settings | None = None
+_application: Flask | None = None
 
 
 def settings() -> config.Settings:
@@ -46,6 +50,23 @@ def settings() -> config.Settings:
     if _settings is None:
         _settings = config.load()
     return _settings
+
+
+def make_application(create_app: Callable[[config.Settings], Flask]) -> None:
+    """
+    Make what the workers to come serve, once in memory for all. It opens nothing before its first call.
+
+    What cannot be made is left to the workers: they say why, and those of before a reload go on.
+    """
+    global _application  # noqa: PLW0603
+    _application = None
+    with contextlib.suppress(Exception):
+        _application = create_app(settings())
+
+
+def application() -> Flask | None:
+    """What was made before this worker's fork."""
+    return _application
 
 
 @cache
