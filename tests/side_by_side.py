@@ -4,7 +4,7 @@ The whole suite on SQLite, and what has a database once more on PostgreSQL, in s
     python -m tests.side_by_side [--sqlite] [options of pytest, for all of them]
 
 `--sqlite` leaves PostgreSQL out, for where there is none, as in the image that the Dockerfile makes of the tests.
-Much of its time the suite waits, so there is one run more than there are cores. Each writes to a file of its own in
+Much of its time the suite waits, so there are two runs more than there are cores. Each writes to a file of its own in
 test-output/ (in the directory for temporary files, where the source may not be written), printed when it has ended; a
 line now and then tells how far they are.
 """
@@ -21,12 +21,17 @@ from typing import NamedTuple
 
 SOURCE = Path(__file__).resolve().parent.parent
 OUTPUT = (SOURCE if os.access(SOURCE, os.W_OK) else Path(tempfile.gettempdir())) / "test-output"
-AT_ONCE = len(os.sched_getaffinity(0)) + 1
+AT_ONCE = len(os.sched_getaffinity(0)) + 2
+
+
+def about(package: str, *names: str) -> list[str]:
+    """Files of tests of a package, by what they are about."""
+    return [f"tests/{package}/test_{name}.py" for name in names]
 
 
 def e2e(*names: str) -> list[str]:
     """End-to-end tests by what they are about."""
-    return [f"tests/e2e/test_{name}.py" for name in names]
+    return about("e2e", *names)
 
 
 def without(paths: Iterable[str]) -> list[str]:
@@ -38,29 +43,49 @@ LIVES = [*e2e("starting", "stopping", "rolling_restart", "upgrades", "commands")
 FAULTS = e2e("clock", "database_faults", "hangups", "hostile_requests", "outages", "postgres", "upstream_faults")
 CALLS = ["tests/e2e", "tests/transparency"]
 ALONE = ["tests/benchmark", "tests/browser"]
+ATTACKS = ["tests/security", "tests/server", "tests/operator_cli"]
 # What is about PostgreSQL runs once, with the others. What knows no database is not repeated on it, nor what is about
-# the wire or the server: it meets the database in the claim alone, which all the others make, too.
-POSTGRESQL = ["--database", "postgresql", "-m", "not postgres"]
+# the wire or the server: it meets the database in the claim alone, which all the others make, too. Of a file that has
+# some of both, those tests are marked.
+POSTGRESQL = ["--database", "postgresql", "-m", "not postgres and not once"]
 ONCE = e2e(
-    "fuzzing", "hangups", "hostile_requests", "memory", "openai_realtime", "openai_sdk", "retrying",
-    "rolling_restart", "stream_usage", "tracing", "upgrades", "upstream_faults", "websocket",
+    "budgets_in_sdks", "callers_that_send_no_bearer", "client_address", "contact", "cross_origin", "egress",
+    "fuzzing", "hangups", "hostile_requests", "large_ruled_bodies", "memory", "openai_realtime", "openai_sdk",
+    "process_log", "records", "refusals", "retrying", "rolling_restart", "root_path", "stream_usage", "streaming",
+    "tracing", "upgrades", "upstream_faults", "websocket",
 )  # fmt: skip
-NO_DATABASE = ["tests/llmproxy", "tests/measure", "tests/mock_openai"]
+# `llm-proxy` knows the management API alone. What forms send goes the way of that API, and what may differ in pages,
+# their own queries, is tried in a file of its own; sign-ins have their statements in `control`.
+NO_DATABASE = [
+    "tests/llmproxy", "tests/measure", "tests/mock_openai", "tests/operator_cli", "tests/server/gunicorn",
+    "tests/server/pywsgi",
+    *about("server", "overrides", "process_log"),
+    *about("blueprints", "prices_api", "proxy", "sign_in", "welcome"),
+    *about(
+        "blueprints/admin", "access", "advice", "display", "effective", "forgery", "limits", "requests", "rules",
+    ),
+    *about(
+        "security", "busy_clients", "destinations", "echoed_key", "evidence", "fairness", "files", "foreign_names",
+        "http_edges", "listeners", "metrics_access", "name_servers", "unread_bodies", "upstream_keys",
+        "upstream_sockets",
+    ),
+]  # fmt: skip
 # What is about bodies and their ends is tried once more with none passed on by the event loop.
 BODIES = [*e2e("cutting", "hangups", "records", "stream_usage", "streaming", "upstream_faults"), "tests/transparency"]
 # The longest come first, so that the shortest are left to fill up with.
 RUNS = {
-    "servers that come and go on SQLite": LIVES,
-    "servers on PostgreSQL": [*POSTGRESQL, "tests/e2e", *without(ONCE)],
-    "the rest on SQLite": without([*CALLS, "tests/deploy", *ALONE]),
-    "servers' faults on SQLite": FAULTS,
     "servers' calls on SQLite": [*CALLS, *without([*LIVES, *FAULTS])],
-    "bodies by greenlets": ["--relay", "greenlet", *BODIES],
-    "the browser on SQLite": ["tests/browser"],
-    "the benchmark": ["tests/benchmark"],
+    "servers on PostgreSQL": [*POSTGRESQL, "tests/e2e", *without(ONCE)],
+    "attacks on SQLite": ATTACKS,
+    "servers that come and go on SQLite": LIVES,
+    "the rest on SQLite": without([*CALLS, "tests/deploy", *ALONE, *ATTACKS]),
     "the rest on PostgreSQL": [
         *POSTGRESQL, *without([*CALLS, "tests/deploy", *ALONE, *NO_DATABASE]), "--ignore-glob=tests/test_*.py",
     ],
+    "servers' faults on SQLite": FAULTS,
+    "the browser on SQLite": ["tests/browser"],
+    "bodies by greenlets": ["--relay", "greenlet", *BODIES],
+    "the benchmark": ["tests/benchmark"],
 }  # fmt: skip
 SQLITE_ALONE = "--sqlite"
 TELL_EVERY_S = 60

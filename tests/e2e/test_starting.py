@@ -85,6 +85,7 @@ def test_the_images_start_makes_its_encryption_key_says_so_once_and_keeps_it(ups
     assert "llm-proxy.db was made with one" in fails_to_start(DEPLOYED, tmp_path / "data", **image)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("option", ["--certfile", "--keyfile"])
 def test_gunicorn_is_not_let_speak_tls_itself(tmp_path, option):
     (tmp_path / "file").touch()
@@ -143,6 +144,7 @@ def test_the_first_start_stays_on_loopback_and_names_the_other_one(tmp_path, hos
     assert f"HOST={host}" in said and "gunicorn -c gunicorn.conf.py wsgi:app" in said
 
 
+@pytest.mark.once
 @on_both_servers
 def test_both_servers_listen_on_ipv6(server_kind, tmp_path):
     with Server(server_kind, tmp_path / "data", HOST="::1") as server:
@@ -153,6 +155,7 @@ def test_both_servers_listen_on_ipv6(server_kind, tmp_path):
 # --- the deployed start ---
 
 
+@pytest.mark.once
 def test_a_deployed_start_without_secrets_names_them_all_at_once(tmp_path):
     said = fails_to_start(DEPLOYED, tmp_path / "data", **NO_SECRETS)
 
@@ -160,6 +163,7 @@ def test_a_deployed_start_without_secrets_names_them_all_at_once(tmp_path):
     assert not (tmp_path / "data" / "management_token").exists()
 
 
+@pytest.mark.once
 @on_both_servers
 def test_a_start_warns_of_what_is_easily_guessed_or_overheard(server_kind, tmp_path):
     settings = {"ADMIN_PASSWORD": "admin", "MANAGEMENT_TOKEN": "secret", "UPSTREAM_URL": "http://models.internal"}
@@ -171,6 +175,7 @@ def test_a_start_warns_of_what_is_easily_guessed_or_overheard(server_kind, tmp_p
     assert not re.search(r"\bsecret\b", said)
 
 
+@pytest.mark.once
 @on_both_servers
 def test_a_name_that_is_nearly_a_settings_is_warned_about_once_and_its_value_not_shown(server_kind, tmp_path):
     settings = {"RATE_LIMIT_PER_HOURS": "planted-value", "LOGGING_TOKEN_FIL": "planted-value", "WEB_CONCURRENCY": "2"}
@@ -183,6 +188,7 @@ def test_a_name_that_is_nearly_a_settings_is_warned_about_once_and_its_value_not
     assert said.count(" is no setting") == 2 and "planted" not in said
 
 
+@pytest.mark.once
 @on_both_servers
 def test_secrets_may_come_from_files(server_kind, tmp_path):
     (tmp_path / "token").write_text("management-token-from-a-file\n")
@@ -215,6 +221,7 @@ WRONG = {
 }
 
 
+@pytest.mark.once
 @on_both_servers
 def test_a_start_with_wrong_settings_names_every_one_of_them(server_kind, tmp_path):
     (tmp_path / "file").write_text("")
@@ -224,6 +231,7 @@ def test_a_start_with_wrong_settings_names_every_one_of_them(server_kind, tmp_pa
     assert said.count("wrong settings") == 1
 
 
+@pytest.mark.once
 @on_both_servers
 def test_settings_that_do_not_go_together_stop_the_start(server_kind, tmp_path):
     sizes = {"LOG_MAX_FILE_BYTES": "8192", "LOG_MAX_TOTAL_BYTES": "16383"}
@@ -233,6 +241,7 @@ def test_settings_that_do_not_go_together_stop_the_start(server_kind, tmp_path):
     assert "ADMIN_USER: must have at most 200 characters" in said
 
 
+@pytest.mark.once
 @on_both_servers
 def test_cloudwatch_without_its_library_stops_the_start_and_says_how_to_install_it(server_kind, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['boto3'] = None")
@@ -242,6 +251,7 @@ def test_cloudwatch_without_its_library_stops_the_start_and_says_how_to_install_
     assert "LOGGING_URL: needs boto3: pip install -r requirements-cloudwatch.txt" in said
 
 
+@pytest.mark.once
 @on_both_servers
 def test_a_data_directory_that_is_a_file_stops_the_start(server_kind, tmp_path):
     (tmp_path / "file").write_text("")
@@ -259,6 +269,7 @@ def test_a_database_that_cannot_be_opened_stops_the_start_with_a_clear_message(s
     assert "database" in said
 
 
+@pytest.mark.once
 @on_both_servers
 def test_a_port_that_is_taken_stops_the_start(server_kind, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -289,6 +300,7 @@ def test_workers_that_start_together_migrate_once(tmp_path):
         assert len(server.rows("SELECT * FROM alembic_version")) == 1
 
 
+@pytest.mark.once
 def test_there_is_a_worker_for_each_core_that_the_server_may_use(tmp_path):
     ours = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(ours)})  # which a process that we start inherits
@@ -299,6 +311,7 @@ def test_there_is_a_worker_for_each_core_that_the_server_may_use(tmp_path):
         os.sched_setaffinity(0, ours)
 
 
+@pytest.mark.once
 def test_workers_have_in_common_what_was_loaded_before_they_were_forked(tmp_path):
     with Server(DEPLOYED, tmp_path / "data", WEB_CONCURRENCY="2") as server:
         rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in server.worker_pids()]
@@ -326,6 +339,7 @@ def test_a_start_on_sqlite_loads_nothing_of_postgresql(tmp_path):
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.once
 def test_a_deployed_server_opens_no_control_socket_and_writes_no_access_log(upstream, tmp_path):
     with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url, WEB_CONCURRENCY="2") as server:
         assert call(server.url, "GET", "/v1/models", server.issue_token().bearer).status == 200
@@ -336,6 +350,7 @@ def test_a_deployed_server_opens_no_control_socket_and_writes_no_access_log(upst
     assert "GET /" not in server.output()
 
 
+@pytest.mark.once
 def test_gunicorns_access_log_is_there_for_who_asks_for_it(tmp_path):
     with Server(DEPLOYED, tmp_path / "data", GUNICORN_CMD_ARGS="--access-logfile -") as server:
         assert call(server.url, "GET", "/healthz").status == 200

@@ -49,6 +49,7 @@ def is_refused(url: str) -> bool:
     return status == 503 and b"proxy_draining" in body
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_server_stops_at_once_with_0(server, number):
     token = server.issue_token()
@@ -61,6 +62,7 @@ def test_an_idle_server_stops_at_once_with_0(server, number):
     assert "Traceback" not in server.output()
 
 
+@pytest.mark.once
 def test_a_running_stream_ends_and_nothing_new_begins(server, upstream, gate):
     token = server.issue_token()
     with HandClient(server.url) as client:
@@ -77,6 +79,7 @@ def test_a_running_stream_ends_and_nothing_new_begins(server, upstream, gate):
     assert record["outcome"] == "complete"
 
 
+@pytest.mark.once
 def test_a_client_that_keeps_its_connection_does_not_hold_the_stop_up(server, upstream, gate):
     token = server.issue_token()
     with HandClient(server.url) as client, HandClient(server.url) as idle:
@@ -90,6 +93,7 @@ def test_a_client_that_keeps_its_connection_does_not_hold_the_stop_up(server, up
         assert server.wait(5) == 0
 
 
+@pytest.mark.once
 def test_a_stream_that_outlasts_the_time_to_drain_is_cut_and_recorded(upstream, tmp_path, gate, server_kind):
     with Server(server_kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_TIMEOUT="1") as server:
         token = server.issue_token()
@@ -104,6 +108,7 @@ def test_a_stream_that_outlasts_the_time_to_drain_is_cut_and_recorded(upstream, 
     assert cut(server, token) == (200, "proxy_draining")
 
 
+@pytest.mark.once
 def test_what_outlasts_the_time_to_drain_though_it_says_nothing_is_cut_too(upstream, tmp_path, server_kind):
     with Server(server_kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_TIMEOUT="1") as server:
         token = server.issue_token()
@@ -121,6 +126,7 @@ def test_what_outlasts_the_time_to_drain_though_it_says_nothing_is_cut_too(upstr
 # --- the overlap ---
 
 
+@pytest.mark.once
 def test_new_calls_are_served_until_balancers_have_looked(upstream, tmp_path, server_kind):
     with Server(server_kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_OVERLAP="2") as server:
         token = server.issue_token()
@@ -139,6 +145,7 @@ def test_new_calls_are_served_until_balancers_have_looked(upstream, tmp_path, se
     assert len(server.records(token)) == 3
 
 
+@pytest.mark.once
 def test_a_kept_connection_that_missed_the_overlap_hears_that_it_is_over(server, upstream, gate):
     token = server.issue_token()
     with HandClient(server.url) as kept:
@@ -174,6 +181,7 @@ def is_shut(url: str) -> bool:
 # --- what is in a hurry ---
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_at_once_with_everything_recorded(upstream, tmp_path, gate, server_kind, second):
     with Server(server_kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_OVERLAP="60") as server:
@@ -191,6 +199,7 @@ def test_a_second_signal_ends_at_once_with_everything_recorded(upstream, tmp_pat
     assert "Traceback" not in server.output()
 
 
+@pytest.mark.once
 def test_a_supervisor_that_tells_master_and_workers_alike_has_said_it_once(upstream, tmp_path, gate):
     with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url) as server:
         token = server.issue_token()
@@ -278,6 +287,7 @@ def test_a_websocket_whose_claim_waits_is_refused_when_the_others_are_closed(ser
     assert [record["error"]["code"] for record in server.records()] == ["proxy_draining"]
 
 
+@pytest.mark.once
 def test_a_call_whose_body_is_still_to_come_is_cut_in_words_too(server, upstream):
     token = server.issue_token()
     with HandClient(server.url) as client:
@@ -293,6 +303,7 @@ def test_a_call_whose_body_is_still_to_come_is_cut_in_words_too(server, upstream
 # --- what is done before the end ---
 
 
+@pytest.mark.once
 def test_a_worker_hears_of_a_stop_from_the_moment_on_when_it_is_forked(tmp_path):
     # As if the master stopped just then: gunicorn logs a worker's start before it sets the worker's handlers.
     conf = tmp_path / "conf.py"
@@ -325,6 +336,7 @@ def test_usage_is_added_up_and_records_are_shipped_before_the_end(upstream, rece
     assert server.rows(f"{query} AND token_id = '{token.id}'") == [{"sum": 40}]
 
 
+@pytest.mark.once
 def test_readyz_tells_that_it_is_about_to_stop_while_healthz_still_answers(server, upstream, gate):
     token = server.issue_token()
     assert fetch(server.url, "GET", "/readyz")[0] == 200
@@ -375,6 +387,7 @@ def make_records_wait(server: Server, token: Token, count: int) -> int:
     return made
 
 
+@pytest.mark.once
 def test_thousands_of_records_that_waited_in_memory_are_written_at_a_stop(server):
     token = server.issue_token(rate_limit=100_000)
     with unwritable_log(server):
@@ -387,6 +400,7 @@ def test_thousands_of_records_that_waited_in_memory_are_written_at_a_stop(server
     assert "could not be written" not in server.output()
 
 
+@pytest.mark.once
 def test_a_stop_says_how_many_records_it_loses(server):
     token = server.issue_token()
     with unwritable_log(server):
