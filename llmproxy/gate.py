@@ -89,7 +89,7 @@ from llmproxy.limits.rules import InForce, Rules, in_force
 from llmproxy.limits.rules_json import BadRules, read_rules
 from llmproxy.telemetry import metrics
 from llmproxy.times import at_microsecond, iso_utc
-from llmproxy.turns import give_way
+from llmproxy.turns import take_turn
 
 # Paths below /v1/ of uploads, whose model stands nowhere.
 _FILES = frozenset({"files", "uploads/*/parts"})
@@ -607,7 +607,7 @@ class Gate:
 
 
 def _scanned(pieces: Iterable[bytes], boundary: bytes | None) -> Reading:
-    return scan(pieces, give_way) if boundary is None else scan_form(pieces, boundary, give_way)
+    return scan(pieces, take_turn) if boundary is None else scan_form(pieces, boundary, take_turn)
 
 
 def _reading_of_arrived(body: RequestBody, boundary: bytes | None) -> Reading:
@@ -616,7 +616,7 @@ def _reading_of_arrived(body: RequestBody, boundary: bytes | None) -> Reading:
     if not body.held:
         return NOTHING
     if boundary is None and can_be_held(body.held):
-        return read_held(body.held, pause=give_way)
+        return read_held(body.held, pause=take_turn)
     return _scanned((body.held,), boundary)
 
 

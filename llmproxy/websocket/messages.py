@@ -17,7 +17,7 @@ from llmproxy.errors import AmbiguousBody, BodyTooLarge
 from llmproxy.limits.body.held import can_be_held, read_held
 from llmproxy.limits.body.reading import Reading
 from llmproxy.limits.body.scanner import scan
-from llmproxy.turns import give_way, in_slices
+from llmproxy.turns import give_way, in_slices, take_turn
 from llmproxy.websocket.frames import header_size, payload_length
 
 MOST_BYTES = 16 * 1024 * 1024
@@ -127,8 +127,8 @@ class Message:
         """What it says. Raises AmbiguousBody."""
         if self._file is None:
             text = bytes(self._text)
-            return read_held(text, pause=give_way) if can_be_held(text) else scan((text,), give_way)
-        return scan(self._texts(), give_way)
+            return read_held(text, pause=take_turn) if can_be_held(text) else scan((text,), take_turn)
+        return scan(self._texts(), take_turn)
 
     def _texts(self) -> Iterator[bytes]:
         frames = _Frames()

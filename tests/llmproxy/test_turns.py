@@ -1,5 +1,6 @@
 """Letting others run, from a greenlet that goes on without a wait."""
 
+from collections import Counter
 from types import SimpleNamespace
 
 import gevent
@@ -7,7 +8,7 @@ import gevent.socket
 import pytest
 
 from llmproxy import turns
-from llmproxy.turns import SLICE_BYTES, TURN_S, give_way, in_slices
+from llmproxy.turns import SLICE_BYTES, TURN_S, give_way, in_slices, take_turn
 
 
 @pytest.fixture
@@ -82,3 +83,49 @@ def test_others_run_between_two_slices(clock, other):
         clock.s += TURN_S * 1.1
 
     assert other == ["ran"]
+
+
+def test_of_many_who_wait_a_turn_lets_in_no_more_than_it_has_room_for(clock):
+    """Else a hundred callers would make the turn of everybody else a hundred times as long."""
+    turns_of_slices = []
+
+    def go_on():
+        for _ in range(3):
+            take_turn()
+            turns_of_slices.append(gevent.get_hub().loop.iteration)
+            clock.s += TURN_S * 1.1
+
+    gevent.joinall([gevent.spawn(go_on) for _ in range(20)], raise_error=True)
+
+    assert len(turns_of_slices) == 60
+    assert max(Counter(turns_of_slices).values()) <= 2
+
+
+def test_who_only_gives_way_passes_all_who_wait_for_turns(clock):
+    begun = []
+
+    def go_on():
+        take_turn()
+        begun.append(clock.s)
+        clock.s += TURN_S * 1.1
+
+    slices = [gevent.spawn(go_on) for _ in range(20)]
+    gevent.idle()
+    give_way()
+    seen = len(begun)
+    gevent.joinall(slices)
+
+    assert (seen < 5, len(begun)) == (True, 20)
+
+
+def test_who_is_ended_while_waiting_for_a_turn_takes_none(clock):
+    def go_on():
+        clock.s += TURN_S * 1.1
+        take_turn()
+
+    greenlets = [gevent.spawn(go_on) for _ in range(3)]
+    gevent.idle()
+    greenlets[1].kill()
+    gevent.joinall(greenlets, timeout=5)
+
+    assert all(greenlet.dead for greenlet in greenlets)

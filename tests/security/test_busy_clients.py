@@ -1,5 +1,7 @@
 """A client or an upstream that never pauses keeps nobody of its worker waiting: it goes on, and they are answered."""
 
+from contextlib import ExitStack
+
 import pytest
 
 from measure.suite import hostile
@@ -96,3 +98,16 @@ def test_bodies_that_are_looked_into(proxy, lonely_mock):
         wait_for(lonely_mock.requests)
         assert_others_are_answered(proxy)
         assert not attacker.is_cut.is_set()
+
+
+def test_bodies_that_one_token_with_rules_sends_at_once(proxy):
+    """Each costs a reader as much as any may, and no turn of the loop has a part of all of them."""
+    token = proxy.issue_token(rules={"models": ["gpt-4o"]})
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token.secret}\r\n"
+    opening = f'{head}Content-Length: 4000000\r\n\r\n{{"a":[1'.encode()
+    with ExitStack() as stack:
+        attackers = [stack.enter_context(attacking(proxy.url, opening, b",[]" * 20_000)) for _ in range(20)]
+        wait_for(lambda: all(attacker.sent for attacker in attackers))
+        assert_others_are_answered(proxy)
+        assert not all(attacker.received for attacker in attackers)
+        wait_for(lambda: all(attacker.received.startswith(b"HTTP/1.1 400") for attacker in attackers), timeout_s=60)

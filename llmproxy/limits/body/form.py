@@ -61,7 +61,7 @@ def scan_form(pieces: Iterable[bytes], boundary: bytes, pause: Callable[[], obje
     The reading of a form that comes in pieces. Raises AmbiguousBody.
 
     Args:
-        pause: Called after each, and after each PIECE of a longer one, to let others have their turn.
+        pause: Called before each, and before each PIECE of a longer one, to let others have their turn.
     """
     return fed(FormScanner(boundary), pieces, pause)
 
