@@ -277,6 +277,7 @@ class Call:
             model_mismatch=holding is not None and holding.is_mismatch(told.model),
             secret="retired" if grant.is_retired else None,
             failed_inside=told.has_failed,
+            is_cut=cut is not None and cut.outcome == "refused",
             part=part.number,
         )
         record = _concealed(record, self._conceals)
@@ -386,6 +387,7 @@ class Call:
             secret="retired" if self._grant and self._grant.is_retired else None,
             usage_of=billed.usage_of,
             failed_inside=facts is not None and facts.has_failed and (self._upstream_status or 0) < BAD_REQUEST,
+            is_cut=cut is not None and cut.outcome == "refused" and self._sent_up > 0,
         )
 
     @property

@@ -45,6 +45,7 @@ COST_SOURCES = {
     "computed": "By what was asked for and made",
     "none": "Costs nothing",
     "absent": "The upstream told no usage",
+    "assumed": "Assumed, for the upstream told no usage",
     "unpriced": "What it used has no price",
 }
 # The columns of the file; the names of what they hold in ReadRecord, and of project and token.
@@ -85,6 +86,8 @@ class RecordView:
         """How it ended, in words."""
         if self.record.failed_inside:
             return "Failed inside"
+        if self.record.is_cut:
+            return "Cut off"
         name = self.record.outcome or "Unknown outcome"
         return OUTCOMES.get(name, name)
 

@@ -100,6 +100,11 @@ class ReadRecord:
         return has_error and is_good and self.method == "POST"
 
     @property
+    def is_cut(self) -> bool:
+        """It was refused when it had gone up already."""
+        return self.fields.get("cut") is True
+
+    @property
     def has_failed(self) -> bool:
         """It was refused, or went wrong in any way but that its client hung up."""
         if self.failed_inside or self.outcome == "client_closed":

@@ -7,8 +7,8 @@ The line is UTF-8 JSON without raw newlines, ended by `\\n`, its keys always in 
     outcome, stream, ttft_ms, upstream_status, upstream_request_id, bytes_in, bytes_out, usage_source, error,
     cost_usd, cost_source, price_date, service_tier, requested_model, client_address,
 
-and, only where they have something to say, user_agent, secret, usage_of, failed_inside, would_refuse, model_mismatch,
-part and count.
+and, only where they have something to say, user_agent, secret, usage_of, failed_inside, cut, would_refuse,
+model_mismatch, part and count.
 
 The order is part of the format: a reader finds the start of a record inside a damaged line by its first key, and a
 count by its being the last.
@@ -64,6 +64,7 @@ class CallRecord:
         client_address: Where the call came from. None where that is not to be kept, and not in the line.
         usage_of: The object whose usage it is, where others may tell it too: it counts once under this id.
         failed_inside: The upstream told of an error within a response whose status is a good one.
+        is_cut: It was refused when it had gone up already, `cut` in the line: the upstream may have done its work.
         would_refuse: The code that rules in mode `report` would have refused it with.
         model_mismatch: The response names a model that the token's rules do not allow.
         user_agent: What the client calls itself, cut. None where its address is not to be kept.
@@ -98,6 +99,7 @@ class CallRecord:
     secret: Literal["retired"] | None = None
     usage_of: str | None = None
     failed_inside: bool = False
+    is_cut: bool = False
     would_refuse: str | None = None
     model_mismatch: bool = False
     user_agent: str | None = None
@@ -157,6 +159,8 @@ class CallRecord:
             fields["usage_of"] = self.usage_of
         if self.failed_inside:
             fields["failed_inside"] = True
+        if self.is_cut:
+            fields["cut"] = True
         if self.would_refuse is not None:
             fields["would_refuse"] = self.would_refuse
         if self.model_mismatch:

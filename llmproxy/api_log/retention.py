@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _SAMPLE_BYTES = 64 << 10
 _PIECE_BYTES = 64 << 10
 # What the line of a call that went on to its upstream holds. Within a text its quotes would be escaped.
-_SIGNS_OF_A_CALL = (b'"outcome":"complete"', b'"outcome":"client_closed"', b'"outcome":"upstream_')
+_SIGNS_OF_A_CALL = (b'"outcome":"complete"', b'"outcome":"client_closed"', b'"outcome":"upstream_', b'"cut":true')
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,8 @@ def test_a_budget_that_is_used_up_lets_nothing_pass(proxy, chat, token, using):
     assert refused.json["error"]["type"] == "insufficient_quota"
     assert refused["x-should-retry"] == "false"
     assert using.seen == []
+    record = proxy.record_of(refused["x-proxy-request-id"])
+    assert (record["outcome"], record["cost_usd"], record.get("cut")) == ("refused", 0, None)
 
 
 def test_a_projects_budget_holds_for_all_its_tokens_and_for_no_others(proxy, token, using, chat):
@@ -840,6 +842,7 @@ def test_each_response_of_a_plain_tokens_session_counts(proxy):
 
     assert closed == (1008, "rate_limit_exceeded")
     assert done in (100, 101)  # the last one's messages may have been under way
+    wait_for(lambda: "part" not in (last := proxy.records(token)[-1]) and last["cut"])
     assert proxy.rows(f"SELECT request_count FROM tokens WHERE id = '{token.id}'") == [{"request_count": 100}]
 
 
@@ -866,6 +869,8 @@ def test_what_the_server_began_without_leave_is_cancelled_before_the_session_is_
 
     assert said == ['{"type":"response.cancel"}']
     assert caught.value.rcvd.code == 1008 and caught.value.rcvd.reason.startswith("budget_")
+    ends = [(record.get("part"), record["outcome"], record.get("cut")) for record in proxy.wait_for_records(3, token)]
+    assert ends == [(1, "complete", None), (2, "refused", True), (None, "refused", True)]
 
 
 # Changes and accidents.

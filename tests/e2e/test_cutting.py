@@ -48,6 +48,7 @@ def expire(proxy: Server, token: Token) -> None:
 
 def cut_record(proxy: Server, token: Token) -> tuple[str, int, str]:
     (record,) = proxy.wait_for_records(1, token)
+    assert record["cut"] is True
     return record["outcome"], record["status_code"], record["error"]["code"]
 
 

@@ -413,7 +413,8 @@ def test_who_loses_their_permission_is_told_so_by_a_close_frame(proxy, token_for
                 client.recv(timeout=WAIT_S)
             assert closed.value.rcvd.code == 1008
             record = record_of(proxy, tokens[how])
-            assert (record["outcome"], record["status_code"], record["error"]["code"]) == ("refused", 101, how)
+            told = (record["outcome"], record["status_code"], record["error"]["code"], record["cut"])
+            assert told == ("refused", 101, how, True)
         assert all(isinstance(upstream.wait_for_end(), ConnectionClosedError) for _ in tokens)
 
 

@@ -513,6 +513,8 @@ def test_a_rule_that_changes_holds_from_the_next_message_on(proxy, token, heard)
         client.send('{"type":"response.create"}')
         assert closed(client) == (1008, "model_not_allowed")
     assert len(heard.messages) == 1
+    _, record = proxy.wait_for_records(2, token)
+    assert (record["outcome"], record["error"]["code"], record["cut"]) == ("refused", "model_not_allowed", True)
 
 
 def test_in_report_mode_messages_go_up_and_what_would_have_refused_them_is_noted(proxy, token, heard):

@@ -437,6 +437,17 @@ def test_the_switch_takes_nothing_else(app: Flask, browser: Browser, write_recor
         assert projects.find(db.session, project).stream_usage == "as-sent"
 
 
+def test_a_call_that_was_cut_under_way_is_shown_as_one_and_what_its_cost_is_too(
+    browser: Browser, write_record: Write
+):
+    cut = {"outcome": "refused", "is_cut": True, "error": {"code": "token_revoked", "type": "invalid_request_error"}}
+    record = write_record(**cut, cost=30_000, cost_source="assumed")
+    page = browser.get(f"/admin/requests/{record.request_id}").text
+
+    assert "Cut off" in page
+    assert "Assumed, for the upstream told no usage" in page
+
+
 def test_a_call_that_failed_inside_a_good_response_is_shown_as_one(browser: Browser, write_record: Write):
     record = write_record(failed_inside=True)
 

@@ -440,13 +440,14 @@ class TestRotation:
         assert sum(item.size for item in list_segments(log_path)) < 10_000 + 2 * 2000
         assert writer.dropped.records > 0
 
+    @pytest.mark.parametrize("call", [{}, {"outcome": "refused", "is_cut": True}], ids=["whole", "cut under way"])
     def test_one_call_among_many_refusals_is_enough_to_be_kept_longer(
-        self, open_writer, call_record, log_path, clock, monkeypatch
+        self, open_writer, call_record, log_path, clock, monkeypatch, call
     ):
         monkeypatch.setattr(retention, "_PIECE_BYTES", 100)
         refused = {"outcome": "refused", "upstream_status": None}
         writer = open_writer(max_file_bytes=3000, max_total_bytes=10_000)
-        kept = call_record()
+        kept = call_record(**call)
         for number in range(40):
             writer.write(kept if number == 3 else call_record(**refused))
             clock.advance(1)
