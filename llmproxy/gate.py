@@ -71,11 +71,12 @@ from llmproxy.limits.judge import (
     check_head,
     check_models,
     check_parameters,
-    hearing_places,
     hides_parameters,
     models_of,
     require_metered,
     require_model,
+    require_named,
+    unnamed_hearing,
 )
 from llmproxy.limits.meters import Claimed, Meter, claimed, shortage, turned
 from llmproxy.limits.model_names import ModelNames
@@ -637,6 +638,7 @@ def _check_rules(rules: Rules, route: Route, asked: Asked, reading: Reading, rul
         return Models(None, frozenset())
     models = models_of(route, *_path_and_query(asked), reading)
     check_models(rules, route, models)
+    require_named(rules, reading)
     if rules.looks_at_bodies and hides_parameters(route):
         require_model(route, models)
     check_parameters(rules, route, reading, default_tier=ruled.default_tier)
@@ -696,10 +698,8 @@ def _is_transcription(asked: Asked) -> bool:
 
 def _require_hearing(asked: Asked, said: Reading) -> None:
     """Raises ModelUndetermined for what a model will hear that nobody has named."""
-    session = said.members.get("session")
-    places = hearing_places(session) if isinstance(session, dict) else []
     is_unheard = said.members.get("type") in SOUND and not said.models and _is_transcription(asked)
-    if is_unheard or any(place.get("model") is None for place in places):
+    if is_unheard or unnamed_hearing(said):
         raise ModelUndetermined("Say which model transcribes: `session.audio.input.transcription.model`.")
 
 

@@ -41,6 +41,18 @@ _WITH_SESSION = (
     "realtime/calls", "realtime/client_secrets",
     "realtime/translations/calls", "realtime/translations/client_secrets",
 )  # fmt: skip
+# Objects that ask a model of their own, by name and by type, which some upstreams choose where it is left out.
+_ASKING = ("input_audio_transcription", "moderation", "transcription")
+_ASKING_TYPES = ("image_generation", "label_model", "score_model")
+_ASKING_MEMBERS = frozenset({*_ASKING, "output_format", "tool_choice", "tools"})
+# OpenAI's, without dates. What settings others have, nobody here knows.
+_TOOLS = frozenset(
+    {
+        "apply_patch", "code_interpreter", "computer", "computer_use", "computer_use_preview", "custom",
+        "file_search", "function", "image_generation", "local_shell", "mcp", "namespace", "programmatic_tool_calling",
+        "shell", "tool_search", "web_search", "web_search_preview",
+    }
+)  # fmt: skip
 _TIERED = ("chat", "completions", "responses", "run")
 _MOST_NAMED = 10
 
@@ -106,6 +118,12 @@ def check_models(rules: Rules, route: Route, models: Models) -> None:
         allowed = [name for name in named if rules.allow_model(name)]
         raise ModelNotAllowed(f"{ModelNotAllowed.message} It may use {_named(allowed)}.", param="model")
     require_model(route, models)
+
+
+def require_named(rules: Rules, reading: Reading) -> None:
+    """Raises ModelUndetermined where the upstream would choose one more model than those that a request names."""
+    if rules.models and (place := next(_unnamed(rules, reading.members), None)):
+        raise ModelUndetermined(f"{place}, and this token may not use every model.")
 
 
 def require_model(route: Route, models: Models) -> None:
@@ -186,6 +204,13 @@ def hearing_places(session: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [place for place in (heard, session.get("input_audio_transcription")) if isinstance(place, dict)]
 
 
+def unnamed_hearing(said: Reading) -> list[dict[str, Any]]:
+    """Where a message's session asks for transcription and does not say by which model."""
+    session = said.members.get("session")
+    places = hearing_places(session) if isinstance(session, dict) else []
+    return [place for place in places if place.get("model") is None]
+
+
 def tool_types(members: Mapping[str, Any]) -> Iterator[str]:
     """Types of all tools that a request names, wherever; "" for what has none."""
     if members.get("functions") is not None:
@@ -200,6 +225,41 @@ def tool_types(members: Mapping[str, Any]) -> Iterator[str]:
 def _runs_in_background(route: Route, members: Mapping[str, Any]) -> bool:
     # Of an image it is what is painted behind.
     return route.kind != "images" and bool(members.get("background"))
+
+
+def _unnamed(rules: Rules, members: Mapping[str, Any]) -> Iterator[str]:
+    """What to do about each place that leaves its model to the upstream."""
+    for name in ("preset", "route"):
+        if members.get(name) is not None and not ("models" in members and name == "route"):
+            yield f"Leave out `{name}`: by it the upstream chooses the model"
+    choices = set[int]()
+    for place in objects_in(members):
+        is_asking = place.get("type") in _ASKING_TYPES and not isinstance(place.get("model"), str)
+        if not is_asking and _ASKING_MEMBERS.isdisjoint(place):  # nearly always
+            continue
+        if isinstance(choice := place.get("tool_choice"), dict):  # names tools, and brings none
+            choices |= {id(choice), *map(id, listed(choice.get("tools")))}
+        if id(place) in choices:
+            continue
+        if is_asking:
+            yield f"Name the model of the `{place['type']}`: its member `model`"
+        for name in _ASKING:
+            if isinstance(inner := place.get(name), dict) and not isinstance(inner.get("model"), str):
+                yield f"Name the model of the `{name}`: its member `model`"
+        if place.get("output_format") == "svg" and not _names_author(place):
+            yield "Name the model that draws the SVG: `svg.model`"
+        if (tools := place.get("tools")) is not None and not all(_is_known(rules, tool) for tool in listed(tools)):
+            yield "A tool that is none of OpenAI's may ask a model of its own, unless `limits.tools` has its type"
+
+
+def _names_author(place: Mapping[str, Any]) -> bool:
+    svg = place.get("svg")
+    return isinstance(svg.get("model") if isinstance(svg, dict) else place.get("svg[model]"), str)
+
+
+def _is_known(rules: Rules, tool: object) -> bool:
+    kind = _type_of(tool)
+    return not kind or has_tool(_TOOLS, kind) or (rules.tools is not None and has_tool(rules.tools, kind))
 
 
 def _main_model(route: Route, reading: Reading) -> str | None:

@@ -17,7 +17,7 @@ from gevent.event import Event
 
 from llmproxy.errors import AmbiguousBody
 from llmproxy.limits.body.reading import FREE, WATCHED, Reading, listed
-from llmproxy.limits.judge import NOTHING, OUTPUT_NAMES
+from llmproxy.limits.judge import NOTHING, OUTPUT_NAMES, hearing_places, unnamed_hearing
 
 _OUTPUT = OUTPUT_NAMES["realtime"]
 # What rules and bounds go by. What is said is none of it, and which conversation a response belongs to is kept no
@@ -47,10 +47,12 @@ class Settings:
     """
     Attributes:
         held: As confirmed so far; what holds for responses that the upstream begins by itself.
+        hears: The model that transcribes, as the upstream told with its last confirmation; None for none.
     """
 
     def __init__(self) -> None:
         self.held = NOTHING
+        self.hears: str | None = None
         self._open: list[_Update] = []
         self._changed = Event()
 
@@ -82,6 +84,15 @@ class Settings:
             update.until = 0
         return reduce(_looser, (update.settings for update in self._open), self.held)
 
+    def completed(self, said: Reading) -> Reading:
+        """A message with the model that transcribes, where it changes something else of that alone: its language."""
+        self.known()
+        if self.hears is None:
+            return said
+        for place in unnamed_hearing(said):
+            place["model"] = self.hears
+        return said._replace(models=said.models | {self.hears})
+
     # What the upstream tells.
 
     def updated(self, session: Mapping[str, Any]) -> None:
@@ -97,6 +108,7 @@ class Settings:
             self.held = _with(self.held, self._open[at].settings)
             del self._open[: at + 1]
         self._take_output(session)
+        self._take_hearing(session)
         self._changed.set()
 
     def failed(self, event_id: str | None) -> None:
@@ -110,6 +122,13 @@ class Settings:
                 continue
             break
         self._changed.set()
+
+    def _take_hearing(self, session: Mapping[str, Any]) -> None:
+        """Whichever model hears must be allowed, also where the upstream has chosen it."""
+        models = (place.get("model") for place in hearing_places(session))
+        self.hears = next((model for model in models if isinstance(model, str)), None)
+        if self.hears is not None and len(self.held.models) < _MOST_MODELS:
+            self.held = self.held._replace(models=self.held.models | {self.hears})
 
     def _take_output(self, session: Mapping[str, Any]) -> None:
         """What the upstream goes by, where the client has said a limit: under another name it may have no effect."""

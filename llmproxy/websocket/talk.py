@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from llmproxy.errors import AmbiguousBody, AuthUnavailable
 from llmproxy.limits.body.reading import Reading
-from llmproxy.limits.judge import SOUND
+from llmproxy.limits.judge import SOUND, unnamed_hearing
 from llmproxy.websocket.messages import Message
 from llmproxy.websocket.settings import Settings, settings_of, under
 
@@ -71,6 +71,7 @@ class Talk:
             if settings is None:
                 _require_plain(said)
             elif (place := _place_of(said)) is not None:
+                said = settings.completed(said) if unnamed_hearing(said) else said
                 own = settings_of(said, place)
         except AmbiguousBody as exc:
             self._check(exc.with_traceback(None), message.size)

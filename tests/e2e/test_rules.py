@@ -100,6 +100,58 @@ WAYS = {
         "model_not_allowed", b"{" + MINI + b',"grader":{"graders":{"metadata":{' + BIG + b"}}}}"
     ),
     "in a place that nobody knows": Way("model_not_allowed", b"{" + MINI + b',"x":[[[{"y":{' + BIG + b"}}]]]}"),
+    "in a list to fall back to": Way("model_not_allowed", b"{" + MINI + b',"models":["gpt-4o-mini","gpt-4o"]}'),
+    "in a list to fall back to, twice": Way(
+        "ambiguous_body", b"{" + MINI + b',"models":"gpt-4o","models":"gpt-4o-mini"}'
+    ),
+    "in a list in another case": Way("model_not_allowed", b"{" + MINI + b',"Models":["gpt-4o"]}'),
+    "as a fallback": Way("model_not_allowed", b"{" + MINI + b',"fallbacks":["gpt-4o"]}'),
+    "as a fallback with messages": Way(
+        "model_not_allowed", b"{" + MINI + b',"fallbacks":[{"messages":[],' + BIG + b"}]}"
+    ),
+    "as a fallback of another": Way("model_not_allowed", b"{" + MINI + b',"fallbacks":[{"gpt-4o-mini":["gpt-4o"]}]}'),
+    "as a fallback for long contexts": Way(
+        "model_not_allowed", b"{" + MINI + b',"context_window_fallback_dict":{"gpt-4o-mini":"gpt-4o"}}'
+    ),
+    "in a router's plugin": Way(
+        "model_not_allowed", b"{" + MINI + b',"plugins":[{"id":"auto-router","allowed_models":["gpt-4o"]}]}'
+    ),
+    "in a router's own tool": Way(
+        "model_undetermined",
+        b"{" + MINI + b',"tools":[{"type":"openrouter:subagent","parameters":{' + BIG + b"}}]}",
+    ),
+    "by a router's choice": Way("model_undetermined", b"{" + MINI + b',"route":"fallback"}'),
+    "by a router's preset": Way("model_undetermined", b"{" + MINI + b',"preset":"dear"}'),
+    "left out for a tool that paints": Way(
+        "model_undetermined", b"{" + MINI + b',"tools":[{"type":"image_generation"}]}', "/v1/responses"
+    ),
+    "left out for a tool that an item brings": Way(
+        "model_undetermined",
+        b"{" + MINI + b',"input":[{"type":"additional_tools","tools":[{"type":"image_generation","model":null}]}]}',
+        "/v1/responses",
+    ),
+    "left out for the drawing of an SVG": Way(
+        "model_undetermined", b"{" + MINI + b',"output_format":"svg"}', "/v1/images/generations"
+    ),
+    "left out for moderation": Way("model_undetermined", b"{" + MINI + b',"moderation":{}}', "/v1/responses"),
+    "in a form for the drawing of an SVG": Way(
+        "model_not_allowed",
+        form(ALLOWED_FIELD, field(b"gpt-4o", b'form-data; name="svg[model]"')),
+        "/v1/images/edits",
+        (FORM,),
+    ),
+    "in JSON in a form": Way(
+        "model_not_allowed",
+        form(ALLOWED_FIELD, field(b"{" + BIG + b"}", b'form-data; name="svg"')),
+        "/v1/images/edits",
+        (FORM,),
+    ),
+    "left out in a form for the drawing of an SVG": Way(
+        "model_undetermined",
+        form(ALLOWED_FIELD, field(b"svg", b'form-data; name="output_format"')),
+        "/v1/images/edits",
+        (FORM,),
+    ),
     "in an array": Way("ambiguous_body", b"[{" + BIG + b"}]"),
     "in a nested array": Way("ambiguous_body", b"[[{" + MINI + b"},{" + BIG + b"}]]"),
     "as an array": Way("ambiguous_body", b'{"model":["gpt-4o"]}'),
@@ -225,6 +277,11 @@ ALLOWED_WAYS = {
     "in metadata inside, and headers of a server": b"{"
     + MINI
     + b',"tools":[{"type":"mcp","headers":{"model":"gpt-4o"}}],"x":{"metadata":{"model":"gpt-4o","Model":1}}}',
+    "with others that are allowed": b"{" + MINI + b',"models":["gpt-4o-mini-2024-07-18"],"route":"fallback"}',
+    "with a tool that paints": b"{" + MINI + b',"tools":[{"type":"image_generation",' + MINI + b"}],"
+    b'"tool_choice":{"type":"image_generation"}}',
+    "with a tool to choose from": b"{" + MINI + b',"tool_choice":{"type":"allowed_tools","mode":"auto",'
+    b'"tools":[{"type":"image_generation"}]}}',
     "far behind": b"{" + LONG + b"," + MINI + b"}",
     "beside half an emoji": b"{" + MINI + b',"messages":[{"content":"\\ud83d"}]}',
 }

@@ -94,7 +94,8 @@ def set_rules(proxy, token, rules):
 
 def opened(proxy, token, path="/v1/realtime?model=gpt-realtime"):
     url = proxy.url.replace("http", "ws") + path
-    return connect(url, additional_headers=dict([token.bearer]), proxy=None, max_size=None)
+    # No pings by themselves: one would come in the midst of what a test sends by hand.
+    return connect(url, additional_headers=dict([token.bearer]), proxy=None, max_size=None, ping_interval=None)
 
 
 def closed_after(proxy, token, data, path="/v1/realtime?model=gpt-realtime"):
@@ -121,6 +122,14 @@ WAYS = {
     "in a session": (said(b"session.update", b',"session":{' + BIG + b"}"), "model_not_allowed"),
     "in a response": (said(b"response.create", b',"response":{' + BIG + b"}"), "model_not_allowed"),
     "beside a response": (said(b"response.create", b"," + BIG), "model_not_allowed"),
+    "in a list to fall back to": (
+        said(b"response.create", b',"response":{"models":["gpt-realtime-mini"]}'),
+        "model_not_allowed",
+    ),
+    "left out for a tool": (
+        said(b"session.update", b',"session":{"tools":[{"type":"image_generation"}]}'),
+        "model_undetermined",
+    ),
     "in a transcription": (
         said(b"session.update", b',"session":{"audio":{"input":{"transcription":{' + BIG + b"}}}}"),
         "model_not_allowed",
@@ -419,6 +428,38 @@ def test_a_transcription_names_its_model_in_its_session(proxy, token, heard):
     assert closed_after(proxy, token, frame(said(b"response.create")), path) == (1008, "model_undetermined")
     assert closed_after(proxy, token, frame(NAMING), path) == (1008, "model_not_allowed")
     assert heard.messages == []
+
+
+def test_what_hears_may_be_changed_without_its_name_where_the_upstream_has_confirmed_it(proxy, token, heard):
+    set_rules(proxy, token, RULES | {"models": [ALLOWED, "gpt-4o-mini-transcribe"]})
+    partial = said(b"session.update", b',"session":{"audio":{"input":{"transcription":{"language":"en"}}}}').decode()
+    with opened(proxy, token) as client:
+        client.recv()
+        client.send(said(b"session.update", b',"session":' + HEARING).decode())
+        client.send(partial)
+        wait_for(lambda: len(heard.messages) == 2)
+        assert heard.messages[1] == partial
+        # This upstream takes an update for the whole: it has told now that nobody has named what hears.
+        client.recv(), client.recv()
+        client.send(partial)
+        assert closed(client) == (1008, "model_undetermined")
+
+
+def test_no_model_hears_that_the_upstream_has_chosen_and_the_rules_do_not_allow(proxy, token_for):
+    told = json.dumps({"type": "session.updated", "session": json.loads(HEARING)})
+
+    def talk(peer):
+        for _ in peer:
+            peer.send(told)
+
+    with WebSocketUpstream(talk) as upstream:
+        token = token_for(upstream.url)
+        set_rules(proxy, token, RULES)
+        with opened(proxy, token) as client:
+            client.send('{"type":"session.update","session":{"voice":"alloy"}}')
+            assert client.recv() == told
+            client.send(said(SOUND, b',"audio":"AAAA"').decode())
+            assert closed(client) == (1008, "model_not_allowed")
 
 
 @pytest.mark.parametrize(

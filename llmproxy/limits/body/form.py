@@ -10,15 +10,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from llmproxy.errors import AmbiguousBody
-from llmproxy.limits.body.reading import FREE, WATCHED, Parts, Reading, is_misleading
-from llmproxy.limits.body.scanner import fed
+from llmproxy.limits.body.reading import (
+    FREE,
+    FREE_INSIDE,
+    WATCHED,
+    Parts,
+    Reading,
+    is_misleading,
+    models_in,
+    names_models,
+)
+from llmproxy.limits.body.scanner import fed, scan
 
 MOST_PARTS = 1000
 _MOST_HEADER_BYTES = 8 * 1024
 _KEPT_BYTES = 1000
+# Of a Realtime session, which a form has as JSON, instructions and all.
+_KEPT_OF_SESSION = 16 * 1024
 
 _form_type = re.compile(
     r"multipart/form-data\s*(?:;\s*charset=utf-?8\s*)?;\s*boundary="
@@ -92,10 +103,8 @@ class FormScanner:
         if self._take != self._behind or self._rest not in (b"", b"\r\n"):
             _refuse()
         members = {name: _value(raw) for name, raw in self._fields.items() if name not in FREE}
-        model = members.get("model")
-        if model is not None and not isinstance(model, str):
-            raise AmbiguousBody("`model` must be a text.", param="model")
-        return Reading(members, frozenset([model] if model is not None else ()), self._size, self._parts)
+        models = {str(members[name]) for name in members if "[" in name and _counts(name)}
+        return Reading(members, models_in(members) | models, self._size, self._parts)
 
     # Each takes what is there, keeps in `_rest` what it cannot tell yet, and returns what is left, or None to wait.
 
@@ -144,11 +153,10 @@ class FormScanner:
         self._part_count += 1
         if self._part_count > MOST_PARTS:
             raise AmbiguousBody(f"The form has more than {MOST_PARTS} parts.")
-        if is_misleading(part.name.partition("[")[0]) or (
-            "[" in part.name and part.name.partition("[")[0] in WATCHED
-        ):
+        outer, *inner = _path_of(part.name)
+        if is_misleading(outer) or (inner and outer in WATCHED) or any(map(is_misleading, inner)):
             raise AmbiguousBody("The form has a field whose name may be read as another.")
-        if part.name in WATCHED and (part.is_file or part.name in self._fields):
+        if _counts(part.name) and (part.is_file or part.name in self._fields):
             raise AmbiguousBody(f"`{part.name}` must be one field of the form, and no file.", param=part.name)
         self._part = part
         if not part.is_file:
@@ -161,8 +169,8 @@ class FormScanner:
         if part is None:
             return
         if not part.is_file:
-            kept = self._fields[part.name]
-            self._fields[part.name] = kept + data[: _KEPT_BYTES - len(kept)]
+            kept, most = self._fields[part.name], _KEPT_OF_SESSION if part.name == "session" else _KEPT_BYTES
+            self._fields[part.name] = kept + data[: most - len(kept)]
         elif part.name == "file":
             self._parts.audio_chars += len(data)
         else:
@@ -200,12 +208,25 @@ def _read_headers(block: bytes) -> _Part:
     return _Part(name, is_file=bool(disposition[3] or disposition[4]))
 
 
-def _value(raw: bytes) -> str | int | bool:
-    """A field as the value it would be in JSON."""
+def _counts(name: str) -> bool:
+    """Whether a field is one that rules and budgets go by, or one of an object's that has a model: `svg[model]`."""
+    return name in WATCHED or any(part == "model" or names_models(part) for part in _path_of(name))
+
+
+def _path_of(name: str) -> list[str]:
+    """`svg[model]` as the names that lead to it; as far as they are not the caller's own."""
+    path = name.replace("]", "").split("[")
+    return path[:1] if path[0] in FREE or not FREE_INSIDE.isdisjoint(path) else path
+
+
+def _value(raw: bytes) -> Any:
+    """A field as the value it would be in JSON, or is: some upstreams look for objects in the form of a text."""
     try:
         text = raw.decode()
     except UnicodeDecodeError:
         raise AmbiguousBody("A field of the form is not UTF-8.") from None
+    if text.lstrip()[:1] in ("{", "["):
+        return scan((b'{"":', raw, b"}")).members[""]
     if text in ("true", "false"):
         return text == "true"
     return int(text) if text.isascii() and text.isdigit() else text

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -38,11 +39,12 @@ GRADERS = "graders"
 # what this one did not.
 WATCHED = frozenset(
     {
-        "background", "best_of", "conversation", "effort", "images", "input", "mask", "max_completion_tokens",
-        "max_output_tokens", "max_response_output_tokens", "max_tokens", "max_tool_calls", "messages", "modalities",
-        "model", "n", "output_modalities", "partial_images", "previous_response_id", "prompt", "quality", "reasoning",
-        "reasoning_effort", "response", "seconds", "service_tier", "session", "size", "store", "stream", "tools",
-        "type", "functions", "web_search_options",
+        "background", "best_of", "conversation", "effort", "images", "input", "input_audio_transcription", "mask",
+        "max_completion_tokens", "max_output_tokens", "max_response_output_tokens", "max_tokens", "max_tool_calls",
+        "messages", "modalities", "model", "moderation", "n", "output_format", "output_modalities", "partial_images",
+        "preset", "previous_response_id", "prompt", "quality", "reasoning", "reasoning_effort", "response", "route",
+        "seconds", "service_tier", "session", "size", "store", "stream", "tools", "transcription", "type",
+        "functions", "web_search_options",
     }
 )  # fmt: skip
 
@@ -124,17 +126,40 @@ class Reading(NamedTuple):
 _MOST_KEPT_CHARS = 64
 
 
+class _Kind(Enum):
+    """What a name is to rules and budgets."""
+
+    NOTHING = auto()
+    MISLEADING = auto()
+    MODELS = auto()
+
+
 def is_misleading(name: str) -> bool:
     """Whether another reader may take a name for one of WATCHED that it is not: `Model`, or one with a NUL behind."""
+    return _kind_of(name) is _Kind.MISLEADING
+
+
+def names_models(name: str) -> bool:
+    """
+    Whether a member of this name has more models: `models` and `fallbacks`, from which routers such as OpenRouter and
+    LiteLLM take others when one fails, and whatever else is called a model, but for `model` itself.
+    """
+    return _kind_of(name) is _Kind.MODELS
+
+
+def _kind_of(name: str) -> _Kind:
     # Callers choose the names: what is kept of them is short.
-    return _is_known_to_mislead(name) if len(name) <= _MOST_KEPT_CHARS else _misleads(name)
+    return _known_kind_of(name) if len(name) <= _MOST_KEPT_CHARS else _read_kind_of(name)
 
 
-def _misleads(name: str) -> bool:
-    return name not in WATCHED and _plain(name) in WATCHED
+def _read_kind_of(name: str) -> _Kind:
+    plain = _plain(name)
+    if plain in WATCHED:
+        return _Kind.NOTHING if name in WATCHED else _Kind.MISLEADING
+    return _Kind.MODELS if plain.endswith(("model", "models")) or "fallback" in plain else _Kind.NOTHING
 
 
-_is_known_to_mislead = lru_cache(maxsize=4096)(_misleads)
+_known_kind_of = lru_cache(maxsize=4096)(_read_kind_of)
 
 
 def is_like_brought(name: str) -> bool:
@@ -192,23 +217,40 @@ def objects_in(members: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def models_in(members: Mapping[str, Any]) -> frozenset[str]:
     """
-    Everything that is named `model` in what Reading calls members. Raises AmbiguousBody.
+    Everything that is named `model` in what Reading calls members, and every text where more of them are named.
 
-    An object or nothing may have that name, too, but for the outermost object's own.
+    An object or nothing may be named `model`, too, but for the outermost object's own. Raises AmbiguousBody.
     """
     if not isinstance(members.get("model", ""), str):
         raise AmbiguousBody("`model` must be a text.", param="model")
     models = set[str]()
     for place in objects_in(members):
         for name in place:
-            if name not in WATCHED and is_misleading(name):
+            if name in WATCHED or (kind := _kind_of(name)) is _Kind.NOTHING:  # nearly always
+                continue
+            if kind is _Kind.MISLEADING:
                 raise AmbiguousBody(f"The request body has a name that may be read as `{_plain(name)}`.")
+            models |= _texts_in(place[name])
         model = place.get("model")
         if isinstance(model, str):
             models.add(model)
         elif model is not None and not isinstance(model, dict):
             raise AmbiguousBody("`model` must be a text, wherever it stands.", param="model")
     return frozenset(models)
+
+
+def _texts_in(value: Any) -> set[str]:
+    """Every text, however deep, but in objects that have a model of their own: that is found as any other is."""
+    texts, places = set[str](), [value]
+    while places:
+        place = places.pop()
+        if isinstance(place, str):
+            texts.add(place)
+        elif isinstance(place, list):
+            places += place
+        elif isinstance(place, dict) and not isinstance(place.get("model"), str):
+            places += place.values()
+    return texts
 
 
 def _plain(name: str) -> str:

@@ -31,6 +31,7 @@ from llmproxy.limits.body.reading import (
     brought,
     is_like_brought,
     models_in,
+    names_models,
 )
 
 # Bytes that are taken in 5 ms at worst, and in a tenth of one as bodies are.
@@ -377,7 +378,9 @@ class BodyScanner:
     def _checked_name(self, place: _Place, name: str) -> str:
         if place.mode is _Mode.BUILD:
             place.is_double = name in place.built
-            if place.is_double and (name in WATCHED or isinstance(place.built[name], dict | list)):
+            if place.is_double and (
+                name in WATCHED or names_models(name) or isinstance(place.built[name], dict | list)
+            ):
                 _refuse_double(name)
             self._spend(name)
         elif is_like_brought(name) and self._is_item(place):

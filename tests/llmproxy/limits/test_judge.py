@@ -1,6 +1,7 @@
 """Requests that keep to the rules, and those that do not."""
 
 import json
+import re
 
 import pytest
 
@@ -14,6 +15,7 @@ from llmproxy.limits.judge import (
     models_of,
     require_metered,
     require_model,
+    require_named,
     tool_types,
 )
 from llmproxy.limits.routes import ROUTES, find_route
@@ -130,6 +132,46 @@ def test_only_allowed_models_pass(route, members, refused):
         return
     with pytest.raises(refused):
         check_models(MINI, route, models(route, **members))
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ({"tools": [{"type": "image_generation"}]}, "image_generation"),
+        ({"response": {"tools": [{"type": "image_generation"}]}}, "image_generation"),
+        ({"testing_criteria": [{"type": "score_model"}]}, "score_model"),
+        ({"grader": {"graders": {"metadata": {"type": "label_model"}}}}, "label_model"),
+        ({"moderation": {}}, "moderation"),
+        ({"session": {"audio": {"input": {"transcription": {"language": "en"}}}}}, "transcription"),
+        ({"session": {"input_audio_transcription": {}}}, "input_audio_transcription"),
+        ({"output_format": "svg", "svg": {"reasoning": {}}}, "svg.model"),
+        ({"route": "fallback"}, "route"),
+        ({"preset": "p", "models": ["gpt-4o-mini"]}, "preset"),
+        ({"tools": [{"type": "x:subagent"}]}, "limits.tools"),
+        (
+            {"tools": [{"type": "function"}, {"type": "web_search_2025_08_26"}, {"type": "computer_use_preview"}]},
+            None,
+        ),
+        ({"tools": [{"type": "image_generation", "model": "a"}], "tool_choice": {"type": "image_generation"}}, None),
+        ({"tool_choice": {"tools": [{"type": "image_generation"}]}}, None),
+        ({"moderation": "low", "output_format": "png", "svg": {}}, None),
+        ({"output_format": "svg", "svg": {"model": "a"}}, None),
+        ({"route": "fallback", "models": ["a"]}, None),
+    ],
+)
+def test_no_model_is_left_to_the_upstreams_choice_under_a_model_rule(members, told):
+    require_named(NO_RULES, reading(**members))
+    if told is None:
+        require_named(MINI, reading(**members))
+        return
+    with pytest.raises(errors.ModelUndetermined, match=re.escape(told)):
+        require_named(MINI, reading(**members))
+
+
+def test_a_tool_of_a_routers_own_passes_where_the_rules_name_it():
+    rules = read_rules({"models": ["a"], "limits": {"tools": ["x_search"]}})
+
+    require_named(rules, reading(tools=[{"type": "x_search"}]))
 
 
 def test_a_refusal_names_the_models_that_are_allowed():

@@ -176,6 +176,38 @@ def test_what_werkzeug_reads_in_a_form_is_read_here():
     assert scan_form([body], boundary).members["model"] == seen["model"].decode()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "models"),
+    [
+        ("svg[model]", "a", {"a"}),
+        ("fallbacks[]", "a", {"a"}),
+        ("svg", '{"model": "a"}', {"a"}),
+        ("x", '[{"model": "a"}, {"models": ["b"]}]', {"a", "b"}),
+        ("session", '{"instructions": "' + "x" * 5000 + '", "model": "a"}', {"a"}),
+        ("prompt", '{"model": "a"}', set()),
+        ("metadata[model]", "a", set()),
+    ],
+)
+def test_a_model_is_found_in_what_a_field_has_inside(name, value, models):
+    assert scan_form([raw(MODEL, field(name, value))], b"b").models == {"m"} | models
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [field("svg[Model]", "a")],
+        [field("svg[model]", "a"), field("svg[model]", "b")],
+        [field("svg", '{"model": "a"')],
+        [field("svg", '{"model": "a", "model": "b"}')],
+        [field("svg", '{"model": "a", "x": "' + "x" * 1000 + '"}')],
+        [field("session[model]", "a")],
+    ],
+)
+def test_an_object_in_a_form_is_read_in_one_way_alone(parts):
+    with pytest.raises(AmbiguousBody):
+        scan_form([raw(MODEL, *parts)], b"b")
+
+
 def test_long_fields_are_cut():
     assert len(scan_form([raw(field("user", "a" * 5000))], b"b").members["user"]) == 1000
 

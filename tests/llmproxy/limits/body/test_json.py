@@ -10,7 +10,7 @@ import pytest
 from llmproxy.errors import AmbiguousBody
 from llmproxy.limits.body import reading
 from llmproxy.limits.body.held import MOST_HELD_BYTES, MOST_HELD_VALUES, can_be_held, read_held
-from llmproxy.limits.body.reading import WATCHED, is_misleading
+from llmproxy.limits.body.reading import WATCHED, is_misleading, names_models
 from llmproxy.limits.body.scanner import KEPT_CHARS, MOST_DEPTH, MOST_STEPS, MOST_VALUES, PIECE, scan
 from llmproxy.limits.judge import tool_types
 
@@ -171,6 +171,11 @@ PLACES = {
     "eval run": {"data_source": {"type": "completions", "model": "m", "sampling_params": {}}},
     "unknown": {"x": [[{"y": {"model": "m"}}]]},
     "in a response": {"response": {"model": "m"}},
+    "a list": {"models": ["m", "m"]},
+    "a list inside": {"plugins": [{"allowed_models": ["m"]}]},
+    "fallbacks": {"fallbacks": ["m", {"model": "m", "messages": [{"role": "user", "content": "x"}]}]},
+    "fallbacks by model": {"x": {"contextWindowFallbacks": [{"m": ["m"]}]}},
+    "a model of another name": {"safety_model": "m"},
     "beside an object of that name": {"session": {"model": {"model": "m"}}},
     "under a schema's name that is outermost": {"schema": {"model": "m"}},
 }
@@ -418,12 +423,12 @@ def test_what_takes_long_to_parse_is_not_held():
 
 def test_the_names_that_are_watched_mislead_nobody():
     assert not any(map(is_misleading, WATCHED))
-    assert not is_misleading("models")
+    assert not is_misleading("models") and names_models("models")
     assert is_misleading("Tools")
 
 
 def test_long_names_of_callers_are_not_kept():
-    kept = reading._is_known_to_mislead.cache_info().currsize
+    kept = reading._known_kind_of.cache_info().currsize
 
     assert is_misleading(" " * 250_000 + "MODEL") and not is_misleading("x" * 250_000)
-    assert reading._is_known_to_mislead.cache_info().currsize == kept
+    assert reading._known_kind_of.cache_info().currsize == kept
