@@ -48,6 +48,12 @@ COST_SOURCES = {
     "assumed": "Assumed, for the upstream told no usage",
     "unpriced": "What it used has no price",
 }
+USAGE_SOURCES = {
+    "reported": "Told by the upstream",
+    "partial": "Told by the upstream in part: prompt or completion could not be read",
+    "stored": "Told with an object that was read: it counts nothing",
+    "absent": "Not told",
+}
 # The columns of the file; the names of what they hold in ReadRecord, and of project and token.
 _COLUMNS = (
     *("arrived_at", "request_id", "token_id", "project_id", "method", "endpoint", "billed_model", "requested_model"),
@@ -80,6 +86,12 @@ class RecordView:
         """How its cost came about, or why there is none."""
         words = COST_SOURCES.get(self.record.cost_source or "", "")
         return f"{words}, prices of {self.record.price_date}" if self.record.price_date else words
+
+    @property
+    def usage_words(self) -> str:
+        """Whether its usage was told, and whose it is."""
+        source = self.record.usage_source or ""
+        return USAGE_SOURCES.get(source, source or "Unknown")
 
     @property
     def outcome(self) -> str:

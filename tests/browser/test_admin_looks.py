@@ -23,6 +23,27 @@ EMPTY = {
     "empty-requests": "/admin/requests",
     "empty-audit": "/admin/audit",
 }
+# Of the page and of each card, which would hide it.
+OVERFLOW = """Math.max(...[document.documentElement, ...document.querySelectorAll(".card")].map(
+  (it) => it.scrollWidth - it.clientWidth
+))"""
+# Words of usual length that begin on one line and end on another.
+BROKEN_WORDS = """() => {
+  const texts = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+  const range = document.createRange();
+  const isBroken = ([word], node, index) => {
+    range.setStart(node, index);
+    range.setEnd(node, index + word.length);
+    return new Set([...range.getClientRects()].map((it) => Math.round(it.top))).size > 1;
+  };
+  const broken = [];
+  for (let node; (node = texts.nextNode()); ) {
+    if (!node.parentElement.checkVisibility() || node.parentElement.closest(".sr, option, pre")) continue;
+    const words = [...node.data.matchAll(/(?<!\\S)\\p{L}{2,14}(?!\\S)/gu)];
+    broken.push(...words.filter((it) => isBroken(it, node, it.index)).map(([word]) => word));
+  }
+  return broken;
+}"""
 
 
 def pages_of(page: Page) -> dict[str, str]:
@@ -33,6 +54,7 @@ def pages_of(page: Page) -> dict[str, str]:
         return page.locator("tbody a").first.get_attribute("href") or ""
 
     project, record = first_link("/admin/projects"), first_link("/admin/requests")
+    failed, over = first_link("/admin/requests?outcome=failed"), first_link("/admin/tokens?state=revoked")
     token = first_link("/admin/tokens?state=live")
     page.goto(f"/admin/limits/new?token_id={token.rsplit('/', 1)[1]}")
     page.get_by_label("Amount").fill("2.50")
@@ -58,7 +80,10 @@ def pages_of(page: Page) -> dict[str, str]:
         "token-rotate": f"{token}/rotate",
         "token-revoke": f"{token}/revoke",
         "requests": "/admin/requests",
+        "requests-wrong": "/admin/requests?status=nonsense",
         "request": record,
+        "request-failed": failed,
+        "token-over": over,
         "audit": "/admin/audit",
         "health": "/admin/health",
         "nowhere": "/admin/nowhere",
@@ -76,7 +101,8 @@ def look_at(page: Page, name: str, screenshot: Callable[[str], Path]) -> list[st
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         page.screenshot(path=screenshot(f"{name}-{width}-{scheme}"), full_page=True)
         problems += [f"{name}, {scheme}: {violation}" for violation in grave_violations(page, *rules)]
-    overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    problems += [f"{name}: “{word}” is broken" for word in page.evaluate(BROKEN_WORDS)]
+    overflow = page.evaluate(OVERFLOW)
     return problems + ([f"{name}: {overflow} pixels too wide"] if overflow > 0 else [])
 
 
