@@ -247,22 +247,46 @@ def test_why_a_call_failed_is_told_by_its_id_in_three_clicks(chromium: Browser, 
         expect(page.get_by_text("The upstream did not answer in time.")).to_be_visible()
 
 
-def test_a_chosen_outcome_acts_at_once(chromium: Browser, used_proxy: Server):
+@pytest.mark.parametrize(
+    ("path", "field", "choice", "address"),
+    [
+        ("requests", "Outcome", "refused", "requests?outcome=refused"),
+        ("tokens", "State", "live", "tokens?state=live&order=newest"),
+        ("projects", "State", "on", "projects?state=on&order=name"),
+        ("audit?actor=admin", "Changes of", "token", "audit?type=token&actor=admin"),
+    ],
+)
+def test_a_choice_acts_at_once(
+    chromium: Browser, used_proxy: Server, path: str, field: str, choice: str, address: str
+):
     with signed_in(chromium, used_proxy) as page:
-        page.goto("/admin/requests")
-        page.get_by_label("Outcome").select_option("refused")
+        page.goto(f"/admin/{path}")
+        page.get_by_label(field).select_option(choice)
 
-        page.wait_for_url("**/admin/requests?outcome=refused")
+        page.wait_for_url(f"**/admin/{address}")
+        expect(page.get_by_label(field)).to_have_value(choice)
+        expect(page.get_by_label(field)).to_be_focused()
 
 
-def test_a_written_filter_acts_when_its_field_is_left_and_the_keyboard_goes_on(chromium: Browser, used_proxy: Server):
+@pytest.mark.parametrize(
+    ("path", "field", "text", "address", "following"),
+    [
+        ("requests?model=gpt", "Status", "4xx", "requests?status=4xx&model=gpt", "Error code"),
+        ("tokens?state=live", "Label, id or secret", "ci", "tokens?q=ci&state=live&order=newest", "Project"),
+        ("projects", "Name, id or secret", "a", "projects?q=a&order=name", "State"),
+        ("audit", "By", "admin", "audit?actor=admin", "From (UTC)"),
+    ],
+)
+def test_a_written_filter_acts_when_its_field_is_left_and_the_keyboard_goes_on(
+    chromium: Browser, used_proxy: Server, path: str, field: str, text: str, address: str, following: str
+):
     with signed_in(chromium, used_proxy) as page:
-        page.goto("/admin/requests?model=gpt")
-        page.get_by_label("Status").fill("4xx")
+        page.goto(f"/admin/{path}")
+        page.get_by_label(field, exact=True).fill(text)
         page.keyboard.press("Tab")
 
-        page.wait_for_url("**/admin/requests?status=4xx&model=gpt")
-        expect(page.get_by_label("Error code")).to_be_focused()
+        page.wait_for_url(f"**/admin/{address}")
+        expect(page.get_by_label(following, exact=True)).to_be_focused()
 
 
 def test_the_way_out_of_a_failed_call_has_the_focus(chromium: Browser, used_proxy: Server):
