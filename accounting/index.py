@@ -126,7 +126,7 @@ def find(
     table = call_index.c
     order = [*([table.duration_ms] if slowest else []), table.at, table.segment, table.place]
     conditions = [*_in_time(wanted), *_conditions(wanted)]
-    if seen := _read_mark(after):
+    if seen := read_mark(after):
         conditions.append(tuple_(*order) < tuple_(*(seen[column.name] for column in order)))
 
     def rows(*bounds: ColumnElement[bool]) -> list[Indexed]:
@@ -230,7 +230,8 @@ def begins_at(session: Session) -> int | None:
     return session.scalar(select(call_index.c.at).order_by(call_index.c.at).limit(1))
 
 
-def _read_mark(mark: str | None) -> dict[str, int] | None:
+def read_mark(mark: str | None) -> dict[str, int] | None:
+    """What a row's `mark` says of its place in an order; None for any other text."""
     parts = (mark or "").split(".")
     if len(parts) != 4 or not all(part.isdecimal() and part.isascii() and len(part) <= 18 for part in parts):
         return None

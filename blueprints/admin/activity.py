@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flask import request
+
 from accounting import report
 from accounting.report import Consumer, Filters, Period, Usage
-from blueprints.admin import costs, spans
+from blueprints.admin import costs, searches
 from blueprints.admin.charts import Chart, charts
 from blueprints.admin.requests_log import RecordView, latest
-from blueprints.admin.spans import Span, address_of, addresses
+from blueprints.admin.spans import SPANS, Span, address_of, addresses
 from llmproxy.admission import utc_now
 from llmproxy.api_log.latest import Filter
 from models import db
@@ -52,7 +54,7 @@ class Activity:
 
 def activity(filters: Filters) -> Activity:
     """Of the project or token that `filters` name, in the span that the address asks for."""
-    span = spans.asked_for("30d")
+    span = SPANS[searches.choice(request.args, "span", SPANS, "30d")]
     begin, end = span.around(utc_now())
     usage = report.totals(db.session, filters, begin, end)
     periods: list[Period] = []

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import orjson
 from flask import Response, jsonify, request
 
-from blueprints.admin import exports, queries, searches, time_range
+from blueprints.admin import exports, queries, searches, time_range, zones
 from blueprints.admin.answers import page, wants_json
+from blueprints.admin.request_filters import Problem
 from blueprints.admin.site import bp
 from blueprints.wire import audit_json
 from models import AuditEntry
@@ -65,17 +65,24 @@ def filter_audit() -> Response:
     """Turn a filled-in filter into an address, in which no secret stands."""
     form = request.form.to_dict() | time_range.for_address(request.form)
     found = searches.address("audit", form, _FIELDS, "target")
-    return found or _list(form | {"target": ""}, searches.UNKNOWN)
+    return found or _list(form | {"target": ""}, Problem("target", searches.UNKNOWN))
 
 
-def _list(said: Mapping[str, str], problem: str | None = None) -> Response:
+def _list(said: Mapping[str, str], problem: Problem | None = None) -> Response:
     target, actor, kind = (
         said.get("target", "").strip(),
         said.get("actor", "").strip(),
         searches.choice(said, "type", TARGET_TYPES),
     )
-    before = request.args.get("before", type=int)
-    begin, end = _moment(said, "from"), _moment(said, "to")
+    begin, end = (time_range.moment(name, said.get(name, "").strip()) for name in time_range.NAMES)
+    for name, moment in zip(time_range.NAMES, (begin, end), strict=True):
+        if said.get(name) and moment is None:
+            searches.refuse("must be a time like 2026-11-23T18:30.", name)
+            problem = Problem(name, f"A time must be like 2026-11-23T18:30, in {zones.of_pages()}.")
+    before = searches.number("before")
+    is_elsewhere = before == 0
+    if is_elsewhere:
+        searches.refuse("is no place in this list: follow its own links.", "before")
     as_csv = exports.wants_csv()
     rows = queries.audit_entries(
         exports.MAX_ROWS if as_csv else PAGE_SIZE + 1,
@@ -84,16 +91,15 @@ def _list(said: Mapping[str, str], problem: str | None = None) -> Response:
         actor=actor,
         begin=begin,
         end=end,
-        before_id=None if before is None else min(max(before, 0), MAX_ID),
+        before_id=min(before, MAX_ID) if before else None,
     )
     if as_csv:
         return exports.audit(rows)
     shown, has_more = rows[:PAGE_SIZE], len(rows) > PAGE_SIZE
     if wants_json():
         return jsonify(data=[audit_json(row) for row in shown], has_more=has_more)
-    filters = {"type": kind, "target": target, "actor": actor} | {
-        name: said.get(name, "") for name, moment in (("from", begin), ("to", end)) if moment
-    }
+    times = {name: said.get(name, "").strip() for name, moment in (("from", begin), ("to", end)) if moment}
+    filters = {"type": kind, "target": target, "actor": actor} | times
     return page(
         "audit.html",
         400 if problem else 200,
@@ -102,18 +108,11 @@ def _list(said: Mapping[str, str], problem: str | None = None) -> Response:
         older=shown[-1].id if has_more else None,
         before=before,
         filters=filters,
-        times=time_range.for_form(filters),
+        times=time_range.for_form(said),
+        is_elsewhere=is_elsewhere,
         is_filtered=any(filters.values()),
         types=TARGET_TYPES,
     )
-
-
-def _moment(said: Mapping[str, str], name: str) -> datetime | None:
-    text = said.get(name, "").strip()
-    moment = time_range.moment(name, text)
-    if text and moment is None:
-        searches.refuse("must be a time like 2026-11-23T18:30.", name)
-    return moment
 
 
 def _views(entries: list[AuditEntry]) -> list[AuditView]:

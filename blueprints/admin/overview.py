@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from flask import Response, current_app, jsonify
+from flask import Response, current_app, jsonify, request
 
 from accounting import ledger
 from accounting import report as usage_report
 from accounting.report import EVERYBODY, Kind, Usage
-from blueprints.admin import queries, spans
+from blueprints.admin import queries, searches
 from blueprints.admin.activity import ranks
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.charts import charts
@@ -33,7 +33,7 @@ _KINDS: tuple[Kind, ...] = ("project", "model", "token")
 @bp.get("/")
 def overview() -> Response:
     """The last 24 hours, 7 or 30 days."""
-    span = spans.asked_for("24h")
+    span = SPANS[searches.choice(request.args, "span", SPANS, "24h")]
     begin, end = span.around(utc_now())
     totals = usage_report.totals(db.session, EVERYBODY, begin, end)
     if wants_json():

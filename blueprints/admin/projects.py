@@ -45,12 +45,13 @@ def _list(said: Mapping[str, str], problem: str | None = None) -> Response:
         "state": searches.choice(said, "state", queries.PROJECT_STATES),
         "order": searches.choice(said, "order", queries.either_way(queries.PROJECT_ORDERS), "name"),
     }
-    number, size = request.args.get("page", 1, int), queries.PAGE_SIZE
+    asked, size = searches.number("page"), queries.PAGE_SIZE
     if exports.wants_csv():
-        number, size = 1, exports.MAX_ROWS
-    found = queries.projects_page(number, size=size, **filters)
+        asked, size = None, exports.MAX_ROWS
+    found = queries.projects_page(asked or 1, size=size, **filters)
     if exports.wants_csv():
         return exports.projects(found.rows)
+    is_elsewhere = searches.is_elsewhere(asked, found)
     if wants_json():
         data = [project_json(row.project) for row in found.rows]
         return jsonify(data=data, has_more=found.has_next)
@@ -59,6 +60,7 @@ def _list(said: Mapping[str, str], problem: str | None = None) -> Response:
         400 if problem else 200,
         problem=problem,
         page=found,
+        is_elsewhere=is_elsewhere,
         filters=filters,
         is_filtered=bool(filters["search"] or filters["state"]),
         states=queries.PROJECT_STATES,

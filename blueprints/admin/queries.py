@@ -72,7 +72,7 @@ class Page:
     @property
     def last(self) -> int:
         """The number of the last page."""
-        return max(1, min(LAST_PAGE, -(-self.total // PAGE_SIZE)))
+        return _last_page(self.total)
 
     @property
     def has_next(self) -> bool:
@@ -285,10 +285,14 @@ def next_to_wither(limit: int, *, default_limit: int) -> list[TokenView]:
     return [token_view(*row, now=now, default_limit=default_limit) for row in db.session.execute(statement)]
 
 
-def project_choices() -> list[tuple[str, str]]:
-    """Ids and names of projects to choose from, by name."""
+def project_choices(chosen: str = "") -> list[tuple[str, str]]:
+    """Ids and names of projects to choose from, by name; the id that is chosen is among them, whatever it is."""
     statement = select(Project.id, Project.name).order_by(func.lower(Project.name)).limit(MAX_CHOICES)
-    return [(row.id, row.name) for row in db.session.execute(statement)]
+    choices = [(row.id, row.name) for row in db.session.execute(statement)]
+    if chosen and chosen not in dict(choices):
+        name = db.session.scalar(select(Project.name).where(Project.id == chosen))
+        choices.append((chosen, name or "A project that is no more"))
+    return choices
 
 
 def names_of(
@@ -362,9 +366,13 @@ def _has_value(column: Any) -> bool:
     return db.session.scalar(select(column).where(column.is_not(None)).limit(1)) is not None
 
 
+def _last_page(total: int) -> int:
+    return max(1, min(LAST_PAGE, -(-total // PAGE_SIZE)))
+
+
 def _page(wanted: Rows, ordered: Rows, number: int, size: int) -> Page:
-    """A page of what is `wanted`, which is counted without what its order takes."""
-    number = min(max(1, number), LAST_PAGE)
+    """The page of what is `wanted` that is nearest to `number`; it is counted without what its order takes."""
     total = db.session.scalar(select(func.count()).select_from(wanted.subquery())) or 0
+    number = min(max(1, number), _last_page(total))
     rows = list(db.session.execute(ordered.limit(size).offset((number - 1) * size)))
     return Page(rows, number, total)

@@ -15,7 +15,7 @@ from flask import Response, current_app, jsonify, make_response, redirect, reque
 from accounting import index, report
 from accounting.report import Brief, Filters, Kind
 from accounting.rollup import node_id
-from blueprints.admin import exports, queries, request_filters
+from blueprints.admin import exports, queries, request_filters, searches
 from blueprints.admin.advice import advice
 from blueprints.admin.answers import page, wants_json
 from blueprints.admin.costs import price_date
@@ -125,9 +125,13 @@ def _list(sent: Sent, wanted: Filter, problem: Problem | None) -> Response:
     if problem and (as_csv or wants_json()):
         return error_response(400, problem.words, param=problem.field)
     limit = exports.MAX_ROWS if as_csv else PAGE_SIZE
-    before = Place.parse(request.args.get("before", ""))
-    found, older, gone = Found(), None, 0
     is_indexed = request_filters.needs_index(sent, wanted)
+    before, after = Place.parse(request.args.get("before", "")), index.read_mark(request.args.get("after"))
+    place = after if is_indexed else before
+    is_elsewhere = place is None and any(request.args.get(name) for name in ("before", "after"))
+    if is_elsewhere:
+        searches.refuse("is no place in this list: follow its own links.", "after" if is_indexed else "before")
+    found, older, gone = Found(), None, 0
     if is_indexed and not problem:
         browsed = _browse(wanted, slowest=sent["order"] == SLOWEST, limit=limit, after=request.args.get("after"))
         found.records, gone = browsed.records, browsed.gone
@@ -146,7 +150,8 @@ def _list(sent: Sent, wanted: Filter, problem: Problem | None) -> Response:
         rows=_views(found.records),
         found=found,
         older=older,
-        is_first=not (before or request.args.get("after")),
+        is_first=place is None,
+        is_elsewhere=is_elsewhere,
         is_indexed=is_indexed,
         indexed_since=_indexed_since(wanted) if is_indexed else None,
         spenders=_spenders(wanted),
@@ -156,7 +161,10 @@ def _list(sent: Sent, wanted: Filter, problem: Problem | None) -> Response:
         filters_in_use=request_filters.in_use(sent),
         has_more_filters=any(sent[name] or (problem and problem.field == name) for name in request_filters.RARE),
         problem=problem,
-        projects=[(request_filters.NONE, "No project"), *queries.project_choices()],
+        projects=[
+            (request_filters.NONE, "No project"),
+            *queries.project_choices(sent["project_id"].removeprefix(request_filters.NONE)),
+        ],
         outcomes={FAILED: "Any error or refusal", ERROR: "Any error"} | OUTCOMES,
         spans=[(name, words) for name, (words, _) in request_filters.SPANS.items()],
         orders=request_filters.ORDERS,
@@ -213,7 +221,11 @@ def tail() -> Response:
     """For the live view: rows of the records after the place `after`, and the place to ask for next."""
     after = Place.parse(request.args.get("after", ""))
     sent, wanted, problem = request_filters.read(request.args)
-    found = search(_log_path(), wanted, limit=MOST_AT_ONCE, until=after) if not problem else Found()
+    if after is None and request.args.get("after"):
+        problem = Problem("after", "No place in the call log.")
+    if problem:
+        return error_response(400, problem.words, param=problem.field)
+    found = search(_log_path(), wanted, limit=MOST_AT_ONCE, until=after)
     shown = found.records[:PAGE_SIZE]
     response = page(
         "_request_rows.html",

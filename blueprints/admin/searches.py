@@ -16,6 +16,7 @@ from blueprints.admin import exports, queries
 from blueprints.admin.answers import wants_json
 from blueprints.admin.site import bp
 
+_MANY_DIGITS = 10
 UNKNOWN = "No token has this id, or this secret."
 
 
@@ -54,6 +55,21 @@ def choice(said: Mapping[str, str], name: str, choices: Iterable[str], default: 
     if asked:
         refuse(f"must be one of: {', '.join(known)}.", name)
     return default
+
+
+def number(name: str) -> int | None:
+    """The number that the address has under this name, from 1 on; 0 for what is none, and None for nothing."""
+    text = request.args.get(name, "").strip()
+    is_number = text.isdecimal() and text.isascii() and len(text) < _MANY_DIGITS
+    return int(text) if is_number else 0 if text else None
+
+
+def is_elsewhere(asked: int | None, found: queries.Page) -> bool:
+    """Whether there is no page of this number, and another was found. ValidationError for a script."""
+    if asked in (None, found.number):
+        return False
+    refuse(f"must be a number from 1 to {found.last}.", "page")
+    return True
 
 
 def refuse(words: str, field: str) -> None:

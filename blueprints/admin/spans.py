@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-from flask import request
-
 from accounting.report import Filters, Period, Step, local_days, series
 from blueprints.admin import zones
 from llmproxy.admission import utc_now
@@ -92,8 +90,3 @@ def addresses(periods: list[Period], end: datetime) -> list[tuple[str, str]]:
     """Where each period begins and ends, for addresses."""
     moments = [address_of(moment) for moment in (*(period.start for period in periods), end)]
     return list(pairwise(moments))
-
-
-def asked_for(default: str) -> Span:
-    """The one that the address names, else the default."""
-    return SPANS.get(request.args.get("span", default), SPANS[default])

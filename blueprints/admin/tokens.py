@@ -48,12 +48,13 @@ def _list(said: Mapping[str, str], problem: str | None = None) -> Response:
         "search": said.get("q", "").strip(),
         "order": searches.choice(said, "order", queries.either_way(queries.TOKEN_ORDERS), "newest"),
     }
-    number, size = request.args.get("page", 1, int), queries.PAGE_SIZE
+    asked, size = searches.number("page"), queries.PAGE_SIZE
     if exports.wants_csv():
-        number, size = 1, exports.MAX_ROWS
-    found = queries.tokens_page(number, size=size, default_limit=_default_limit(), **filters)
+        asked, size = None, exports.MAX_ROWS
+    found = queries.tokens_page(asked or 1, size=size, default_limit=_default_limit(), **filters)
     if exports.wants_csv():
         return exports.tokens(found.rows)
+    is_elsewhere = searches.is_elsewhere(asked, found)
     if wants_json():
         return jsonify(data=[token_json(row.token) for row in found.rows], has_more=found.has_next)
     return page(
@@ -61,9 +62,10 @@ def _list(said: Mapping[str, str], problem: str | None = None) -> Response:
         400 if problem else 200,
         problem=problem,
         page=found,
+        is_elsewhere=is_elsewhere,
         filters=filters,
         is_filtered=any(filters[name] for name in ("project_id", "state", "search")),
-        projects=queries.project_choices(),
+        projects=queries.project_choices(filters["project_id"]),
         states=queries.TOKEN_STATES,
         orders=queries.TOKEN_ORDERS,
         price_date=costs.price_date(),
@@ -205,7 +207,7 @@ def revoke_token(token_id: str) -> Response:
 @shows(NewTokenForm, of="issue_token")
 def _new_token(form: NewTokenForm, status: int = 200) -> Response:
     once.give_nonce(form)
-    projects = queries.project_choices()
+    projects = queries.project_choices(form.project_id.data or "")
     form.project_id.choices = [SelectChoice(*project) for project in projects]
     return page(
         "token_new.html",

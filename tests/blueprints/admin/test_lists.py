@@ -10,6 +10,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import update
 
+from blueprints.admin import queries
 from control import tokens
 from control.audit import Actor
 from llmproxy.admission import utc_now
@@ -187,6 +188,11 @@ def test_an_address_written_with_a_secret_leads_on_to_the_id(
         ("audit?from=nonsense", "from"),
         ("audit?to=2026-13-01", "to"),
         ("audit?type=keys", "type"),
+        ("?span=1y", "span"),
+        ("audit?before=-1", "before"),
+        ("requests?before=x", "before"),
+        ("requests?from=2026-11-23T18:00&after=1.2.3", "after"),
+        ("requests/tail?after=x", "after"),
     ],
 )
 def test_a_script_is_told_of_a_filter_that_means_nothing(script: Script, address: str, field: str, wanted: str):
@@ -199,6 +205,14 @@ def test_a_script_is_told_of_a_filter_that_means_nothing(script: Script, address
     assert answer.json["error"]["param"] == field
 
 
+@pytest.mark.parametrize("address", ["projects?page=x", "tokens?page=2"])
+def test_a_script_is_told_of_a_page_that_there_is_not(script: Script, address: str):
+    answer = script.send("GET", f"/admin/{address}", headers={"Accept": "application/json"})
+
+    assert answer.status_code == 400 and answer.json["error"]["param"] == "page"
+    assert "must be a number from 1 to 1." in answer.json["error"]["message"]
+
+
 def test_the_trails_form_takes_names_and_ids_of_what_is_no_more(browser: Browser):
     project = browser.create_project("gone")
     delete = f"/admin/projects/{project}/delete"
@@ -207,3 +221,16 @@ def test_the_trails_form_takes_names_and_ids_of_what_is_no_more(browser: Browser
     for text in ("gone", project):
         answer = browser.submit("/admin/audit", "/admin/audit", target=text)
         assert "created the project" in browser.follow(answer).text
+
+
+@pytest.mark.parametrize("page", ["requests", "tokens", "tokens/new"])
+def test_the_project_that_is_asked_for_is_among_those_to_choose_from(
+    browser: Browser, page: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(queries, "MAX_CHOICES", 1)
+    browser.create_project("a")
+    last, gone = browser.create_project("z"), "00000000-0000-4000-8000-000000000000"
+
+    for project, name in ((last, "z"), (gone, "A project that is no more")):
+        text = browser.get(f"/admin/{page}?project_id={project}").text
+        assert re.search(rf'<option selected value="{project}">{name}|value="{project}" selected>{name}', text)

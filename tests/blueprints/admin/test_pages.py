@@ -572,7 +572,8 @@ def test_the_audit_trail_is_shown_for_a_range_of_days(app: Flask, browser: Brows
 
     assert shows(**{"from": today}) and shows(to=today) and shows(**{"from": today, "to": today})
     assert not shows(**{"from": tomorrow}) and not shows(to=today - timedelta(days=1))
-    assert browser.get("/admin/audit?from=nonsense").status_code == 200
+    answer = browser.get("/admin/audit?from=nonsense")
+    assert answer.status_code == 400 and "A time must be like 2026-11-23T18:30, in UTC." in answer.text
 
 
 def test_every_list_comes_as_a_file_of_what_is_filtered_with_no_formula_in_it(
@@ -878,6 +879,14 @@ def test_times_are_relative_with_the_exact_time_beside_them(browser: Browser, wr
     assert f'<time datetime="{stamp}" title="{exact}">3 hours ago</time>' in text
 
 
-@pytest.mark.parametrize("before", ["-1", "0", "99999999999999999999999", "9" * 5000, "x"])
-def test_an_odd_place_in_the_audit_trail_is_no_fault(browser: Browser, before: str):
-    assert browser.get(f"/admin/audit?before={before}").status_code == 200
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(f"audit?before={before}" for before in ("-1", "0", "99999999999999999999999", "9" * 5000, "x")),
+        *("requests?before=x", "requests?after=1.2.3.4", "requests?span=24h&before=a.1", "requests?span=24h&after=1"),
+    ],
+)
+def test_a_place_that_a_list_has_not_gives_way_to_its_beginning_and_is_told(browser: Browser, address: str):
+    answer = browser.get(f"/admin/{address}")
+
+    assert answer.status_code == 200 and "There is no such place in this list." in answer.text

@@ -317,10 +317,14 @@ def test_projects_are_found_by_a_part_of_their_name(browser: Browser):
 
 
 @pytest.mark.parametrize("page", ["-1", "0", "2", "999999999999999999999", "x"])
-def test_a_page_number_out_of_range_is_no_fault(browser: Browser, page: str):
-    browser.create_project()
+def test_a_page_that_there_is_not_gives_way_to_the_nearest_and_is_told(browser: Browser, page: str):
+    browser.create_project("the only one")
 
-    assert browser.get(f"/admin/projects?page={page}").status_code == 200
+    answer = browser.get(f"/admin/projects?page={page}")
+
+    assert answer.status_code == 200 and "the only one" in answer.text
+    assert "There is no such page of this list. This is page 1 of 1." in answer.text
+    assert "There is no such page" not in browser.get("/admin/projects?page=1").text
 
 
 # The same for scripts
