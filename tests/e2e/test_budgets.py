@@ -128,12 +128,17 @@ def test_a_call_that_may_cost_more_than_is_left_is_told_what_would_fit(proxy, ch
     assert using.seen == []
 
 
-def test_a_call_without_a_bound_passes_no_budget_that_reserves_it(proxy, chat, token, using):
-    add_meter(proxy, token, reserve="bound")
+@pytest.mark.parametrize(
+    "members",
+    [{"tools": [{"type": "web_search"}], "input": "?"}, {"input": [{"id": "msg_1"}], "max_output_tokens": 1}],
+    ids=["of which nobody can tell", "that reads an item by its id alone"],
+)
+def test_a_call_that_may_read_more_than_it_says_passes_no_small_budget_that_reserves_bounds(
+    proxy, chat, token, using, members
+):
+    add_meter(proxy, token, reserve="bound", amount=DOLLAR // 4)
 
-    refused = chat(
-        json.dumps({"model": "gpt-5", "tools": [{"type": "web_search"}], "input": "?"}).encode(), "/v1/responses"
-    )
+    refused = chat(json.dumps({"model": "gpt-5", **members}).encode(), "/v1/responses")
 
     assert code(refused) == (429, "budget_too_small")
     assert using.seen == []

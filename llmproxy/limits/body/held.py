@@ -25,6 +25,7 @@ from llmproxy.limits.body.reading import (
     Reading,
     brought,
     is_like_brought,
+    listed,
     models_in,
 )
 from llmproxy.limits.body.scanner import scan
@@ -104,7 +105,13 @@ def _parts(document: dict[str, Any], *, has_objects: bool) -> Parts:
         parts.prompts = max(sum(isinstance(entry, str | list) for entry in prompt), 1)
     if isinstance(text, str):
         parts.characters = len(text)
-    places: list[tuple[str, Any]] = [(name, document.get(name)) for name in COUNTED] if has_objects else []
+    if not has_objects:
+        return parts
+    for name in ITEMS & document.keys():
+        for item in listed(document[name]):
+            if item.__class__ is dict and "id" in item:
+                parts.add_item(has_id=item["id"].__class__ is str, has_type=item.get("type").__class__ is str)
+    places: list[tuple[str, Any]] = [(name, document.get(name)) for name in COUNTED]
     while places:
         parent, place = places.pop()
         if place.__class__ is dict:

@@ -49,7 +49,10 @@ WATCHED = frozenset(
 )  # fmt: skip
 
 # Types of items that may stand for more than they say: the upstream has kept it, or it is packed and sealed.
-REFERRING = ("item_reference", "reasoning", "compaction", "image_generation_call")
+REFERRING = (
+    "item_reference", "reasoning", "compaction", "image_generation_call", "web_search_call", "file_search_call",
+    "code_interpreter_call",
+)  # fmt: skip
 # Members of objects in free places that tell of something else than text.
 TELLING = frozenset({"data", "file_data", "file_id", "file_url", "id", "image_url", "type", "url"})
 
@@ -91,6 +94,11 @@ class Parts:
         elif name == "data" and parent == "input_audio":
             self.audio_chars += characters
         elif name == "file_id" or (name == "id" and parent == "audio") or (name == "type" and begin in REFERRING):
+            self.stored += 1
+
+    def add_item(self, *, has_id: bool, has_type: bool) -> None:
+        """One item. The API takes one that names no type, which is a text, for a reference to the one with its id."""
+        if has_id and not has_type:
             self.stored += 1
 
     def _add_inline(self, characters: int) -> None:

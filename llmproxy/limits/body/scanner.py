@@ -125,9 +125,11 @@ class _Place:
         built: The dict or list that is built; None in other modes.
         under: The name that it stands under, or the list that it is in.
         name: Of the member that is being read; `is_double` when there was one of the name before.
+        item: Of an item, which of `id` and `type` it has as a text, and which as something else, with a `!`; None of
+            what is no item.
     """
 
-    __slots__ = ("built", "is_double", "is_object", "mode", "name", "under")
+    __slots__ = ("built", "is_double", "is_object", "item", "mode", "name", "under")
 
     def __init__(self, is_object: bool, mode: _Mode, under: str) -> None:
         self.is_object = is_object
@@ -135,6 +137,7 @@ class _Place:
         self.under = under
         self.name = ""
         self.is_double = False
+        self.item: set[str] | None = None
         self.built: Any = None if mode is not _Mode.BUILD else {} if is_object else []
 
 
@@ -244,7 +247,7 @@ class BodyScanner:
     def _silent(self, text: str, at: int) -> int:
         """Step over what says nothing: entries or members with the comma behind each, and the last one without."""
         place = self._places[-1]
-        if place.mode is _Mode.BUILD:
+        if place.mode is _Mode.BUILD or place.item is not None:
             return at
         run = _silent_members if place.is_object else _numbers if self._is_prompt(place) else _silent_entries
         begin = _end(_space, text, at)
@@ -290,11 +293,17 @@ class BodyScanner:
             elif not is_object and self._is_prompt(outer):
                 self._prompts += 1
         self._places.append(place)
+        if self._is_item(place):
+            place.item = set()
         self._want = _Want.NAME_OR_END if is_object else _Want.VALUE_OR_END
 
     def _close(self, *, is_object: bool) -> None:
-        if self._places.pop().is_object is not is_object:
+        place = self._places.pop()
+        if place.is_object is not is_object:
             _refuse()
+        if place.item is not None:
+            has_type = "type" in place.item and "!type" not in place.item
+            self._parts.add_item(has_id="id" in place.item, has_type=has_type)
         self._want = _Want.COMMA_OR_END if self._places else _Want.NOTHING
 
     def _next_mode(self, *, is_object: bool) -> _Mode:
@@ -392,6 +401,9 @@ class BodyScanner:
     # What is built.
 
     def _add(self, value: Any) -> None:
+        place = self._places[-1]
+        if place.item is not None and place.name in ("id", "type"):
+            place.item.add(place.name if isinstance(value, str) else f"!{place.name}")
         self._build(value)
         self._want = _Want.COMMA_OR_END
 

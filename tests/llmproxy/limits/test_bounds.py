@@ -135,6 +135,7 @@ def test_spoken_output_has_the_price_of_sound(bound):
         {"input": [{"file_id": "file-1"}]},
         {"input": [{"image_url": "https://x"}]},
         {"input": [{"type": "item_reference", "id": "x"}]},
+        {"input": [{"id": "x"}]},
         {"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]},
         {"input": [{"type": "compaction", "encrypted_content": "x"}]},
         {"input": [{"type": "input_file", "file_data": "data:application/pdf;base64,JVBERi0x"}]},
