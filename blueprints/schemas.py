@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from flask import current_app
 from marshmallow import RAISE, Schema, ValidationError, post_load, pre_load, validate, validates, validates_schema
@@ -169,23 +169,19 @@ class Amount(typed.Field[str | int]):
     """Of a meter: dollars in decimal text such as "12.50", or a whole number of tokens or requests."""
 
     def __init__(self, unit: str | None = None, **kwargs: Any) -> None:
-        self._unit = unit
+        self.unit = unit
         either = {"anyOf": [amounts.schema("usd"), amounts.schema("requests")]}
         super().__init__(metadata=amounts.schema(unit) if unit else either, **kwargs)
 
-    def _deserialize(self, value: Any, *_: Any, **__: Any) -> Any:
-        if self._unit is None and not isinstance(value, str | int):
-            raise ValidationError('must be dollars in a text such as "12.50", or a whole number.')
-        check_amount(self._unit or ("usd" if isinstance(value, str) else "requests"), value)
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> Any:
+        unit = self.unit or data.get("unit")
+        if unit not in get_args(Unit):  # of a meter that is changed, or none
+            unit = "usd" if isinstance(value, str) else "requests"
+        try:
+            amounts.read(unit, value)
+        except ValueError as exc:
+            raise ValidationError(f"{exc}.") from exc
         return value
-
-
-def check_amount(unit: str, value: Any) -> None:
-    """Raise ValidationError for what is no amount of this unit."""
-    try:
-        amounts.read(unit, value)
-    except ValueError as exc:
-        raise ValidationError(f"{exc}.") from exc
 
 
 class Rules(typed.Field[dict[str, Any]]):
@@ -237,7 +233,17 @@ def _check_zone(value: str) -> None:
 
 
 class MeterChange(_Body):
-    """PATCH of a meter: any of the fields."""
+    """
+    PATCH of a meter: any of the fields.
+
+    Args:
+        unit: The meter's, where that is known; what is no amount of it is told so.
+    """
+
+    def __init__(self, *, unit: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if unit is not None:
+            cast(Amount, self.fields["amount"]).unit = unit
 
     name = typed.String(validate=check_meter_name, metadata=_METER_NAME)
     amount = Amount()
@@ -279,13 +285,9 @@ class NewMeter(MeterChange):
 
     @validates_schema(skip_on_field_errors=True)
     def _goes_together(self, data: dict[str, Any], **_: Any) -> None:
-        if not {"unit", "period", "amount"} <= data.keys():
+        if not {"unit", "period"} <= data.keys():
             return
         _check_period(data["period"], is_money=data["unit"] == "usd", zone=data.get("zone"), field="period")
-        try:
-            check_amount(data["unit"], data["amount"])
-        except ValidationError as exc:
-            raise ValidationError(exc.messages, field_name="amount") from exc
 
 
 class OwnedMeter(NewMeter):

@@ -252,7 +252,7 @@ class LimitForm(Form):
     def changes(self, unit: str) -> dict[str, Any]:
         """The checked values for schemas.MeterChange, of a meter in this unit. Raises ValidationError."""
         amount = _amount(unit, self.amount.data)
-        return self.load(schemas.MeterChange(), apart=("amount",), amount=amount)
+        return self.load(schemas.MeterChange(unit=unit), apart=("amount",), amount=amount)
 
 
 class RotateForm(Form):

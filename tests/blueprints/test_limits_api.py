@@ -177,7 +177,7 @@ def test_bad_limits_of_a_token_are_refused(
             "POST",
             "/meters",
             {"token_id": "{id}", **DAILY, "amount": 12.5},
-            'amount must be dollars in a text such as "12.50", or a whole number.',
+            'amount must be dollars in a text such as "12.50", with at most 6 decimals.',
         ),
         ("POST", "/meters", {"token_id": "{id}", **DAILY, "models": "gpt-5"}, "models must be a list."),
         ("POST", "/meters", {"token_id": "{id}", **DAILY, "models": []}, "models must be a list of 1 to 20 names."),
