@@ -14,7 +14,8 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 def checked_network(value: object) -> str:
     """A network or address as a rule may have it. ValueError says what it must be."""
-    if not isinstance(value, str):
+    # A zone is a link of one machine, and no address of a caller has one that means anything here.
+    if not isinstance(value, str) or "%" in value:
         raise ValueError("must be a network such as 10.0.0.0/8, or an address")
     try:
         network = ipaddress.ip_network(value, strict=False)

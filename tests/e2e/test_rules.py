@@ -495,6 +495,26 @@ def test_what_hides_its_parameters_is_refused_where_rules_ask_for_them(proxy, as
     assert not recorder.has_received()
 
 
+@pytest.mark.parametrize(
+    ("session", "code"),
+    [
+        (b'{"type":"realtime","model":"gpt-realtime","tools":[{"type":"function"}]}', None),
+        (b'{"type":"realtime","model":"gpt-realtime","tools":[{"type":"mcp"}]}', "parameter_not_allowed"),
+        (b'{"type":"realtime","model":"gpt-realtime","prompt":{"id":"p"}}', "parameter_not_allowed"),
+        (b'{"type":"realtime","model":"gpt-4o"}', "model_not_allowed"),
+        (b'{"type":"realtime"}', "model_undetermined"),
+    ],
+)
+def test_the_session_in_the_form_of_a_call_is_held_to_the_rules(proxy, ask, token, session, code):
+    limits = {"tools": ["function"]}
+    set_rules(proxy, token, {"endpoints": ["POST realtime/calls"], "models": ["gpt-realtime"], "limits": limits})
+    part = field(session, b'form-data; name="session"', b"Content-Type: application/json\r\n")
+
+    answer = ask(Way("", form(field(b"v=0", b'form-data; name="sdp"'), part), "/v1/realtime/calls", (FORM,)))
+
+    assert (answer.json.get("error") or {"code": None})["code"] == code
+
+
 def test_a_body_that_is_longer_than_the_rules_have_it_is_refused(proxy, ask, token, recorder):
     set_rules(proxy, token, {"limits": {"max_body_bytes": 100}})
     body = b"{" + MINI + b',"x":"' + b"x" * 100 + b'"}'

@@ -23,13 +23,13 @@ from llmproxy.limits.body.reading import (
     models_in,
     names_models,
 )
-from llmproxy.limits.body.scanner import fed, scan
+from llmproxy.limits.body.scanner import BodyScanner, fed, scan
 
 MOST_PARTS = 1000
 _MOST_HEADER_BYTES = 8 * 1024
 _KEPT_BYTES = 1000
-# Of a Realtime session, which a form has as JSON, instructions and all.
-_KEPT_OF_SESSION = 16 * 1024
+# The settings of a Realtime call, beside its `sdp`: JSON that is read as a body is, instructions and all.
+_SESSION = "session"
 
 _form_type = re.compile(
     r"multipart/form-data\s*(?:;\s*charset=utf-?8\s*)?;\s*boundary="
@@ -87,6 +87,7 @@ class FormScanner:
         self._size = 0
         self._part: _Part | None = None
         self._fields: dict[str, bytes] = {}
+        self._session: BodyScanner | None = None
         self._parts = Parts()
         self._part_count = 0
 
@@ -104,7 +105,11 @@ class FormScanner:
             _refuse()
         members = {name: _value(raw) for name, raw in self._fields.items() if name not in FREE}
         models = {str(members[name]) for name in members if "[" in name and _counts(name)}
-        return Reading(members, models_in(members) | models, self._size, self._parts)
+        session = self._session.finish() if self._session else None
+        if session:
+            members[_SESSION] = session.members
+        has_stored_prompt = session is not None and session.has_stored_prompt
+        return Reading(members, models_in(members) | models, self._size, self._parts, has_stored_prompt)
 
     # Each takes what is there, keeps in `_rest` what it cannot tell yet, and returns what is left, or None to wait.
 
@@ -159,6 +164,8 @@ class FormScanner:
         if _counts(part.name) and (part.is_file or part.name in self._fields):
             raise AmbiguousBody(f"`{part.name}` must be one field of the form, and no file.", param=part.name)
         self._part = part
+        if part.name == _SESSION:
+            self._session = BodyScanner()
         if not part.is_file:
             self._fields[part.name] = b""
         elif part.name != "file":
@@ -168,9 +175,11 @@ class FormScanner:
         part = self._part
         if part is None:
             return
-        if not part.is_file:
-            kept, most = self._fields[part.name], _KEPT_OF_SESSION if part.name == "session" else _KEPT_BYTES
-            self._fields[part.name] = kept + data[: most - len(kept)]
+        if self._session is not None and part.name == _SESSION:
+            self._session.feed(data)
+        elif not part.is_file:
+            kept = self._fields[part.name]
+            self._fields[part.name] = kept + data[: _KEPT_BYTES - len(kept)]
         elif part.name == "file":
             self._parts.audio_chars += len(data)
         else:

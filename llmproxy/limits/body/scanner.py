@@ -56,7 +56,7 @@ _NUMBER = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+"
 _SCALAR = rf'(?:{_NUMBER}|true|false|null|"{_INSIDE}")'
 # Members that are not counted: of another name, or of a type that tells nothing, both without escapes.
 _TELLS = "|".join(sorted(TELLING))
-_BRINGS = rf"\s*(?i:{'|'.join(BROUGHT)})"  # in whatever another reader may take for it
+_BRINGS = rf'\s*(?i:{"|".join(BROUGHT)})\s*"'  # in whatever another reader may take for it
 _SILENT_NAME = rf'"(?!(?:{_TELLS})"|{_BRINGS})[^"\\\x00-\x1f]*+"{_SPACE}:{_SPACE}'
 _SILENT_TYPE = rf'"type"{_SPACE}:{_SPACE}"(?!(?:{"|".join(REFERRING)})")[^"\\\x00-\x1f]*+"'
 

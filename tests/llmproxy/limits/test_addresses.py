@@ -44,7 +44,9 @@ def test_a_network_with_bits_beyond_its_prefix_is_refused_with_what_was_meant():
         checked_network("10.1.0.0/8")
 
 
-@pytest.mark.parametrize("value", ["", "10.0.0.0/33", "10.0.0", "example.com", 5, None, "10.0.0.0/8 "])
+@pytest.mark.parametrize(
+    "value", ["", "10.0.0.0/33", "10.0.0", "example.com", 5, None, "10.0.0.0/8 ", "fe80::1%eth0"]
+)
 def test_what_is_no_network_is_refused(value):
     with pytest.raises(ValueError, match="must be a network"):
         checked_network(value)

@@ -60,6 +60,29 @@ def test_a_form_byte_by_byte_is_read_as_the_whole():
     assert scan_form([body[at : at + 1] for at in range(len(body))], boundary) == scan_form([body], boundary)
 
 
+SESSION = field(
+    "session", '{"model": "r", "prompt": {"id": "p"}, "tools": [{"type": "mcp"}]}', "Content-Type: application/json"
+)
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_the_session_of_a_call_is_read_as_a_body_is(size):
+    body = raw(field("sdp", "v=0\r\n"), SESSION)
+
+    reading = scan_form([body[at : at + size] for at in range(0, len(body), size)], b"b")
+
+    assert reading.members == {"sdp": "v=0\r\n", "session": {"model": "r", "tools": [{"type": "mcp"}]}}
+    assert (reading.models, reading.has_stored_prompt) == ({"r"}, True)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "x", "[]", '{"model":"r"', '{"model":"r","model":"s"}', '{"tools":[],"Tools":[]}']
+)
+def test_a_session_that_is_no_object_or_ambiguous_is_refused(value):
+    with pytest.raises(AmbiguousBody):
+        scan_form([raw(field("session", value))], b"b")
+
+
 def test_a_model_is_found_before_and_behind_a_file():
     file = b'Content-Disposition: form-data; name="file"; filename="x"\r\n\r\n' + b"\0" * 2_000_000
 
@@ -183,7 +206,7 @@ def test_what_werkzeug_reads_in_a_form_is_read_here():
         ("fallbacks[]", "a", {"a"}),
         ("svg", '{"model": "a"}', {"a"}),
         ("x", '[{"model": "a"}, {"models": ["b"]}]', {"a", "b"}),
-        ("session", '{"instructions": "' + "x" * 5000 + '", "model": "a"}', {"a"}),
+        ("session", '{"instructions": "' + "x" * 50_000 + '", "model": "a"}', {"a"}),
         ("prompt", '{"model": "a"}', set()),
         ("metadata[model]", "a", set()),
     ],
