@@ -37,7 +37,6 @@ def test_a_node_that_opens_no_stored_key_is_not_ready_and_says_so_in_one_line(se
     assert server.output().count(line) == 1
 
 
-@on_both_servers
 def test_a_node_that_opens_some_of_them_serves_and_says_so(server_kind, data_dir):
     with Server(server_kind, data_dir, ENCRYPTION_KEY=OTHER) as server:
         server.create_project()
@@ -60,7 +59,6 @@ def test_a_reload_with_another_key_says_so_again(tmp_path):
         wait_for(lambda: readiness(server)[0] == 503)
 
 
-@on_both_servers
 def test_a_project_that_sends_keys_outside_in_the_clear_is_warned_about(server_kind, data_dir):
     url = database_of(data_dir, empty=True)
     execute(url, "UPDATE projects SET base_url = 'http://8.8.8.8/v1', name = 'in the clear'")

@@ -1,10 +1,9 @@
 """What is for operators alone, and whoever looks for a way around the rules that keep it so."""
 
-import socket
-
 import pytest
 
 from tests.http_by_hand import HandClient, call
+from tests.ports import free_port
 from tests.security.test_sign_ins import RIGHT
 from tests.servers import Server, on_both_servers
 
@@ -32,17 +31,12 @@ def test_a_call_with_two_slashes_is_told_to_send_one(proxy, upstream, token):
     assert call(proxy.url, "GET", "/v1//models", token.bearer).status != 404 or upstream.requests()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
-
-
-@pytest.fixture
-def split(server_kind, upstream, tmp_path):
-    """A server with a listener for operators, and that one's URL."""
+@pytest.fixture(scope="module")
+def split(server_kind, running_upstream, tmp_path_factory):
+    """A server with a listener for operators, and that one's URL. Whoever stops it is the last to use it."""
     port = free_port()
-    settings = {"UPSTREAM_URL": upstream.url, "OPS_BIND": f"127.0.0.1:{port}", "WEB_CONCURRENCY": "2"}
-    with Server(server_kind, tmp_path / "data", **settings) as server:
+    settings = {"UPSTREAM_URL": running_upstream.url, "OPS_BIND": f"127.0.0.1:{port}", "WEB_CONCURRENCY": "2"}
+    with Server(server_kind, tmp_path_factory.mktemp("split") / "data", **settings) as server:
         yield server, f"http://127.0.0.1:{port}"
 
 
