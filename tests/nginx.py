@@ -15,12 +15,6 @@ needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
-
-
 class Nginx:
     """
     An nginx, while the context is open.

@@ -3,7 +3,6 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+from tests.ports import free_port
 from tests.servers import wait_for
 
 _CONFIG = """
@@ -39,8 +39,7 @@ def pgbouncer_before(database_url: str) -> Iterator[str]:
     program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
     if program is None:
         pytest.skip("PgBouncer is not installed (Debian: apt-get install pgbouncer)")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     place = urlsplit(database_url)
     url = f"postgresql://postgres@127.0.0.1:{port}{place.path}"
     with tempfile.TemporaryDirectory(prefix="llm-proxy-pgbouncer-") as directory:

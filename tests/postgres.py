@@ -9,7 +9,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import uuid
@@ -20,6 +19,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from tests.ports import free_port
 
 _FAST = ("fsync=off", "full_page_writes=off", "max_connections=120")
 
@@ -32,8 +33,7 @@ class PostgresServer:
         self._data = directory / "data"
         self._log = directory / "log"
         self._user = "postgres" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         if os.getuid() == 0:
             shutil.chown(directory, "postgres")
         self._run(

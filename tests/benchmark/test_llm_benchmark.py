@@ -17,6 +17,7 @@ import pytest
 import trustme
 
 from mock_openai.mock import MockOpenAI
+from tests.ports import free_port
 from tests.servers import ROOT, Server, Token, fetch, wait_for
 
 COMMAND = ROOT / "llm-benchmark"
@@ -708,9 +709,7 @@ def test_the_locustfile_refuses_a_payload_that_is_no_json(mock: MockOpenAI) -> N
 
 
 def test_the_web_ui_serves_and_starts_a_load_without_showing_the_token(mock: MockOpenAI, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = locust("--host", mock.url, "--web-host", "127.0.0.1", "--web-port", str(port))
     environment = ENVIRONMENT | {"LLM_BENCHMARK_TOKEN": KEY}

@@ -10,7 +10,8 @@ from playwright.sync_api import Browser, expect
 
 from mock_openai.mock import MockOpenAI
 from tests.browser.chromium import signed_in
-from tests.nginx import Nginx, free_port, needs_nginx
+from tests.nginx import Nginx, needs_nginx
+from tests.ports import free_port
 from tests.servers import DEPLOYED, UPSTREAM_KEY, Server
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120), needs_nginx]

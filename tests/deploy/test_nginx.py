@@ -19,7 +19,8 @@ from tests.databases import database_of
 from tests.deploy.compose import ROOT, make_secrets
 from tests.e2e.test_streaming import ask
 from tests.http_by_hand import Answer, HandClient, call
-from tests.nginx import Nginx, free_port, needs_nginx
+from tests.nginx import Nginx, needs_nginx
+from tests.ports import free_port
 from tests.servers import ADMIN_PASSWORD, DEPLOYED, Server, Token, wait_for
 from tests.websocket_upstream import WebSocketUpstream
 

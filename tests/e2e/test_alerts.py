@@ -13,6 +13,7 @@ from llmproxy.limits.periods import NEVER_US
 from tests.exposition import total
 from tests.http_by_hand import call
 from tests.meters import DOLLAR, UsingUpstream, add_meter, asking, set_columns
+from tests.ports import free_port
 from tests.post_server import PostHandler, PostServer
 from tests.servers import DEPLOYED, Server, wait_for
 
@@ -40,10 +41,8 @@ class Receiver:
 
     def __init__(self) -> None:
         self.seen: list[tuple[dict[str, str], bytes]] = []
-        self._server = PostServer(self._take)
-        self.url = f"{self._server.url}/alerts?key=planted-receiver-secret"
-        self._port = self._server.server_port
-        self._server.close()
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}/alerts?key=planted-receiver-secret"
 
     def start(self) -> None:
         self._server = PostServer(self._take, port=self._port)

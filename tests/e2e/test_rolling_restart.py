@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import threading
 from collections import Counter
@@ -17,6 +16,7 @@ import pytest
 
 from tests.databases import database_of
 from tests.http_by_hand import HandClient, call
+from tests.ports import free_port
 from tests.servers import DEPLOYED, START_S, Server, Token, fetch, wait_for
 
 CLIENTS = 8
@@ -202,11 +202,6 @@ def test_a_reload_with_settings_that_have_become_wrong_changes_nothing(tmp_path)
         wait_for(lambda: len(server.worker_pids()) == 1)
         bearer = {"Authorization": "Bearer management-token-that-is-new"}
         assert fetch(server.url, "GET", "/manage/projects", bearer)[0] == 200
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from websockets.sync.client import connect
 from mock_openai.mock import MockOpenAI
 from tests.conftest import serve
 from tests.http_by_hand import Answer, call
-from tests.nginx import free_port
+from tests.ports import free_port
 from tests.servers import ADMIN_PASSWORD, MANAGEMENT_TOKEN, Server, on_both_servers
 from tests.websocket_upstream import WebSocketUpstream
 

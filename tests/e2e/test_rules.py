@@ -17,7 +17,8 @@ import pytest
 
 from tests.http_by_hand import HandClient, call
 from tests.meters import UsingUpstream, asking
-from tests.nginx import Nginx, free_port, needs_nginx
+from tests.nginx import Nginx, needs_nginx
+from tests.ports import free_port
 from tests.servers import DEPLOYED, Server, wait_for
 from tests.transparency.page import routes
 

@@ -16,6 +16,7 @@ import trustme
 
 from tests.conftest import serve
 from tests.http_by_hand import Answer, Broken, HandClient, call
+from tests.ports import free_port
 from tests.servers import DEPLOYED, UPSTREAM_KEY, Server, Token
 from tests.upstream import (
     Peer,
@@ -70,16 +71,11 @@ def assert_refused(proxy: Server, answer: Answer, code: str, **expected) -> None
 # --- no connection ---
 
 
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 @pytest.mark.parametrize(
     "where", ["http://127.0.0.1:{port}", "https://127.0.0.1:{port}", "https://no-such-host.invalid"]
 )
 def test_an_upstream_that_cannot_be_connected_to(proxy, token_for, where):
-    answer = call(proxy.url, "GET", "/v1/x", token_for(where.format(port=closed_port())).bearer)
+    answer = call(proxy.url, "GET", "/v1/x", token_for(where.format(port=free_port())).bearer)
 
     assert_refused(proxy, answer, "upstream_unreachable", **UNREACHABLE)
 

@@ -17,6 +17,7 @@ from llmproxy.api_log.http_sink import HttpSink
 from llmproxy.api_log.logging_url import parse_logging_url
 from llmproxy.api_log.reader import LogReader
 from llmproxy.api_log.record import CallRecord
+from tests.ports import free_port
 from tests.post_server import PostServer
 
 
@@ -134,12 +135,11 @@ class Receiver:
         self.always = answer(200)
         self.tried = 0
         self.released = threading.Event()
-        self.port = 0
+        self.port = free_port()
         self.start()
 
     def start(self):
         self.server = PostServer(self.take, port=self.port)
-        self.port = self.server.server_port
 
     def stop(self):
         self.server.close()
