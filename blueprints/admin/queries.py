@@ -57,6 +57,8 @@ _SOON = timedelta(days=7)
 Direction = Callable[[Any], Any]
 Rows = Select[*tuple[Any, ...]]
 
+# Ids and secrets alike.
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 # An id or how it begins, as lists show one of a token without a label.
 _ID = re.compile(r"(?:token )?([0-9a-f]{4}[0-9a-f-]{0,32})", re.IGNORECASE)
 
@@ -185,7 +187,9 @@ def tokens_page(
         statement = statement.where(Token.project_id == project_id)
     if state:
         statement = statement.where(_in_state(state, now, default_limit))
-    if search:
+    if ids := several_in(search):
+        statement = statement.where(Token.id.in_(ids))
+    elif search:
         statement = statement.where(or_(Token.label.icontains(search, autoescape=True), *_has_id(Token.id, search)))
     name, _, down = _directions(order)
     ordered = (
@@ -209,6 +213,12 @@ def tokens_called(text: str, limit: int) -> list[str]:
     """Ids of the tokens with this label (in whatever case) or an id that begins so, the newest first."""
     is_called = or_(func.lower(Token.label) == text.lower(), *_has_id(Token.id, text))
     return list(db.session.scalars(select(Token.id).where(is_called).order_by(Token.created_at.desc()).limit(limit)))
+
+
+def several_in(text: str) -> list[str]:
+    """The ids or secrets in a text that has more than one, whatever stands between them; else none."""
+    found = list(dict.fromkeys(_UUID.findall(text)))
+    return found if len(found) > 1 else []
 
 
 def may_be_secret(text: str) -> bool:

@@ -138,6 +138,8 @@ def resolve(form: Mapping[str, str]) -> tuple[Sent, Problem | None]:
     said = {**form} | time_range.for_address(form)
     sent, _, problem = read({**_one_time(said), "token": ""}, str(zones.of_pages()))
     token = form.get("token", "").strip()
+    if queries.several_in(token):
+        return sent | {"token": ""}, Problem("token", "One token at a time: Tokens takes several.")
     found = queries.token_id_of(token) if queries.may_be_secret(token) else token
     sent["token"] = found or ""
     if found is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from flask import Response, make_response, redirect, request, url_for
+from flask import Response, flash, make_response, redirect, request, url_for
 from marshmallow import ValidationError
 
 from blueprints.admin import exports, queries
@@ -18,6 +18,8 @@ from blueprints.admin.site import bp
 
 _MANY_DIGITS = 10
 UNKNOWN = "No token has this id, or this secret."
+# So many ids at most: an address holds no more.
+_MOST = 100
 
 
 def address(endpoint: str, form: Mapping[str, str], names: tuple[str, ...], text: str) -> Response | None:
@@ -32,12 +34,23 @@ def address(endpoint: str, form: Mapping[str, str], names: tuple[str, ...], text
     """
     said = {name: value for name in names if (value := form.get(name, "").strip())}
     if text in said:
-        found = queries.without_secret(said[text])
+        several = queries.several_in(said[text])
+        found = _ids_of(several) if several else queries.without_secret(said[text])
         if found is None:
             refuse("is the id or the secret of no token.", text)
             return None
         said[text] = found
     return _to(endpoint, said)
+
+
+def _ids_of(texts: list[str]) -> str | None:
+    """The ids of the tokens that the first _MOST of these mean; None where none is known. Tells what is left out."""
+    found = list(dict.fromkeys(filter(None, map(queries.token_id_of, texts[:_MOST]))))
+    if len(texts) > _MOST:
+        flash(f"Only the first {_MOST} of these {len(texts)} were looked for: take the others next.")
+    if found and len(found) < min(len(texts), _MOST):
+        flash(f"{min(len(texts), _MOST) - len(found)} of these belong to no other token, or to none any more.")
+    return " ".join(found) or None
 
 
 def moved(endpoint: str, text: str) -> Response | None:

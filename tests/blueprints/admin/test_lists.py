@@ -158,6 +158,24 @@ def test_a_list_does_not_repeat_what_may_be_a_strangers_secret(
     assert (told.status_code, told.json["error"]["param"]) == (400, field) and unknown not in told.text
 
 
+def test_pasted_secrets_lead_to_their_tokens(app: Flask, browser: Browser):
+    project = browser.create_project()
+    with app.app_context():
+        lifetime = timedelta(hours=1)
+        made = [tokens.issue(db.session, Actor("t"), project_id=project, lifetime=lifetime) for _ in range(3)]
+        secrets, (first, other, left) = [secret for secret, _ in made], [token.id for _, token in made]
+    unknown = "8a6e0804-2bd0-4672-b79d-d97027f9071a"
+
+    answer = browser.submit("/admin/tokens", "/admin/tokens/filter", q=f"{secrets[0]},sk-{secrets[1]}\n{unknown}")
+
+    assert parse_qs(urlsplit(answer.headers["Location"]).query)["q"] == [f"{first} {other}"]
+    text = browser.follow(answer).text
+    assert all(f'href="/admin/tokens/{each}"' in text for each in (first, other))
+    assert f'href="/admin/tokens/{left}"' not in text and "1 of these belong to no other token" in text
+    nowhere = browser.submit("/admin/requests", "/admin/requests", token=" ".join(secrets))
+    assert nowhere.status_code == 400 and secrets[0] not in nowhere.text
+
+
 @pytest.mark.parametrize(("page", "_action", "field"), SEARCHES)
 def test_an_address_written_with_a_secret_leads_on_to_the_id(
     browser: Browser, issued: tuple[str, str], page: str, _action: str, field: str
