@@ -54,13 +54,17 @@ def picodollars(row: Row, usage: Usage, tier: str | None = None, *, is_sum: bool
     """
     The exact cost, before it is rounded.
 
-    Tokens that were told are the bill; seconds, characters and images are where none were. Raises NotPriced.
+    Tokens that were told are the bill; seconds, characters and images are where none were, or the model is not billed
+    by tokens: then it is NotPriced if none of them was told.
     """
     usage = clamp(usage)
     rates, extras = row.rates(tier, 0 if is_sum else usage.input), usage.extras or NO_EXTRAS
     pico = row.call
-    if usage.input or usage.output:
+    has_told_tokens = usage.input > 0 or usage.output > 0
+    if has_told_tokens and rates.has_tokens:
         pico += _input(row, rates, usage, extras) + _output(row, rates, usage, extras)
+    elif has_told_tokens and not (extras.characters or extras.images or extras.seconds):
+        raise NotPriced(row.model, "tokens")
     else:
         pico += _other_units(row, rates, extras)
     fees = ((f"tools.{tool}", row.tools.get(tool, NO_PRICE), count) for tool, count in extras.tools.items())

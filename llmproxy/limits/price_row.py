@@ -33,10 +33,12 @@ class Rates:
 
     Attributes:
         is_plain: Text alone tells the cost: input and output are priced, and a call has no fee.
+        has_tokens: Tokens are part of the bill. False where another unit is all of it, whatever tokens are told.
         minute: Per minute of sound; `characters` per character; `second` by size; `image` by quality and size.
     """
 
     is_plain: bool
+    has_tokens: bool
     text_in: int
     text_cached: int
     text_write: int
@@ -147,14 +149,14 @@ def _windows(fields: Fields, tier: str | None, call: int) -> tuple[Rates, Rates]
 
 def _rates(prices: Fields, call: int) -> Rates:
     other = any(unit in prices for unit in ("minute", "characters", "second", "image"))
-    # Billed by another unit alone: tokens, if told at all, are no part of the bill.
     by_tokens = not other or "in" in prices or "out" in prices
     text_in, text_out = (prices.get(name, NO_PRICE if by_tokens else 0) for name in ("in", "out"))
     text_cached = prices.get("cached", text_in)
     write = prices.get("cache_write", text_in)
     audio_in, image_in = prices.get("audio_in", text_in), prices.get("image_in", text_in)
     return Rates(
-        is_plain=text_in >= 0 and text_out >= 0 and call == 0,
+        is_plain=by_tokens and text_in >= 0 and text_out >= 0 and call == 0,
+        has_tokens=by_tokens,
         text_in=text_in,
         text_cached=text_cached,
         text_write=write,
@@ -179,8 +181,8 @@ def _dearest(tiers: Iterable[Rates]) -> Rates:
     second = _dearest_table(rates.second for rates in tiers)
     qualities = {quality for rates in tiers for quality in rates.image}
     image = {quality: _dearest_table(rates.image.get(quality, {}) for rates in tiers) for quality in qualities}
-    plain = all(rates.is_plain for rates in tiers)
-    return Rates(is_plain=plain, second=second, image=MappingProxyType(image), **numbers)
+    plain, by_tokens = all(rates.is_plain for rates in tiers), any(rates.has_tokens for rates in tiers)
+    return Rates(is_plain=plain, has_tokens=by_tokens, second=second, image=MappingProxyType(image), **numbers)
 
 
 def _dearest_table(tables: Iterable[Mapping[str, int]]) -> Mapping[str, int]:

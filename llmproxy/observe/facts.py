@@ -2,8 +2,8 @@
 What a parsed body or event says about a call: usage, model, time of creation, error. Takes nothing on trust.
 
 A body may hold anything, prompts and keys included, so only what has the expected shape is taken: counts are whole
-and not negative, names are short and printable, error codes consist of words. Nothing is computed and nothing is
-guessed: a member that the upstream left out stays out.
+and not negative, names are short and printable, error codes consist of words. Nothing is guessed: a member that the
+upstream left out stays out. Nothing is computed, but that tokens of a cache are part of the prompt's everywhere.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ _DETAILS = {
 }
 # Of the prompt's tokens, told beside them: DeepSeek's and Moonshot's names.
 _FLAT_CACHED = ("prompt_cache_hit_tokens", "cached_tokens")
+# Anthropic's, whose `input_tokens` are without them.
+_CACHE_BESIDE_INPUT = {
+    "cached_tokens": "cache_read_input_tokens",
+    "cache_write_tokens": "cache_creation_input_tokens",
+}
 _USUAL_DETAILS = frozenset({
     "cached_tokens", "text_tokens", "audio_tokens", "image_tokens", "reasoning_tokens", "cache_write_tokens",
     "accepted_prediction_tokens", "rejected_prediction_tokens",
@@ -58,6 +63,9 @@ NAMES = (
 )  # fmt: skip
 # The member around the response object in the events of a Responses stream.
 ENVELOPE = "response"
+# Anthropic's events: the first has a message around the model and what was read, with a first token or so that was
+# written; a later one has what was written in all, and maybe what was read once more.
+_MESSAGE_START, _MESSAGE_DELTA = "message_start", "message_delta"
 
 _bills_by_duration = re.compile(r"/v1/audio/(?:transcriptions|translations)").fullmatch
 
@@ -103,7 +111,9 @@ class Facts:
         kind, envelope = document.get("type"), document.get(ENVELOPE)
         if isinstance(envelope, dict) and isinstance(kind, str) and kind.startswith("response."):
             document = envelope
-        self._take_usage(document)
+        elif kind == _MESSAGE_START:
+            document = _member(document, "message")
+        self._take_usage(document, kind)
         self.model = read_model(document.get("model")) or self.model
         if (tier := document.get("service_tier")) is not None:
             self.service_tier = units.word(tier) or self.service_tier
@@ -114,11 +124,15 @@ class Facts:
         if has_failed(document) and not ("object" in document and self._reader.is_stored(document)):
             self.has_failed, self.error = True, read_error(document) or self.error
 
-    def _take_usage(self, document: dict[str, Any]) -> None:
+    def _take_usage(self, document: dict[str, Any], kind: object) -> None:
         told = document.get("usage")
         if not isinstance(told, dict):
             told = self._usage_elsewhere(document)
         if (usage := read_usage(told)) and (owner := self._reader.owner(document)):
+            if kind == _MESSAGE_START:
+                usage.pop("completion_tokens", None)
+            elif kind == _MESSAGE_DELTA and self.usage is not None:
+                usage = self.usage | usage
             self.usage, self.owner, self.is_partial = usage, owner, is_partial(told, usage)
 
     def _usage_elsewhere(self, document: dict[str, Any]) -> object:
@@ -179,7 +193,19 @@ def read_usage(usage: object) -> dict[str, Any] | None:
                 break
     if (cached := _first_count(usage, _FLAT_CACHED)) is not None:
         told["prompt_tokens_details"] = {"cached_tokens": cached} | told.get("prompt_tokens_details", {})
+    if "input_tokens" in usage and "prompt_tokens" in told and "prompt_tokens" not in usage:
+        _add_cache(told, usage)
     return told
+
+
+def _add_cache(told: dict[str, Any], usage: dict[str, Any]) -> None:
+    """Make tokens that stand beside `input_tokens` a part of the prompt's."""
+    beside = {
+        name: _count(usage.get(spelling)) for name, spelling in _CACHE_BESIDE_INPUT.items() if spelling in usage
+    }
+    if counts := {name: count for name, count in beside.items() if count}:
+        told["prompt_tokens"] += sum(counts.values())
+        told["prompt_tokens_details"] = counts | told.get("prompt_tokens_details", {})
 
 
 def is_partial(usage: Any, told: dict[str, Any]) -> bool:

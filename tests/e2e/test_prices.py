@@ -62,6 +62,18 @@ def response(model, tokens_in, tokens_out, *, output=(), **members):
     )
 
 
+def message(model, tokens_in, tokens_out, *, cached):
+    """A message in Anthropic's form, as JSON and as a stream: what is cached is told beside the input."""
+    read = {"input_tokens": tokens_in, "cache_read_input_tokens": cached, "cache_creation_input_tokens": 0}
+    told = {"type": "message", "model": model, "content": [], "usage": read | {"output_tokens": tokens_out}}
+    begun = told | {"usage": read | {"output_tokens": 1}}
+    return as_json(told), as_events(
+        {"type": "message_start", "message": begun},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": tokens_out}},
+        {"type": "message_stop"},
+    )
+
+
 SEARCH = {"type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "q"}}
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 TRANSCRIBED = {"input_tokens": 1_000, "input_token_details": {"text_tokens": 100, "audio_tokens": 900}}
@@ -83,6 +95,7 @@ RIGHT = [
     (RESPONSES, response("gpt-5", 1_000, 100, output=[SEARCH] * 3), 0.03225),
     (CHAT, chat("ft:gpt-4.1-2025-04-14:acme::Bq1", MILLION, 0), 3),
     (CHAT, chat("ft:gpt-4.1-2025-04-14:acme::Bq1", 0, MILLION), 12),
+    ("/v1/messages", message("gpt-4o", 100_000, 10_000, cached=100_000), 0.475),
 ]
 
 

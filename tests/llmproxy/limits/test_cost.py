@@ -198,9 +198,21 @@ def test_a_use_that_did_not_happen_needs_no_price():
     assert cost(priced("model.m.in = 1"), Usage(5, extras=Extras(tools={"image_generation": 0}))) == 5
 
 
-@pytest.mark.parametrize("unit", ["minute", "characters", "second", "image"])
-def test_tokens_are_no_part_of_a_bill_by_another_unit(unit):
-    assert cost(priced(f"model.m.{unit} = 1"), Usage(500, 0, 500)) == 0
+@pytest.mark.parametrize(
+    ("unit", "extras", "micros"),
+    [
+        ("minute", Extras(seconds=30), 500_000),
+        ("characters", Extras(characters=3), 3),
+        ("second", Extras(seconds=2), 2_000_000),
+        ("image", Extras(images=2), 2_000_000),
+    ],
+)
+def test_tokens_are_no_part_of_a_bill_by_another_unit(unit, extras, micros):
+    row = priced(f"model.m.{unit} = 1")
+
+    assert cost(row, Usage(500, 0, 500, extras=extras)) == micros
+    with pytest.raises(NotPriced, match="no price for tokens"):
+        cost(row, Usage(500, 0, 500))
 
 
 def test_where_tokens_are_told_they_are_the_bill(prices):

@@ -478,6 +478,38 @@ def test_cached_tokens_are_known_by_all_their_names(cached):
     assert metadata == {"prompt_tokens": 10, "prompt_tokens_details": {"cached_tokens": 4}}
 
 
+def _message_stream(**start):
+    """The events of an Anthropic stream up to its text, and that which ends it."""
+    message = {"id": "msg_1", "type": "message", "model": "claude-sonnet-4-5", "usage": {"output_tokens": 1} | start}
+    events = (
+        ("message_start", {"type": "message_start", "message": message}),
+        ("content_block_delta", {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "hi"}}),
+        ("message_delta", {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 15}}),
+    )
+    return [f"event: {name}\ndata: {json.dumps(data)}\n\n".encode() for name, data in events]
+
+
+def test_an_anthropic_stream_tells_what_was_read_first_and_what_was_written_last():
+    *begin, end = _message_stream(input_tokens=25)
+
+    whole = {"prompt_tokens": 25, "completion_tokens": 15, "model": "claude-sonnet-4-5"}
+    assert told_of_stream(*begin, end) == (whole, "reported", None)
+    cut = {"prompt_tokens": 25, "model": "claude-sonnet-4-5"}
+    assert told_of_stream(*begin) == (cut, "partial", None)
+
+
+def test_tokens_of_anthropics_cache_are_the_prompts_once():
+    cache = {"cache_read_input_tokens": 7, "cache_creation_input_tokens": 3}
+    prompt = {"prompt_tokens": 35, "prompt_tokens_details": {"cached_tokens": 7, "cache_write_tokens": 3}}
+
+    assert told_of_json({"usage": {"input_tokens": 25} | cache})[0] == prompt
+    assert told_of_stream(*_message_stream(input_tokens=25, **cache))[0] == (
+        prompt | {"completion_tokens": 15, "model": "claude-sonnet-4-5"}
+    )
+    beside = told_of_json({"usage": {"prompt_tokens": 35, "input_tokens": 35} | cache})[0]
+    assert beside["prompt_tokens"] == 35
+
+
 @pytest.mark.parametrize(
     "endpoint", ["/v1/audio/transcriptions", "/v1/audio/translations/", "/v1/%61udio/translations"]
 )
