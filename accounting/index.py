@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, or_, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Connection, Subquery, and_, cast, func, or_, select, tuple_
 
 from accounting.fold import NO_CODE, Call, Row, has_failed_inside
 from accounting.names import OTHER_MODELS
@@ -21,7 +21,7 @@ from database.engine import Session
 from llmproxy.api_log.latest import Filter, Place, read_all
 from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.api_log.record import MAX_LINE_BYTES
-from models import call_index, log_segments, usage_keys
+from models import call_index, log_segments, usage_keys, usage_sums
 
 # How a call ended: its outcome, or that it failed within a good response. New ones are added at the end.
 ENDINGS = (
@@ -41,6 +41,10 @@ MOST_READ = 5000
 MOST_SLOWEST = 300
 # Of how many of the newest rows the slowest are looked for before those of all.
 PART = 20_000
+# Calls of so few keys, in so few hours, are looked for in those hours alone. Others are met soon, on the way back.
+MOST_KEYS = 200
+MOST_HOURS = 100
+_MS_PER_HOUR = 3_600_000
 _MOST_MS = 2**31 - 1
 _MOST_STATUS = 999
 _COLUMNS = tuple(column.name for column in call_index.columns)
@@ -126,6 +130,10 @@ def find(
     table = call_index.c
     order = [*([table.duration_ms] if slowest else []), table.at, table.segment, table.place]
     conditions = [*_in_time(wanted), *_conditions(wanted)]
+    keys = _few_keys(session, wanted)
+    if keys == []:
+        return []
+    hours = _few_hours(session, wanted, keys) if keys else None
     if seen := read_mark(after):
         conditions.append(tuple_(*order) < tuple_(*(seen[column.name] for column in order)))
 
@@ -137,14 +145,47 @@ def find(
             .order_by(*(column.desc() for column in order))
             .limit(limit)
         )
+        if hours is not None:
+            statement = statement.join(hours, table.at.between(hours.c.begin, hours.c.begin + (_MS_PER_HOUR - 1)))
         return [Indexed(*row[:4], Place(row[4], row[2])) for row in session.execute(statement)]
 
-    if slowest and (since := _newest_part(session, wanted)):
+    if slowest and hours is None and (since := _newest_part(session, wanted)):
         # The slowest of all are no faster than those of a part: what is left to look up and to sort is little.
         part = rows(table.at >= since)
         if len(part) == limit:
             return rows(table.duration_ms >= part[-1].duration_ms)
     return rows()
+
+
+def _few_keys(session: Session, wanted: Filter) -> list[int] | None:
+    """The keys that calls of a filter are counted under; None where they are many, or there is no such filter."""
+    if not (whose := list(_keys(wanted))):
+        return None
+    statement = select(usage_keys.c.id).where(usage_keys.c.view == CALLS.id, *whose).limit(MOST_KEYS + 1)
+    found = list(session.scalars(statement))
+    return found if len(found) <= MOST_KEYS else None
+
+
+def _few_hours(session: Session, wanted: Filter, keys: list[int]) -> Subquery | None:
+    """
+    The hours in which calls were counted under keys, where they are few: `begin`, in milliseconds.
+
+    The way back through all rows would be a long one to the third call of a model. None where there are more hours,
+    and for times whose sums are gone before the index.
+    """
+    begin = max(begins_at(session) or 0, int(wanted.begin.timestamp() * 1000) if wanted.begin else 0)
+    first = session.scalar(select(func.min(usage_sums.c.hour)).where(usage_sums.c.view == CALLS.id))
+    if first is None or begin < first * _MS_PER_HOUR:
+        return None
+    of_them = [usage_sums.c.view == CALLS.id, usage_sums.c.key_id.in_(keys)]
+    of_them.append(usage_sums.c.hour >= begin // _MS_PER_HOUR)
+    if wanted.end:
+        of_them.append(usage_sums.c.hour <= int(wanted.end.timestamp() * 1000) // _MS_PER_HOUR)
+    hours = select(usage_sums.c.hour).where(*of_them).distinct()
+    if len(list(session.scalars(hours.limit(MOST_HOURS + 1)))) > MOST_HOURS:
+        return None
+    in_ms = cast(usage_sums.c.hour, BigInteger) * _MS_PER_HOUR
+    return select(in_ms.label("begin")).where(*of_them).distinct().subquery()
 
 
 def tells(wanted: Filter) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -154,7 +154,7 @@ def _list(sent: Sent, wanted: Filter, problem: Problem | None) -> Response:
         is_elsewhere=is_elsewhere,
         is_indexed=is_indexed,
         indexed_since=_indexed_since(wanted) if is_indexed else None,
-        spenders=_spenders(wanted),
+        spenders=_spenders(wanted) if sent["order"] != SLOWEST else {},
         gone=gone,
         most_rows=exports.MAX_ROWS,
         filters=request_filters.for_form(sent),
@@ -184,8 +184,9 @@ def _as_csv(sent: Sent, found: Found, older: dict[str, str] | None) -> Response:
 
 
 def _spenders(wanted: Filter) -> dict[str, list[tuple[str, str | None, Brief]]]:
-    """Who cost the most in the time that is looked at; nobody where none is, or no prices are kept."""
-    if wanted.begin is None or wanted.request_id or price_date() is None or request.args.get("after"):
+    """Who cost the most in the time that is listed; nobody beside a list of some of its calls, or without prices."""
+    has_all = replace(wanted, project_id=None, token_id=None, begin=None, end=None) == Filter()
+    if wanted.begin is None or not has_all or price_date() is None or request.args.get("after"):
         return {}
     whose = Filters(project_id=wanted.project_id, token_id=wanted.token_id)
     end = wanted.end or utc_now()

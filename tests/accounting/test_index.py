@@ -10,9 +10,10 @@ from sqlalchemy.orm import Session
 
 from accounting import index, names
 from accounting.rollup import Rollup, UsageSums
+from accounting.views import hour_of
 from llmproxy.api_log.latest import Filter
 from llmproxy.errors import Outcome
-from models import call_index
+from models import call_index, usage_sums
 from tests.accounting.test_rollup import catch_up
 from tests.records import PROJECT, append, record, refused
 
@@ -134,6 +135,40 @@ def test_what_is_counted_under_other_models_is_found_there(indexed, browse, monk
     indexed(at(1, request_id="first"), at(2, request_id="one too many", metadata={"model": "gpt-4o-mini"}))
 
     assert browse(billed_model=names.OTHER_MODELS) == (["one too many"], None)
+
+
+@pytest.fixture
+def rare(indexed, database: Engine) -> list[str]:
+    """Ids of the calls of a rare model, the latest first, among an hourly one of another."""
+
+    def hourly(hour: int, **changes: Any) -> dict[str, Any]:
+        return record(timestamp=f"2026-11-{20 + hour // 24}T{hour % 24:02}:30:00.000Z", **changes)
+
+    o4 = {"metadata": {"model": "o4"}, "duration_ms": 5.0}
+    indexed(
+        *(hourly(hour) for hour in range(48)),
+        *(hourly(hour, request_id=f"rare {hour}", **o4) for hour in (1, 20, 21, 47)),
+    )
+    return ["rare 47", "rare 21", "rare 20", "rare 1"]
+
+
+@pytest.mark.parametrize("most_hours", [100, 3], ids=["in its hours", "on the way back"])
+def test_a_rare_model_is_found_page_after_page(rare, browse, monkeypatch, most_hours: int):
+    monkeypatch.setattr(index, "MOST_HOURS", most_hours)
+
+    first, after = browse(billed_model="o4", limit=2)
+    assert (first, browse(billed_model="o4", limit=9, after=after)) == (rare[:2], (rare[2:], None))
+    late = {"begin": datetime(2026, 11, 20, 20, 45, tzinfo=UTC), "end": datetime(2026, 11, 21, 23, 15, tzinfo=UTC)}
+    assert browse(billed_model="o4", **late) == (["rare 21"], None)
+    assert set(browse(billed_model="o4", slowest=True)[0]) == set(rare)
+    assert browse(billed_model="o4", status="404") == browse(billed_model="of nobody") == ([], None)
+
+
+def test_a_rare_model_is_found_where_its_sums_are_gone_before_the_index(rare, browse, database: Engine):
+    with database.begin() as connection:
+        connection.execute(usage_sums.delete().where(usage_sums.c.hour < hour_of(datetime(2026, 11, 21, tzinfo=UTC))))
+
+    assert browse(billed_model="o4") == (rare, None)
 
 
 def test_every_outcome_has_its_number():

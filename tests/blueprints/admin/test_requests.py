@@ -283,3 +283,6 @@ def test_a_time_tells_who_cost_the_most_in_it(app: Flask, browser: Browser, writ
         *(("dear one", "$2.00"), ("cheap one", "$0.001")),
     ]
     assert shown(browser, spenders[0][0].partition("?")[2].replace("&amp;", "&")) == ["dear"]
+    # Beside a list of a few of the calls they would be taken for those of the list.
+    for narrowed in ("outcome=failed", "billed_model=gpt-4o", "order=slowest"):
+        assert "Costliest" not in browser.get(f"/admin/requests?span=24h&{narrowed}").text
