@@ -313,7 +313,8 @@ class Settings:
         "Hosts that a project's `base_url` may name, with commas; `*.example.com` stands for all below. Calls of"
         " others are refused. The host of `UPSTREAM_URL` need not be listed.", shown="all")
     allow_organization_routes: bool = setting("ALLOW_ORGANIZATION_ROUTES", False, switch,
-        "With `on`, `/v1/organization/*` is forwarded: administration, which is no caller's business.")
+        "With `on`, `/v1/organization/*` and `/v1/projects/*` are forwarded: administration, which is no caller's"
+        " business.")
     hide_openai_account: bool = setting("HIDE_OPENAI_ACCOUNT", False, switch,
         "With `on`, responses come down without `openai-organization` and `openai-project`, which name your account.")
     management_token: str = setting("MANAGEMENT_TOKEN", "", header_text,

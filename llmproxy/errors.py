@@ -173,7 +173,7 @@ class OrganizationRefused(CallerError):
     """Administration of the upstream's organization, which no withering token is for."""
 
     status, type, code = 403, "permission_error", "organization_refused"
-    message = "This proxy does not forward /v1/organization."
+    message = "This proxy forwards neither /v1/organization nor /v1/projects."
     extra_headers = (DO_NOT_RETRY,)
 
 

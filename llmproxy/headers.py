@@ -25,6 +25,8 @@ is_token = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+").fullmatch
 _is_value = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch
 _is_api_target = re.compile(r"/v1/[!\"$-~\x80-\xff]*").fullmatch
 _is_unusual = re.compile(r"[%;\\]|//").search
+# Below /v1/: who belongs to the organization, and who may do what in its projects.
+_ADMINISTRATION = frozenset({"organization", "projects"})
 # What stands before an upstream may decode, too.
 _MOST_DECODINGS = 3
 HOP_BY_HOP = frozenset(
@@ -120,7 +122,7 @@ def is_organization(target: str) -> bool:
     """Whether a checked target is of the organization's administration, in whatever an upstream might take for it."""
     path = target.partition("?")[0]
     if not _is_unusual(path):
-        return path[4:16].lower() == "organization" and path[16:17] in ("", "/")
+        return path[4:].partition("/")[0].lower() in _ADMINISTRATION
     decoded = path
     for _ in range(_MOST_DECODINGS):
         decoded = unquote(decoded)
@@ -132,7 +134,7 @@ def is_organization(target: str) -> bool:
         elif name not in ("", "."):
             segments.append(name)
     # What leads out of /v1/ and back is taken for what it names, wherever that stands.
-    return "organization" in segments[:2]
+    return not _ADMINISTRATION.isdisjoint(segments[:2])
 
 
 def endpoint_of(raw_target: str) -> str:

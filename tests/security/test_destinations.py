@@ -14,6 +14,10 @@ ORGANIZATION = [
     "/v1/%2Forganization/users", "/v1/organization%3Bx/users", "/v1/%5Corganization/users",
     "/v1/organization%20/users", "/v1/x/%252e%252e/organization/users", "/v1/%252e/organization/users",
     "/v1/x/..;/organization/users",
+    "/v1/projects", "/v1/projects/proj_1/users/user_1/roles", "/v1/Projects/p/roles?limit=1",
+    "/v1/%70rojects/p/roles", "/v1/%2570rojects/p/roles", "/v1//projects/p/roles", "/v1/projects;x/p/roles",
+    "/v1/projects%2Fp/roles", "/v1/%5Cprojects/p/roles", "/v1/projects%20/p/roles", "/v1/x/..;/projects/p/roles",
+    "/v1/x/%252e%252e/projects/p/roles",
 ]  # fmt: skip
 
 
@@ -46,20 +50,22 @@ def test_what_only_looks_like_it_passes(proxy, upstream, token):
     for target in (
         "/v1/organizations",
         "/v1/models/organization",
+        "/v1/projects.json",
+        "/v1/files/projects",
         "/v1/files/organization%2Fx",
         "/v1/models?x=/v1/organization/",
     ):
         assert call(proxy.url, "GET", target, token.bearer).status != 403
 
-    assert len(upstream.requests()) == 4
+    assert len(upstream.requests()) == 6
 
 
 def test_an_operator_may_allow_it(upstream, tmp_path):
     with Server("deployed", tmp_path / "data", UPSTREAM_URL=upstream.url, ALLOW_ORGANIZATION_ROUTES="on") as server:
-        assert call(server.url, "GET", "/v1/organization/users", server.issue_token().bearer).status != 403
+        for target in ("/v1/organization/users", "/v1/projects/p/roles"):
+            assert call(server.url, "GET", target, server.issue_token().bearer).status != 403
 
-    (seen,) = upstream.requests()
-    assert seen["target"] == "/v1/organization/users"
+    assert [seen["target"] for seen in upstream.requests()] == ["/v1/organization/users", "/v1/projects/p/roles"]
 
 
 @pytest.mark.parametrize("key", ["sk-admin-planted-0123456789", "SK-ADMIN-planted-0123456789"])
