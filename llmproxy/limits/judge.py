@@ -33,7 +33,12 @@ OUTPUT_NAMES: dict[str, tuple[str, ...]] = {
     "run": ("max_completion_tokens",),
     "realtime": ("max_output_tokens", "max_response_output_tokens"),
 }
-_ALL_OUTPUT_NAMES = tuple(dict.fromkeys(name for names in OUTPUT_NAMES.values() for name in names))
+# The last of them is a grader's.
+_ALL_OUTPUT_NAMES = frozenset(
+    {*(name for names in OUTPUT_NAMES.values() for name in names), "max_completions_tokens"}
+)
+# What takes no such parameter: a run that goes on has what it was begun with.
+_WITHOUT_OUTPUT = ("responses/compact", "threads/*/runs/*/submit_tool_outputs")
 # Where a request has its models, whose outermost object has none.
 _PLACES = {"evals": "testing_criteria", "fine_tuning/alpha/graders/run": "grader"}
 # Where it has a session, which has one of its own.
@@ -41,6 +46,8 @@ _WITH_SESSION = (
     "realtime/calls", "realtime/client_secrets",
     "realtime/translations/calls", "realtime/translations/client_secrets",
 )  # fmt: skip
+# What makes a session that answers, and where its settings stand.
+_MAKING_SESSIONS = ("realtime/calls", "realtime/client_secrets", "realtime/sessions", "realtime/calls/*/accept")
 # Objects that ask a model of their own, by name and by type, which some upstreams choose where it is left out.
 _ASKING = ("input_audio_transcription", "moderation", "transcription")
 _ASKING_TYPES = ("image_generation", "label_model", "score_model")
@@ -306,12 +313,25 @@ def _plain(name: str) -> str:
 
 def _check_output(rules: Rules, route: Route, members: Mapping[str, Any]) -> None:
     if rules.max_output_tokens is not None:
-        for name in _ALL_OUTPUT_NAMES:
-            _require_at_most(name, members.get(name), rules.max_output_tokens)
-    names = OUTPUT_NAMES.get(route.kind, ())
-    if rules.require_max_output and names and not any(_is_limit(members.get(name)) for name in names):
-        most = "" if rules.max_output_tokens is None else f", at most {rules.max_output_tokens}"
-        raise ParameterNotAllowed(f"Send `{names[0]}`{most}: this token must say how much it wants.", param=names[0])
+        for place in objects_in(members):
+            for name in _ALL_OUTPUT_NAMES.intersection(place):
+                _require_at_most(name, place[name], rules.max_output_tokens)
+    if rules.require_max_output and (names := _output_names(route, members)):
+        place = members.get("session") if route.path in _WITH_SESSION else members
+        if not isinstance(place, dict) or not any(_is_limit(place.get(name)) for name in names):
+            most = "" if rules.max_output_tokens is None else f", at most {rules.max_output_tokens}"
+            raise ParameterNotAllowed(
+                f"Send `{names[0]}`{most}: this token must say how much it wants.", param=names[0]
+            )
+
+
+def _output_names(route: Route, members: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names by which a request says how much it wants; none where it cannot."""
+    if route.path in _MAKING_SESSIONS:
+        session = members.get("session")
+        is_transcription = isinstance(session, dict) and session.get("type") == "transcription"
+        return () if is_transcription else OUTPUT_NAMES["realtime"]
+    return () if route.path in _WITHOUT_OUTPUT else OUTPUT_NAMES.get(route.kind, ())
 
 
 def _is_limit(value: object) -> bool:

@@ -65,6 +65,7 @@ def naming(model: str) -> Way:
 
 FILE = field(b"\0" * 20_000_000, b'form-data; name="file"; filename="a.mp3"')
 SHORT_FILE = field(b"\0" * 100, b'form-data; name="file"; filename="a.mp3"')
+SESSION_FIELD = b'form-data; name="session"'
 ALLOWED_FIELD, OTHER_FIELD = field(b"gpt-4o-mini"), field(b"gpt-4o")
 
 WAYS = {
@@ -478,6 +479,32 @@ def test_parameters_are_held_to_the_rules(proxy, ask, token, limits, good, bad, 
         "parameter_not_allowed",
         param,
     )
+
+
+def test_output_is_held_to_the_rules_where_a_session_has_it(proxy, ask, token, recorder):
+    secrets, limited = "/v1/realtime/client_secrets", {"max_output_tokens": 100, "require_max_output": True}
+    opened = ["POST realtime/client_secrets", "POST realtime/calls", "POST responses/compact", "assistants"]
+    set_rules(proxy, token, {"endpoints": opened, "limits": limited})
+    form_of = {limit: form(field(b'{"max_output_tokens":%d}' % limit, SESSION_FIELD)) for limit in (100, 101)}
+
+    passed = [
+        Way("", b'{"session":{"max_output_tokens":100}}', secrets),
+        Way("", b'{"session":{"type":"transcription"}}', secrets),
+        Way("", form_of[100], "/v1/realtime/calls", (FORM,)),
+        Way("", b'{"model":"x"}', "/v1/responses/compact"),
+        Way("", b'{"tool_outputs":[]}', "/v1/threads/t/runs/r/submit_tool_outputs"),
+    ]
+    refused = [
+        Way("", b'{"session":{"max_output_tokens":101}}', secrets),
+        Way("", b'{"max_output_tokens":100,"session":{}}', secrets),
+        Way("", form_of[101], "/v1/realtime/calls", (FORM,)),
+        Way("", b'{"assistant_id":"a"}', "/v1/threads/t/runs"),
+    ]
+
+    assert [ask(way).status for way in passed] == [200] * len(passed)
+    assert {ask(way).json["error"]["code"] for way in refused} == {"parameter_not_allowed"}
+    assert [recorder.received().body for _ in passed] == [way.body for way in passed]
+    assert not recorder.has_received()
 
 
 @pytest.mark.parametrize(
