@@ -209,9 +209,14 @@ def _add_cache(told: dict[str, Any], usage: dict[str, Any]) -> None:
 
 
 def is_partial(usage: Any, told: dict[str, Any]) -> bool:
-    """Whether a usage object has a count of prompt or completion that is none of those that were read."""
+    """
+    Whether a usage object has a count of prompt or completion that is none of those that were read, or leaves out
+    what was read by who has written: nobody writes of nothing.
+    """
     if "prompt_tokens" in told and "completion_tokens" in told:  # nearly always
         return False
+    if told.keys() & {"prompt_tokens", "completion_tokens", "total_tokens"} == {"completion_tokens"}:
+        return told["completion_tokens"] > 0
     return any(
         name not in told and any(usage.get(spelling) is not None for spelling in _COUNTS[name])
         for name in ("prompt_tokens", "completion_tokens")

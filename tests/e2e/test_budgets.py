@@ -328,9 +328,12 @@ def test_an_upstream_that_nobody_reaches_costs_nothing(proxy, chat, token_for):
     assert settled(proxy, meter) == (0, 0, 0)
 
 
-def test_usage_that_nobody_tells_is_assumed(proxy, chat, token):
+@pytest.mark.parametrize(
+    "told", [{"silent": True}, {"says": {"prompt_tokens": None, "total_tokens": None}}], ids=["none", "output alone"]
+)
+def test_usage_that_nobody_tells_is_assumed(proxy, chat, token, told):
     meter = add_meter(proxy, token)
-    body = asking("gpt-4.1", silent=True, max_tokens=1000)
+    body = asking("gpt-4.1", max_tokens=1000, **told)
 
     answer = chat(body)
 

@@ -449,6 +449,10 @@ def test_an_oddity_within_the_usage_is_left_out_alone():
         ({"prompt_tokens": 20, "completion_tokens": "nine"}, "partial"),
         ({"prompt_tokens": -1, "completion_tokens": 9}, "partial"),
         ({"input_tokens": [], "total_tokens": 9}, "partial"),
+        ({"prompt_tokens": None, "completion_tokens": 9}, "partial"),
+        ({"output_tokens": 9}, "partial"),
+        ({"output_tokens": 9, "total_tokens": 29}, "reported"),
+        ({"completion_tokens": 0}, "reported"),
         ({"prompt_tokens": "20", "completion_tokens": "9"}, "absent"),
     ],
 )
