@@ -401,7 +401,10 @@ def relayed(
     status = f"{response.status_code} {response.reason or ''}"
     call.head_went(response.status_code, observer)
     # A client of a stream wants the head at once; a small response had better leave in one packet.
-    return Response(relay, status, down, head_first=not raw.has_body_bytes())
+    head_first = not raw.has_body_bytes()
+    if head_first:
+        raw.let_go_of_head()
+    return Response(relay, status, down, head_first=head_first)
 
 
 def _lists_models(call: Call, holding: Holding | None) -> bool:

@@ -43,6 +43,9 @@ class RawResponse(Protocol):
     def is_drained(self) -> bool:
         """The body has arrived, and nothing of it is left to read."""
 
+    def let_go_of_head(self) -> None:
+        """Forget the headers: the body may go on for long."""
+
     def has_body_bytes(self) -> bool:
         """True when `read1` would not wait."""
 

@@ -17,6 +17,9 @@ class RawMock:
         self._raw = raw
         self.headers = list(raw.headers.items())
 
+    def let_go_of_head(self) -> None:
+        self.headers = []
+
     def has_body_bytes(self) -> bool:
         return True
 

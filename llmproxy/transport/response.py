@@ -15,7 +15,7 @@ from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ReadTimeout, RequestException
 from requests.structures import CaseInsensitiveDict
 
-from llmproxy.headers import Headers, Origin, field_lines
+from llmproxy.headers import Headers, field_lines
 from llmproxy.transport.connection import Connection, Timeouts
 from llmproxy.transport.parser import ParsedResponse
 from llmproxy.transport.pool import ConnectionPool
@@ -42,6 +42,9 @@ class Fields(CaseInsensitiveDict[str]):
         return isinstance(key, str) and key.lower() in self._store
 
 
+_NO_FIELDS = Fields([])
+
+
 class EndedBeforeResponse(ConnectionError):
     """The upstream closed its side without a byte of a response."""
 
@@ -59,18 +62,22 @@ class WireResponse(ParsedResponse):
         timeouts: For its head, and between two bytes of its body.
 
     Attributes:
+        origin: Whose it is.
         fields: The last header of each name, once `receive_head` has returned.
         is_complete: The whole body has arrived, though maybe not been read from here yet.
     """
 
     __slots__ = (
-        "_connection", "_ends_with_connection", "_framing_bytes", "_head_bytes", "_may_reuse", "_pool", "_request",
-        "_take", "_timeouts", "fields", "is_complete",
+        "_connection", "_ends_with_connection", "_framing_bytes", "_head_bytes", "_is_to_head", "_may_reuse",
+        "_on_interim", "_pool", "_take", "_timeouts", "fields", "is_complete", "origin",
     )  # fmt: skip
 
     def __init__(self, request: UpstreamRequest, pool: ConnectionPool, timeouts: Timeouts) -> None:
         super().__init__(conceals=request.conceals, may_upgrade=request.may_upgrade)
-        self._request = request
+        # And no more of it: a stream may stay for long after what asked for it.
+        self.origin = request.origin
+        self._is_to_head = request.method == "HEAD"
+        self._on_interim = request.on_interim
         self._pool = pool
         self._timeouts = timeouts
         self._connection: Connection | None = None
@@ -105,13 +112,12 @@ class WireResponse(ParsedResponse):
                 raise EndedBeforeResponse
             self._take_head(connection, data)
             left_s = deadline - time.monotonic()
-        is_head = self._request.method == "HEAD"
-        if is_head:  # llhttp does not know what was asked: no body belongs to this, whatever it says
+        if self._is_to_head:  # llhttp does not know what was asked: no body belongs to this, whatever it says
             self.is_excess |= bool(self.body)
             self.body.clear()
         self.fields = Fields(self.headers)
         self._check_head()
-        self.is_complete = self.is_done or is_head
+        self.is_complete = self.is_done or self._is_to_head
         self._ends_with_connection = "content-length" not in self.fields and "transfer-encoding" not in self.fields
         self._may_reuse = body_sent
         self._connection = connection
@@ -134,9 +140,9 @@ class WireResponse(ParsedResponse):
         self._parse(data)
         if self.interim:
             interim, self.interim = self.interim, []
-            if self._request.on_interim is not None:
+            if self._on_interim is not None:
                 for status, headers in interim:
-                    self._request.on_interim(status, headers)
+                    self._on_interim(status, headers)
                     give_way()
         if self._head_bytes > MAX_HEAD_BYTES and not self.head_done:
             raise RequestsConnectionError("the upstream's headers are too long")
@@ -158,11 +164,6 @@ class WireResponse(ParsedResponse):
             raise RequestsConnectionError(f"the upstream's response is not HTTP ({type(exc).__name__})") from exc
 
     @property
-    def origin(self) -> Origin:
-        """Whose it is."""
-        return self._request.origin
-
-    @property
     def is_drained(self) -> bool:
         """True when nothing of the body is left to read."""
         return self.is_complete and not self.body
@@ -170,6 +171,10 @@ class WireResponse(ParsedResponse):
     def has_body_bytes(self) -> bool:
         """True when `read1` would not wait."""
         return self.is_complete or bool(self.body)
+
+    def let_go_of_head(self) -> None:
+        """Forget the headers, which have had their use: the body may go on for long."""
+        self.headers, self.fields = [], _NO_FIELDS
 
     def read1(self) -> bytes:
         """

@@ -81,6 +81,10 @@ def respond(application: Application, response: Response, environ: Environ) -> b
     Returns when a client that has not sent its whole request has had time to see the response.
     """
     body = application(environ, response.start_response)
+    if response.headers_sent:
+        # Of a stream, which may stay for long after what asked for it.
+        environ.clear()
+        response.let_go_of_heads()
     try:
         for piece in body:
             response.write(piece)

@@ -143,6 +143,11 @@ class OrdinaryRequest(message.HeaderPolicy):  # type: ignore[misc]
         connection = self.fields.get("HTTP_CONNECTION")
         return connection is not None and lists_close(connection)
 
+    def let_go_of_head(self) -> None:
+        """Forget the fields, but for what they say of the connection."""
+        self.received = []
+        self.fields = {key: value for key, value in self.fields.items() if key == "HTTP_CONNECTION"}
+
     def learn_scheme(self) -> bool:
         """Take over what a trusted front server says of it. False when it says two things."""
         self.scheme = _base(self.cfg)["wsgi.url_scheme"]

@@ -19,7 +19,7 @@ from gunicorn.http.message import TOKEN_RE
 from llmproxy.headers import Headers, field_lines
 from llmproxy.relay import SendNow
 from llmproxy.sockets import RealSocket, real, send_ready
-from server.gunicorn.request import unread_bytes
+from server.gunicorn.request import OrdinaryRequest, unread_bytes
 from server.lingering import DRAINED_BYTES
 
 # gunicorn takes these two for the connection's own and would drop the upstream's.
@@ -113,6 +113,12 @@ class Response(wsgi.Response):  # type: ignore[misc]
                 text = "".join([f"{name}: {value}\r\n" for name, value in self.headers])
             self._unsent = f"{''.join(self.default_headers())}{text}\r\n".encode("latin-1")
             self.headers_sent = True
+
+    def let_go_of_heads(self) -> None:
+        """Forget what the request and the response said, once that has been sent."""
+        self.headers, self._text = [], None
+        if isinstance(self.req, OrdinaryRequest):
+            self.req.let_go_of_head()
 
     def write(self, arg: bytes) -> None:
         """Send a piece of the body; an empty one sends the head that waits for it."""

@@ -435,6 +435,9 @@ class Raw:
         self._pieces = list(pieces)
         self._error = error
 
+    def let_go_of_head(self) -> None:
+        self.headers = []
+
     def has_body_bytes(self) -> bool:
         return bool(self._pieces)
 
