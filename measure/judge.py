@@ -35,6 +35,7 @@ from llmproxy.limits.body.reading import (
     brought,
     is_like_brought,
     is_misleading,
+    names_models,
 )
 from llmproxy.limits.body.scanner import scan
 
@@ -42,7 +43,7 @@ NAMES = (
     "model", "messages", "input", "tools", "type", "n", "session", "prompt", "metadata", "parameters", "schema",
     "image_url", "url", "file_id", "file_data", "input_audio", "data", "audio", "id", "content", "moderation",
     "grader", "instructions", "max_tokens", "stream", "x", "", "mode", "items", "item", "graders", "headers",
-    "attributes", "input_schema", "tools", "tools", "input", "reasoning",
+    "attributes", "input_schema", "tools", "tools", "input", "reasoning", "models", "fallbacks",
 )  # fmt: skip
 MISLEADING = (
     "model ", "Model", "MODEL", "model\0", "\u017fession", "reasoning_e\ufb00ort", "Too\u212as", "TOOLS",
@@ -242,7 +243,7 @@ def _built(value: Any, models: set[str], under: str = "", *, is_outermost: bool 
         return [_built(entry, models) for entry in value] if isinstance(value, list) else value
     names = [name for name, _ in value]
     for name, inner in value:
-        says_much = name in WATCHED or isinstance(inner, list)
+        says_much = name in WATCHED or names_models(name) or isinstance(inner, list)
         if is_misleading(name) or (says_much and names.count(name) > 1):
             raise AmbiguousBody
     built = {}
@@ -255,7 +256,18 @@ def _built(value: Any, models: set[str], under: str = "", *, is_outermost: bool 
             models.add(inner)
         elif name == "model" and (is_outermost or not (inner is None or isinstance(inner, _Pairs))):
             raise AmbiguousBody
+        elif names_models(name):
+            models |= _texts(built[name])
     return built
+
+
+def _texts(value: Any) -> set[str]:
+    """Every text, but of objects that have a model of their own."""
+    if isinstance(value, dict):
+        value = [] if isinstance(value.get("model"), str) else list(value.values())
+    return (
+        set().union(*map(_texts, value)) if isinstance(value, list) else {value} if isinstance(value, str) else set()
+    )
 
 
 def _count(parts: Parts, name: str, value: Any) -> None:
@@ -263,6 +275,10 @@ def _count(parts: Parts, name: str, value: Any) -> None:
         parts.prompts = max(1, sum(isinstance(entry, str) or type(entry) is list for entry in value))
     elif name == "input" and isinstance(value, str):
         parts.characters = len(value)
+    if name in ITEMS:
+        for item in [value] if isinstance(value, _Pairs) or not isinstance(value, list) else value:
+            last = dict(item) if isinstance(item, _Pairs) else {}
+            parts.add_item(has_id=isinstance(last.get("id"), str), has_type=isinstance(last.get("type"), str))
     if name in COUNTED:
         _count_inside(parts, name, value, depth=0 if name in ITEMS else 2)
 

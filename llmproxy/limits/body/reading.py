@@ -248,7 +248,7 @@ def models_in(members: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _texts_in(value: Any) -> set[str]:
-    """Every text, however deep, but in objects that have a model of their own: that is found as any other is."""
+    """Every text, however deep, but in free places, and in objects with a model of their own, found as any other."""
     texts, places = set[str](), [value]
     while places:
         place = places.pop()
@@ -257,7 +257,9 @@ def _texts_in(value: Any) -> set[str]:
         elif isinstance(place, list):
             places += place
         elif isinstance(place, dict) and not isinstance(place.get("model"), str):
-            places += place.values()
+            places += [
+                inner for name, inner in place.items() if name not in FREE_INSIDE or inner.__class__ is not dict
+            ]
     return texts
 
 
