@@ -7,16 +7,17 @@ handshake → admission → upstream → tunnel → record. An upstream that ref
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
 
 from blueprints.proxy import Environ, Response, StartResponse, asked_of, checked_request, relayed, respond, send_up
-from llmproxy.admission import RuledToken
+from llmproxy.admission import RuledToken, bearer_of, hash_token, without_prefix
 from llmproxy.call import Call
 from llmproxy.concealment import concealment_of
-from llmproxy.endpoints import RESPONSES
-from llmproxy.errors import AmbiguousBody, ProxyError
+from llmproxy.endpoints import RESPONSES, TELLING_SESSIONS, plain_path
+from llmproxy.errors import AmbiguousBody, AuthUnavailable, ProxyError
 from llmproxy.headers import bearer_in_key_header, endpoint_of, origin_of, request_headers
 from llmproxy.holding import Holding
 from llmproxy.limits.body.reading import Reading
@@ -28,8 +29,8 @@ from llmproxy.websocket.messages import ClientMessages
 from llmproxy.websocket.metering import Metering
 from llmproxy.websocket.settings import Settings
 from llmproxy.websocket.side import Side
-from llmproxy.websocket.talk import Talk
-from llmproxy.websocket.tunnel import Tunnel
+from llmproxy.websocket.talk import Talk, Unread
+from llmproxy.websocket.tunnel import Messages, Tunnel
 from llmproxy.websocket.usage import observe_session
 from services import Services
 
@@ -100,10 +101,20 @@ def _open(parts: Services, call: Call, environ: Environ) -> Response:
         if code := parts.gate.check_message(token, opened, said, size):
             holding.note(code)
 
+    def check_unread() -> None:
+        secret = without_prefix(bearer_of(authorization or bearer_in_subprotocol(environ)))
+        with suppress(AuthUnavailable):  # an outage is no reason to end what was admitted
+            parts.gate.check_unread(hash_token(secret), opened)
+
     metering = Metering(call, admit_response, lambda: tunnel, is_ruled=token is not None)
     # On Responses each has its own alone.
     settings = Settings() if token is not None and not opened.target.startswith(RESPONSES) else None
     talk = Talk(metering, check, settings) if token is not None else None
+    messages: Messages | None = None
+    if talk is not None:
+        messages = ClientMessages(talk.judge, parts.gate.open_spool)
+    elif plain_path(call.endpoint) not in TELLING_SESSIONS:
+        messages = Unread(check_unread)
     observer = observe_session(
         response.headers.get("sec-websocket-extensions"), responses=metering, settings=settings
     )
@@ -113,7 +124,7 @@ def _open(parts: Services, call: Call, environ: Environ) -> Response:
         Side(*response.raw.take_over()),
         observer=observer,
         stall_s=parts.settings.idle_timeout_s,
-        messages=ClientMessages(talk.judge, parts.gate.open_spool) if talk is not None else None,
+        messages=messages,
     )
     call.head_went(response.status_code, observer, cut=tunnel.cut)
     down = headers_down(response.raw.headers, request_id=call.request_id)

@@ -313,7 +313,7 @@ class Gate:
         """
         try:
             # It is no request of the hourly limit, which refuses none of these.
-            ruled = self._state_of(token, is_counted=False).ruled
+            ruled = self._state_of(token.token_hash, is_counted=False).ruled
             if ruled is None:
                 return None
             _check_said(rules := _rules_of(ruled), asked, said, size, ruled)
@@ -331,6 +331,17 @@ class Gate:
         except ProxyError as exc:
             self._complete(exc, token)
             raise
+
+    def check_unread(self, token_hash: str, asked: Asked) -> None:
+        """
+        Judge a WebSocket whose messages nobody reads and whose responses nobody counts, by what its token's rules and
+        meters have become. Raises as `admit` does.
+        """
+        ruled = self._state_of(token_hash, is_counted=False).ruled
+        if ruled is None:
+            return
+        _check_said(_rules_of(ruled), asked, None, 0, ruled)
+        _require_told(ruled, asked, NOTHING)
 
     def _require_priced(self, ruled: Ruled, asked: Asked, said: Reading) -> None:
         """Raises where a budget in dollars would not see what a model costs that hears what is said."""
@@ -362,7 +373,7 @@ class Gate:
                     if not next(others_end, False):
                         raise
                     has_waited = True
-                state = self._state_of(token)
+                state = self._state_of(token.token_hash)
                 if state.ruled is None:
                     return None
                 token = token._replace(state=state, ruled=state.ruled)
@@ -449,15 +460,15 @@ class Gate:
             reading = self._read(asked, body, token_id)
         return self._judge(ruled, rules, route or UNKNOWN, asked, reading or NOTHING), reading
 
-    def _state_of(self, token: RuledToken, *, is_counted: bool = True) -> TokenState:
+    def _state_of(self, token_hash: str, *, is_counted: bool = True) -> TokenState:
         """
         Args:
             is_counted: It is asked for a request, which the hourly limit may refuse.
         """
         now = utc_now()
         try:
-            state = self._store.state(token.token_hash)
-            if state is None and (successor := self._store.successor(token.token_hash, now)):
+            state = self._store.state(token_hash)
+            if state is None and (successor := self._store.successor(token_hash, now)):
                 state = self._store.state(successor)
         except StoreUnavailable as exc:
             raise unavailable(exc) from exc

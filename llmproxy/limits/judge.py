@@ -317,8 +317,8 @@ def _check_output(rules: Rules, route: Route, members: Mapping[str, Any]) -> Non
             for name in _ALL_OUTPUT_NAMES.intersection(place):
                 _require_at_most(name, place[name], rules.max_output_tokens)
     if rules.require_max_output and (names := _output_names(route, members)):
-        place = members.get("session") if route.path in _WITH_SESSION else members
-        if not isinstance(place, dict) or not any(_is_limit(place.get(name)) for name in names):
+        asked = members.get("session") if route.path in _WITH_SESSION else members
+        if not isinstance(asked, dict) or not any(_is_limit(asked.get(name)) for name in names):
             most = "" if rules.max_output_tokens is None else f", at most {rules.max_output_tokens}"
             raise ParameterNotAllowed(
                 f"Send `{names[0]}`{most}: this token must say how much it wants.", param=names[0]

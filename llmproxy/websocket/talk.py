@@ -9,6 +9,7 @@ would.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -43,6 +44,30 @@ class Check(Protocol):
 
         Raises ProxyError where it may not go up.
         """
+
+
+class Unread:
+    """
+    Lets a client's bytes pass as they come, where nobody reads them and its responses, if any, are counted by nobody:
+    its token may have got rules or a budget meanwhile.
+
+    Args:
+        check: Asked as often as sound is looked at. Raises ProxyError where they may pass no more.
+    """
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
+        self._looked_at = time.monotonic()
+
+    def feed(self, data: bytes) -> tuple[bytes]:
+        """The bytes. Raises what `check` does."""
+        if time.monotonic() - self._looked_at >= _SOUND_LOOKED_AT_S:
+            self._check()
+            self._looked_at = time.monotonic()
+        return (data,)
+
+    def close(self) -> None:
+        """No more will come."""
 
 
 class Talk:

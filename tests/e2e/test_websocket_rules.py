@@ -511,6 +511,18 @@ def test_a_translation_is_held_to_rules_as_any_session_is(proxy, token, heard):
     assert (record["cost_usd"], record["cost_source"]) == (None, "absent")
 
 
+def test_a_translation_that_was_opened_before_its_token_had_rules_ends_with_its_sound(proxy, token_for, heard):
+    plain, sound = token_for(heard.url), said(b"session.input_audio_buffer.append", b',"audio":"AAAA"').decode()
+    with opened(proxy, plain, TRANSLATING + OTHER) as client:
+        client.recv()
+        client.send(sound)
+        set_rules(proxy, plain, RULES)
+        with suppress(ConnectionClosed):
+            while True:
+                client.send(sound)
+        assert closed(client) == (1008, "endpoint_not_allowed")
+
+
 @pytest.mark.parametrize("unit", ["usd", "tokens"])
 def test_no_translation_goes_on_beside_a_budget_that_is_not_told_its_cost(proxy, token, heard, unit):
     with opened(proxy, token, TRANSLATING + ALLOWED) as client:
@@ -556,6 +568,47 @@ def test_a_rule_that_changes_holds_from_the_next_message_on(proxy, token, heard)
     assert len(heard.messages) == 1
     _, record = proxy.wait_for_records(2, token)
     assert (record["outcome"], record["error"]["code"], record["cut"]) == ("refused", "model_not_allowed", True)
+
+
+def test_a_session_that_was_opened_before_its_token_had_rules_ends_with_its_next_response(proxy, token_for, heard):
+    plain = token_for(heard.url)
+    ask = '{"type":"response.create"}'
+    with opened(proxy, plain) as client:
+        client.recv()
+        # Without rules, with such as refuse nobody, and with such as ask nothing of a request it goes on.
+        for rules in (None, RULES | {"mode": "report"}, {"endpoints": ["realtime"]}):
+            set_rules(proxy, plain, rules)
+            client.send(ask)
+            assert [client.recv(timeout=30), client.recv(timeout=30)] == [BEGUN, DONE]
+        set_rules(proxy, plain, RULES)
+        client.send(ask)
+        assert closed(client) == (1008, "endpoint_not_allowed")
+
+    *parts, session = proxy.wait_for_records(5, plain)
+    assert [part["part"] for part in parts] == [1, 2, 3, 4]
+    assert (session["outcome"], session["error"]["code"]) == ("refused", "endpoint_not_allowed")
+    assert json.loads(heard.messages[-1])["type"] == "response.cancel"
+
+
+def test_an_hourly_limit_that_messages_use_up_ends_the_session_at_the_next_response(proxy, token, heard):
+    proxy.manage("PATCH", f"/tokens/{token.id}", {"rate_limit": 2})  # the opening, and a response
+    with opened(proxy, token) as client:
+        client.recv()
+        client.send('{"type":"response.create"}')
+        assert [client.recv(timeout=30), client.recv(timeout=30)] == [BEGUN, DONE]
+        client.send('{"type":"input_audio_buffer.clear"}')  # which asks for nothing
+        client.send('{"type":"response.create"}')
+        assert closed(client) == (1008, "rate_limit_exceeded")
+
+    assert [json.loads(message)["type"] for message in heard.messages] == [
+        "response.create",
+        "input_audio_buffer.clear",
+    ]
+    _, session = proxy.wait_for_records(2, token)
+    assert (session["outcome"], session["error"]["code"]) == ("refused", "rate_limit_exceeded")
+    with pytest.raises(InvalidStatus) as caught:
+        opened(proxy, token)
+    assert caught.value.response.status_code == 429
 
 
 def test_in_report_mode_messages_go_up_and_what_would_have_refused_them_is_noted(proxy, token, heard):
