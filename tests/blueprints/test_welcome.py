@@ -1,5 +1,6 @@
 """`/`, and the hint to whoever asks beside the API."""
 
+import re
 from pathlib import Path
 
 from flask import Flask
@@ -31,6 +32,14 @@ def test_the_address_alone_says_what_is_where(tmp_path: Path) -> None:
     ):
         assert address in text
     assert __version__ not in text
+
+
+def test_a_browser_is_led_on(tmp_path: Path) -> None:
+    browser = {"Accept": "text/html,*/*;q=0.8"}
+    answer = client_of(tmp_path).get("/", base_url="http://proxy.test:8080", headers=browser)
+
+    links = re.findall(r'href="http://proxy.test:8080/([^"]*)"', answer.text)
+    assert answer.mimetype == "text/html" and links == ["admin/", "manage/openapi.json", "self"]
 
 
 def test_addresses_are_below_the_path_that_a_front_server_gives(tmp_path: Path) -> None:
