@@ -21,7 +21,7 @@ from llmproxy.errors import (
     ModelUndetermined,
     ParameterNotAllowed,
 )
-from llmproxy.limits.body.reading import Reading, listed, models_in, objects_in
+from llmproxy.limits.body.reading import WATCHED, Reading, listed, models_in, names_models, objects_in
 from llmproxy.limits.routes import DEFAULT_MODELS, Route, id_in
 from llmproxy.limits.rules import Rules, has_tool
 
@@ -52,6 +52,8 @@ _MAKING_SESSIONS = ("realtime/calls", "realtime/client_secrets", "realtime/sessi
 _ASKING = ("input_audio_transcription", "moderation", "transcription")
 _ASKING_TYPES = ("image_generation", "label_model", "score_model")
 _ASKING_MEMBERS = frozenset({*_ASKING, "output_format", "tool_choice", "tools"})
+# By which OpenRouter chooses a model by itself.
+_ROUTERS = ("preset", "route")
 # OpenAI's, without dates. What settings others have, nobody here knows.
 _TOOLS = frozenset(
     {
@@ -195,6 +197,11 @@ def require_metered(route: Route, reading: Reading) -> None:
         raise ParameterNotAllowed(
             "This token has a budget: send `stream: true`, for the run's end tells what it costs.", param="stream"
         )
+    if route.kind != "free" and (name := _choosing(reading.members)):
+        raise ParameterNotAllowed(
+            f"Leave out `{name}`: which of several models answers is told too late, and this token has a budget.",
+            param=name,
+        )
 
 
 def asked_values(query: str, name: str) -> list[str]:
@@ -234,9 +241,18 @@ def _runs_in_background(route: Route, members: Mapping[str, Any]) -> bool:
     return route.kind != "images" and bool(members.get("background"))
 
 
+def _choosing(members: Mapping[str, Any]) -> str | None:
+    """A member by which a router may answer with another model than `model`."""
+    for name in members:
+        is_one = name in _ROUTERS if name in WATCHED else names_models(name)
+        if is_one and members[name]:
+            return name
+    return None
+
+
 def _unnamed(rules: Rules, members: Mapping[str, Any]) -> Iterator[str]:
     """What to do about each place that leaves its model to the upstream."""
-    for name in ("preset", "route"):
+    for name in _ROUTERS:
         if members.get(name) is not None and not ("models" in members and name == "route"):
             yield f"Leave out `{name}`: by it the upstream chooses the model"
     choices = set[int]()
