@@ -400,7 +400,7 @@ class Settings:
     otel_service_name: str = setting("OTEL_SERVICE_NAME", "llm-proxy", header_text,
         "The service's name in traces; the SDK reads its other `OTEL_*` variables itself.")
     token_retention_days: float = setting("TOKEN_RETENTION_DAYS", 30.0, between(0.0, 36_500),
-        "Days after which an expired token is deleted.")
+        "Days after which an expired token is deleted, and so is a replaced secret after its end.")
     usage_retention_days: float = setting("USAGE_RETENTION_DAYS", 400.0, between(0.0, 36_500),
         "Days after which sums of usage are deleted.")
     request_index_days: float = setting("REQUEST_INDEX_DAYS", 30.0, between(0.0, 36_500),

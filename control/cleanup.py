@@ -43,7 +43,8 @@ ALERT_DAYS = 30
 class Cleanup:
     """
     Args:
-        settings: Say for how many days tokens are kept after they expired, and the others from their time on.
+        settings: Say for how many days tokens and replaced secrets are kept after they ended, and the others from
+            their time on.
         busy_ms: How long a batch waits where another process holds SQLite's write lock; NoAnswer then.
     """
 
@@ -62,7 +63,8 @@ class Cleanup:
         died = now - timedelta(days=kept.token_retention_days)
         expired = select(Token.token_hash).where(Token.expires_at < died).limit(BATCH)
         yield from self._repeated("expired tokens", delete(Token).where(Token.token_hash.in_(expired)))
-        over = select(retired_secrets.c.token_hash).where(retired_secrets.c.until < now).limit(BATCH)
+        # Whoever finds an old secret somewhere may still ask the pages whose it was.
+        over = select(retired_secrets.c.token_hash).where(retired_secrets.c.until < died).limit(BATCH)
         replaced = delete(retired_secrets).where(retired_secrets.c.token_hash.in_(over))
         yield from self._repeated("replaced secrets", replaced)
         yield from self._old_usage(now - timedelta(days=kept.usage_retention_days))

@@ -174,9 +174,9 @@ def retired_until(session: Session, token_id: str) -> datetime | None:
 
 
 def revoke(session: Session, actor: Actor, *, token_id: str | None = None, secret: str | None = None) -> None:
-    """Revoke by public id or by the secret; revoking twice is fine. Raises NotFound."""
+    """Revoke by public id or by a secret that works; revoking twice is fine. Raises NotFound."""
     with write_transaction(session):
-        token = find(session, token_id) if token_id is not None else _find_by_secret(session, secret or "")
+        token = find(session, token_id) if token_id is not None else _working_by(session, secret or "")
         if token.is_active:
             _revoke(session, actor, token)
 
@@ -218,8 +218,9 @@ def _revoke(session: Session, actor: Actor, token: Token) -> None:
     audit.add(session, actor, "revoke", token, before={"is_active": True}, after={"is_active": False})
 
 
-def _find_by_secret(session: Session, secret: str) -> Token:
-    token: Token | None = session.scalar(select(Token).where(has_secret(hash_token(without_prefix(secret)))))
+def _working_by(session: Session, secret: str) -> Token:
+    # One that was replaced and has ended opens nothing: whoever found it must not end what its holder has moved to.
+    token = find_by_hash(session, hash_token(without_prefix(secret)), utc_now())
     if token is None:
         raise NotFound("token", "token")
     return token

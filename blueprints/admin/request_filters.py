@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import cast, get_args
 
 from accounting import index
-from blueprints.admin import queries, time_range, zones
+from blueprints.admin import queries, searches, time_range, zones
 from llmproxy.admission import utc_now
 from llmproxy.api_log.latest import Filter, Lack
 from llmproxy.errors import Outcome
@@ -143,7 +143,7 @@ def resolve(form: Mapping[str, str]) -> tuple[Sent, Problem | None]:
     found = queries.token_id_of(token) if queries.may_be_secret(token) else token
     sent["token"] = found or ""
     if found is None:
-        return sent, problem or Problem("token", "No token has this id, or this secret.")
+        return sent, problem or Problem("token", searches.UNKNOWN)
     return sent, problem
 
 

@@ -17,7 +17,9 @@ from blueprints.admin.answers import wants_json
 from blueprints.admin.site import bp
 
 _MANY_DIGITS = 10
-UNKNOWN = "No token has this id, or this secret."
+UNKNOWN = (
+    "No token has this id, or this secret. One that was replaced is known until TOKEN_RETENTION_DAYS after its end."
+)
 # So many ids at most: an address holds no more.
 _MOST = 100
 

@@ -4,6 +4,7 @@ import html
 import re
 import uuid
 from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from flask import Flask
@@ -257,9 +258,29 @@ def test_a_new_secret_is_shown_once_and_the_old_one_works_for_the_grace(app: Fla
     assert admission.admit(f"Bearer sk-{old}", now + timedelta(hours=23)).is_retired
     with pytest.raises(UnknownToken):
         admission.admit(f"Bearer {old}", now + timedelta(hours=25))
-    with app.app_context():
-        removed = dict(Cleanup(db.engine, Services.of(app).settings).batches(now + timedelta(hours=25)))
-    assert removed["replaced secrets"] == 1
+
+
+def test_a_secret_that_has_ended_names_its_token_for_a_while_and_revokes_nothing(
+    app: Flask, browser: Browser, script: Script
+):
+    old = str(uuid.uuid4())
+    token = issue(app, browser.create_project(), secret=old, lifetime=timedelta(days=99))
+    page = f"/admin/tokens/{token.id}/rotate"
+    browser.submit(page, page, grace_hours="0")
+
+    def removed(days: int) -> int:
+        with app.app_context():
+            steps = Cleanup(db.engine, Services.of(app).settings).batches(datetime.now(UTC) + timedelta(days=days))
+            return dict(steps).get("replaced secrets", 0)
+
+    assert removed(29) == 0
+    answer = browser.submit("/admin/requests", "/admin/requests", token=old)
+    assert parse_qs(urlsplit(answer.headers["Location"]).query) == {"token": [token.id]}
+    assert script.send("DELETE", "/admin/tokens", data={"token": old}).status_code == 404
+    assert stored(app, token.id).is_active
+    assert removed(31) == 1
+    answer = browser.submit("/admin/requests", "/admin/requests", token=old)
+    assert answer.status_code == 400 and "is known until TOKEN_RETENTION_DAYS after its end" in answer.text
 
 
 @pytest.mark.parametrize("hours", ["-1", "169", "", "1.5"])
