@@ -49,6 +49,7 @@ def proxy(
     stream_usage: str = "as-sent",
     limits: Mapping[str, Any] | None = None,
     database_url: str = "",
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """
     The proxy with a token that it takes; with 0 workers as `python wsgi.py`.
@@ -59,10 +60,12 @@ def proxy(
         stream_usage: The setting of the token's project.
         limits: The token's rules and meters, as the management API takes them.
         database_url: Another database than SQLite.
+        settings: More of the proxy's settings.
     """
     secret = secrets.token_urlsafe(24)
+    more = {**(settings or {}), **({"DATABASE_URL": database_url} if database_url else {})}
     with proxy_that_answers(
-        upstream, data_dir, secret, workers=workers, checkout=checkout, database_url=database_url
+        upstream, data_dir, secret, workers=workers, checkout=checkout, more_settings=more
     ) as server:
         yield replace(server, bearer=_issue_token(replace(server, bearer=secret), stream_usage, limits or {}))
 
@@ -75,7 +78,7 @@ def proxy_that_answers(
     *,
     workers: int,
     checkout: Path = ROOT,
-    database_url: str = "",
+    more_settings: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """The proxy as soon as it answers; `secret` opens its management API."""
     server = Server(free_port())
@@ -91,8 +94,7 @@ def proxy_that_answers(
         "WEB_CONCURRENCY": str(workers or 1),
         "RATE_LIMIT_PER_HOUR": "1000000000",
     }
-    if database_url:
-        settings["DATABASE_URL"] = database_url
+    settings |= more_settings or {}
     if upstream.authority:
         settings["SSL_CERT_FILE"] = str(upstream.authority)
     own = checkout / ".venv" / "bin" / "python"
