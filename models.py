@@ -317,7 +317,8 @@ reservations = db.Table(
     Column("state", String(8), nullable=False),
     Column("holds", JSON, nullable=False),
     Column("estimate", BigInteger, nullable=False),
-    Index("ix_reservations_worker", "worker"),
+    # Nearly every call with a budget makes a row and ends it, and few stand there at a time: one tree, not three.
+    sqlite_with_rowid=False,
 )
 # What somebody is to be told, once each: the outbox of `control.alerts`. `state` is waiting, delivered or refused,
 # moments are microseconds since 1970 UTC; a token's period is its life. No foreign keys: told is told.
