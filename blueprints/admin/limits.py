@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from flask import Response, request
 
@@ -56,6 +56,18 @@ def change_limit(meter_id: str) -> Response:
     return _to_owner(changed, f"Saved “{changed.name}”. It holds for the next request.")
 
 
+@bp.get("/limits/<meter_id>/reset")
+def confirm_reset_limit(meter_id: str) -> Response:
+    """Ask before a limit has nothing spent."""
+    return _ask(limits.find(db.session, meter_id), "reset")
+
+
+@bp.get("/limits/<meter_id>/delete")
+def confirm_delete_limit(meter_id: str) -> Response:
+    """Ask before a limit is deleted."""
+    return _ask(limits.find(db.session, meter_id), "delete")
+
+
 @bp.post("/limits/<meter_id>/reset")
 def reset_limit(meter_id: str) -> Response:
     """Let a limit have nothing spent."""
@@ -91,6 +103,11 @@ def _limit_page(found: Meter, form: LimitForm, status: int = 200) -> Response:
         is_over=limits.is_over(owner["token"]),
         **owner,
     )
+
+
+def _ask(found: Meter, change: Literal["reset", "delete"]) -> Response:
+    owner = _owner(found.project_id, found.token_id)
+    return page("limit_ask.html", limit=limit_view(found, utc_now()), change=change, **owner)
 
 
 def _owner(project_id: str | None, token_id: str | None) -> dict[str, Any]:

@@ -104,6 +104,15 @@ def set_rules() -> Response:
     return _to_owner(form, "Saved the rules. They hold for the next request.")
 
 
+@bp.get("/rules/remove")
+def confirm_remove_rules() -> Response:
+    """Ask before the rules of the token or project that the query names are taken away."""
+    owner = _find(request.args.get("token_id"), request.args.get("project_id"))
+    token = owner if isinstance(owner, Token) else None
+    rules = view(owner.rules or {})
+    return page("rules_remove.html", token=token, project=token.project if token else owner, rules=rules)
+
+
 @bp.post("/rules/remove")
 def remove_rules() -> Response:
     """Take the rules away."""

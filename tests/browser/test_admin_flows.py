@@ -477,6 +477,7 @@ def test_rules_are_tried_and_set_by_the_keyboard_alone(chromium: Browser, fresh_
         expect(page.get_by_role("status")).to_contain_text("Saved the rules.")
         assert rules() == {"mode": "enforce", "models": ["gpt-5*", "o3"], "endpoints": ["chat"]}
         page.goto(f"/admin/rules?token_id={token.id}")
-        page.get_by_role("button", name="Remove").press("Enter")
+        page.get_by_role("button", name="Remove…").press("Enter")
+        page.get_by_role("button", name="Remove rules").press("Enter")
         expect(page.get_by_role("status")).to_contain_text("Took the rules away.")
         assert rules() is None

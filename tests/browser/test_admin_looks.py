@@ -74,6 +74,7 @@ def pages_of(page: Page) -> dict[str, str]:
         "token": token,
         "token-new": "/admin/tokens/new",
         "limit": limit,
+        "limit-delete": f"{limit}/delete",
         "limit-new": f"/admin/limits/new?project_id={project.rsplit('/', 1)[1]}",
         "rules": f"/admin/rules?token_id={token.rsplit('/', 1)[1]}",
         "rules-of-project": f"/admin/rules?project_id={project.rsplit('/', 1)[1]}",

@@ -9,7 +9,7 @@ from flask import Flask
 
 from llmproxy.times import microseconds
 from models import AuditEntry, Meter, db
-from tests.blueprints.admin.site import Browser, Script
+from tests.blueprints.admin.site import Browser, Script, forms_of
 
 NEW = ("/admin/tokens/new", "/admin/tokens")
 
@@ -163,20 +163,22 @@ def test_a_bad_change_of_a_limit_is_told_beside_its_field(
 
 
 def test_a_limit_is_reset_and_deleted(app: Flask, browser: Browser, meter: Meter) -> None:
-    update(app, meter, spent=1_000_000)
+    update(app, meter, spent=1_000_000, period_end=microseconds(datetime.now(UTC) + timedelta(hours=3)))
     path = f"/admin/limits/{meter.id}"
 
-    browser.submit(path, f"{path}/reset")
+    assert [form.action for form in forms_of(browser.get(path))] == [path]
+    assert "$1.00 left of $2.00" in words(browser.get(f"{path}/reset"))
+    browser.submit(f"{path}/reset", f"{path}/reset")
     assert meters(app)[0].spent == 0
-    browser.submit(path, f"{path}/delete")
+    browser.submit(f"{path}/delete", f"{path}/delete")
     assert meters(app) == []
 
 
 def test_the_trail_tells_of_limits_in_words(app: Flask, browser: Browser, meter: Meter) -> None:
     path = f"/admin/limits/{meter.id}"
     browser.submit(path, path, amount="4.00")
-    browser.submit(path, f"{path}/reset")
-    browser.submit(path, f"{path}/delete")
+    browser.submit(f"{path}/reset", f"{path}/reset")
+    browser.submit(f"{path}/delete", f"{path}/delete")
 
     trail = words(browser.get("/admin/audit"))
     for told in ("gave a limit to", "changed a limit of", "reset a limit of", "deleted a limit of"):

@@ -163,7 +163,9 @@ def test_a_preset_beside_endpoints_is_told(app: Flask, browser: Browser, token: 
 def test_rules_are_taken_away(app: Flask, browser: Browser, token: str) -> None:
     save(browser, f"token_id={token}", models="gpt-5")
 
-    answer = browser.submit(f"/admin/rules?token_id={token}", "/admin/rules/remove")
+    asked = f"/admin/rules/remove?token_id={token}"
+    assert "gpt-5" in browser.get(asked).text and row(app, Token).rules is not None
+    answer = browser.submit(asked, "/admin/rules/remove")
 
     assert (answer.status_code, row(app, Token).rules, row(app, Token).is_ruled) == (303, None, False)
 
