@@ -150,6 +150,7 @@ evals           GET         evals/*/runs                                free    
 evals           POST        evals/*/runs                                later           hidden
 evals           GET,DELETE  evals/*/runs/*                              free            none
 evals           POST        evals/*/runs/*                              free            none
+evals           POST        evals/*/runs/*/cancel                       free            none
 evals           GET         evals/*/runs/*/output_items                 free            none
 evals           GET         evals/*/runs/*/output_items/*               free            none
 videos          GET         videos                                      free            none
