@@ -216,7 +216,7 @@ def is_partial(usage: Any, told: dict[str, Any]) -> bool:
     if "prompt_tokens" in told and "completion_tokens" in told:  # nearly always
         return False
     if told.keys() & {"prompt_tokens", "completion_tokens", "total_tokens"} == {"completion_tokens"}:
-        return told["completion_tokens"] > 0
+        return bool(told["completion_tokens"] > 0)
     return any(
         name not in told and any(usage.get(spelling) is not None for spelling in _COUNTS[name])
         for name in ("prompt_tokens", "completion_tokens")
