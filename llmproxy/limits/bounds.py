@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from llmproxy.limits.body.reading import Parts, Reading
 from llmproxy.limits.cost import NotPriced
-from llmproxy.limits.judge import OUTPUT_NAMES, tool_types
+from llmproxy.limits.judge import OUTPUT_NAMES, SEARCHING, tool_types
 from llmproxy.limits.price_row import IMAGE_MOST, NO_PRICE, PICO_PER_MICRO, Rates, Row
 from llmproxy.limits.routes import Route
 from llmproxy.limits.rules import undated
@@ -32,8 +32,6 @@ ASSUMED_TOOL_CALLS = 10
 # What a tool that needs no description is described by to the model.
 BUILT_IN_TOOL_TOKENS = 5000
 _BUILT_IN_TOOLS = frozenset({"local_shell", "apply_patch"})
-# Models that look something up before they write, asked or not.
-_SEARCHING = "-search-"
 # Tools that run where the caller is, or that only describe others.
 _CALLERS_TOOLS = frozenset({"function", "custom", "namespace", "local_shell", "apply_patch"})
 # Tools that run in a container, which has a fee of its own.
@@ -211,7 +209,7 @@ def _reads_more(call: _Call) -> bool:
     """Whether the model reads what is not in the body."""
     is_stored = call.is_there("previous_response_id") or call.is_there("conversation")
     is_stored = is_stored or call.reading.has_stored_prompt or call.parts.stored > 0
-    return is_stored or call.kind in _REMEMBERING or _SEARCHING in (call.reading.model or "")
+    return is_stored or call.kind in _REMEMBERING or SEARCHING in (call.reading.model or "")
 
 
 def _hosted_tools(call: _Call, tools: Iterable[str]) -> list[str]:

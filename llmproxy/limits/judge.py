@@ -66,6 +66,8 @@ _TIERED = ("chat", "completions", "responses", "run")
 _MOST_NAMED = 10
 
 NOTHING = Reading({}, frozenset(), 0)
+# Models that look something up before they write, asked or not.
+SEARCHING = "-search-"
 # The sound that a client of Realtime sends, and of a translation.
 SOUND = ("input_audio_buffer.append", "session.input_audio_buffer.append")
 # Where a WebSocket's query names the model.
@@ -231,6 +233,10 @@ def tool_types(members: Mapping[str, Any]) -> Iterator[str]:
         yield "function"
     if members.get("web_search_options") is not None:
         yield "web_search"
+    # Agents that the upstream hosts, as many and as deep as the model likes.
+    agents = members.get("multi_agent")
+    if agents is not None and not (isinstance(agents, dict) and agents.get("enabled") is False):
+        yield "multi_agent"
     for place in objects_in(members):
         if (tools := place.get("tools")) is not None:
             yield from map(_type_of, listed(tools))
@@ -380,7 +386,8 @@ def _check_tools(allowed: frozenset[str], route: Route, reading: Reading) -> Non
         raise ParameterNotAllowed(
             "An assistant may bring tools that this token may not use: send the run's own `tools`.", param="tools"
         )
-    for kind in tool_types(reading.members):
+    searches = ["web_search"] if route.kind == "chat" and SEARCHING in (reading.model or "") else []
+    for kind in (*tool_types(reading.members), *searches):
         if not has_tool(allowed, kind):
             raise ParameterNotAllowed(
                 f"With this token tools may be of type {_named(sorted(allowed))}.", param="tools"

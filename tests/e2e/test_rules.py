@@ -454,6 +454,8 @@ PARAMETERS = {
                      "service_tier"),
     "tools": ({"tools": ["function"]}, {"tools": [{"type": "function"}]}, {"tools": [{"type": "web_search"}]},
               "tools"),
+    "agents": ({"tools": ["function"]}, {"multi_agent": {"enabled": False}}, {"multi_agent": {"enabled": True}},
+               "tools"),
     "no tools": ({"tools": []}, {"tools": []}, {"functions": [{"name": "f"}]}, "tools"),
     "background": ({"background": False}, {"background": False}, {"background": True}, "background"),
     "store": ({"store": False}, {}, {"store": True}, "store"),

@@ -190,6 +190,15 @@ def test_a_prediction_that_is_not_used_is_written_all_the_same(bound):
     assert predicted.output - plain.output > 500
 
 
+def test_agents_that_the_upstream_hosts_are_unbounded(bound):
+    agents = {"enabled": True, "max_concurrent_subagents": 50}
+
+    assert (
+        "the tool multi_agent takes" in bound(RESPONSES, "gpt-5", multi_agent=agents, max_output_tokens=9).unbounded
+    )
+    assert bound(RESPONSES, "gpt-5", multi_agent={"enabled": False}, max_output_tokens=9).unbounded is None
+
+
 def test_what_compacts_while_it_writes_is_unbounded(bound):
     compacting = [{"type": "compaction", "compact_threshold": 1000}]
 
