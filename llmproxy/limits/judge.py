@@ -23,7 +23,7 @@ from llmproxy.errors import (
 )
 from llmproxy.limits.body.reading import WATCHED, Reading, listed, models_in, names_models, objects_in
 from llmproxy.limits.routes import DEFAULT_MODELS, Route, id_in
-from llmproxy.limits.rules import Rules, has_tool
+from llmproxy.limits.rules import Rules, has_tool, undated
 
 # What an API calls the most tokens that it may write.
 OUTPUT_NAMES: dict[str, tuple[str, ...]] = {
@@ -277,7 +277,8 @@ def _unnamed(rules: Rules, members: Mapping[str, Any]) -> Iterator[str]:
                 yield f"Name the model of the `{name}`: its member `model`"
         if place.get("output_format") == "svg" and not _names_author(place):
             yield "Name the model that draws the SVG: `svg.model`"
-        if (tools := place.get("tools")) is not None and not all(_is_known(rules, tool) for tool in listed(tools)):
+        tools = place.get("tools")
+        if tools is not None and not all(_asks_nobody_else(rules, tool) for tool in listed(tools)):
             yield "A tool that is none of OpenAI's may ask a model of its own, unless `limits.tools` has its type"
 
 
@@ -286,9 +287,14 @@ def _names_author(place: Mapping[str, Any]) -> bool:
     return isinstance(svg.get("model") if isinstance(svg, dict) else place.get("svg[model]"), str)
 
 
-def _is_known(rules: Rules, tool: object) -> bool:
+def _asks_nobody_else(rules: Rules, tool: object) -> bool:
+    """Whether a tool is one of which is known where its model stands, or one that the rules name."""
     kind = _type_of(tool)
-    return not kind or has_tool(_TOOLS, kind) or (rules.tools is not None and has_tool(rules.tools, kind))
+    if not kind or kind in _TOOLS:  # nearly always
+        return True
+    if undated(kind) in _ASKING_TYPES:  # another version of it
+        return isinstance(tool, dict) and isinstance(tool.get("model"), str)
+    return has_tool(_TOOLS, kind) or (rules.tools is not None and has_tool(rules.tools, kind))
 
 
 def _main_model(route: Route, reading: Reading) -> str | None:
