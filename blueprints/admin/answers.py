@@ -97,7 +97,7 @@ def nowhere(_: str) -> Response:
 
 @bp.errorhandler(NotSignedIn)
 def _not_signed_in(exc: NotSignedIn) -> Response:
-    message = "Give the admin user and password to see these pages."
+    message = "Give the admin user and password to see these pages: ADMIN_USER and ADMIN_PASSWORD of the settings."
     return problem(exc, "Sign in", 401, message, headers={"WWW-Authenticate": REALM})
 
 

@@ -14,6 +14,7 @@ def test_no_page_opens_without_a_password(app: Flask, path: str):
     answer = app.test_client().get(path, headers={"Accept": "text/html"})
 
     assert answer.status_code == 401
+    assert '<a role="button" class="ghost" href="/admin/">Sign in</a>' in answer.text
     assert answer.headers["WWW-Authenticate"] == 'Basic realm="llm-proxy admin", charset="UTF-8"'
 
 

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 from flask import Flask
 
-from blueprints.admin import exports
+from blueprints.admin import exports, requests_log
 from control import tokens
 from control.audit import Actor
 from llmproxy.api_log.record import CallRecord
@@ -263,6 +263,15 @@ def test_where_the_index_begins_later_than_asked_for_that_is_told(browser: Brows
     text = browser.get("/admin/requests?from=2026-11-01T00:00").text
 
     assert "Requests are found by time from" in text
+
+
+@pytest.mark.usefixtures("evening")
+def test_the_end_of_a_list_is_no_empty_search(browser: Browser, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(requests_log, "PAGE_SIZE", 4)
+    (older,) = re.findall(r'rel="next" href="([^"]+)"', browser.get("/admin/requests?from=2026-11-23T18:00").text)
+
+    text = browser.get(html.unescape(older)).text
+    assert "These were all" in text and "No request passes" not in text
 
 
 def test_a_time_tells_who_cost_the_most_in_it(app: Flask, browser: Browser, write_record: Write):
