@@ -8,6 +8,7 @@ one line for each header, the boundary nowhere but between parts.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
@@ -234,11 +235,23 @@ def _value(raw: bytes) -> Any:
         text = raw.decode()
     except UnicodeDecodeError:
         raise AmbiguousBody("A field of the form is not UTF-8.") from None
-    if text.lstrip()[:1] in ("{", "["):
+    # What is cut may have been JSON, and is refused.
+    if text.lstrip()[:1] in ("{", "[", "\ufeff") and (len(raw) >= _KEPT_BYTES or _may_be_json(text)):
         return scan((b'{"":', raw, b"}")).members[""]
     if text in ("true", "false"):
         return text == "true"
     return int(text) if text.isascii() and text.isdigit() else text
+
+
+def _may_be_json(text: str) -> bool:
+    """Whether anybody's parser may take it; Python's takes more than most."""
+    try:
+        json.loads(text.lstrip().removeprefix("\ufeff"))
+    except RecursionError:
+        return True
+    except ValueError:
+        return False
+    return True
 
 
 def _refuse() -> NoReturn:

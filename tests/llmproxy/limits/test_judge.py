@@ -155,6 +155,7 @@ def test_only_allowed_models_pass(route, members, refused):
         ({"preset": "p", "models": ["gpt-4o-mini"]}, "preset"),
         ({"tools": [{"type": "x:subagent"}]}, "limits.tools"),
         ({"tools": [{"type": "image_generation_2027_01_01"}]}, "limits.tools"),
+        ({"tools": [{"type": "image_generation_2027_01_01", "model": "a"}]}, None),
         (
             {"tools": [{"type": "function"}, {"type": "web_search_2025_08_26"}, {"type": "computer_use_preview"}]},
             None,

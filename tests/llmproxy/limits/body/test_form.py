@@ -209,6 +209,8 @@ def test_what_werkzeug_reads_in_a_form_is_read_here():
         ("session", '{"instructions": "' + "x" * 50_000 + '", "model": "a"}', {"a"}),
         ("prompt", '{"model": "a"}', set()),
         ("metadata[model]", "a", set()),
+        ("user", '[bot] {"model": "a"}', set()),
+        ("chunking_strategy", '{"type": "server_vad"}', set()),
     ],
 )
 def test_a_model_is_found_in_what_a_field_has_inside(name, value, models):
@@ -220,7 +222,8 @@ def test_a_model_is_found_in_what_a_field_has_inside(name, value, models):
     [
         [field("svg[Model]", "a")],
         [field("svg[model]", "a"), field("svg[model]", "b")],
-        [field("svg", '{"model": "a"')],
+        [field("svg", '{"model": "a", "x": NaN}')],
+        [field("svg", '\ufeff{"model": "a"}')],
         [field("svg", '{"model": "a", "model": "b"}')],
         [field("svg", '{"model": "a", "x": "' + "x" * 1000 + '"}')],
         [field("session[model]", "a")],
