@@ -653,6 +653,15 @@ def test_a_form_as_dotnet_sends_it_passes(proxy, ask, token, recorder):
 # Large bodies.
 
 
+def test_a_picture_is_edited_by_its_mask(proxy, ask, token, recorder):
+    set_rules(proxy, token, {"models": [ALLOWED]})
+    pictures = [field(b"\x89PNG", b'form-data; name="%b"; filename="a.png"' % name) for name in (b"image[]", b"mask")]
+    body = form(ALLOWED_FIELD, *pictures)
+
+    assert ask(Way("", body, "/v1/images/edits", (FORM,))).status == 200
+    assert recorder.received().body == body
+
+
 def test_a_spool_that_takes_nothing_is_told_and_nothing_goes_up(recorder, tmp_path):
     recorder.answers(OK)
     with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=recorder.url) as proxy:

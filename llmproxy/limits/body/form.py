@@ -31,6 +31,8 @@ _MOST_HEADER_BYTES = 8 * 1024
 _KEPT_BYTES = 1000
 # The settings of a Realtime call, beside its `sdp`: JSON that is read as a body is, instructions and all.
 _SESSION = "session"
+# What JSON has as objects, and a form as files.
+_PICTURES = frozenset({"images", "mask"})
 
 _form_type = re.compile(
     r"multipart/form-data\s*(?:;\s*charset=utf-?8\s*)?;\s*boundary="
@@ -162,7 +164,8 @@ class FormScanner:
         outer, *inner = _path_of(part.name)
         if is_misleading(outer) or (inner and outer in WATCHED) or any(map(is_misleading, inner)):
             raise AmbiguousBody("The form has a field whose name may be read as another.")
-        if _counts(part.name) and (part.is_file or part.name in self._fields):
+        is_misplaced = part.is_file and part.name not in _PICTURES
+        if _counts(part.name) and (is_misplaced or part.name in self._fields):
             raise AmbiguousBody(f"`{part.name}` must be one field of the form, and no file.", param=part.name)
         self._part = part
         if part.name == _SESSION:

@@ -14,6 +14,7 @@ FIELDS = {"model": "gpt-4o-transcribe", "n": "2", "stream": "true", "prompt": "s
 FILES = {
     "file": ("ü.mp3", b"\r\n--" * 1000 + bytes(range(256)), "audio/mpeg"),
     "image[]": ("a.png", b"\x89PNG" * 5, "image/png"),
+    "mask": ("m.png", b"\x89PNG" * 2, "image/png"),
 }
 
 
@@ -42,7 +43,7 @@ def test_a_form_as_clients_send_it_is_read():
     assert reading.members == {"model": "gpt-4o-transcribe", "n": 2, "stream": True, "language": "nl"}
     assert reading.models == {"gpt-4o-transcribe"}
     assert reading.parts.audio_chars == len(FILES["file"][1])
-    assert (reading.parts.inline, reading.parts.inline_chars) == (1, 20)
+    assert (reading.parts.inline, reading.parts.inline_chars) == (2, 28)
 
 
 @pytest.mark.parametrize("seed", range(20))
