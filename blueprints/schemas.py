@@ -115,12 +115,18 @@ class Time(typed.AwareDateTime):
     def __init__(self, **kwargs: Any) -> None:
         words = "must be an ISO 8601 time with its zone."
         messages: dict[str, Any] = {"invalid": words, "invalid_awareness": words}
-        super().__init__(format="iso", validate=_check_date, error_messages=messages, **kwargs)
+        super().__init__(format="iso", error_messages=messages, **{"validate": _check_date} | kwargs)
 
 
 def _check_date(value: datetime) -> None:
     if not datetime(2000, 1, 1, tzinfo=UTC) <= value <= LATEST_EXPIRY:
         raise ValidationError("must be a date from 2000 to 2200.")
+
+
+def _check_expiry(value: datetime) -> None:
+    now = datetime.now(UTC)
+    if not now < value <= now + timedelta(hours=MAX_DURATION_HOURS):
+        raise ValidationError(f"must lie ahead, within {MAX_DURATION_HOURS} hours from now.")
 
 
 class _Body(Schema):
@@ -361,7 +367,8 @@ class NewToken(_Body):
     """POST of a token."""
 
     project_id = typed.String(required=True)
-    duration_hours = WholeNumber(1, MAX_DURATION_HOURS, required=True)
+    duration_hours = WholeNumber(1, MAX_DURATION_HOURS)
+    expires_at = Time(validate=[_check_date, _check_expiry])
     label = typed.String(allow_none=True, validate=check_name, metadata=_NAME)
     rate_limit = WholeNumber(1, MAX_RATE_LIMIT, allow_none=True)
     count = WholeNumber(1, MAX_TOKENS_AT_ONCE)
@@ -369,12 +376,20 @@ class NewToken(_Body):
     rules = Rules()
     meters = _meters(NewMeter)
 
+    @validates_schema(skip_on_field_errors=True)
+    def _ends_once(self, data: dict[str, Any], **_: Any) -> None:
+        ends = data.keys() & {"duration_hours", "expires_at"}
+        if not ends:
+            raise ValidationError("is required.", field_name="duration_hours")
+        if len(ends) > 1:
+            raise ValidationError("must be sent, or expires_at, and not both.", field_name="duration_hours")
+
     @post_load
     def _lifetime(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        hours = data.pop("duration_hours")
         if "budget" in data:
             data["meters"] = [data.pop("budget"), *data.get("meters", ())]
-        return data | {"lifetime": timedelta(hours=hours)}
+        hours = data.pop("duration_hours", 0)
+        return data | {"lifetime": data.pop("expires_at", timedelta(hours=hours))}
 
 
 class Rotation(_Body):

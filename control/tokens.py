@@ -54,7 +54,7 @@ def issue(
     actor: Actor,
     *,
     project_id: str,
-    lifetime: timedelta,
+    lifetime: timedelta | datetime,
     label: str | None = None,
     rate_limit: int | None = None,
     secret: str | None = None,
@@ -65,6 +65,7 @@ def issue(
     A new token: its secret and its row. Raises NotFound for the project.
 
     Args:
+        lifetime: How long it lives, or until when.
         rate_limit: Requests per hour; None for what RATE_LIMIT_PER_HOUR says at the time.
         secret: An unguessable UUID to use, so that the same call again within REPEAT_WITHIN gives the same token.
             Raises Conflict when it is another call, or comes later.
@@ -226,9 +227,10 @@ def _working_by(session: Session, secret: str) -> Token:
     return token
 
 
-def _new(secret: str, *, lifetime: timedelta, **columns: Any) -> Token:
+def _new(secret: str, *, lifetime: timedelta | datetime, **columns: Any) -> Token:
     now = utc_now()
-    return Token(token_hash=hash_token(secret), id=new_id(), expires_at=now + lifetime, created_at=now, **columns)
+    expires_at = lifetime if isinstance(lifetime, datetime) else now + lifetime
+    return Token(token_hash=hash_token(secret), id=new_id(), expires_at=expires_at, created_at=now, **columns)
 
 
 def _add(session: Session, actor: Actor, issued: list[Token], limited: Mapping[str, Any]) -> None:

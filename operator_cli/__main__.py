@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import click
 
 from operator_cli.api import Api
-from operator_cli.lifetime import hours_until
+from operator_cli.lifetime import end_of
 from operator_cli.limits import PERIODS, limits
 from operator_cli.options import TOKEN, a_project, active, an_id, as_json, limited, segment
 from operator_cli.output import require_stdout, show, show_issued, tell
@@ -175,8 +175,11 @@ def issue_token(
     """
     if (hours is None) == (until is None):
         raise click.UsageError("Name either --hours or --until.")
-    lifetime = hours or hours_until(until or "", datetime.now().astimezone())
-    body: dict[str, Any] = {"project_id": api.project_id(project), "duration_hours": lifetime}
+    body: dict[str, Any] = {"project_id": api.project_id(project)}
+    if until is None:
+        body["duration_hours"] = hours
+    else:
+        body["expires_at"] = end_of(until, datetime.now().astimezone()).isoformat()
     body |= (
         {name: more[name] for name in ("label", "rate_limit")} | _budget(more) | ({"count": count} if count else {})
     )

@@ -1,18 +1,17 @@
-"""How long until a day is over, as somebody names it."""
+"""When a day is over, as somebody names it."""
 
 from __future__ import annotations
 
-import math
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 
 import click
 
 _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
-def hours_until(day: str, now: datetime) -> int:
+def end_of(day: str, now: datetime) -> datetime:
     """
-    Whole hours, rounded up, until the end of a weekday (today's or the next) or date here. Raises BadParameter.
+    The end of a weekday (today's or the next) or date here. Raises BadParameter.
 
     Args:
         now: Aware, in the zone of this machine, whose days are meant.
@@ -22,10 +21,9 @@ def hours_until(day: str, now: datetime) -> int:
         raise click.BadParameter(f"{day} is over.", param_hint="--until")
     try:
         # This machine's clock may be changed until then, and be another number of hours off from UTC.
-        end = datetime.combine(named + timedelta(days=1), time.min).astimezone()
+        return datetime.combine(named + timedelta(days=1), time.min).astimezone()
     except (OverflowError, ValueError) as exc:
         raise click.BadParameter(f"{day} is too far away.", param_hint="--until") from exc
-    return math.ceil((end - now.astimezone(UTC)).total_seconds() / 3600)
 
 
 def _date(day: str, today: date) -> date:

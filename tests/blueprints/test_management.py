@@ -237,6 +237,40 @@ def test_a_token_lives_as_many_hours_as_asked_for(hours: int, operator: Operator
     assert before <= datetime.fromisoformat(expires_at) - timedelta(hours=hours) <= datetime.now(UTC)
 
 
+def test_a_token_lives_until_the_very_moment_asked_for(operator: Operator, project: str) -> None:
+    end = (datetime.now(UTC) + timedelta(days=3)).replace(minute=0, second=0, microsecond=0)
+
+    issued = operator.call("POST", "/tokens", {"project_id": project, "expires_at": end.isoformat()})
+
+    assert (issued.status_code, datetime.fromisoformat(issued.json["expires_at"])) == (201, end)
+
+
+@pytest.mark.parametrize(
+    ("ends", "param", "words"),
+    [
+        ({"expires_at": "2026-01-01T00:00:00Z"}, "expires_at", "must lie ahead, within 8760 hours from now."),
+        ({"expires_at": "2199-01-01T00:00:00Z"}, "expires_at", "must lie ahead, within 8760 hours from now."),
+        ({"expires_at": "2030-01-01"}, "expires_at", "must be an ISO 8601 time with its zone."),
+    ],
+)
+def test_a_bad_end_of_a_new_token_is_named(
+    ends: dict[str, Any], param: str, words: str, operator: Operator, project: str
+) -> None:
+    error = refused(operator, 400, "POST", "/tokens", {"project_id": project, **ends})
+
+    assert (error["param"], error["message"]) == (param, f"{param} {words}")
+
+
+def test_a_new_token_has_one_end(operator: Operator, project: str) -> None:
+    soon = (datetime.now(UTC) + timedelta(hours=5)).isoformat()
+
+    error = refused(
+        operator, 400, "POST", "/tokens", {"project_id": project, "expires_at": soon, "duration_hours": 1}
+    )
+
+    assert error["message"] == "duration_hours must be sent, or expires_at, and not both."
+
+
 @pytest.mark.parametrize("named_by", ["token", "id", "path"])
 def test_a_token_is_revoked_however_it_is_named_and_twice_is_once(
     named_by: str, operator: Operator, token: dict[str, Any]

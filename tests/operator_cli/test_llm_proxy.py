@@ -6,6 +6,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -364,6 +365,9 @@ def test_tokens_are_issued_with_budgets_many_at_once(typed: Typed, shop: str) ->
     lines = [line.split("\t") for line in issued.stdout.splitlines()]
     assert [label for label, _ in lines] == ["student 1", "student 2", "student 3"]
     assert len({secret for _, secret in lines}) == 3
+    # The end of that day, to the second: an hour more would have the next day's budget.
+    ends = {row["expires_at"] for row in json.loads(typed("tokens", "list", "--project", shop, "--json").stdout)}
+    assert [datetime.fromisoformat(end).astimezone().strftime("%a %H:%M:%S") for end in ends] == ["Mon 00:00:00"]
     found = json.loads(typed("limits", "list", "--project", shop, "--json").stdout)
     assert {(row["amount"], row["period"], row["zone"], row["reserve"]) for row in found} == {
         ("2.00", "day", "Europe/Amsterdam", "bound")
