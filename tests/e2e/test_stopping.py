@@ -58,7 +58,7 @@ def test_an_idle_server_stops_at_once_with_0(server, number):
     server.process.send_signal(number)
 
     # gunicorn ends by SIGINT at once, for a developer's Ctrl-C; SIGTERM is what deployments send.
-    assert server.wait(5) == 0
+    assert server.wait(10) == 0
     assert "Traceback" not in server.output()
 
 
@@ -90,7 +90,7 @@ def test_a_client_that_keeps_its_connection_does_not_hold_the_stop_up(server, up
         upstream.release(gate, count=100)
         client.read_rest(answer)
 
-        assert server.wait(5) == 0
+        assert server.wait(10) == 0
 
 
 @pytest.mark.once
@@ -194,7 +194,7 @@ def test_a_second_signal_ends_at_once_with_everything_recorded(upstream, tmp_pat
             with pytest.raises(Broken):
                 client.read_rest(answer)
 
-            assert server.wait(5) == 0
+            assert server.wait(10) == 0
     assert cut(server, token) == (200, "proxy_draining")
     assert "Traceback" not in server.output()
 

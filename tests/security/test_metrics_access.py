@@ -1,6 +1,7 @@
 """Who may ask for the metrics, and what it costs the others when somebody does so all the time."""
 
 import threading
+import time
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_a_token_is_asked_for_from_everywhere(server_kind, upstream, tmp_path):
 
 def test_one_text_serves_all_who_ask_within_a_second(proxy, upstream, token):
     proxy.metrics()
-    texts = set()
+    texts, began = set(), time.monotonic()
 
     def ask() -> None:
         with HandClient(proxy.url) as client:
@@ -66,5 +67,4 @@ def test_one_text_serves_all_who_ask_within_a_second(proxy, upstream, token):
     for asker in askers:
         asker.join()
 
-    # However long the 120 of them took, it is not two dozen seconds.
-    assert 1 <= len(texts) < 24
+    assert 1 <= len(texts) <= time.monotonic() - began + 2

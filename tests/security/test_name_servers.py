@@ -127,7 +127,7 @@ def test_a_stop_does_not_wait_for_a_name_server(server, upstream, names):
     assert call(server.url, "GET", "/v1/models", token.bearer).status == 504
     server.terminate()
 
-    assert server.wait(5) == 0
+    assert server.wait(10) == 0
 
 
 def test_an_upstream_that_is_a_literal_address_needs_no_look_up(server, upstream, names):
