@@ -35,12 +35,12 @@ def failing(name, real, error):
             raise error
         return real(*args, **kwargs)
     return call
-import gunicorn.workers.base, flask
+import gunicorn.util, gunicorn.workers.base
 fork = os.fork
 os.fork = failing("no processes", fork, BlockingIOError(11, "Resource temporarily unavailable"))
 made = gunicorn.workers.base.WorkerTmp
 gunicorn.workers.base.WorkerTmp = failing("no descriptors", made, OSError(24, "Too many open files"))
-flask.Flask.__init__ = failing("no application", flask.Flask.__init__, ImportError("a file is gone"))
+gunicorn.util.import_app = failing("no application", gunicorn.util.import_app, ImportError("a file is gone"))
 from prometheus_client.mmap_dict import MmapedDict
 MmapedDict.__init__ = failing("no shared memory", MmapedDict.__init__, OSError(28, "No space left on device"))
 """
@@ -144,7 +144,7 @@ def test_a_worker_that_cannot_be_replaced_is_once_it_can(server, upstream, fault
 def test_a_stop_does_not_wait_for_a_worker_that_cannot_boot(server, faults):
     (faults / "no application").touch()
     kill_one(server)
-    wait_for(lambda: server.output().count("tried again") == 3, timeout_s=20, otherwise=server.output)
+    wait_for(lambda: server.output().count("tried again") == 4, timeout_s=30, otherwise=server.output)
     server.terminate()
 
     assert server.wait(6) == 0  # the next try is due in eight
