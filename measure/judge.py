@@ -277,10 +277,14 @@ def _count(parts: Parts, name: str, value: Any) -> None:
         parts.characters = len(value)
     if name in ITEMS:
         for item in [value] if isinstance(value, _Pairs) or not isinstance(value, list) else value:
-            last = dict(item) if isinstance(item, _Pairs) else {}
-            parts.add_item(has_id=isinstance(last.get("id"), str), has_type=isinstance(last.get("type"), str))
+            parts.add_item(has_id=True in _are_texts(item, "id"), has_type=_are_texts(item, "type") == {True})
     if name in COUNTED:
         _count_inside(parts, name, value, depth=0 if name in ITEMS else 2)
+
+
+def _are_texts(item: Any, wanted: str) -> set[bool]:
+    """Of each member of this name, for another reader may take any of them, whether it is a text."""
+    return {isinstance(value, str) for name, value in item if name == wanted} if isinstance(item, _Pairs) else set()
 
 
 def _count_inside(parts: Parts, under: str, value: Any, depth: int) -> None:

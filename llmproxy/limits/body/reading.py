@@ -249,16 +249,18 @@ def models_in(members: Mapping[str, Any]) -> frozenset[str]:
 
 def _texts_in(value: Any) -> set[str]:
     """Every text, however deep, but in free places, and in objects with a model of their own, found as any other."""
-    texts, places = set[str](), [value]
+    texts, places = set[str](), [("", value)]
     while places:
-        place = places.pop()
+        under, place = places.pop()
         if isinstance(place, str):
             texts.add(place)
         elif isinstance(place, list):
-            places += place
+            places += [("", entry) for entry in place]
         elif isinstance(place, dict) and not isinstance(place.get("model"), str):
             places += [
-                inner for name, inner in place.items() if name not in FREE_INSIDE or inner.__class__ is not dict
+                (name, inner)
+                for name, inner in place.items()
+                if name not in FREE_INSIDE or under == GRADERS or inner.__class__ is not dict
             ]
     return texts
 

@@ -175,6 +175,7 @@ PLACES = {
     "a list inside": {"plugins": [{"allowed_models": ["m"]}]},
     "fallbacks": {"fallbacks": ["m", {"model": "m", "messages": [{"role": "user", "content": "x"}]}]},
     "fallbacks by model": {"x": {"contextWindowFallbacks": [{"m": ["m"]}]}},
+    "fallbacks among graders, where no name is free": {"fallbacks": {"graders": {"metadata": {"x": "m"}}}},
     "a model of another name": {"safety_model": "m"},
     "beside an object of that name": {"session": {"model": {"model": "m"}}},
     "under a schema's name that is outermost": {"schema": {"model": "m"}},
