@@ -140,6 +140,11 @@ class _Place:
         self.item: set[str] | None = None
         self.built: Any = None if mode is not _Mode.BUILD else {} if is_object else []
 
+    def note(self, *, is_text: bool) -> None:
+        """Remember of what an item has now whether it is a text."""
+        if self.item is not None and self.name in ("id", "type"):
+            self.item.add(self.name if is_text else f"!{self.name}")
+
 
 def scan(pieces: Iterable[bytes], pause: Callable[[], object] | None = None) -> Reading:
     """
@@ -285,6 +290,7 @@ class BodyScanner:
             outer = self._places[-1]
             if outer.is_double:
                 _refuse_double(outer.name)
+            outer.note(is_text=False)
             self._build({} if place.built is None else place.built)
             if mode is _Mode.BUILD and outer.mode is _Mode.COUNT:
                 self._brought.append((outer.name, place.built))
@@ -402,8 +408,7 @@ class BodyScanner:
 
     def _add(self, value: Any) -> None:
         place = self._places[-1]
-        if place.item is not None and place.name in ("id", "type"):
-            place.item.add(place.name if isinstance(value, str) else f"!{place.name}")
+        place.note(is_text=isinstance(value, str))
         self._build(value)
         self._want = _Want.COMMA_OR_END
 

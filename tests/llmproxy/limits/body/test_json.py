@@ -308,6 +308,13 @@ def test_what_the_model_reads_besides_text_is_counted(read, document, found):
 
 
 @readers
+@pytest.mark.parametrize("second", ["[]", "{}", "null", "1"])
+def test_an_item_of_two_types_is_a_reference_where_any_of_them_is_no_text(read, second):
+    for types in (f'"type":"message","type":{second}', f'"type":{second},"type":"message"'):
+        assert read(b'{"input":[{"id":"msg_1",%b}]}' % types.encode()).parts.stored == 1
+
+
+@readers
 @pytest.mark.parametrize(
     ("prompt", "count"),
     [
