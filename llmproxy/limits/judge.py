@@ -222,9 +222,7 @@ def hearing_places(session: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def unnamed_hearing(said: Reading) -> list[dict[str, Any]]:
     """Where a message's session asks for transcription and does not say by which model."""
-    session = said.members.get("session")
-    places = hearing_places(session) if isinstance(session, dict) else []
-    return [place for place in places if place.get("model") is None]
+    return [place for place in hearing_places(_session_of(said.members)) if place.get("model") is None]
 
 
 def tool_types(members: Mapping[str, Any]) -> Iterator[str]:
@@ -301,14 +299,19 @@ def _main_model(route: Route, reading: Reading) -> str | None:
     """The model where a request's upstream looks for it; what else is named so decides nothing."""
     members = reading.members
     if route.path in _WITH_SESSION:
-        session = members.get("session")
-        return _in_session(session) if isinstance(session, dict) else None
+        return _in_session(_session_of(members))
     if route.path == "realtime/transcription_sessions":
         return _hearing_in(members)
     if route.path in _PLACES:
         place = members.get(_PLACES[route.path])
         return next(iter(sorted(models_in({"": place}))), None) if isinstance(place, dict | list) else None
     return reading.model
+
+
+def _session_of(members: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a session that a request names; empty for none."""
+    session = members.get("session")
+    return session if isinstance(session, dict) else {}
 
 
 def _in_session(session: Mapping[str, Any]) -> str | None:
@@ -345,8 +348,8 @@ def _check_output(rules: Rules, route: Route, members: Mapping[str, Any]) -> Non
             for name in _ALL_OUTPUT_NAMES.intersection(place):
                 _require_at_most(name, place[name], rules.max_output_tokens)
     if rules.require_max_output and (names := _output_names(route, members)):
-        asked = members.get("session") if route.path in _WITH_SESSION else members
-        if not isinstance(asked, dict) or not any(_is_limit(asked.get(name)) for name in names):
+        asked = _session_of(members) if route.path in _WITH_SESSION else members
+        if not any(_is_limit(asked.get(name)) for name in names):
             most = "" if rules.max_output_tokens is None else f", at most {rules.max_output_tokens}"
             raise ParameterNotAllowed(
                 f"Send `{names[0]}`{most}: this token must say how much it wants.", param=names[0]
@@ -356,8 +359,7 @@ def _check_output(rules: Rules, route: Route, members: Mapping[str, Any]) -> Non
 def _output_names(route: Route, members: Mapping[str, Any]) -> tuple[str, ...]:
     """The names by which a request says how much it wants; none where it cannot."""
     if route.path in _MAKING_SESSIONS:
-        session = members.get("session")
-        is_transcription = isinstance(session, dict) and session.get("type") == "transcription"
+        is_transcription = _session_of(members).get("type") == "transcription"
         return () if is_transcription else OUTPUT_NAMES["realtime"]
     return () if route.path in _WITHOUT_OUTPUT else OUTPUT_NAMES.get(route.kind, ())
 
