@@ -74,11 +74,10 @@ def _list(said: Mapping[str, str], problem: Problem | None = None) -> Response:
         said.get("actor", "").strip(),
         searches.choice(said, "type", TARGET_TYPES),
     )
-    begin, end = (time_range.moment(name, said.get(name, "").strip()) for name in time_range.NAMES)
-    for name, moment in zip(time_range.NAMES, (begin, end), strict=True):
-        if said.get(name) and moment is None:
-            searches.refuse("must be a time like 2026-11-23T18:30.", name)
-            problem = Problem(name, f"A time must be like 2026-11-23T18:30, in {zones.of_pages()}.")
+    begin, end, wrong = time_range.moments(said)
+    if wrong:
+        searches.refuse("must be a time like 2026-11-23T18:30.", wrong)
+        problem = Problem(wrong, time_range.words(str(zones.of_pages())))
     before = searches.number("before")
     is_elsewhere = before == 0
     if is_elsewhere:

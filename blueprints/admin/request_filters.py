@@ -100,10 +100,9 @@ def read(said: Mapping[str, str], zone: str = "UTC") -> tuple[Sent, Filter, Prob
     token_id, words = _token_id(sent["token"])
     if words:
         return sent, Filter(), Problem("token", words)
-    begin, end = (time_range.moment(name, sent[name]) for name in time_range.NAMES)
-    for name, moment in zip(time_range.NAMES, (begin, end), strict=True):
-        if sent[name] and moment is None:
-            return sent, Filter(), Problem(name, f"A time must be like 2026-11-23T18:30, in {zone}.")
+    begin, end, wrong = time_range.moments(sent)
+    if wrong:
+        return sent, Filter(), Problem(wrong, time_range.words(zone))
     if sent["span"] and begin is None and end is None:
         begin = utc_now() - SPANS[sent["span"]][1]
     timed = by_id(sent["request_id"]) if sent["request_id"] else Filter()

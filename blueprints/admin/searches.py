@@ -47,11 +47,12 @@ def address(endpoint: str, form: Mapping[str, str], names: tuple[str, ...], text
 
 def _ids_of(texts: list[str]) -> str | None:
     """The ids of the tokens that the first _MOST of these mean; None where none is known. Tells what is left out."""
-    found = list(dict.fromkeys(filter(None, map(queries.token_id_of, texts[:_MOST]))))
-    if len(texts) > _MOST:
+    looked_for = texts[:_MOST]
+    found = list(dict.fromkeys(filter(None, map(queries.token_id_of, looked_for))))
+    if len(texts) > len(looked_for):
         flash(f"Only the first {_MOST} of these {len(texts)} were looked for: take the others next.")
-    if found and len(found) < min(len(texts), _MOST):
-        flash(f"{min(len(texts), _MOST) - len(found)} of these belong to no other token, or to none any more.")
+    if found and len(found) < len(looked_for):
+        flash(f"{len(looked_for) - len(found)} of these belong to no other token, or to none any more.")
     return " ".join(found) or None
 
 

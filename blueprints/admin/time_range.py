@@ -36,6 +36,18 @@ def moment(name: str, text: str, zone: tzinfo = UTC) -> datetime | None:
     return (max if name == "to" else min)(meant, key=datetime.timestamp)
 
 
+def moments(said: Mapping[str, str]) -> tuple[datetime | None, datetime | None, str | None]:
+    """What the *From* and *To* of an address mean, and the name of the first of them that is no time."""
+    meant = {name: moment(name, said.get(name, "").strip()) for name in NAMES}
+    wrong = next((name for name in NAMES if said.get(name) and meant[name] is None), None)
+    return meant["from"], meant["to"], wrong
+
+
+def words(zone: str) -> str:
+    """What is wrong with what is no time; `zone` is that of the form."""
+    return f"A time must be like 2026-11-23T18:30, in {zone}."
+
+
 def for_address(form: Mapping[str, str]) -> dict[str, str]:
     """
     What a form says, as an address has it; what is no time stays as it was sent.
