@@ -281,6 +281,40 @@ def test_utc_is_seen_where_there_is_no_pointer_to_ask_with(chromium: Browser, us
         assert page.evaluate(shown) == "none"
 
 
+# Cells whose content goes beyond them, and texts of two cells that meet.
+OVERLAPS = """() => {
+  const boxes = (cell) => {
+    const range = document.createRange();
+    range.selectNodeContents(cell);
+    return [...range.getClientRects()];
+  };
+  const meet = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+  return [...document.querySelectorAll(".cards tbody tr")].flatMap((row) => {
+    const cells = [...row.children];
+    const wide = cells.filter((cell) => cell.scrollWidth > cell.clientWidth + 1);
+    const covered = cells.filter((cell, at) => cells.slice(at + 1)
+      .some((other) => boxes(cell).some((a) => boxes(other).some((b) => meet(a, b)))));
+    return [...wide, ...covered].map((cell) => cell.textContent.trim());
+  });
+}"""
+# How high the status of each request is, beside whose first line its time stands, and below that the time in UTC.
+STATUS_HEIGHTS = """() => [...document.querySelectorAll(".cards td[data-label=Status]")]
+  .map((cell) => cell.getBoundingClientRect().height)"""
+
+
+@pytest.mark.parametrize("name", ["requests", "tokens", "projects"])
+def test_nothing_of_a_lists_row_covers_another_part_on_a_phone(chromium: Browser, used_proxy: Server, name: str):
+    with signed_in(chromium, used_proxy, width=390, touch=True, time_zone="Europe/Berlin") as page:
+        page.goto(f"/admin/{name}")
+        assert page.locator(".cards tbody tr").count() > 3
+        assert page.evaluate(OVERLAPS) == []
+        if name == "requests":
+            page.goto("/admin/requests?outcome=failed")
+            assert page.locator(".cards .outcome").count() > 3
+            assert page.evaluate(OVERLAPS) == []
+            assert max(page.evaluate(STATUS_HEIGHTS)) < 35
+
+
 def test_a_chart_keeps_its_width_when_the_window_changes(chromium: Browser, used_proxy: Server):
     with signed_in(chromium, used_proxy) as page:
         page.goto("/admin/")
