@@ -41,6 +41,8 @@ RELAYS = {LOOP: [sys.executable], GREENLET: [sys.executable, "-m", "tests.by_gre
 START_S = 30.0
 STOP_S = 15.0
 LISTENS = re.compile(r"(?:serves|Listening at:) (http://[^/\s]+:\d+)")
+LISTENING = "0A"  # in /proc/net/tcp
+WATCHED = re.compile(r"^tfd:\s*(\d+)", re.MULTILINE)  # in an epoll's /proc/<pid>/fdinfo
 
 MANAGEMENT_TOKEN = "management-token-of-the-tests"
 ADMIN_PASSWORD = "admin-password-of-the-tests"
@@ -110,6 +112,7 @@ class Server:
         self.start()
         try:
             self.url = self._wait_until_it_answers()
+            self.wait_until_all_accept()
         except BaseException:
             self.kill()
             raise
@@ -151,6 +154,15 @@ class Server:
                 return None
 
         return wait_for(answers, timeout_s=START_S, otherwise=self.output)
+
+    def wait_until_all_accept(self) -> None:
+        """Returns when there are all of its workers, and each takes connections: to answer, one is enough."""
+        workers = 1 if self.kind == EMBEDDED else int(self.settings.get("WEB_CONCURRENCY", "1"))
+        wait_for(
+            lambda: sum(accepts(pid) for pid in self.worker_pids()) >= workers,
+            timeout_s=START_S,
+            otherwise=self.output,
+        )
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -331,13 +343,33 @@ def fetch(
         connection.close()
 
 
+def open_files(pid: int) -> dict[str, str]:
+    """What the descriptors of a process lead to; none once it has ended."""
+    found = {}
+    with suppress(FileNotFoundError):
+        for file in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                found[file.name] = os.readlink(file)
+    return found
+
+
 def open_sockets(pid: int) -> set[str]:
     """The sockets that a process has, of whatever kind, by their numbers."""
-    found = set()
-    for file in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):
-            found.add(os.readlink(file))
-    return {name.removeprefix("socket:[").rstrip("]") for name in found if name.startswith("socket:")}
+    names = open_files(pid).values()
+    return {name.removeprefix("socket:[").rstrip("]") for name in names if name.startswith("socket:")}
+
+
+def accepts(pid: int) -> bool:
+    """Whether the event loop of this process looks at a socket that listens."""
+    rows = [line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/net/{kind}").read_text().splitlines()]
+    listening = {f"socket:[{row[9]}]" for row in rows if row[3] == LISTENING}
+    files = open_files(pid)
+    watched = set()
+    for number, name in files.items():
+        if name == "anon_inode:[eventpoll]":
+            with suppress(FileNotFoundError):
+                watched |= set(WATCHED.findall(Path(f"/proc/{pid}/fdinfo/{number}").read_text()))
+    return any(files.get(number) in listening for number in watched)
 
 
 def wait_for(
