@@ -84,8 +84,12 @@ class Request(message.Request):  # type: ignore[misc]
         self._line_is_read = True
 
     def set_body_reader(self) -> None:
-        """gunicorn's body, of which can be read what has arrived."""
+        """gunicorn's body, of which can be read what has arrived; in no coding but `chunked`."""
         super().set_body_reader()
+        # gunicorn takes `gzip, chunked`, and leaves the first of them on the body, for which no header speaks then.
+        codings = [value.lower() for name, value in self.headers if name == "TRANSFER-ENCODING"]
+        if codings not in ([], ["chunked"]):
+            raise errors.UnsupportedTransferCoding(", ".join(codings))
         reader = self.body.reader
         is_chunked = isinstance(reader, gunicorn_body.ChunkedReader)
         own = ChunkedReader(self, self.unreader) if is_chunked else LengthReader(self.unreader, reader.length)

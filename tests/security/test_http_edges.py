@@ -111,12 +111,19 @@ REFUSED = {
         431,
         "headers_too_large",
     ),
-    "an unknown coding": (
-        b"POST /v1/files HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x, chunked\r\n\r\n",
-        501,
-        "unknown_transfer_coding",
-    ),
-}
+    **{
+        f"another coding: {coding}": (
+            f"POST /v1/files HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: {coding}\r\n\r\n0\r\n\r\n".encode(),
+            501,
+            "unknown_transfer_coding",
+        )
+        for coding in (
+            "x, chunked", "gzip, chunked", "GZip \t,CHUNKED", "x-gzip, chunked", "deflate, chunked",
+            "compress, chunked", "gzip, deflate, chunked", "gzip\r\nTransfer-Encoding: chunked",
+            "deflate\r\nX: y\r\ntransfer-encoding:chunked", "identity, chunked",
+        )
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", REFUSED)
