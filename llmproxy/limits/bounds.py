@@ -10,9 +10,9 @@ the same, by which it is held under budgets that reserve what is likely.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from llmproxy.limits.body.reading import Parts, Reading
+from llmproxy.limits.body.reading import Parts, Reading, listed
 from llmproxy.limits.cost import NotPriced
 from llmproxy.limits.judge import OUTPUT_NAMES, SEARCHING, tool_types
 from llmproxy.limits.price_row import IMAGE_MOST, NO_PRICE, PICO_PER_MICRO, Rates, Row
@@ -29,6 +29,11 @@ BYTES_PER_LIKELY_TOKEN = 4
 LIKELY_INLINE = 1500
 # Turns of a hosted tool, each of which is billed, where `max_tool_calls` does not say.
 ASSUMED_TOOL_CALLS = 10
+# How often a model works on a request in a reasoning mode other than `standard`. Nobody says, but the tokens of all
+# of it are told and billed at the usual prices. Where such models have names and prices of their own (`gpt-5-pro`,
+# `gpt-5.4-pro`, `gpt-5.5-pro`, `o3-pro`), these are 6 to 12 times as high.
+ASSUMED_PRO_TURNS = 12
+LIKELY_PRO_TURNS = 6
 # What a tool that needs no description is described by to the model.
 BUILT_IN_TOOL_TOKENS = 5000
 _BUILT_IN_TOOLS = frozenset({"local_shell", "apply_patch"})
@@ -92,6 +97,9 @@ class _Amount(NamedTuple):
     audio: int = 0
     out: int = 0
 
+    def times(self, turns: int) -> _Amount:
+        return _Amount(*(count * turns for count in self))
+
 
 class _Call:
     """What the figures are made of."""
@@ -108,9 +116,14 @@ class _Call:
         # What makes images reads nothing else that is stored.
         self.images = parts.inline + (parts.stored if route.kind == "images" else 0)
         self._members = reading.members
-        # Asked for, or the project's; None where that is for the upstream to say.
+        # Asked for, or the project's; None where that is for the upstream to say, or nobody knows what it costs.
         asked = self.text("service_tier")
-        self.tier = asked if asked and asked != "auto" else default_tier
+        if not asked or asked == "auto":
+            self.tier = default_tier if row is None or row.knows(default_tier) else None
+        elif row is None or row.knows(asked):
+            self.tier = asked
+        else:
+            raise NotPriced(row.model, "the service_tier that is asked for")
 
     def number(self, name: str) -> int:
         """A parameter that is a number; 0 for what is none."""
@@ -163,8 +176,13 @@ def _text(call: _Call) -> Bounds:
     unseen = sum(map(_BUILT_IN_TOOLS.__contains__, tools)) * BUILT_IN_TOOL_TOKENS
     most = _read_at_most(call, most_in * call.parts.prompts, reads_more=reads_more, unseen=unseen, out=each * times)
     likely = _read_likely(call, out=min(each, asked or LIKELY_OUT, LIKELY_OUT) * times)
+    is_pro = _is_pro(call.reading.members)
+    if is_pro:
+        most, likely = most.times(ASSUMED_PRO_TURNS), likely.times(LIKELY_PRO_TURNS)
     if hosted:
         unbounded = f"the tool {hosted[0]} takes as many turns as it likes"
+    elif is_pro:
+        unbounded = "in such a `reasoning.mode` a model works on it as often as it likes"
     elif call.kind == "realtime":
         unbounded = "a session's upstream begins responses by itself"
     elif call.is_there("context_management"):
@@ -217,6 +235,15 @@ def _hosted_tools(call: _Call, tools: Iterable[str]) -> list[str]:
     if call.kind == "run" or call.reading.has_stored_prompt:
         return ["that is stored"]
     return sorted({undated(kind) for kind in tools if kind not in _CALLERS_TOOLS})
+
+
+def _is_pro(members: Mapping[str, Any]) -> bool:
+    """Whether the request, or an item of it, asks for a reasoning mode other than `standard`."""
+    for place in (members, *listed(members.get("input"))):
+        reasoning = place.get("reasoning") if isinstance(place, dict) else None
+        if isinstance(reasoning, dict) and reasoning.get("mode") not in (None, "standard"):
+            return True
+    return False
 
 
 def _fee(row: Row, tool: str) -> int:

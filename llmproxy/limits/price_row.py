@@ -21,6 +21,8 @@ IMAGE_MOST = 50_000
 # What responses call a tier besides its own name. A tier that nobody knows, or that a row does not price, costs what
 # the default does: other upstreams have words of their own for it.
 _ALSO_CALLED = {"fast": "priority"}
+# Those that cost no more than the default does, also where a row has no prices for them.
+_NOT_DEARER = frozenset({None, "default", "flex", "batch", "scale"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,10 @@ class Row:
         """The prices of a call that read so many tokens and was served at this tier."""
         table = self.long if tokens_in > self.long_over else self.short
         return table.get(tier) or table[None]
+
+    def knows(self, tier: str | None) -> bool:
+        """Whether it is known what a tier costs at most."""
+        return tier in self.short or tier in _NOT_DEARER
 
 
 def build(model: str, fields: Fields, tools: Mapping[str, int], origin: Iterable[str]) -> Row:

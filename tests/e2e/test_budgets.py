@@ -130,8 +130,12 @@ def test_a_call_that_may_cost_more_than_is_left_is_told_what_would_fit(proxy, ch
 
 @pytest.mark.parametrize(
     "members",
-    [{"tools": [{"type": "web_search"}], "input": "?"}, {"input": [{"id": "msg_1"}], "max_output_tokens": 1}],
-    ids=["of which nobody can tell", "that reads an item by its id alone"],
+    [
+        {"tools": [{"type": "web_search"}], "input": "?"},
+        {"reasoning": {"mode": "pro"}, "max_output_tokens": 1},
+        {"input": [{"id": "msg_1"}], "max_output_tokens": 1},
+    ],
+    ids=["of which nobody can tell", "in pro mode", "that reads an item by its id alone"],
 )
 def test_a_call_that_may_read_more_than_it_says_passes_no_small_budget_that_reserves_bounds(
     proxy, chat, token, using, members
@@ -244,6 +248,7 @@ def test_a_large_budget_changes_nothing_but_the_documented_headers(proxy, token_
     ("body", "path", "status", "reason"),
     [
         (asking("nobodys-model"), CHAT, 403, "model_not_priced"),
+        (b'{"model": "gpt-5-nano", "service_tier": "priority"}', CHAT, 403, "model_not_priced"),
         (b'{"messages": []}', CHAT, 403, "model_undetermined"),
         (b'{"model": "gpt-5", "background": true}', "/v1/responses", 400, "parameter_not_allowed"),
         (b'{"model": "gpt-5-nano", "models": ["gpt-5-pro"]}', CHAT, 400, "parameter_not_allowed"),
@@ -255,6 +260,7 @@ def test_a_large_budget_changes_nothing_but_the_documented_headers(proxy, token_
         (b"{}", "/v1/what/is/this", 403, "endpoint_not_allowed"),
         (b'{"model": "gpt-5", "model": "gpt-4o"}', CHAT, 400, "ambiguous_body"),
         (b'{"model": "gpt-5", "Model": "gpt-4o"}', CHAT, 400, "ambiguous_body"),
+        (b'{"model": "gpt-5", "reasoning": {"mode": null, "Mode": "pro"}}', CHAT, 400, "ambiguous_body"),
         (b'\xef\xbb\xbf{"model": "gpt-5"}', CHAT, 400, "ambiguous_body"),
         (b'{"model": "gpt-5"} x', CHAT, 400, "ambiguous_body"),
         (b'["gpt-5"]', CHAT, 400, "ambiguous_body"),

@@ -199,6 +199,27 @@ def test_agents_that_the_upstream_hosts_are_unbounded(bound):
     assert bound(RESPONSES, "gpt-5", multi_agent={"enabled": False}, max_output_tokens=9).unbounded is None
 
 
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"reasoning": {"mode": "pro", "effort": "low"}},
+        {"reasoning": {"mode": "ultra"}},
+        {"input": [{"type": "configuration_update", "reasoning": {"mode": "pro"}}]},
+    ],
+)
+def test_a_mode_in_which_a_model_works_more_is_unbounded_and_held_for_as_much(bound, members):
+    usual = {"max_output_tokens": 1000, "default_tier": "default", "reasoning": {"mode": "standard"}}
+    standard, pro = (bound(RESPONSES, "gpt-5.6", **usual | more) for more in ({}, members))
+
+    assert standard.unbounded is None
+    assert "as often as it likes" in pro.unbounded
+    assert pro.tokens > 12 * 1000 > 2 * standard.tokens
+    assert pro.cost > 12 * 1000 * 20
+    assert pro.likely_tokens > 6 * 1000
+    assert pro.likely_cost > 6 * 1000 * 20
+    assert pro.output_that_fits(10**9) is None
+
+
 def test_what_compacts_while_it_writes_is_unbounded(bound):
     compacting = [{"type": "compaction", "compact_threshold": 1000}]
 
@@ -235,7 +256,7 @@ def test_a_response_of_a_session_may_read_all_that_the_model_can(bound):
         ({"service_tier": "priority"}, None, "priority"),
         ({"service_tier": "fast"}, None, "priority"),
         ({"service_tier": "default"}, None, None),
-        ({"service_tier": "no-such"}, None, None),
+        ({"service_tier": "scale"}, None, None),
         ({"service_tier": "auto"}, "flex", "flex"),
         ({}, "flex", "flex"),
         ({}, None, "priority"),
@@ -249,6 +270,18 @@ def test_a_call_is_bound_at_the_tier_it_asks_for_or_the_dearest(bound, prices, m
     figures = bound(CHAT, "o3", max_tokens=1000, default_tier=default_tier, **members)
 
     assert figures.cost == cost(prices.find("o3"), Usage(size, 0, 1000), tier)
+
+
+@pytest.mark.parametrize("tier", ["ultrafast", "no-such", "Flex"])
+def test_a_tier_that_may_be_dearer_and_has_no_price_is_told(bound, tier):
+    with pytest.raises(NotPriced, match="o3 has no price for the service_tier"):
+        bound(CHAT, "o3", max_tokens=1000, service_tier=tier)
+
+
+def test_a_projects_tier_without_a_price_is_bound_by_the_dearest_that_has_one(bound):
+    dearest, priority = (bound(CHAT, "o3", default_tier=tier).cost for tier in ("ultrafast", "priority"))
+
+    assert dearest == priority
 
 
 def test_above_the_line_all_costs_more(bound):
@@ -430,7 +463,7 @@ TIERS = [None, "default", "flex", "priority", "auto"]
     st.sampled_from([None, "flex", "priority", "batch", "default"]),
 )
 def test_no_usage_costs_more_than_its_bound(prices, model, tier, asked, n, size, shares, served):
-    assume(tier in (None, "auto") or served == tier)
+    assume(tier in (None, "auto") or (served == tier and prices.find(model).knows(tier)))
     members = {"model": model, "n": n, **({"service_tier": tier} if tier else {})}
     members |= {} if asked is None else {"max_tokens": asked}
     row = prices.find(model)
