@@ -187,7 +187,7 @@ def require_metered(route: Route, reading: Reading) -> None:
     Raises ModelNotPriced, ParameterNotAllowed.
     """
     if route.kind == "later":
-        raise ModelNotPriced("Nothing that comes back tells what this costs, and the token has a budget.")
+        raise ModelNotPriced("Nobody here can tell what this costs, and the token has a budget.")
     if route.kind == "away":
         raise ModelNotPriced("This leads past the proxy, which would not see the cost, and the token has a budget.")
     if _runs_in_background(route, reading.members):

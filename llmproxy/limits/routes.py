@@ -18,7 +18,7 @@ Kind = Literal[
     "free",  # nothing, or what was paid for when it was made
     "chat", "completions", "responses", "embeddings", "images", "speech", "transcription", "video", "realtime",
     "run",  # an assistant's, whose model and tools may be stored with it
-    "later",  # told by nothing that comes back: it goes on behind its response, or is counted by time
+    "later",  # what nobody here can tell: it goes on behind its response, is counted by time, or has no known price
     "away",  # hands out credentials or paths that lead past this proxy
 ]  # fmt: skip
 # Where the model, or one more of them, may stand elsewhere than in the request.
@@ -158,6 +158,26 @@ videos          POST        videos                                      video   
 videos          GET,DELETE  videos/*                                    free            none
 videos          GET         videos/*/content                            free            none
 videos          POST        videos/*/remix                              video           hidden
+videos          POST        videos/edits                                video           hidden
+videos          POST        videos/extensions                           video           hidden
+videos          POST        videos/characters                           later           none
+videos          GET         videos/characters/*                         free            none
+decisions       POST        decisions                                   later           named
+provenance      POST        content_provenance_checks                   later           none
+voices          POST        audio/voices                                later           named
+voices          DELETE      audio/voices/*                              free            none
+voices          GET         audio/voice_consents                        free            none
+voices          POST        audio/voice_consents                        later           none
+voices          GET,DELETE  audio/voice_consents/*                      free            none
+voices          POST        audio/voice_consents/*                      free            none
+skills          GET         skills                                      free            none
+skills          POST        skills                                      later           none
+skills          GET,POST,DELETE  skills/*                               free            none
+skills          GET         skills/*/content                            free            none
+skills          GET         skills/*/versions                           free            none
+skills          POST        skills/*/versions                           later           none
+skills          GET,DELETE  skills/*/versions/*                         free            none
+skills          GET         skills/*/versions/*/content                 free            none
 realtime        GET         realtime                                    realtime        named
 realtime        GET         realtime/translations                       later           named
 -               POST        realtime/client_secrets                     away            stored

@@ -18,7 +18,8 @@ CHAT, SOUND = "/v1/chat/completions", "/v1/audio/transcriptions"
 TOLD = ["x-proxy-budget-remaining", "x-proxy-budget-reset"]
 # What ends later or elsewhere than its response, and what hands out credentials or rights.
 REFUSED = re.compile(
-    "POST /v1/(batches|fine_tuning/jobs(/ID/resume)?|fine_tuning/alpha/graders/run|evals/ID/runs|videos/ID/remix"
+    "POST /v1/(batches|fine_tuning/jobs(/ID/resume)?|fine_tuning/alpha/graders/run|evals/ID/runs|decisions"
+    "|videos/(ID/remix|edits|extensions|characters)|audio/voice(s|_consents)|skills(/ID/versions)?|content_provenance_checks"
     "|containers(/ID/files)?|vector_stores(/ID(/search|/files(/ID)?|/file_batches)?)?"
     "|threads(/ID)?/runs(/ID/submit_tool_outputs)?|realtime/.*)"
     "|[A-Z]+ /v1/(chatkit/.*|fine_tuning/checkpoints/.*)|DELETE /v1/models/ID"

@@ -56,6 +56,7 @@ def test_a_static_path_goes_before_an_id():
     assert find_route("POST", "/v1/responses/input_tokens").path == "responses/input_tokens"
     assert find_route("GET", "/v1/responses/input_tokens").path == "responses/*"
     assert find_route("GET", "/v1/models/*").path == "models/*"
+    assert find_route("POST", "/v1/videos/edits").path == "videos/edits"
 
 
 def test_what_leads_past_the_proxy_or_takes_from_others_is_in_no_group():
