@@ -48,6 +48,7 @@ from llmproxy.headers import (
     with_header,
 )
 from llmproxy.holding import Holding
+from llmproxy.limits.choosing_headers import choosing_header
 from llmproxy.limits.model_list import ModelListFilter
 from llmproxy.observe.asked_usage import UsageChunkFilter, ask_for_usage
 from llmproxy.observe.decoding import decoded, is_identity
@@ -233,6 +234,7 @@ def asked_of(parts: Services, call: Call, environ: Environ, target: str) -> Aske
         parts.client_address(environ),
         environ.get("CONTENT_TYPE", ""),
         environ.get("HTTP_CONTENT_ENCODING", ""),
+        choosing_header(environ["llmproxy.headers"]),
     )
 
 

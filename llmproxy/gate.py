@@ -76,6 +76,7 @@ from llmproxy.limits.judge import (
     require_metered,
     require_model,
     require_named,
+    require_no_chooser,
     unnamed_hearing,
 )
 from llmproxy.limits.meters import Claimed, Meter, claimed, shortage, turned
@@ -107,7 +108,13 @@ _MOST_WAITING = 4
 
 
 class Asked(NamedTuple):
-    """A call as its head has it; `target` is path and query as they go up."""
+    """
+    A call as its head has it.
+
+    Attributes:
+        target: Path and query as they go up.
+        chooser: A header by which the upstream may choose the model (`llmproxy.limits.choosing_headers`).
+    """
 
     request_id: str
     method: str
@@ -115,6 +122,7 @@ class Asked(NamedTuple):
     address: str | None
     content_type: str
     content_encoding: str
+    chooser: str | None = None
 
 
 class Settler(Protocol):
@@ -265,7 +273,7 @@ class Gate:
             route = _session_route(asked)
             if is_over:
                 route = route._replace(model="none")
-                judged = self._judge(token.ruled, _ANYTHING, route, asked, said or NOTHING)
+                judged = self._judge(token.ruled, _ANYTHING, route, asked._replace(chooser=None), said or NOTHING)
                 return judged._replace(figures=_OVER, concurrency=None)
             if said is None:
                 _require_unread(_rules_of(token.ruled))
@@ -453,7 +461,7 @@ class Gate:
     ) -> tuple[Judged, Reading | None]:
         """A call as its claim is to be made, and what was read of its body, which nobody reads twice."""
         rules = _rules_of(ruled)
-        check_head(rules, route, address=asked.address or "", size=body.length or 0)
+        _check_head(rules, route, asked, body.length or 0)
         if not is_remembered:
             _check_what_is_certain(ruled, rules.concurrency)
         if reading is None and _must_be_read(route or UNKNOWN, rules, ruled.meters, body):
@@ -494,7 +502,7 @@ class Gate:
         if must_be_read and (body.length or 0) <= self._max_spooled_bytes:
             self._arrive(body, token_id)
         try:
-            check_head(rules, route, address=asked.address or "", size=body.length or 0)
+            _check_head(rules, route, asked, body.length or 0)
             if must_be_read:
                 self._require_readable(asked, body)
                 reading = _reading_of_arrived(body, boundary_of(asked.content_type))
@@ -547,9 +555,12 @@ class Gate:
         models = _check_rules(rules, route, asked, reading, ruled)
         if route.kind != "free" and any(meter.models for meter in ruled.meters):
             require_model(route, models)
+            require_no_chooser(asked.chooser)
         meters = tuple(meter for meter in ruled.meters if _counts(meter, models))
         if any(meter.unit != "requests" for meter in meters):
             require_metered(route, reading)
+            if route.kind != "free":
+                require_no_chooser(asked.chooser)
         row, figures = self._figures(ruled, rules, route, reading, models, meters)
         if figures.unbounded is not None:
             _require_no_bound(meters, figures.unbounded)
@@ -641,6 +652,10 @@ def _must_be_read(route: Route, rules: Rules, meters: Sequence[Meter], body: Req
     return any(meter.models or (route.kind != "free" and meter.unit != "requests") for meter in meters)
 
 
+def _check_head(rules: Rules, route: Route | None, asked: Asked, size: int) -> None:
+    check_head(rules, route, address=asked.address or "", size=size, chooser=asked.chooser)
+
+
 def _check_rules(rules: Rules, route: Route, asked: Asked, reading: Reading, ruled: Ruled) -> Models:
     """The models that a request names. Raises what its rules refuse it with."""
     if rules.max_body_bytes is not None and reading.size > rules.max_body_bytes:
@@ -669,7 +684,7 @@ def opens_session(asked: Asked) -> bool:
 def _check_session(rules: Rules, asked: Asked, size: int) -> None:
     """Raises what a message is refused with, whatever it says."""
     route = _session_route(asked)
-    check_head(rules, None if route is _NO_SESSION else route, address=asked.address or "", size=size)
+    _check_head(rules, None if route is _NO_SESSION else route, asked, size)
 
 
 def _check_said(rules: Rules, asked: Asked, said: Reading | AmbiguousBody | None, size: int, ruled: Ruled) -> None:

@@ -87,12 +87,13 @@ class Models(NamedTuple):
     every: frozenset[str]
 
 
-def check_head(rules: Rules, route: Route | None, *, address: str, size: int) -> None:
+def check_head(rules: Rules, route: Route | None, *, address: str, size: int, chooser: str | None = None) -> None:
     """
-    Raises AddressNotAllowed, EndpointNotAllowed, BodyTooLarge.
+    Raises AddressNotAllowed, EndpointNotAllowed, BodyTooLarge, ModelUndetermined.
 
     Args:
         size: Bytes of the body, as far as they are known.
+        chooser: A header by which the upstream may choose the model.
     """
     if not rules.allow_address(address):
         raise AddressNotAllowed
@@ -100,6 +101,16 @@ def check_head(rules: Rules, route: Route | None, *, address: str, size: int) ->
         raise EndpointNotAllowed(f"{EndpointNotAllowed.message} It may use {_named(sorted(rules.endpoints or ()))}.")
     if rules.max_body_bytes is not None and size > rules.max_body_bytes:
         raise BodyTooLarge(limit=rules.max_body_bytes)
+    if rules.models:
+        require_no_chooser(chooser)
+
+
+def require_no_chooser(header: str | None) -> None:
+    """Raises ModelUndetermined for a header by which the upstream may choose another model than the request names."""
+    if header is not None:
+        raise ModelUndetermined(
+            f"Leave out the header `{header}`: by it a gateway may choose the model, and this token has limits."
+        )
 
 
 def models_of(route: Route, path: str, query: str, reading: Reading) -> Models:
@@ -116,7 +127,8 @@ def models_of(route: Route, path: str, query: str, reading: Reading) -> Models:
         main = named[-1]  # elsewhere no upstream looks for it in the query
     if main is None and route.model == "default":
         main = DEFAULT_MODELS[route.group]
-    return Models(main, reading.models.union(named, () if main is None else (main,)))
+    others = _others_in_query(query) if query else []
+    return Models(main, reading.models.union(named, others, () if main is None else (main,)))
 
 
 def check_models(rules: Rules, route: Route, models: Models) -> None:
@@ -332,6 +344,13 @@ def _in_query(query: str) -> list[str]:
     if len(found) > 1 or any(name != "model" or ";" in query for name, _ in found):
         raise AmbiguousBody("The query must name `model` once at most.", param="model")
     return [value for _, value in found]
+
+
+def _others_in_query(query: str) -> list[str]:
+    """What else a query names like a model, as Azure's `deployment`."""
+    pairs = [pair.partition("=") for pair in query.replace(";", "&").split("&")]
+    named = [(_plain(unquote_plus(raw)), unquote_plus(value)) for raw, _, value in pairs]
+    return [value for name, value in named if names_models(name) or "deployment" in name]
 
 
 def _is_like_model(name: str) -> bool:

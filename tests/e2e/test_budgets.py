@@ -279,6 +279,19 @@ def test_what_nobody_could_charge_goes_up_with_no_byte(proxy, chat, token, using
 
 
 @pytest.mark.parametrize(
+    ("columns", "status"), [({}, 403), ({"unit": "requests", "models": "gpt-5"}, 403), ({"unit": "requests"}, 200)]
+)
+def test_no_header_chooses_another_model_than_the_one_that_a_budget_counts(proxy, token, using, columns, status):
+    add_meter(proxy, token, **columns)
+    chooser = ("Helicone-Fallbacks", "[]")
+
+    answer = call(proxy.url, "POST", CHAT, token.bearer, JSON, chooser, body=b'{"model": "gpt-5-nano"}')
+
+    assert answer.status == status and len(using.seen) == (status == 200)
+    assert status == 200 or answer.json["error"]["code"] == "model_undetermined"
+
+
+@pytest.mark.parametrize(
     ("rules", "body", "path", "status", "reason"),
     [
         ({"endpoints": ["batches"]}, b'{"input_file_id": "f"}', "/v1/batches", 403, "model_not_priced"),

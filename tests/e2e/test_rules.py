@@ -266,6 +266,17 @@ WAYS = {
     "in a path with a slash behind": Way("endpoint_not_allowed", b"{" + BIG + b"}", CHAT + "/"),
     "in a path in another case": Way("endpoint_not_allowed", b"{" + BIG + b"}", "/v1/Chat/completions"),
     "by a WebSocket": Way("endpoint_not_allowed", None, "/v1/realtime?model=gpt-4o", method="GET"),
+    **{
+        f"by the header {name}": Way("model_undetermined", b"{" + MINI + b"}", headers=(JSON, (name, "gpt-4o-mini")))
+        for name in (
+            "X-Litellm-Model", "x-litellm-tags", "X_PORTKEY_CONFIG", "x-portkey-virtual-key", "Helicone-Target-URL",
+            "Helicone-Fallbacks", "x-ms-oai-image-generation-deployment", "azureml-model-deployment", "x-bf-vk",
+            "X-Provider", "x-selected-model", "x-tfy-routing-config", "x-model" + "-x" * 40,
+        )
+    },
+    "in the query as a deployment": Way("model_not_allowed", b"{" + MINI + b"}", CHAT + "?deployment=gpt-4o"),
+    "in the query as a fallback": Way("model_not_allowed", b"{" + MINI + b"}", CHAT + "?a=b;Fall%62acks=gpt-4o"),
+    "in the query in a list": Way("model_not_allowed", b"{" + MINI + b"}", CHAT + "?models[]=gpt-4o"),
     "by a batch": Way("endpoint_not_allowed", b'{"input_file_id":"file-1"}', "/v1/batches"),
 }  # fmt: skip
 

@@ -717,6 +717,16 @@ def test_a_response_that_the_upstream_refuses_holds_nothing_and_costs_nothing(pr
     assert (record["part"], record["cost_source"], record["failed_inside"]) == (1, "none", True)
 
 
+def test_no_header_chooses_the_model_of_a_session(proxy, token, heard):
+    headers = dict([token.bearer, ("x-litellm-tags", "dear")])
+    url = proxy.url.replace("http", "ws") + "/v1/realtime?model=gpt-realtime"
+    with pytest.raises(InvalidStatus) as caught:
+        connect(url, additional_headers=headers, proxy=None)
+
+    assert caught.value.response.status_code == 403 and heard.handshakes == []
+    assert b"Leave out the header `x-litellm-tags`" in caught.value.response.body
+
+
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/files", "/v1/live/sessions?model=gpt-realtime"])
 def test_no_other_path_opens_a_websocket_for_a_token_with_rules(proxy, token, heard, path):
     with pytest.raises(InvalidStatus) as caught:

@@ -114,7 +114,7 @@ def test_a_query_that_may_name_two_models_is_refused(query):
         models(REALTIME, query=query)
 
 
-@pytest.mark.parametrize("query", ["", "x=1", "x=1;2", "models=a", "x=model", "mode%6c=gpt"])
+@pytest.mark.parametrize("query", ["", "x=1", "x=1;2", "models=gpt", "deployment=gpt", "x=model", "mode%6c=gpt"])
 def test_any_other_query_names_one_at_most(query):
     assert models(CHAT, query=query).every <= {"gpt"}
 
