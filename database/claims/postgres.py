@@ -21,8 +21,10 @@ from llmproxy.admission import WINDOW, Connections, Grant, StoreUnavailable, Tok
 from llmproxy.limits.meters import Meter
 from llmproxy.limits.reservations import STALE, Ruled, RuledClaim, Settlement, Verdict, database_us
 
-# How long a claim waits for a free connection, and then for its answer.
+# How long a claim waits for its answer, and before that for a connection while nobody has an answer.
 TIMEOUT_S = 5.0
+# How long it waits for one while others have theirs: behind many that came at once.
+MOST_QUEUED_S = 30.0
 
 # SQLite's claim in one step less: here an UPDATE may join, and return what it joined. A claim that waited for
 # another one's row looks at the row again, as that left it. Its commit is not waited for: a crash of the *server*
@@ -73,6 +75,7 @@ class PostgresTokenStore:
         self._free = BoundedSemaphore(pool_size)
         self._busy = 0
         self._limit = pool_size
+        self._answered = 0
         # The server's clock as it was told last, and when.
         self._clock: tuple[int, float] | None = None
 
@@ -169,8 +172,8 @@ class PostgresTokenStore:
         Args:
             again: What to send when the answer was lost, and the statement may have taken place; None for the same.
         """
-        if not self._free.acquire(timeout=TIMEOUT_S):
-            raise StoreUnavailable("every connection is busy")
+        if not self._free.acquire(blocking=False):
+            self._queue()
         self._busy += 1
         try:
             return self._answer(statement, values, again or statement)
@@ -179,6 +182,19 @@ class PostgresTokenStore:
         finally:
             self._busy -= 1
             self._free.release()
+
+    def _queue(self) -> None:
+        """
+        Wait for a connection.
+
+        A queue that moves is no outage: hundreds of calls at once on one budget wait for its row one after the other,
+        and none of them may be refused because the database is slow at that.
+        """
+        latest_s, answered = time.monotonic() + MOST_QUEUED_S, self._answered
+        while not self._free.acquire(timeout=TIMEOUT_S):
+            if self._answered == answered or time.monotonic() >= latest_s:
+                raise StoreUnavailable("every connection is busy")
+            answered = self._answered
 
     def _answer(self, statement: str, values: dict[str, Any], again: str) -> list[tuple[Any, ...]]:
         if self._idle:
@@ -200,6 +216,7 @@ class PostgresTokenStore:
             # Whatever it is in the middle of, nobody else shall have it.
             _close(cursor)
             raise
+        self._answered += 1
         self._idle.append(cursor)
         return rows
 

@@ -1108,7 +1108,5 @@ def test_five_hundred_calls_at_once_cost_no_more_than_is_promised(using, tmp_pat
             answers = [done.result() for done in running]
 
         passed = [answer for answer in answers if answer.status == 200]
-        refused = {code(answer) for answer in answers if answer not in passed}
-        # On a slow machine five hundred claims on one row may wait longer for PostgreSQL than they do at most.
-        assert {(429, "budget_reserved")} <= refused <= {(429, "budget_reserved"), (503, "auth_unavailable")}
+        assert {code(answer) for answer in answers if answer not in passed} == {(429, "budget_reserved")}
         assert len(passed) == len(using.seen) and most / 2 < settled(proxy, meter).spent <= most

@@ -99,6 +99,37 @@ def test_a_lock_that_is_held_for_long_refuses_for_now_and_counts_nothing(bench, 
     assert bench.claim(cost(100))[0]
 
 
+class Crowd:
+    """Connections that are all taken for a while, and by whom others have their answers meanwhile, or nobody."""
+
+    def __init__(self, store, *, moves):
+        self._store, self._moves, self._waits = store, moves, 0
+
+    def acquire(self, blocking=True, timeout=None):
+        if not blocking:
+            return False
+        self._waits += 1
+        self._store._answered += self._moves
+        return self._waits % 3 == 0
+
+    def release(self):
+        pass
+
+
+@pytest.mark.parametrize(("moves", "most_s", "is_admitted"), [(True, 30, True), (False, 30, False), (True, 0, False)])
+def test_a_claim_waits_for_a_connection_while_others_have_their_answers(
+    bench, monkeypatch, moves, most_s, is_admitted
+):
+    monkeypatch.setattr(postgres, "MOST_QUEUED_S", most_s)
+    bench.store._free = Crowd(bench.store, moves=moves)
+
+    if is_admitted:
+        assert bench.claim(cost(0))[0]
+    else:
+        with pytest.raises(StoreUnavailable, match="every connection is busy"):
+            bench.claim(cost(0))
+
+
 @pytest.mark.parametrize(
     "statement",
     [postgres.CLAIM, postgres_ruled.LOOK, postgres_ruled.CLAIM, postgres_ruled.METERS_HELD, postgres_ruled.SETTLE],
