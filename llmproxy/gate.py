@@ -281,15 +281,16 @@ class Gate:
 
         return self._until_claimed(token, asked.request_id, judge)
 
-    def try_out(self, ruled: Ruled, asked: Asked, content: bytes) -> Trial:
+    def try_out(self, ruled: Ruled, asked: Asked, content: bytes, *, opens_session: bool = False) -> Trial:
         """
         What would become of a call at this moment. Nothing is counted, held or sent up.
 
-        A GET of what is served by WebSockets is taken for the opening of one.
+        Args:
+            opens_session: It asks for a WebSocket.
         """
         body = RequestBody(BytesIO(content), length=len(content), max_bytes=sys.maxsize)
         try:
-            if opens_session(asked):
+            if opens_session:
                 judged, noted = self._judge_opening(ruled, asked)
             else:
                 judged, noted = self._judge_tried(ruled, asked, body)
@@ -674,11 +675,6 @@ def _check_rules(rules: Rules, route: Route, asked: Asked, reading: Reading, rul
 def _path_and_query(asked: Asked) -> tuple[str, str]:
     path, _, query = asked.target.partition("?")
     return path, query
-
-
-def opens_session(asked: Asked) -> bool:
-    """Whether a call can be nothing but the opening of a WebSocket: nothing else is got there."""
-    return asked.method == "GET" and _session_route(asked) is not _NO_SESSION
 
 
 def _check_session(rules: Rules, asked: Asked, size: int) -> None:

@@ -12,7 +12,7 @@ from accounting.report import Filters, would_refuse_by_reason
 from blueprints.admin import display
 from blueprints.admin.access import actor
 from blueprints.admin.answers import done, page, shows
-from blueprints.admin.rules_form import RulesForm, fields_of
+from blueprints.admin.rules_form import WEBSOCKET, RulesForm, fields_of
 from blueprints.admin.site import bp
 from blueprints.admin.spans import SPANS
 from control import limits, projects, tokens
@@ -20,7 +20,7 @@ from control.audit import version_of
 from control.errors import Conflict
 from llmproxy.admission import utc_now
 from llmproxy.errors import CallerError, ProxyError
-from llmproxy.gate import Asked, Trial, opens_session
+from llmproxy.gate import Asked, Trial
 from llmproxy.headers import permitted_target
 from llmproxy.limits import amounts
 from llmproxy.limits.meters import Claimed, Meter
@@ -49,7 +49,7 @@ _NAMES = {
     "reasoning_effort": "Reasoning efforts",
     "max_body_bytes": "Bytes of a request at most",
 }
-_OF_A_SESSION = " This opens a WebSocket: each response that is asked for on it is judged by itself."
+_OF_A_SESSION = " Each response that is asked for on it is judged by itself."
 _FLAGS = {"require_max_output": "must be asked for", "background": "refused", "store": "refused"}
 
 
@@ -126,26 +126,27 @@ def try_rules() -> Response:
     """What the entered rules would do to the entered call. Nothing is saved, counted or sent up."""
     form = RulesForm()
     owner, rules = _owner_of(form), form.document()
+    opens_session = form.method.data == WEBSOCKET
     asked = Asked(
         request_id="",
-        method=form.method.data or "POST",
+        method="GET" if opens_session else form.method.data or "POST",
         target=_target(form.path.data or ""),
         address=(form.address.data or "").strip() or None,
         content_type=(form.content_type.data or "").strip(),
         content_encoding="",
     )
     content = (form.body.data or "").encode("utf-8", "surrogatepass")
-    trial = _try_out(asked, content, limits.look(db.session, owner, rules))
-    return _page(owner, form, trial=_trial_view(trial, opens_session(asked)), entered=rules)
+    trial = _try_out(asked, content, limits.look(db.session, owner, rules), opens_session)
+    return _page(owner, form, trial=_trial_view(trial, opens_session), entered=rules)
 
 
-def _try_out(asked: Asked, content: bytes, ruled: Ruled) -> Trial:
+def _try_out(asked: Asked, content: bytes, ruled: Ruled, opens_session: bool) -> Trial:
     parts = Services.of(current_app)
     try:
         permitted_target(asked.target, None, allows_organization=parts.settings.allow_organization_routes)
     except CallerError as exc:
         return Trial(exc)
-    return parts.gate.try_out(ruled, asked, content)
+    return parts.gate.try_out(ruled, asked, content, opens_session=opens_session)
 
 
 @shows(RulesForm, of="set_rules")

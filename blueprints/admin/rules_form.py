@@ -25,7 +25,9 @@ UNPRICED = (
 )
 ALLOWED = (SelectChoice("true", "Allowed"), SelectChoice("false", "Refused"))
 WANTED = (SelectChoice("false", "May be left out"), SelectChoice("true", "Must be asked for"))
-METHODS = tuple(SelectChoice(method, method) for method in ("POST", "GET", "DELETE"))
+# A GET, to whoever looks at its line alone.
+WEBSOCKET = "WebSocket"
+METHODS = tuple(SelectChoice(method, method) for method in ("POST", "GET", "DELETE", WEBSOCKET))
 # In the field of tools: not any at all.
 NO_TOOLS = "none"
 _LISTS = ("service_tier", "tools", "reasoning_effort")

@@ -267,23 +267,35 @@ def test_a_path_may_be_what_follows_v1(browser: Browser, project: str, path: str
         ("realtime?model=gpt-realtime", {"endpoints": "realtime", "require_max_output": "true"}, "It would pass."),
         ("realtime?model=gpt-realtime", {"endpoints": "realtime", "models": "gpt-5"}, "403 model_not_allowed"),
         ("realtime?intent=transcription", {"endpoints": "realtime", "models": "gpt-5"}, "It would pass."),
+        ("/v1/models", {}, "403 endpoint_not_allowed"),
     ],
 )
 def test_the_opening_of_a_websocket_is_judged_as_a_real_one(
     browser: Browser, project: str, path: str, entered: dict[str, str], told: str
 ) -> None:
-    verdict_told = verdict(attempt(browser, f"project_id={project}", body="", method="GET", path=path, **entered))
+    verdict_told = verdict(
+        attempt(browser, f"project_id={project}", body="", method="WebSocket", path=path, **entered)
+    )
 
     assert told in verdict_told
-    assert ("each response that is asked for on it is judged by itself" in verdict_told) is ("pass" in told)
+    assert ("Each response that is asked for on it is judged by itself" in verdict_told) is ("pass" in told)
 
 
 def test_the_opening_of_a_websocket_holds_nothing_of_a_budget(browser: Browser, token: str) -> None:
     browser.submit(f"/admin/limits/new?token_id={token}", "/admin/limits", amount="2.00")
 
-    told = verdict(attempt(browser, f"token_id={token}", body="", method="GET", path="/v1/responses"))
+    told = verdict(attempt(browser, f"token_id={token}", body="", method="WebSocket", path="/v1/responses"))
 
     assert "It would pass." in told and "may take up to $0.000000" in told
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/realtime"])
+def test_a_get_is_a_get_where_websockets_are_opened(browser: Browser, token: str, path: str) -> None:
+    entered = {"endpoints": "responses, realtime", "models": "gpt-5"}
+
+    told = verdict(attempt(browser, f"token_id={token}", body="", method="GET", path=path, **entered))
+
+    assert "403 model_undetermined" in told and "judged by itself" not in told
 
 
 def test_what_a_call_would_hold_of_budgets_is_told(app: Flask, browser: Browser, project: str, token: str) -> None:
