@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.axe import grave_violations
 from tests.browser.chromium import signed_in
+from tests.browser.looks import broken_texts
 from tests.servers import Server
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
@@ -27,23 +28,6 @@ EMPTY = {
 OVERFLOW = """Math.max(...[document.documentElement, ...document.querySelectorAll(".card")].map(
   (it) => it.scrollWidth - it.clientWidth
 ))"""
-# Words of usual length that begin on one line and end on another.
-BROKEN_WORDS = """() => {
-  const texts = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
-  const range = document.createRange();
-  const isBroken = ([word], node, index) => {
-    range.setStart(node, index);
-    range.setEnd(node, index + word.length);
-    return new Set([...range.getClientRects()].map((it) => Math.round(it.top))).size > 1;
-  };
-  const broken = [];
-  for (let node; (node = texts.nextNode()); ) {
-    if (!node.parentElement.checkVisibility() || node.parentElement.closest(".sr, option, pre")) continue;
-    const words = [...node.data.matchAll(/(?<!\\S)\\p{L}{2,14}(?!\\S)/gu)];
-    broken.push(...words.filter((it) => isBroken(it, node, it.index)).map(([word]) => word));
-  }
-  return broken;
-}"""
 
 
 def pages_of(page: Page) -> dict[str, str]:
@@ -102,7 +86,7 @@ def look_at(page: Page, name: str, screenshot: Callable[[str], Path]) -> list[st
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         page.screenshot(path=screenshot(f"{name}-{width}-{scheme}"), full_page=True)
         problems += [f"{name}, {scheme}: {violation}" for violation in grave_violations(page, *rules)]
-    problems += [f"{name}: “{word}” is broken" for word in page.evaluate(BROKEN_WORDS)]
+    problems += [f"{name}: {broken}" for broken in broken_texts(page)]
     overflow = page.evaluate(OVERFLOW)
     return problems + ([f"{name}: {overflow} pixels too wide"] if overflow > 0 else [])
 

@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, Page
 
 from mock_openai.mock import MockOpenAI
 from tests.browser.axe import grave_violations
+from tests.browser.looks import broken_texts
 from tests.servers import ROOT
 
 # Texts of a drawn chart that are cut by its edge, or stand on each other.
@@ -78,7 +79,7 @@ def test_a_report_fits_and_is_accessible(
     page.screenshot(path=screenshot(f"benchmark-{name}-{width}-{scheme}"), full_page=True)
 
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    assert grave_violations(page) == [] and page.faults == []
+    assert grave_violations(page) == [] and page.faults == [] and broken_texts(page) == []
     page.close()
 
 
