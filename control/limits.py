@@ -8,11 +8,11 @@ do. Each change adds one to the owner's `rules_version`, so that a call that was
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, Select, and_, or_, select
 
 from control import alerts, audit
 from control.audit import Actor, Facts
@@ -62,6 +62,15 @@ def standing(row: Meter, now_us: int) -> Standing:
     meter = meters.turned(meter, now_us, periods.period_ends(meter.period, meter.zone, now_us))
     left = max(meter.amount - meter.spent - meter.reserved, 0)
     return Standing(meter.spent, meter.reserved, left, None if row.period == "total" else meter.period_end)
+
+
+def is_used_up(now_us: int, of_periods: Iterable[periods.Period]) -> ColumnElement[bool]:
+    """Whether a row of `meters` has such a period and lets no call pass, of whatever model; see `standing`."""
+    runs = (
+        and_(Meter.period == period, Meter.period_end <= now_us + periods.FURTHEST_US[period])
+        for period in sorted(of_periods)
+    )
+    return and_(Meter.spent >= Meter.amount, Meter.models.is_(None), Meter.period_end > now_us, or_(*runs))
 
 
 def find(session: Session, meter_id: str) -> Meter:

@@ -20,6 +20,8 @@ from llmproxy.times import at_microsecond, iso_utc, microseconds
 from models import Meter, Project, Token
 
 Tone = Literal["fresh", "fading", "withered"]
+# By a budget that is spent, or by what may be done in a minute or an hour.
+HeldBack = Literal["spent", "limited"]
 
 _FADING_PERCENT = 50
 _WITHERED_PERCENT = 15
@@ -146,7 +148,7 @@ class TokenView:
     A token as a row of a table shows it.
 
     Attributes:
-        state: live, limited, expired, revoked or off (its project is).
+        state: live, limited, spent (its budget is), expired, revoked or off (its project is).
         is_in_hour: Whether an hour that requests are counted in is running.
         lately: What it did in the last 30 days; None where nobody looked.
     """
@@ -185,6 +187,7 @@ class LimitView:
         held: For running calls; "" for nothing.
         held_percent: Of the bar, behind what is left.
         calendar: Whose days, weeks or months it counts by, "days of UTC"; "" where it goes by none.
+        is_used_up: It lets no call pass, whether or not some of it is held.
     """
 
     id: str
@@ -200,6 +203,7 @@ class LimitView:
     held_percent: int
     resets_at: datetime | None
     calendar: str
+    is_used_up: bool
 
 
 def limit_view(meter: Meter, now: datetime) -> LimitView:
@@ -208,7 +212,9 @@ def limit_view(meter: Meter, now: datetime) -> LimitView:
     unit = "dollars" if meter.unit == "usd" else "LLM tokens" if meter.unit == "tokens" else meter.unit
 
     def words(amount: int) -> str:
-        return f"${amounts.usd(amount)}" if meter.unit == "usd" else f"{amount:,} {unit}"
+        if meter.unit == "usd":
+            return f"${amounts.usd(amount)}"
+        return f"{amount:,} {unit.removesuffix('s') if amount == 1 else unit}"
 
     left_percent = _percent(found.remaining / (meter.amount or 1))
     return LimitView(
@@ -225,11 +231,19 @@ def limit_view(meter: Meter, now: datetime) -> LimitView:
         held_percent=min(_percent(found.reserved / (meter.amount or 1)), 100 - left_percent),
         resets_at=at_microsecond(found.resets_at) if found.resets_at is not None else None,
         calendar=f"{meter.period}s of {meter.zone}" if meter.period in _OF_CALENDAR else "",
+        is_used_up=found.spent >= meter.amount,
     )
 
 
-def token_view(token: Token, project: Project, *, now: datetime, default_limit: int) -> TokenView:
-    """What is left of `token` at `now`."""
+def token_view(
+    token: Token, project: Project, *, now: datetime, default_limit: int, held_back: HeldBack | None
+) -> TokenView:
+    """
+    What is left of `token` at `now`.
+
+    Args:
+        held_back: By a meter of its own or of its project, which lets none of its calls pass.
+    """
     limit = token.rate_limit or default_limit
     is_in_hour = token.window_started_at is not None and token.window_started_at > now - WINDOW
     used = token.request_count if is_in_hour else 0
@@ -239,7 +253,7 @@ def token_view(token: Token, project: Project, *, now: datetime, default_limit: 
     return TokenView(
         token=token,
         project=project,
-        state=_state(token, project, now, left),
+        state=_state(token, project, now, held_back or (None if left else "limited")),
         time_left=Bar(_percent(left_s / lifetime_s), f"{span(left_s)} left" if left_s > 0 else "none left"),
         requests_left=Bar(_percent(left / limit), f"{left:,} of {limit:,} left"),
         rate_limit=limit,
@@ -247,14 +261,14 @@ def token_view(token: Token, project: Project, *, now: datetime, default_limit: 
     )
 
 
-def _state(token: Token, project: Project, now: datetime, left: int) -> str:
+def _state(token: Token, project: Project, now: datetime, held_back: HeldBack | None) -> str:
     if not token.is_active:
         return "revoked"
     if token.expires_at <= now:
         return "expired"
     if not project.is_active:
         return "off"
-    return "live" if left else "limited"
+    return held_back or "live"
 
 
 def _percent(part: float) -> int:

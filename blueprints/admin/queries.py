@@ -16,12 +16,15 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from accounting import report
 from accounting.report import Brief, Kind
-from blueprints.admin.display import TokenView, token_view
+from blueprints.admin.display import HeldBack, TokenView, token_view
 from blueprints.admin.spans import MONTH
+from control import limits
 from control.tokens import has_secret
 from database.errors import DatabaseError
 from llmproxy.admission import SECRET_LENGTH, WINDOW, hash_token, utc_now, without_prefix
-from models import AuditEntry, Project, Token, db
+from llmproxy.limits.periods import PERIODS, RATES, Period
+from llmproxy.times import microseconds
+from models import AuditEntry, Meter, Project, Token, db
 
 PAGE_SIZE = 50
 # A page far down a list makes the database walk there; nobody reads that far, filters lead there sooner.
@@ -33,9 +36,11 @@ TOKEN_STATES = {
     "live": "Live",
     "expiring": "Expires within 7 days",
     "limited": "Over the limit",
+    "spent": "Budget spent",
+    "off": "Project off",
+    "current": "Not expired or revoked",
     "expired": "Expired",
     "revoked": "Revoked",
-    "off": "Project off",
 }
 # By what was done in the last 30 days.
 _BUSIEST = {"requests": "Most requests first", "errors": "Most errors first", "cost": "Costliest first"}
@@ -46,13 +51,19 @@ TOKEN_ORDERS = {
     "label": "By label",
     **_BUSIEST,
 }
-PROJECT_STATES = {"on": "On", "off": "Off", "expiring": "With tokens that expire within 7 days"}
+PROJECT_STATES = {
+    "on": "On",
+    "off": "Off",
+    "spent": "Budget spent",
+    "expiring": "With tokens that expire within 7 days",
+}
 PROJECT_ORDERS = {"name": "By name", "newest": "Newest first", "used": "Used last first", **_BUSIEST}
 
 # Before an order's name: the same from its other end.
 REVERSED = "-"
 
 _SOON = timedelta(days=7)
+_BUDGETS = frozenset(PERIODS) - RATES
 
 Direction = Callable[[Any], Any]
 Rows = Select[*tuple[Any, ...]]
@@ -84,12 +95,13 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class ProjectView:
-    """A project as a row of a table shows it."""
+    """A project as a row of a table shows it. `is_spent` is one that is on, but for its budget."""
 
     project: Project
     live_tokens: int
     last_used_at: datetime | None
     lately: Brief
+    is_spent: bool
 
 
 def projects_page(
@@ -108,7 +120,11 @@ def projects_page(
     found = [project for (project,) in page.rows]
     ids = [project.id for project in found]
     tokens, lately = _tokens_of(ids, now), _lately("project", ids, now)
-    rows = [ProjectView(project, *tokens.get(project.id, (0, None)), lately[project.id]) for project in found]
+    spent = set(db.session.scalars(select(Project.id).where(Project.id.in_(ids), _is_spent(now))))
+    rows = [
+        ProjectView(project, *tokens.get(project.id, (0, None)), lately[project.id], project.id in spent)
+        for project in found
+    ]
     return Page(rows, page.number, page.total)
 
 
@@ -116,7 +132,25 @@ def _project_in_state(state: str, now: datetime) -> ColumnElement[bool]:
     if state == "expiring":
         soon = (Token.is_active, Token.expires_at > now, Token.expires_at <= now + _SOON)
         return exists().where(Token.project_id == Project.id, *soon)
+    if state == "spent":
+        return _is_spent(now)
     return Project.is_active.is_(state == "on")
+
+
+def _is_spent(now: datetime) -> ColumnElement[bool]:
+    return and_(Project.is_active, Project.id.in_(_projects_without(now, _BUDGETS)))
+
+
+def _projects_without(now: datetime, periods: Iterable[Period]) -> Select[str]:
+    """Projects that a meter of their own lets make no call."""
+    return select(Meter.project_id).where(Meter.token_id.is_(None), limits.is_used_up(microseconds(now), periods))
+
+
+def _is_held_back(now: datetime, periods: Iterable[Period]) -> ColumnElement[bool]:
+    """Whether a meter of the token, or of its project, lets it make no call."""
+    # Not in a list with NULL in it is neither true nor false.
+    own = select(Meter.token_id).where(Meter.token_id.is_not(None), limits.is_used_up(microseconds(now), periods))
+    return or_(Token.id.in_(own), Token.project_id.in_(_projects_without(now, periods)))
 
 
 def either_way(orders: Iterable[str]) -> list[str]:
@@ -198,9 +232,32 @@ def tokens_page(
         else statement.order_by(*_ordered(order, now))
     )
     page = _page(statement, ordered, number, size)
-    rows = [token_view(*row, now=now, default_limit=default_limit) for row in page.rows]
+    return Page(_with_lately(_views(page.rows, now, default_limit), now), page.number, page.total)
+
+
+def _views(rows: Iterable[Any], now: datetime, default_limit: int) -> list[TokenView]:
+    """How tokens stand, of rows of a token and its project."""
+    found = [(token, project) for token, project in rows]
+    statement = select(Token.id, _is_held_back(now, _BUDGETS)).where(
+        Token.id.in_([token.id for token, _ in found]), _is_held_back(now, PERIODS)
+    )
+    held: dict[str, HeldBack] = {
+        key: "spent" if is_spent else "limited" for key, is_spent in db.session.execute(statement)
+    }
+    return [
+        token_view(token, project, now=now, default_limit=default_limit, held_back=held.get(token.id))
+        for token, project in found
+    ]
+
+
+def _with_lately(rows: list[TokenView], now: datetime) -> list[TokenView]:
     lately = _lately("token", [row.token.id for row in rows], now)
-    return Page([replace(row, lately=lately[row.token.id]) for row in rows], page.number, page.total)
+    return [replace(row, lately=lately[row.token.id]) for row in rows]
+
+
+def token_as_shown(token: Token, *, default_limit: int) -> TokenView:
+    """How one token stands."""
+    return _views([(token, token.project)], utc_now(), default_limit)[0]
 
 
 def _has_id(column: InstrumentedAttribute[str], text: str) -> list[ColumnElement[bool]]:
@@ -249,11 +306,14 @@ def _in_state(state: str, now: datetime, default_limit: int) -> ColumnElement[bo
         Token.window_started_at > now - WINDOW,
         Token.request_count >= func.coalesce(Token.rate_limit, default_limit),
     )
+    works, spent = and_(living, Project.is_active), _is_held_back(now, _BUDGETS)
     return {
-        "live": and_(living, Project.is_active, ~limited),
+        "live": and_(works, ~limited, ~_is_held_back(now, PERIODS)),
         "expiring": and_(living, Token.expires_at <= now + _SOON),
-        "limited": and_(living, Project.is_active, limited),
+        "limited": and_(works, or_(limited, _is_held_back(now, RATES)), ~spent),
+        "spent": and_(works, spent),
         "off": and_(living, ~Project.is_active),
+        "current": living,
         "expired": and_(Token.is_active, Token.expires_at <= now),
         "revoked": ~Token.is_active,
     }[state]
@@ -277,9 +337,7 @@ def tokens_of(token_ids: Iterable[str], *, default_limit: int) -> list[TokenView
     now = utc_now()
     statement = select(Token, Project).join(Token.project).where(Token.id.in_(set(token_ids)))
     found = db.session.execute(statement.order_by(Token.label, Token.id))
-    rows = [token_view(*row, now=now, default_limit=default_limit) for row in found]
-    lately = _lately("token", [row.token.id for row in rows], now)
-    return [replace(row, lately=lately[row.token.id]) for row in rows]
+    return _with_lately(_views(found, now, default_limit), now)
 
 
 def next_to_wither(limit: int, *, default_limit: int) -> list[TokenView]:
@@ -292,7 +350,7 @@ def next_to_wither(limit: int, *, default_limit: int) -> list[TokenView]:
         .order_by(Token.expires_at)
         .limit(limit)
     )
-    return [token_view(*row, now=now, default_limit=default_limit) for row in db.session.execute(statement)]
+    return _views(db.session.execute(statement), now, default_limit)
 
 
 def project_choices(chosen: str = "") -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from blueprints.admin import costs, exports, limits, once, queries, rules, searc
 from blueprints.admin.access import actor
 from blueprints.admin.activity import activity
 from blueprints.admin.answers import done, page, shows, wants_json
-from blueprints.admin.display import TokenView, exact, for_input, token_view
+from blueprints.admin.display import TokenView, exact, for_input
 from blueprints.admin.forms import ExtendForm, NewTokenForm, RotateForm, TokenForm
 from blueprints.admin.site import bp
 from blueprints.admin.spans import SPANS, during_month
@@ -23,7 +23,6 @@ from blueprints.wire import issued_json, read_body, rotated_json, token_json
 from control import tokens
 from control.audit import version_of
 from control.errors import Conflict
-from llmproxy.admission import utc_now
 from models import Token, db
 from services import Services
 
@@ -270,7 +269,7 @@ def _token_page(found: Token, form: TokenForm, status: int = 200) -> Response:
 
 
 def _view(token: Token) -> TokenView:
-    return token_view(token, token.project, now=utc_now(), default_limit=_default_limit())
+    return queries.token_as_shown(token, default_limit=_default_limit())
 
 
 def _selected() -> list[TokenView]:

@@ -17,7 +17,7 @@ from llmproxy.times import microseconds
 Period = Literal["minute", "hour", "day", "week", "month", "total"]
 PERIODS: tuple[Period, ...] = get_args(Period)
 # In these a meter counts what it admits. In the others it is a budget, and holds what running calls may cost.
-RATES = frozenset({"minute", "hour"})
+RATES: frozenset[Period] = frozenset({"minute", "hour"})
 
 US_PER_S = 10**6
 # The end of what has none: far, and yet small enough to be added to.

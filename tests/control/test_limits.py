@@ -4,13 +4,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, select
 from sqlalchemy.orm import Session
 
 from control import limits, projects, tokens
 from control.errors import Conflict, NotFound
 from database import schema
 from llmproxy.admission import utc_now
+from llmproxy.limits import periods
 from llmproxy.times import microseconds
 from models import Meter, Token
 from tests.control.changes import ACTOR, HOUR, RING, UNKNOWN, Dump, actions, issue, project, refused
@@ -25,6 +26,26 @@ def token(session: Session) -> Token:
 
 def seen(session: Session, meter: Meter) -> limits.Standing:
     return limits.standing(meter, microseconds(utc_now()))
+
+
+@pytest.mark.parametrize("period", periods.PERIODS)
+def test_a_list_and_a_meters_own_standing_agree_on_what_is_used_up(session: Session, period: periods.Period) -> None:
+    owner = project(session, meters=[{"unit": "requests", "period": period, "amount": 2, "name": "any"}])
+    [meter] = limits.of(session, owner)
+    now_us = microseconds(utc_now())
+    furthest = now_us + periods.FURTHEST_US[period]
+    for spent in (1, 2, 3):
+        # An end that lies too far ahead was written by a clock that was wrong.
+        for end in (0, now_us, now_us + 1, furthest, furthest + 1):
+            meter.spent, meter.period_end = spent, end
+            session.flush()
+
+            listed = session.scalar(select(limits.is_used_up(now_us, [period])).select_from(Meter))
+            assert listed is (limits.standing(meter, now_us).spent >= meter.amount), (spent, end)
+            assert (
+                session.scalars(select(Meter).where(limits.is_used_up(now_us, set(periods.PERIODS) - {period}))).all()
+                == []
+            )
 
 
 def test_a_token_is_issued_with_its_meter(session: Session, dump: Dump) -> None:

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from flask import Flask
 
+from blueprints.admin import queries
 from control import tokens
 from control.audit import Actor
 from models import db
@@ -20,7 +21,8 @@ def test_every_list_and_filter_works(app: Flask, browser: Browser):
             tokens.issue(db.session, Actor("t"), project_id=project, lifetime=timedelta(days=1), label=label)
     paths = ["/admin/", "/admin/projects?q=alpha", f"/admin/projects/{project}", "/admin/audit?type=token&actor=t"]
     paths += ["/admin/audit?before=99999999999999999999", "/admin/health", "/admin/requests"]
-    paths += [f"/admin/tokens?state={state}" for state in ("live", "limited", "expired", "revoked")]
+    paths += [f"/admin/tokens?state={state}" for state in queries.TOKEN_STATES]
+    paths += [f"/admin/projects?state={state}" for state in queries.PROJECT_STATES]
     paths += [f"/admin/tokens?order={order}&q=o" for order in ("newest", "withering", "used")]
 
     assert {path: browser.get(path).status_code for path in paths} == dict.fromkeys(paths, 200)

@@ -137,6 +137,53 @@ def test_a_bar_tells_what_is_spent_held_and_left(app: Flask, browser: Browser, m
     assert '<rect class="left" width="38" height="4"/><rect class="held" x="38" width="12" height="4"/>' in page.text
 
 
+def test_whom_a_limit_lets_make_no_call_is_told_so_and_found(
+    app: Flask, browser: Browser, project: str, meter: Meter
+) -> None:
+    other = browser.create_project("other")
+    for owner, label, period in (
+        (project, "of project", ""),
+        (other, "of its own", "day"),
+        (other, "rated", "minute"),
+    ):
+        browser.submit(*NEW, project_id=owner, label=label, budget="1.00" if period else "", budget_per="day")
+    [own, rated] = [each for each in meters(app) if each.token_id]
+    update(app, rated, period="minute")
+    over = microseconds(datetime.now(UTC))
+    in_time = over + 50 * 60 * 10**6
+
+    def shown(path: str) -> dict[str, str]:
+        rows = re.findall(r'<th scope="row"><a href="[^"]+">([^<]+)</a>.*?<span class="pill (\w+)">', path, re.DOTALL)
+        return dict(rows)
+
+    def found(state: str, kind: str = "tokens") -> set[str]:
+        return set(shown(browser.get(f"/admin/{kind}?state={state}").text))
+
+    everybody = {"of project", "of its own", "rated"}
+    # What was spent in a period that is over holds nobody back.
+    for each in (meter, own, rated):
+        update(app, each, spent=2_000_000, period_end=over)
+    assert (found("live"), found("spent"), found("spent", "projects")) == (everybody, set(), set())
+    for each in (meter, own, rated):
+        update(app, each, period_end=in_time)
+    states = {"of project": "spent", "of its own": "spent", "rated": "limited"}
+    assert shown(browser.get("/admin/tokens").text) == states
+    assert (found("live"), found("limited"), found("current")) == (set(), {"rated"}, everybody)
+    assert found("spent") == {"of project", "of its own"}
+    assert found("spent", "projects") == {"first"}
+    told = words(browser.get(f"/admin/tokens/{own.token_id}"))
+    assert (
+        "Budget spent" in told and "The limit USD per day is used up: requests are refused until it resets in" in told
+    )
+    assert "is used up: requests are refused" in words(browser.get(f"/admin/projects/{project}"))
+
+    for each in (meter, own, rated):
+        update(app, each, models="gpt-5*")
+    assert shown(browser.get("/admin/tokens").text) == dict.fromkeys(states, "live")
+    told = words(browser.get(f"/admin/tokens/{own.token_id}"))
+    assert "Budget spent" not in told and "requests for gpt-5* are refused" in told
+
+
 def test_a_limit_is_changed_and_its_count_goes_on(app: Flask, browser: Browser, meter: Meter) -> None:
     end = microseconds(datetime.now(UTC) + timedelta(hours=3))
     update(app, meter, spent=1_000_000, period_end=end)
