@@ -244,7 +244,7 @@ def call_ended(record: CallRecord, *, overhead_s: float | None) -> None:
     # What others may tell too is counted by who knows whether they did.
     if record.usage_of is None:
         if record.metadata and record.usage_source in ("reported", "partial"):
-            count_usage(record.metadata.get("model"), record.metadata)
+            count_usage(_model_of(record), record.metadata)
         if record.cost:
             count_cost(record.project_id, _model_of(record), record.cost_source or NONE, record.cost)
         elif record.cost_source == "unpriced":

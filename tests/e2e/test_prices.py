@@ -8,6 +8,7 @@ import pytest
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection
 
+from tests.exposition import total
 from tests.http_by_hand import call
 from tests.servers import DEPLOYED, Server, wait_for
 from tests.websocket_upstream import WebSocketUpstream
@@ -304,14 +305,23 @@ def test_a_usage_that_cannot_be_is_none(record_of, proxy):
     assert "llmproxy_usage_clamped_total 0.0" not in proxy.metrics()
 
 
-def test_costs_are_counted_for_prometheus(recorder, tmp_path):
-    recorder.answers(chat("gpt-4o-2024-08-06", MILLION, MILLION)[0])
+def test_costs_and_tokens_are_counted_for_prometheus_under_the_model_that_is_billed(recorder, tmp_path):
     # A server of its own: the metrics name the first hundred projects of a process.
     with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=recorder.url) as server:
         token = server.issue_token()
+        recorder.answers(chat("gpt-4o-2024-08-06", MILLION, MILLION)[0])
         call(server.url, "POST", CHAT, token.bearer, JSON, body=b'{"model": "asked-for"}')
-        labels = f'{{model="gpt-4o-2024-08-06",project="{token.project_id}",source="reported"}}'
-        wait_for(lambda: f"llmproxy_cost_usd_total{labels} 12.5" in server.metrics())
+        recorder.answers(as_json({"text": "hello", "usage": TRANSCRIBED}))
+        call(server.url, "POST", "/v1/audio/transcriptions", token.bearer, FORM, body=FORM_BODY)
+
+        def counted():
+            text = server.metrics()
+            models = ("gpt-4o-2024-08-06", "gpt-4o-transcribe")
+            dollars = [total(text, "llmproxy_cost_usd_total", model=model, source="reported") for model in models]
+            read = [total(text, "llmproxy_usage_tokens_total", model=model, kind="prompt") for model in models]
+            return (dollars, read) == ([12.5, 0.0045], [MILLION, 1_000])
+
+        wait_for(counted, otherwise=server.metrics)
 
 
 OWN = """
