@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import product
 from typing import Protocol
 
 from accounting import report
@@ -33,6 +34,7 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0
 
 # The most called; the others are told of on a day when they are among them.
 _MOST_MODELS = 20
+_OUTCOMES = ("delivered", "failed", "refused")
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,11 @@ class Alerts:
     _asks_at: float = 0.0
     _failures: int = 0
     _reason: str = ""
+
+    def __post_init__(self) -> None:
+        # There from the start: Prometheus sees a growth only of what it has seen before.
+        for kind, outcome in product(self.kinds, _OUTCOMES):
+            metrics.ALERTS.labels(kind, outcome)
 
     def look(self) -> None:
         """Write down what is to be told."""
