@@ -79,12 +79,12 @@ from llmproxy.limits.judge import (
     require_no_chooser,
     unnamed_hearing,
 )
-from llmproxy.limits.meters import Claimed, Meter, claimed, shortage, turned
+from llmproxy.limits.meters import Claimed, Meter, shortage, turned
 from llmproxy.limits.model_names import ModelNames
 from llmproxy.limits.periods import RATES, US_PER_S, period_ends
 from llmproxy.limits.price_row import Row
 from llmproxy.limits.prices import Prices
-from llmproxy.limits.reservations import Ruled, RuledClaim, Settlement, Verdict, claim_of
+from llmproxy.limits.reservations import Ruled, Settlement, claim_of
 from llmproxy.limits.reservations import judged as judged_by_meters
 from llmproxy.limits.routes import UNKNOWN, Route, find_route
 from llmproxy.limits.rules import InForce, Rules, in_force
@@ -618,16 +618,15 @@ class Gate:
             raise
         finally:
             metrics.claimed(time.perf_counter() - began)
-        claims = _claims(asked, verdict)
         if grant is None or not asked.reserves:
             settler.refused(request_id)
         if grant is not None:
             grant = grant._replace(is_retired=True) if token.is_retired else grant
             end = settler.end if asked.reserves else None
-            return grant, Holding(request_id, judged, verdict.meters, claims, end)
+            return grant, Holding(request_id, judged, verdict.meters, verdict.claims, end)
         if verdict.is_stale:
             return None
-        raise _refusal(verdict.meters, claims, judged, verdict.now_us)
+        raise _refusal(verdict.meters, verdict.claims, judged, verdict.now_us)
 
 
 def _scanned(pieces: Iterable[bytes], boundary: bytes | None) -> Reading:
@@ -832,15 +831,6 @@ def _check_what_is_certain(ruled: Ruled, concurrency: int | None) -> None:
 
 def _too_many(most: int | None) -> ConcurrencyLimited:
     return ConcurrencyLimited(f"This token may make {most} calls at a time.")
-
-
-def _claims(asked: RuledClaim, verdict: Verdict) -> list[Claimed]:
-    if len(verdict.meters) < len(asked.demands):
-        return []
-    return [
-        claimed(meter, bound=demand.bound, estimate=demand.estimate)
-        for meter, demand in zip(verdict.meters, asked.demands, strict=True)
-    ]
 
 
 def _refusal(meters: Sequence[Meter], claims: Sequence[Claimed], judged: Judged, now_us: int) -> ProxyError:

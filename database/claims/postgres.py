@@ -19,7 +19,7 @@ from database.claims.postgres_ruled import LOOK, METERS_HELD, SETTLE
 from database.claims.statements import ANY_RESERVED, HELD_BY, HOLDERS, SUCCESSOR
 from llmproxy.admission import WINDOW, Connections, Grant, StoreUnavailable, TokenState
 from llmproxy.limits.meters import Meter
-from llmproxy.limits.reservations import STALE, Ruled, RuledClaim, Settlement, Verdict, database_us
+from llmproxy.limits.reservations import STALE, Ruled, RuledClaim, Settlement, Verdict, claims_on, database_us
 
 # How long a claim waits for its answer, and before that for a connection while nobody has an answer.
 TIMEOUT_S = 5.0
@@ -115,7 +115,7 @@ class PostgresTokenStore:
         if len(meters) < len(asked.demands):
             return None, STALE
         grant = Grant(*granted) if is_admitted else None
-        return grant, Verdict(is_admitted, False, meters, in_flight, now_us)
+        return grant, Verdict(is_admitted, False, meters, claims_on(meters, asked.demands), in_flight, now_us)
 
     def settle(self, settlement: Settlement) -> bool:
         """End a reservation; see `database.claims.postgres_ruled`."""

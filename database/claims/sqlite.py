@@ -17,6 +17,7 @@ from sqlalchemy.engine import make_url
 from database.claims import sqlite_ruled
 from database.claims.statements import ANY_RESERVED, CLAIM, HELD_BY, HOLDERS, METERS_OF, STATE, SUCCESSOR
 from database.claims.together import MOST, Together
+from database.claims.transaction import Transaction
 from database.engine import BUSY_TIMEOUT_S, set_pragmas
 from llmproxy.admission import WINDOW, Connections, Grant, StoreUnavailable, TokenState
 from llmproxy.limits.meters import Meter
@@ -50,7 +51,7 @@ class SqliteTokenStore:
         """Count one request if the token may make it; see CLAIM."""
         values = self._values(token_hash, now)
         if self._together.has_company():
-            rows = self._together.do(lambda connection: connection.execute(CLAIM, values).fetchall())
+            rows = self._together.do(lambda shared: shared.connection.execute(CLAIM, values).fetchall())
         else:
             rows = self._execute(CLAIM, values)
         return Grant(*rows[0]) if rows else None
@@ -58,16 +59,16 @@ class SqliteTokenStore:
     def claim_ruled(self, token_hash: str, asked: RuledClaim, now: datetime) -> tuple[Grant | None, Verdict]:
         """Count and hold a call; see `database.claims.sqlite_ruled`."""
         values, now_us = self._values(token_hash, now), microseconds(now)
-        return self._shared(lambda connection: sqlite_ruled.claim(connection, asked, values, now_us))
+        return self._shared(lambda transaction: sqlite_ruled.claim(transaction, asked, values, now_us))
 
     def settle(self, settlement: Settlement) -> bool:
         """End a reservation; see `database.claims.sqlite_ruled`."""
-        return self._shared(lambda connection: bool(sqlite_ruled.settle(connection, [settlement], now_us())))
+        return self._shared(lambda transaction: bool(sqlite_ruled.settle(transaction, [settlement], now_us())))
 
     def settle_together(self, settlements: Sequence[Settlement]) -> int:
         """End many reservations in one transaction."""
         first = settlements[:MOST]
-        self._shared(lambda connection: sqlite_ruled.settle(connection, first, now_us()))
+        self._shared(lambda transaction: sqlite_ruled.settle(transaction, first, now_us()))
         return len(first)
 
     def held_by(self, worker: str) -> list[str]:
@@ -146,16 +147,17 @@ class SqliteTokenStore:
                 pass
         return self._when_free(lambda connection: connection.execute(statement, values).fetchall())
 
-    def _shared(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _shared(self, work: Callable[[Transaction], T]) -> T:
         """All of the work or nothing, in a transaction that it may share; it must not yield."""
         return self._together.do(work) if self._together.has_company() else self._transaction(work)
 
-    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _transaction(self, work: Callable[[Transaction], T]) -> T:
         """All of the work or nothing; it must not yield."""
-        connection = self._when_free(_begin)
+        transaction = Transaction(self._when_free(_begin))
         try:
-            done = work(connection)
-            connection.execute("COMMIT")
+            done = work(transaction)
+            transaction.write()
+            transaction.connection.execute("COMMIT")
         except BaseException as exc:
             # Whatever it is in the middle of ends with the connection.
             self.close()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from database.claims.statements import METER_COLUMNS
+from database.claims.transaction import Transaction
 from llmproxy.admission import Grant
 from llmproxy.limits.meters import Claimed, Meter, admitted
 from llmproxy.limits.periods import period_ends
@@ -52,13 +52,6 @@ INSERT INTO reservations (request_id, project_id, token_id, node, worker, at, st
 VALUES (?, ?, ?, ?, ?, ?, 'held', ?, ?) ON CONFLICT DO NOTHING
 """
 _RELEASE = "UPDATE tokens SET in_flight = in_flight - ? WHERE id = ?"
-# What stood there when a period is over is kept for whoever alerts.
-_UPDATE_METER = """
-UPDATE meters SET spent = ?1, reserved = ?2, bounds = ?3, mean = ?4, period_end = ?5,
-    last_spent = CASE WHEN period_end = ?5 THEN last_spent ELSE spent END,
-    last_end = CASE WHEN period_end = ?5 THEN last_end ELSE period_end END
-WHERE id = ?6
-"""
 
 
 class _Reserved(NamedTuple):
@@ -71,7 +64,7 @@ class _Reserved(NamedTuple):
 
 
 def claim(
-    connection: sqlite3.Connection, asked: RuledClaim, values: dict[str, Any], now_us: int
+    transaction: Transaction, asked: RuledClaim, values: dict[str, Any], now_us: int
 ) -> tuple[Grant | None, Verdict]:
     """
     Count and hold a call, or nothing of it.
@@ -85,11 +78,12 @@ def claim(
         "project_name": asked.project_name,
         "default_tier": asked.default_tier,
     }
+    connection = transaction.connection
     row = connection.execute(_MAY_CALL, values | judged_by).fetchone()
     if row is None:
         return None, STALE
     *granted, in_flight = row
-    found = _meters(connection, [demand.meter_id for demand in asked.demands])
+    found = transaction.meters([demand.meter_id for demand in asked.demands])
     if len(found) < len(asked.demands):
         return None, STALE
     meters, calls, is_admitted = judged(found, asked.demands, now_us)
@@ -98,12 +92,13 @@ def claim(
     grant = Grant(*granted)
     if is_admitted and (not asked.reserves or _reserve(connection, asked, grant, meters, calls, now_us)):
         connection.execute(_COUNT, values | {"reserves": asked.reserves})
-        connection.executemany(_UPDATE_METER, map(_written, map(admitted, meters, calls)))
-    return (grant if is_admitted else None), Verdict(is_admitted, False, tuple(meters), in_flight, now_us)
+        transaction.change(map(admitted, meters, calls))
+    return (grant if is_admitted else None), Verdict(is_admitted, False, meters, calls, in_flight, now_us)
 
 
-def settle(connection: sqlite3.Connection, settlements: Sequence[Settlement], now_us: int) -> int:
+def settle(transaction: Transaction, settlements: Sequence[Settlement], now_us: int) -> int:
     """End reservations; how many of them there were. See `database.claims.settling`."""
+    connection = transaction.connection
     rows = connection.execute(_select_held(len(settlements)), [settlement.request_id for settlement in settlements])
     found = {
         request_id: _Reserved(token_id, state, [Hold(*entry) for entry in orjson.loads(holds)], at_us)
@@ -111,7 +106,7 @@ def settle(connection: sqlite3.Connection, settlements: Sequence[Settlement], no
     }
     count = len(found)
     ids = {hold.meter_id for reserved in found.values() for hold in reserved.holds}
-    before = {meter.id: meter for meter in _meters(connection, list(ids))}
+    before = {meter.id: meter for meter in transaction.meters(list(ids))}
     after, released = dict(before), Counter[str]()
     states, deleted = list[tuple[str, str]](), list[tuple[str]]()
     for request_id, charge, state, _ in settlements:
@@ -126,8 +121,7 @@ def settle(connection: sqlite3.Connection, settlements: Sequence[Settlement], no
         elif reserved.state == "held" or state == "settled":
             found[request_id] = reserved._replace(state=state)
             states.append((state, request_id))
-    changed = [meter for meter in after.values() if meter is not before[meter.id]]
-    connection.executemany(_UPDATE_METER, map(_written, changed))
+    transaction.change(meter for meter in after.values() if meter is not before[meter.id])
     connection.executemany(_RELEASE, [(count, token_id) for token_id, count in released.items()])
     connection.executemany("UPDATE reservations SET state = ? WHERE request_id = ?", states)
     connection.executemany("DELETE FROM reservations WHERE request_id = ?", deleted)
@@ -158,22 +152,7 @@ def _reserve(
     return connection.execute(_RESERVE, (*whose, now_us, holds, asked.estimate)).rowcount == 1
 
 
-def _meters(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Meter]:
-    """Those that are there, by their ids."""
-    return list(map(Meter._make, connection.execute(_select_meters(len(ids)), ids))) if ids else []
-
-
 @lru_cache(maxsize=64)
 def _select_held(count: int) -> str:
     places = ", ".join("?" * count)
     return f"SELECT request_id, token_id, state, holds, at FROM reservations WHERE request_id IN ({places})"  # noqa: S608
-
-
-@lru_cache(maxsize=64)
-def _select_meters(count: int) -> str:
-    columns, places = ", ".join(METER_COLUMNS), ", ".join("?" * count)
-    return f"SELECT {columns} FROM meters WHERE id IN ({places}) ORDER BY id"  # noqa: S608
-
-
-def _written(meter: Meter) -> tuple[int | str, ...]:
-    return meter.spent, meter.reserved, meter.bounds, meter.mean, meter.period_end, meter.id

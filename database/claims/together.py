@@ -8,20 +8,20 @@ lock, is done together. It takes a turn of the loop itself, so who is alone does
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import gevent
 from gevent.hub import Waiter
 
+from database.claims.transaction import Transaction
 from llmproxy.admission import StoreUnavailable
 
 # No transaction of some milliseconds keeps other processes waiting.
 MOST = 64
 
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], Any]
+Work = Callable[[Transaction], Any]
 _Asked = tuple[Work, "Waiter[Any]"]
 
 
@@ -45,7 +45,7 @@ class Together:
         self._in_turn += 1
         return self._in_turn > 1 or self._before > 1
 
-    def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def do(self, work: Callable[[Transaction], T]) -> T:
         """What the work returns or raises, once that is committed. It must not yield."""
         waiter: Waiter[T] = Waiter()
         asked = work, waiter
@@ -68,10 +68,10 @@ class Together:
         taken: list[_Asked] = []
         is_done = False
 
-        def all_of_it(connection: sqlite3.Connection) -> list[Any]:
+        def all_of_it(transaction: Transaction) -> list[Any]:
             nonlocal is_done
             taken.extend(self._take())
-            results = [work(connection) for work, _ in taken]
+            results = [work(transaction) for work, _ in taken]
             is_done = True
             return results
 

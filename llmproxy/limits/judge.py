@@ -127,8 +127,10 @@ def models_of(route: Route, path: str, query: str, reading: Reading) -> Models:
         main = named[-1]  # elsewhere no upstream looks for it in the query
     if main is None and route.model == "default":
         main = DEFAULT_MODELS[route.group]
-    others = _others_in_query(query) if query else []
-    return Models(main, reading.models.union(named, others, () if main is None else (main,)))
+    if not query and not named and main in reading.models:  # nearly always
+        return Models(main, reading.models)
+    named += _others_in_query(query)
+    return Models(main, reading.models.union(named, () if main is None else (main,)))
 
 
 def check_models(rules: Rules, route: Route, models: Models) -> None:
@@ -338,6 +340,8 @@ def _hearing_in(session: Mapping[str, Any]) -> str | None:
 
 
 def _in_query(query: str) -> list[str]:
+    if not query:  # nearly always
+        return []
     pairs = [pair.partition("=") for pair in query.replace(";", "&").split("&")]
     found = [(name, unquote_plus(value)) for raw, _, value in pairs if _is_like_model(name := unquote_plus(raw))]
     # Whether semicolons part pairs, too, each server sees in its own way.

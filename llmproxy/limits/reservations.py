@@ -111,6 +111,7 @@ class Verdict(NamedTuple):
     Attributes:
         is_stale: The token is not what the claim was judged by, or may make no request at all: look again.
         meters: As the claim found them, with periods that were over turned; by their ids.
+        claims: What the call does to each of them.
         in_flight: Calls of the token that ran already.
         now_us: The database's clock.
     """
@@ -118,6 +119,7 @@ class Verdict(NamedTuple):
     is_admitted: bool
     is_stale: bool
     meters: tuple[Meter, ...] = ()
+    claims: tuple[Claimed, ...] = ()
     in_flight: int = 0
     now_us: int = 0
 
@@ -184,9 +186,9 @@ def claim_of(
         now_us: The database's clock, or a little less.
         node, worker: Whose call it is.
     """
-    meters = sorted(meters, key=lambda meter: meter.id)
-    asked = tuple(_demand(meter, figures, now_us) for meter in meters)
-    holds = any(demand.bound and meter.unit != "requests" for meter, demand in zip(meters, asked, strict=True))
+    meters = sorted(meters)  # by their ids
+    asked = tuple([_demand(meter, figures, now_us) for meter in meters])
+    holds = any(meter.unit != "requests" and demand.bound for meter, demand in zip(meters, asked, strict=True))
     reserves = concurrency is not None or holds
     return RuledClaim(
         request_id,
@@ -210,14 +212,23 @@ def _demand(meter: Meter, figures: Bounds, now_us: int) -> Demand:
     return Demand(meter.id, at_most, likely, period_ends(meter.period, meter.zone, now_us))
 
 
-def judged(meters: Sequence[Meter], asked: Sequence[Demand], now_us: int) -> tuple[list[Meter], list[Claimed], bool]:
+def judged(
+    meters: Sequence[Meter], asked: Sequence[Demand], now_us: int
+) -> tuple[tuple[Meter, ...], tuple[Claimed, ...], bool]:
     """The meters of a claim as they stand now, what it does to each, and whether all of them admit it."""
-    present = [turned(meter, now_us, demand.ends) for meter, demand in zip(meters, asked, strict=True)]
-    calls = [
-        claimed(meter, bound=demand.bound, estimate=demand.estimate)
-        for meter, demand in zip(present, asked, strict=True)
-    ]
-    return present, calls, not any(map(shortage, present, calls))
+    present = tuple([turned(meter, now_us, demand.ends) for meter, demand in zip(meters, asked, strict=True)])
+    claims = claims_on(present, asked)
+    return present, claims, not any(map(shortage, present, claims))
+
+
+def claims_on(meters: Sequence[Meter], asked: Sequence[Demand]) -> tuple[Claimed, ...]:
+    """What a call does to each of its meters as they stand."""
+    return tuple(
+        [
+            claimed(meter, bound=demand.bound, estimate=demand.estimate)
+            for meter, demand in zip(meters, asked, strict=True)
+        ]
+    )
 
 
 def holds_of(meters: Iterable[Meter], calls: Iterable[Claimed], asked: Iterable[Demand]) -> list[Hold]:

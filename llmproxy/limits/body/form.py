@@ -57,6 +57,8 @@ _PLAIN_ENCODINGS = {"binary", "8bit", "7bit"}
 
 def boundary_of(content_type: str) -> bytes | None:
     """The boundary of a form by its Content-Type; None where the body is JSON. Raises AmbiguousBody."""
+    if content_type == "application/json":  # nearly always
+        return None
     kind, _, parameters = content_type.strip().lower().partition(";")
     if kind.strip() == "application/x-www-form-urlencoded":
         raise AmbiguousBody("The body must be JSON, or a multipart form where the endpoint takes one.")

@@ -111,7 +111,7 @@ def _parts(document: dict[str, Any], *, has_objects: bool) -> Parts:
         for item in listed(document[name]):
             if item.__class__ is dict and "id" in item:
                 parts.add_item(has_id=item["id"].__class__ is str, has_type=item.get("type").__class__ is str)
-    places: list[tuple[str, Any]] = [(name, document.get(name)) for name in COUNTED]
+    places: list[tuple[str, Any]] = [(name, document[name]) for name in COUNTED & document.keys()]
     while places:
         parent, place = places.pop()
         if place.__class__ is dict:

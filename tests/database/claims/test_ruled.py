@@ -3,6 +3,7 @@
 import time
 from datetime import timedelta
 
+import gevent
 import pytest
 from sqlalchemy import delete
 
@@ -349,6 +350,24 @@ def test_days_are_the_meters_own(bench):
     bench.claim(cost(10))
 
     assert bench.meter(meter).period_end == period_ends("day", "Pacific/Auckland", now_us())[0]
+
+
+def test_calls_that_are_claimed_and_settled_together_count_as_one_after_another(bench):
+    mine = bench.add_meter(amount=100, reserve="bound", token_id=bench.token().id)
+    its = bench.add_meter(unit="tokens", amount=1000)
+    ids = [new_id() for _ in range(20)]
+    claims = [gevent.spawn(bench.claim, cost(10), request_id=request_id) for request_id in ids]
+    admitted = [
+        request_id
+        for request_id, claim in zip(ids, gevent.joinall(claims, raise_error=True), strict=True)
+        if claim.value[1].is_admitted
+    ]
+
+    assert len(admitted) == 10
+    assert numbers(bench.meter(mine))[:3] == (0, 100, 100) and numbers(bench.meter(its))[:3] == (0, 100, 100)
+    ends = [gevent.spawn(bench.settle, request_id, 7, 9) for request_id in admitted]
+    gevent.joinall(ends, raise_error=True)
+    assert numbers(bench.meter(mine))[:3] == (70, 0, 0) and numbers(bench.meter(its))[:3] == (90, 0, 0)
 
 
 def test_a_call_is_paid_by_the_period_in_which_it_is_settled(bench):
