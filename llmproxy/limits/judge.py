@@ -182,8 +182,8 @@ def check_parameters(rules: Rules, route: Route, reading: Reading, *, default_ti
     if rules.n is not None:
         for name in ("n", "best_of"):
             _require_at_most(name, members.get(name), rules.n)
-    if rules.service_tier is not None:
-        _check_tier(rules.service_tier, route, members, default_tier or "default")
+    for tiers in rules.service_tier:
+        _check_tier(tiers, route, members, default_tier or "default")
     if rules.tools is not None:
         _check_tools(rules.tools, route, reading)
     if not rules.background and _runs_in_background(route, members):

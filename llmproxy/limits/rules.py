@@ -29,7 +29,8 @@ class Rules:
     Rules, with the names that they have in JSON. None and () hold nobody back.
 
     Attributes:
-        models: Lists of which each must have a model; `addresses` likewise, of networks.
+        models: Lists of which each must have a model; `addresses` likewise, of networks, and `service_tier`, since a
+            request for no tier keeps to lists that share no name.
         endpoints: Groups, and routes by name (`llmproxy.limits.routes`).
         concurrency: How many calls of one token may run at a time.
         unpriced: What becomes of a model without a price under a budget in dollars; refused when None.
@@ -48,7 +49,7 @@ class Rules:
     max_output_tokens: int | None = None
     require_max_output: bool = False
     n: int | None = None
-    service_tier: frozenset[str] | None = None
+    service_tier: tuple[frozenset[str], ...] = ()
     tools: frozenset[str] | None = None
     background: bool = True
     store: bool = True
@@ -58,9 +59,9 @@ class Rules:
     @property
     def looks_at_bodies(self) -> bool:
         """Whether something else than a head may be refused."""
-        limits = (self.max_output_tokens, self.n, self.service_tier, self.tools, self.reasoning_effort)
+        limits = (self.max_output_tokens, self.n, self.tools, self.reasoning_effort)
         return (
-            bool(self.models)
+            bool(self.models or self.service_tier)
             or self.require_max_output
             or not (self.background and self.store)
             or any(limit is not None for limit in limits)
@@ -127,7 +128,7 @@ def narrower(one: Rules, other: Rules) -> Rules:
         max_output_tokens=_least(one.max_output_tokens, other.max_output_tokens),
         require_max_output=one.require_max_output or other.require_max_output,
         n=_least(one.n, other.n),
-        service_tier=_shared(one.service_tier, other.service_tier),
+        service_tier=one.service_tier + other.service_tier,
         tools=_shared(one.tools, other.tools, _shared_tools),
         background=one.background and other.background,
         store=one.store and other.store,

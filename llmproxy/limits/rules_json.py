@@ -148,6 +148,7 @@ def _number(most: int) -> _Rule:
 
 _YES_OR_NO = _Rule(_flag, {"type": "boolean"})
 _preset = _choice(tuple(PRESETS))
+_tiers = _choices(TIERS)
 _RULES = {
     "models": _Rule(lambda value: (ModelNames(_list(checked_name, value)),), _texts({"pattern": f"^{PATTERN}$"})),
     "endpoints": _set(checked_endpoint, {"enum": list(ENDPOINTS)}),
@@ -164,7 +165,7 @@ _LIMITS = {
     "max_output_tokens": _number(MOST_NUMBER),
     "require_max_output": _YES_OR_NO,
     "n": _number(MOST_NUMBER),
-    "service_tier": _choices(TIERS),
+    "service_tier": _Rule(lambda value: (_tiers.read(value),), _tiers.schema),
     # None at all is a rule, too.
     "tools": _set(_type, {"pattern": f"^{_TYPE}$"}, least=0),
     "background": _YES_OR_NO,

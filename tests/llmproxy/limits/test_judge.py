@@ -389,6 +389,19 @@ def test_a_request_without_a_tier_gets_the_projects():
         check_parameters(rules, CHAT, reading(), default_tier="flex")
 
 
+@pytest.mark.parametrize(
+    ("tier", "passes"), [(None, True), ("auto", True), ("default", False), ("flex", False), ("priority", False)]
+)
+def test_a_tier_must_be_allowed_by_both_of_two_rules(tier, passes):
+    both = narrower(limits(service_tier=["auto", "flex"]), limits(service_tier=["default"]))
+
+    if passes:
+        check_parameters(both, CHAT, reading(service_tier=tier), default_tier=None)
+        return
+    with pytest.raises(errors.ParameterNotAllowed):
+        check_parameters(both, CHAT, reading(service_tier=tier), default_tier=None)
+
+
 def test_tools_are_found_wherever_they_are_named():
     members = reading(tools=[{"type": "a"}], session={"tools": [{"type": "b", "tools": [{"type": "c"}]}]}).members
 

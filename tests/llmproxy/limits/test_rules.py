@@ -36,7 +36,6 @@ def test_the_narrower_of_two_rules_holds(field, one, other, both):
         ("max_output_tokens", 100, 50, 50),
         ("require_max_output", True, False, True),
         ("n", 3, 2, 2),
-        ("service_tier", ["flex", "default"], ["default"], {"default"}),
         ("tools", ["function"], [], set()),
         ("tools", ["web_search"], ["web_search_2025_08_26"], {"web_search_2025_08_26"}),
         ("background", False, True, False),

@@ -36,7 +36,7 @@ def test_every_rule_is_read():
     assert rules.addresses[0].names == ("10.0.0.0/8", "2001:db8::/32")
     assert (rules.concurrency, rules.unpriced, rules.mode) == (8, "refuse", "enforce")
     assert (rules.max_output_tokens, rules.require_max_output, rules.n) == (4096, False, 1)
-    assert (rules.service_tier, rules.tools) == ({"default", "flex"}, {"function"})
+    assert (rules.service_tier, rules.tools) == (({"default", "flex"},), {"function"})
     assert (rules.background, rules.store, rules.max_body_bytes) == (False, False, 1_048_576)
     assert rules.reasoning_effort == {"low", "medium"}
 
