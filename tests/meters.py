@@ -13,7 +13,7 @@ from tests.servers import Server, Token, wait_for
 from tests.upstream import Peer, ScriptedUpstream
 
 DOLLAR = 10**6
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 class Numbers(NamedTuple):

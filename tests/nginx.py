@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import wait_for
+from tests.servers import WAIT_S, wait_for
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian: apt-get install nginx-light)")
@@ -46,4 +46,4 @@ class Nginx:
 
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGTERM)
-        self._process.wait(10)
+        self._process.wait(WAIT_S)

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from tests.ports import free_port
-from tests.servers import wait_for
+from tests.servers import WAIT_S, wait_for
 
 _CONFIG = """
 [databases]
@@ -60,12 +60,12 @@ def pgbouncer_before(database_url: str) -> Iterator[str]:
             yield url
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(WAIT_S)
 
 
 def _answers(url: str) -> bool:
     try:
-        psycopg.connect(url, connect_timeout=2).close()
+        psycopg.connect(url, connect_timeout=10).close()
     except psycopg.OperationalError:
         return False
     return True

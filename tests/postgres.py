@@ -107,7 +107,7 @@ class PostgresServer:
             # Not a pipe: the server inherits it, and would keep it open.
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=60,
+            timeout=120,
         )
         if done.returncode:
             told = self._log.read_text() if self._log.exists() else ""

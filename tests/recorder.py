@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from tests.upstream import Peer, ScriptedUpstream
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 Pairs = list[tuple[str, str]]
 Piece = bytes | threading.Event
 

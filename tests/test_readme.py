@@ -36,7 +36,7 @@ def typed(proxy: Server, words: str, *, more: str = "", key: str = UPSTREAM_KEY)
         cwd=README.parent,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 
@@ -80,7 +80,7 @@ def test_tokens_with_limits_are_issued_as_it_says(proxy: Server, upstream: MockO
         env={"PATH": "/usr/local/bin:/usr/bin:/bin", "MANAGEMENT_TOKEN": MANAGEMENT_TOKEN, "PROJECT": project},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 

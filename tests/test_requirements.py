@@ -64,7 +64,7 @@ def serving_alone(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[s
     def python(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-S", *arguments], cwd=ROOT, env={"PYTHONPATH": str(packages)} | settings, text=True,
-            capture_output=True, timeout=60, check=False,
+            capture_output=True, timeout=200, check=False,
         )  # fmt: skip
 
     return python

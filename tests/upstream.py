@@ -19,7 +19,7 @@ import trustme
 
 from llmproxy.headers import Origin
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 class Peer:

@@ -9,7 +9,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
-from tests.upstream import Peer, ScriptedUpstream
+from tests.upstream import WAIT_S, Peer, ScriptedUpstream
 
 
 def echo(peer: ServerConnection) -> None:
@@ -47,7 +47,7 @@ class WebSocketUpstream(ScriptedUpstream):
 
     def wait_for_end(self) -> ConnectionClosed | None:
         """How the next connection ended, once it has."""
-        assert self.ended.acquire(timeout=10), "the upstream's connection is still open"
+        assert self.ended.acquire(timeout=WAIT_S), "the upstream's connection is still open"
         return self.ends.pop(0)
 
     def _serve(self, peer: Peer) -> None:

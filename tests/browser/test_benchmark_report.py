@@ -48,7 +48,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
                 subprocess.run(
                     [sys.executable, str(ROOT / "llm-benchmark"), f"--base-url={first.url}",
                      f"--compare={second.url}", f"--html={path}", *REPORTS[name]],
-                    env={"PATH": "/usr/bin:/bin", "LLM_BENCHMARK_TOKEN": "sk-any"}, capture_output=True, timeout=60,
+                    env={"PATH": "/usr/bin:/bin", "LLM_BENCHMARK_TOKEN": "sk-any"}, capture_output=True, timeout=200,
                     check=False,
                 )  # fmt: skip
         return path.as_uri()

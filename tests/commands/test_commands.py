@@ -343,7 +343,7 @@ def test_a_long_stream_is_found_by_its_arrival_though_it_was_written_late(query,
 def flask(*arguments: str, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
     program = str(Path(sys.executable).with_name("flask"))
     return subprocess.run(
-        [program, *arguments], cwd=cwd, env=environ, capture_output=True, text=True, timeout=60, check=False
+        [program, *arguments], cwd=cwd, env=environ, capture_output=True, text=True, timeout=200, check=False
     )
 
 

@@ -171,7 +171,7 @@ def test_a_websocket_passes(pair: Pair) -> None:
         url, header = f"wss://localhost:{pair.port}/v1/realtime", dict([token.bearer])
         with connect(url, additional_headers=header, ssl=context, proxy=None) as client:
             client.send("hello")
-            assert client.recv(timeout=10) == "hello"
+            assert client.recv(timeout=60) == "hello"
 
 
 def test_nobody_outside_says_where_a_call_comes_from(pair: Pair) -> None:

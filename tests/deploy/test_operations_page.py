@@ -37,7 +37,7 @@ def type_in(name: str, server: Server, **environ: str) -> str:
         cwd=server.data_dir.parent,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -126,6 +126,6 @@ def test_who_is_ended_while_waiting_for_a_turn_takes_none(clock):
     greenlets = [gevent.spawn(go_on) for _ in range(3)]
     gevent.idle()
     greenlets[1].kill()
-    gevent.joinall(greenlets, timeout=5)
+    gevent.joinall(greenlets, timeout=60)
 
     assert all(greenlet.dead for greenlet in greenlets)

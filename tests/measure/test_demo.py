@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.servers import fetch
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 60
+TIMEOUT_S = 200
 
 
 # As a shell starts what it leaves in the background.

@@ -50,7 +50,7 @@ def client(mock) -> Iterator[openai.OpenAI]:
 def post(mock, session):
     def send(body=CHAT, path="/v1/chat/completions", **controls):
         headers = {f"x-mock-{name.replace('_', '-')}": str(value) for name, value in controls.items()}
-        return session.post(mock.url + path, json=body, headers=headers, allow_redirects=False, timeout=10)
+        return session.post(mock.url + path, json=body, headers=headers, allow_redirects=False, timeout=60)
 
     return send
 
@@ -60,7 +60,7 @@ class RawClient:
 
     def __init__(self, mock: MockOpenAI) -> None:
         place = urlsplit(mock.url)
-        self.sock = socket.create_connection((place.hostname, place.port), timeout=10)
+        self.sock = socket.create_connection((place.hostname, place.port), timeout=60)
         self.received = b""
 
     def send(self, head: str, body: bytes = b"") -> None:
@@ -289,16 +289,16 @@ def test_the_client_retries_after_the_time_it_is_told(mock):
 def test_only_keys_are_let_in(mock, session, authorization):
     session.headers["Authorization"] = authorization
 
-    answer = session.get(f"{mock.url}/v1/models", timeout=10)
+    answer = session.get(f"{mock.url}/v1/models", timeout=60)
 
     assert answer.status_code == 401 and answer.json()["error"]["type"] == "invalid_request_error"
 
 
 def test_with_an_api_key_given_no_other_is_let_in(session):
     with MockOpenAI(api_key="sk-right") as mock:
-        wrong = session.get(f"{mock.url}/v1/models", timeout=10)
+        wrong = session.get(f"{mock.url}/v1/models", timeout=60)
         session.headers["Authorization"] = "Bearer sk-right"
-        right = session.get(f"{mock.url}/v1/models", timeout=10)
+        right = session.get(f"{mock.url}/v1/models", timeout=60)
 
     assert (wrong.status_code, right.status_code) == (401, 200)
     assert wrong.json()["error"]["code"] == "invalid_api_key" and "sk-test" not in wrong.text
@@ -317,7 +317,7 @@ def test_equal_requests_get_equal_answers_under_their_own_ids(post):
 def test_forms_that_differ_only_in_their_boundary_get_equal_answers(mock, session):
     def upload():
         form = {"file": ("a.txt", b"a")}
-        return session.post(f"{mock.url}/v1/files", files=form, data={"purpose": "batch"}, timeout=10)
+        return session.post(f"{mock.url}/v1/files", files=form, data={"purpose": "batch"}, timeout=60)
 
     assert upload().content == upload().content
     first, second = mock.requests()
@@ -325,7 +325,7 @@ def test_forms_that_differ_only_in_their_boundary_get_equal_answers(mock, sessio
 
 
 def test_a_head_looks_like_one_of_openai(mock):
-    connection = http.client.HTTPConnection(urlsplit(mock.url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(mock.url).netloc, timeout=60)
     connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {KEY}"})
     answer = connection.getresponse()
     answer.read()
@@ -349,7 +349,7 @@ def test_a_head_looks_like_one_of_openai(mock):
     ],
 )
 def test_unknown_routes_are_refused_in_openais_shape(mock, session, method, path, status, code):
-    answer = session.request(method, mock.url + path, timeout=10)
+    answer = session.request(method, mock.url + path, timeout=60)
 
     assert answer.status_code == status and answer.json()["error"]["code"] == code
 
@@ -357,7 +357,7 @@ def test_unknown_routes_are_refused_in_openais_shape(mock, session, method, path
 def test_bad_bodies_are_refused(mock, session):
     json_type, form_type = "application/json", "multipart/form-data; boundary=b"
     answers = [
-        session.post(f"{mock.url}/v1/chat/completions", data=data, headers={"Content-Type": type_}, timeout=10)
+        session.post(f"{mock.url}/v1/chat/completions", data=data, headers={"Content-Type": type_}, timeout=60)
         for data, type_ in [(b"{", json_type), (b"[1]", json_type), (b"{}", json_type), (b"no form", form_type)]
     ]
 
@@ -431,7 +431,7 @@ DECODERS = {"gzip": gzip.decompress, "deflate": zlib.decompress, "br": brotli.de
 def test_every_encoding_carries_the_same_body(mock, session, post, encoding, framing, body):
     headers = {"x-mock-encoding": encoding, "x-mock-framing": framing}
     url = f"{mock.url}/v1/chat/completions"
-    with session.post(url, json=body, headers=headers, stream=True, timeout=10) as packed:
+    with session.post(url, json=body, headers=headers, stream=True, timeout=60) as packed:
         data = packed.raw.read(decode_content=False)
 
     assert packed.headers["content-encoding"] == encoding
@@ -547,7 +547,7 @@ def test_what_is_no_http_gets_400_and_the_connection_closed(raw):
 
 def test_a_connection_is_kept_for_the_next_request(lonely_mock, session):
     for _ in range(2):
-        session.post(f"{lonely_mock.url}/v1/chat/completions", json=CHAT, timeout=10)
+        session.post(f"{lonely_mock.url}/v1/chat/completions", json=CHAT, timeout=60)
 
     assert [request["turn"] for request in lonely_mock.requests()] == [1, 2]
     lonely_mock.wait_for_open_connections(1)
@@ -699,10 +699,10 @@ def test_https_is_served_with_a_certificate_of_a_test(tmp_path, session):
     with MockOpenAI(cert=tmp_path / "server.pem", key=tmp_path / "server.pem") as mock:
         url, headers = f"{mock.url}/v1/chat/completions", {"x-mock-hang-after": "1"}
         with pytest.raises(requests.exceptions.SSLError):
-            session.post(url, json=CHAT, timeout=10)
+            session.post(url, json=CHAT, timeout=60)
         session.verify = str(tmp_path / "ca.pem")
-        whole = session.post(url, json=STREAM, timeout=10)
-        with session.post(url, json=STREAM, headers=headers, stream=True, timeout=10):
+        whole = session.post(url, json=STREAM, timeout=60)
+        with session.post(url, json=STREAM, headers=headers, stream=True, timeout=60):
             mock.wait_for("answering")
         gone = mock.wait_for("client_gone")
 
@@ -721,7 +721,7 @@ def test_it_ends_cleanly_on_a_signal_even_while_an_answer_waits(signal_number):
         raw.send(*chat_head("x-mock-hold: 1"))
         mock.wait_for("waiting")
         process.send_signal(signal_number)
-        _, complaint = process.communicate(timeout=10)
+        _, complaint = process.communicate(timeout=60)
         raw.close()
 
     assert (process.returncode, complaint) == (0, "")

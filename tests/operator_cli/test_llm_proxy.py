@@ -216,7 +216,7 @@ def test_usage_of_tokens_tells_their_ids_and_is_read_page_by_page_as_lists_are(
     def is_summed_up() -> bool:
         return server.manage("GET", f"/usage?project_id={project}")[1]["total"]["requests"] == 5
 
-    wait_for(is_summed_up, timeout_s=20)
+    wait_for(is_summed_up)
     shown = [line.split() for line in typed("usage", "--by", "token", "--project", "of five").stdout.splitlines()]
     assert shown[0][:3] == ["TOKEN", "ID", "NAME"] and shown[-1][:3] == ["total", "-", "5"]
     assert {tuple(line[1:3]) for line in shown[1:-1]} == {("-", "1")}

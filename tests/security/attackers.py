@@ -26,7 +26,7 @@ class Attacker:
         self.received = b""
         self.sent = 0
         self.is_cut = threading.Event()
-        self._sock = socket.create_connection((place.hostname or "", place.port or 80), timeout=20)
+        self._sock = socket.create_connection((place.hostname or "", place.port or 80), timeout=60)
         self._threads = [
             threading.Thread(target=self._send, args=(opening, piece), daemon=True),
             threading.Thread(target=self._read, daemon=True),
@@ -53,7 +53,7 @@ class Attacker:
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(20)
+            thread.join(60)
         self._sock.close()
 
 

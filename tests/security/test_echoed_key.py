@@ -12,7 +12,7 @@ from websockets.sync.client import connect
 
 from tests.exposition import total
 from tests.http_by_hand import HandClient, call
-from tests.servers import ADMIN_PASSWORD, UPSTREAM_KEY, Server, fetch, on_both_servers, wait_for
+from tests.servers import ADMIN_PASSWORD, UPSTREAM_KEY, Server, contents, fetch, on_both_servers, wait_for
 from tests.upstream import ScriptedUpstream, answering
 from tests.websocket_upstream import WebSocketUpstream
 
@@ -31,7 +31,7 @@ def everything_kept(server: Server) -> str:
     pages = ["/admin/", "/admin/requests", "/admin/projects"]
     pages += [f"/admin/requests/{record['request_id']}" for record in server.records()]
     shown = [fetch(server.url, "GET", page, basic)[2].decode() for page in pages]
-    files = [path.read_bytes().decode("latin-1") for path in server.data_dir.rglob("*") if path.is_file()]
+    files = [data.decode("latin-1") for data in contents(server.data_dir, "*").values()]
     usage = json.dumps(server.manage("GET", "/usage?group_by=model")[1])
     return "\n".join([*shown, *files, usage, server.metrics(), server.output()])
 
@@ -155,7 +155,7 @@ def test_nothing_that_is_kept_or_shown_holds_it(upstream, tmp_path, server_kind)
         for _ in answers:
             call(server.url, "POST", "/v1/chat/completions", token.bearer, body=b'{"model": "gpt-4o"}')
         server.wait_for_records(len(answers), token)
-        wait_for(lambda: server.manage("GET", "/usage")[1]["total"]["requests"] == len(answers), timeout_s=20)
+        wait_for(lambda: server.manage("GET", "/usage")[1]["total"]["requests"] == len(answers))
 
         assert MASK in (server.data_dir / "api_logs.jsonl").read_text()
         assert total(server.metrics(), "llmproxy_usage_tokens_total") > 0

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -24,14 +25,18 @@ JSON = ("Content-Type", "application/json")
 CLOUDWATCH = "cloudwatch://group/stream?region=eu-west-1"
 # Loaded by every process before the product: while a file is there, what it names fails.
 FAULTS = """
-import os, sys
+import os, sys, time
 from gevent import monkey
 monkey.patch_all()
 sys.modules["boto3"] = None
 here = os.path.dirname(__file__)
+def is_there(name):
+    return os.path.exists(os.path.join(here, name))
+sleep = time.sleep  # between two tries
+time.sleep = lambda seconds: sleep(600 if seconds >= 1 and is_there("no second try") else min(seconds, 2))
 def failing(name, real, error):
     def call(*args, **kwargs):
-        if os.path.exists(os.path.join(here, name)):
+        if is_there(name):
             raise error
         return real(*args, **kwargs)
     return call
@@ -91,15 +96,12 @@ def running_stream(server: Server, token: Token, upstream) -> Iterator[Callable[
         yield finish
 
 
-def connections(pid: int) -> int:
-    """How many connections a process has: one for a caller, and one to the upstream, while it makes a call."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return len(open_sockets(pid) & {row[9] for row in rows if row[3] == ESTABLISHED})
-
-
 def kill_one(server: Server) -> int:
     """End a worker that runs no call without a warning; which one it was."""
-    idle = min(server.worker_pids(), key=connections)
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    port = f"{urlsplit(server.url).port:04X}"
+    callers = {row[9] for row in rows if row[3] == ESTABLISHED and row[1].endswith(f":{port}")}
+    idle = min(server.worker_pids(), key=lambda pid: len(open_sockets(pid) & callers))
     os.kill(idle, signal.SIGKILL)
     return idle
 
@@ -132,7 +134,7 @@ def test_a_worker_that_cannot_be_replaced_is_once_it_can(server, upstream, fault
     with running_stream(server, token, upstream) as finish:
         (faults / fault).touch()
         killed = kill_one(server)
-        wait_for(lambda: "tried again" in server.output(), timeout_s=20, otherwise=server.output)
+        wait_for(lambda: "tried again" in server.output(), otherwise=server.output)
 
         assert outcomes(server, token) == {200}
         (faults / fault).unlink()
@@ -142,12 +144,13 @@ def test_a_worker_that_cannot_be_replaced_is_once_it_can(server, upstream, fault
 
 
 def test_a_stop_does_not_wait_for_a_worker_that_cannot_boot(server, faults):
+    (faults / "no second try").touch()
     (faults / "no application").touch()
     kill_one(server)
-    wait_for(lambda: server.output().count("tried again") == 4, timeout_s=30, otherwise=server.output)
+    wait_for(lambda: "tried again" in server.output(), otherwise=server.output)
     server.terminate()
 
-    assert server.wait(6) == 0  # the next try is due in eight
+    assert server.wait() == 0
 
 
 def test_a_reload_whose_workers_cannot_boot_leaves_the_old_ones_until_they_can(server, upstream, faults):
@@ -155,7 +158,7 @@ def test_a_reload_whose_workers_cannot_boot_leaves_the_old_ones_until_they_can(s
     before = set(server.worker_pids())
     (faults / "no application").touch()
     server.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "tried again" in server.output(), timeout_s=20, otherwise=server.output)
+    wait_for(lambda: "tried again" in server.output(), otherwise=server.output)
 
     assert outcomes(server, token, 40) == {200}
     assert before <= set(server.worker_pids())
@@ -167,11 +170,13 @@ def test_a_reload_whose_workers_cannot_boot_leaves_the_old_ones_until_they_can(s
 def test_reloads_one_upon_another_leave_nothing_behind_and_nobody_without_an_answer(server, upstream, faults):
     token = server.issue_token()
     before = set(server.worker_pids())
+    seen = set(before)
     (faults / "no application").touch()
-    for times in range(1, 4):
+    for _ in range(3):
         server.process.send_signal(signal.SIGHUP)
-        wait_for(lambda times=times: server.output().count("Hang up") == times, otherwise=server.output)
-        wait_for(lambda: len(set(server.worker_pids()) - before) == 2, timeout_s=20, otherwise=server.worker_pids)
+        # Two of this reload's, and none of those before it, which may end after the signal was taken.
+        wait_for(lambda seen=seen: len(new := set(server.worker_pids()) - before) == 2 and not new & seen)
+        seen = seen | set(server.worker_pids())
 
         assert before <= set(server.worker_pids()) and outcomes(server, token) == {200}
     (faults / "no application").unlink()
@@ -182,7 +187,7 @@ def test_reloads_one_upon_another_leave_nothing_behind_and_nobody_without_an_ans
 def test_the_number_of_workers_is_changed_by_signals_as_before(server):
     for number, wanted in ((signal.SIGTTIN, 3), (signal.SIGTTOU, 2), (signal.SIGTTOU, 1)):
         server.process.send_signal(number)
-        wait_for(lambda wanted=wanted: len(server.worker_pids()) == wanted, timeout_s=20, otherwise=server.output)
+        wait_for(lambda wanted=wanted: len(server.worker_pids()) == wanted, otherwise=server.output)
     wait_for(lambda: serving(server) == 1)
 
     assert fetch(server.url, "GET", "/healthz")[0] == 200
@@ -193,7 +198,7 @@ def test_a_secrets_file_that_is_gone_for_a_moment_stops_no_worker_from_being_rep
     with running_stream(server, token, upstream) as finish:
         (tmp_path / "token").unlink()
         killed = kill_one(server)
-        wait_for(lambda: replaced(server, killed), timeout_s=20)
+        wait_for(lambda: replaced(server, killed))
 
         assert outcomes(server, token) == {200}
         assert finish().endswith(b"data: [DONE]\n\n")
@@ -203,8 +208,9 @@ def test_a_secrets_file_that_is_gone_for_a_moment_stops_no_worker_from_being_rep
 def test_a_worker_that_is_replaced_has_the_secrets_of_the_others(server, tmp_path):
     (tmp_path / "token").write_text("another-password-than-before")
     before = kill_one(server)
-    wait_for(lambda: len(server.worker_pids()) == 2 and before not in server.worker_pids(), timeout_s=20)
+    wait_for(lambda: len(server.worker_pids()) == 2 and before not in server.worker_pids())
 
+    server.wait_until_all_accept()
     assert {admin_status(server, "management-token-from-a-file") for _ in range(20)} == {200}
     old = set(server.worker_pids())
     server.process.send_signal(signal.SIGHUP)
@@ -227,7 +233,7 @@ def test_a_reload_that_asks_for_a_library_that_is_not_there_changes_nothing(serv
     assert "LOGGING_URL: needs boto3: pip install" in server.output()
     assert server.worker_pids() == before and outcomes(server, token) == {200}
     killed = kill_one(server)
-    wait_for(lambda: replaced(server, killed), timeout_s=20)
+    wait_for(lambda: replaced(server, killed))
     assert outcomes(server, token) == {200}
 
 
@@ -249,11 +255,11 @@ def test_a_data_directory_that_became_read_only_stops_no_worker_from_being_repla
     with running_stream(server, token, upstream) as finish:
         with read_only(server.data_dir):
             killed = kill_one(server)
-            wait_for(lambda: replaced(server, killed) and serving(server) == 2, timeout_s=20)
+            wait_for(lambda: replaced(server, killed) and serving(server) == 2)
             statuses = {call(server.url, "GET", "/v1/models", token.bearer).status for _ in range(40)}
             # SQLite's file lies there, too.
             assert statuses <= ({200, 503} if server.settings.get("DATABASE_URL") is None else {200})
-        wait_for(lambda: outcomes(server, token) == {200}, timeout_s=20, otherwise=server.output)
+        wait_for(lambda: outcomes(server, token) == {200}, otherwise=server.output)
         assert finish().endswith(b"data: [DONE]\n\n")
 
 
@@ -264,12 +270,12 @@ def test_a_worker_beside_a_newer_version_that_excludes_it_says_so_and_the_others
     execute(url, "UPDATE alembic_version SET version_num = '9999'")
     execute(url, "UPDATE schema_floor SET oldest = '9999'")
     kill_one(server)
-    wait_for(lambda: "tried again" in server.output(), timeout_s=20, otherwise=server.output)
+    wait_for(lambda: "tried again" in server.output(), otherwise=server.output)
 
-    # One line for each try, of which a slow look finds several.
-    lines = server.output().splitlines()
-    said = [lines[at - 1] for at, line in enumerate(lines) if "tried again" in line]
-    assert all(line.startswith("the database is of schema 9999, made by a newer version") for line in said)
+    # One line for each try, of which a slow look finds several; the other worker may have said something between.
+    output = server.output()
+    said = output.count("\nthe database is of schema 9999, made by a newer version")
+    assert output.count("tried again") <= said <= output.count("tried again") + 1
     assert "Traceback" not in server.output()
     assert outcomes(server, token) == {200}
     execute(url, f"UPDATE alembic_version SET version_num = '{head['version_num']}'")

@@ -24,12 +24,17 @@ def lines(server: Server, holding: str) -> list[str]:
     return [line for line in server.output().splitlines() if holding in line]
 
 
+def told(server: Server, holding: str) -> list[str]:
+    """The lines with this, as soon as there is one: it follows the record, which follows the response."""
+    return wait_for(lambda: lines(server, holding), otherwise=server.output)
+
+
 def test_a_key_that_the_upstream_refuses_is_one_line_that_says_whose_it_is(server, upstream):
     token = server.issue_token(server.create_project(name="the one with the old key"))
     answers = [call(server.url, "GET", "/v1/models", token.bearer, ("x-mock-status", "401")) for _ in range(CALLS)]
 
     assert {answer.status for answer in answers} == {502}
-    (line,) = lines(server, "upstream_auth_failed")
+    (line,) = told(server, "upstream_auth_failed")
     assert "'the one with the old key'" in line and "Enter a good key" in line
 
 
@@ -46,7 +51,7 @@ def test_answers_that_break_off_are_one_line_too(server):
                 call(server.url, "GET", "/v1/models", token.bearer)
         server.wait_for_records(CALLS, token)
 
-    assert len(lines(server, "upstream_unreachable in project 'broken'")) == 1
+    assert len(told(server, "upstream_unreachable in project 'broken'")) == 1
 
 
 def test_causes_and_projects_are_told_apart(server, upstream):
@@ -58,7 +63,7 @@ def test_causes_and_projects_are_told_apart(server, upstream):
             call(server.url, "GET", "/v1/models", refused.bearer, ("x-mock-status", "401"))
 
     for name in ("one away", "one refused", "other away", "other refused"):
-        assert len(lines(server, f" in project '{name}'")) == 1
+        assert len(told(server, f" in project '{name}'")) == 1
 
 
 @pytest.mark.sqlite
@@ -71,7 +76,7 @@ def test_a_database_that_cannot_answer_is_one_line_for_all_projects(server):
     server.rows("ALTER TABLE gone RENAME TO tokens")
 
     assert statuses == {503}
-    (line,) = lines(server, "auth_unavailable")
+    (line,) = told(server, "auth_unavailable")
     assert "docs/operations.md" in line
     assert tracebacks <= 2
     assert managed <= {500, 503} and len(lines(server, "an operator's request failed")) <= 2
@@ -83,19 +88,19 @@ def test_a_key_that_the_ring_does_not_open_names_its_project_and_the_setting(ser
     with Server(server_kind, tmp_path / "data", DATABASE_URL=database_of(server.data_dir), **settings) as node:
         assert {call(node.url, "GET", "/v1/models", token.bearer).status for _ in range(CALLS)} == {503}
 
-        (line,) = lines(node, "in project 'sealed by another'")
+        (line,) = told(node, "in project 'sealed by another'")
         assert "ENCRYPTION_KEY" in line
 
 
 def test_nothing_that_a_caller_does_alone_is_told_there(server, upstream):
-    token, before, told = server.issue_token(), server.count_calls(token=None), len(server.output())
+    token, before, length = server.issue_token(), server.count_calls(token=None), len(server.output())
     call(server.url, "GET", "/v1/models", ("Authorization", "Bearer wrong"))
     call(server.url, "GET", "/v1/models", token.bearer, ("x-mock-status", "429"))
     call(server.url, "TRACE", "/v1/models", token.bearer)
     wait_for(lambda: server.count_calls(token=None) >= before + 2 and server.records(token), otherwise=server.records)
 
     # How often that was which other tests caused may be told at any time.
-    assert [line for line in server.output()[told:].splitlines() if " times more in " not in line] == []
+    assert [line for line in server.output()[length:].splitlines() if " times more in " not in line] == []
 
 
 def test_calls_to_an_upstream_that_is_away_are_one_line_and_their_number(server):
@@ -103,7 +108,7 @@ def test_calls_to_an_upstream_that_is_away_are_one_line_and_their_number(server)
     token = server.issue_token(project)
     assert {call(server.url, "GET", "/v1/models", token.bearer).status for _ in range(CALLS)} == {502}
 
-    (line,) = lines(server, project)
+    (line,) = told(server, project)
     assert (
         f"upstream_unreachable in project 'chat of the shop' ({project})" in line
         and "Try it on /admin/health" in line

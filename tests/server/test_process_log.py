@@ -57,7 +57,7 @@ def test_a_fault_has_its_traceback(write: Write) -> None:
 def test_a_warning_of_a_library_is_a_line_like_all_others() -> None:
     script = "import warnings; from server import process_log; process_log.configure('json'); warnings.warn('is old')"
     told = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=200
     ).stderr
 
     (line,) = [json.loads(line) for line in told.splitlines()]

@@ -30,7 +30,7 @@ ERRORS = {
 def told(url: str, key: str) -> dict[str, Any]:
     """What the client was told, by the name of the call."""
     command = ["node", str(SCRIPT), f"{url}/v1", key]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 

@@ -693,7 +693,7 @@ def upstream() -> Iterator[tuple[str, list[bytes]]]:
         thread = threading.Thread(target=answer)
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}", heard
-        thread.join(10)
+        thread.join(60)
 
 
 def test_an_upstream_is_tried_without_any_key(browser: Browser, upstream: tuple[str, list[bytes]]):

@@ -174,7 +174,7 @@ def test_who_waits_goes_on_when_what_has_ended_is_told(bench, settling):
     assert not waiting.ready()
 
     settling.step()
-    waiting.get(timeout=10)
+    waiting.get(timeout=60)
 
 
 def test_nobody_waits_for_ever_for_a_database_that_is_away(bench):

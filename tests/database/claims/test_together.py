@@ -51,7 +51,7 @@ def asking(together, whats):
 def test_what_is_asked_for_at_one_time_is_one_transaction(database):
     greenlets = asking(Together(database.transaction), ["a", "b", "c"])
 
-    assert [greenlet.get(timeout=5) for greenlet in greenlets] == ["a is written", "b is written", "c is written"]
+    assert [greenlet.get(timeout=60) for greenlet in greenlets] == ["a is written", "b is written", "c is written"]
     assert (database.transactions, database.written) == (1, ["a", "b", "c"])
 
 
@@ -85,9 +85,9 @@ def test_a_transaction_takes_no_more_than_others_can_wait_for(database):
 def test_one_that_fails_fails_alone(database):
     good, bad, other = asking(Together(database.transaction), ["good", "bad", "other"])
 
-    assert (good.get(timeout=5), other.get(timeout=5)) == ("good is written", "other is written")
+    assert (good.get(timeout=60), other.get(timeout=60)) == ("good is written", "other is written")
     with pytest.raises(OverflowError):
-        bad.get(timeout=5)
+        bad.get(timeout=60)
     assert database.written == ["good", "other"]
 
 
@@ -97,7 +97,7 @@ def test_where_there_is_no_answer_nobody_gets_one_and_the_next_is_asked_anew(dat
 
     for greenlet in asking(together, ["a", "b"]):
         with pytest.raises(StoreUnavailable, match="SQLITE_BUSY"):
-            greenlet.get(timeout=5)
+            greenlet.get(timeout=60)
 
     database.is_away = False
     assert together.do(write("c")) == "c is written"
@@ -108,5 +108,5 @@ def test_what_nobody_waits_for_any_more_is_not_done(database):
     ended, other = asking(Together(database.transaction), ["ended", "other"])
     ended.kill()
 
-    assert other.get(timeout=5) == "other is written"
+    assert other.get(timeout=60) == "other is written"
     assert database.written == ["other"]

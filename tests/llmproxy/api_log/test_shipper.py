@@ -270,7 +270,7 @@ class TestRun:
         )
         thread = threading.Thread(target=shipper.run)
         thread.start()
-        thread.join(10)
+        thread.join(60)
 
         assert not thread.is_alive() and receiver.ids == ids
         open_shipper().reader.acquire()
@@ -389,7 +389,7 @@ print(shipper.shipped.delivered)
 def test_under_gevent_the_shipper_yields_to_the_receiver_in_its_own_process(append, log_path):
     append(6)
     done = subprocess.run(
-        [sys.executable, "-c", COOPERATES, str(log_path)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", COOPERATES, str(log_path)], capture_output=True, text=True, timeout=200, check=False
     )
 
     assert done.stdout.strip() == "6", done.stderr

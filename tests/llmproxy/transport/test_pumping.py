@@ -26,7 +26,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 CLOSING_HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 END = b"0\r\n\r\n"
 IDLE_S = 0.1
-PATIENT = Timeouts(connect_s=10, first_byte_s=10, idle_s=10)
+PATIENT = Timeouts(connect_s=60, first_byte_s=60, idle_s=60)
 
 
 class Scene:
@@ -72,7 +72,7 @@ class Scene:
             peer.read_request()
             peer.send(head)
             for send in [*(partial(Peer.send, data=piece) for piece in pieces), *([then] if then else [])]:
-                assert self._may_go_on.acquire(timeout=10)
+                assert self._may_go_on.acquire(timeout=60)
                 send(peer)
             with contextlib.suppress(OSError):
                 peer.read_to_end()

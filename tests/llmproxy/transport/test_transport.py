@@ -41,7 +41,7 @@ from tests.upstream import (
 )
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-PATIENT = Timeouts(connect_s=10, first_byte_s=10, idle_s=10)
+PATIENT = Timeouts(connect_s=60, first_byte_s=60, idle_s=60)
 SHORT_S = 0.05
 
 
@@ -201,7 +201,7 @@ def test_interim_answers_are_told_as_they_come(client: Client) -> None:
     def script(peer: Peer) -> None:
         peer.read_request()
         peer.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\nlink: </b>\r\n\r\n")
-        assert hinted.wait(10)
+        assert hinted.wait(60)
         peer.send(b"HTTP/1.1 102 Processing\r\n\r\n" + OK)
 
     with ScriptedUpstream(script) as upstream:
@@ -472,7 +472,7 @@ def test_the_oldest_connection_is_closed_when_too_many_are_idle(
         for response in [client.open(upstream.origin) for _ in range(3)]:
             rest(response)
 
-        assert left.wait(10)
+        assert left.wait(60)
         assert client.exchange(upstream.origin) == b"ok"
         client.adapter.close()
 
@@ -491,11 +491,11 @@ def test_idle_connections_are_closed_by_themselves_also_those_of_an_origin_that_
         for response in [client.open(origin) for origin in [one.origin] * 3 + [other.origin]]:
             rest(response)
         assert client.adapter.count_idle() == 4
-        with gevent.Timeout(10):
+        with gevent.Timeout(60):
             while client.adapter.count_idle():
                 gevent.sleep(0.01)
 
-        assert all(left.acquire(timeout=10) for _ in range(4))
+        assert all(left.acquire(timeout=60) for _ in range(4))
         assert client.adapter._pool._idle == {}
 
 
@@ -617,7 +617,7 @@ def test_what_cannot_have_reached_the_upstream_is_sent_again(method: str, end: S
 
     with ScriptedUpstream(first, second) as upstream:
         client.exchange(upstream.origin)
-        assert ended.wait(10)
+        assert ended.wait(60)
         assert client.exchange(upstream.origin, method=method, body=held(b"body")) == b"ok"
 
     assert asked[0].endswith(b"\r\n\r\nbody")
@@ -629,7 +629,7 @@ def test_what_lay_unread_when_the_upstream_died_is_not_sent_twice(client: Client
 
     def script(peer: Peer) -> None:
         answering(OK)(peer)
-        assert sent.wait(10)
+        assert sent.wait(60)
         peer.close()
 
     def on_connection(connection: Abortable | None) -> None:
@@ -656,7 +656,7 @@ def test_a_streamed_body_is_sent_whole_on_a_fresh_connection_when_not_even_its_h
 
     with ScriptedUpstream(first, answering(OK)) as upstream:
         client.exchange(upstream.origin)
-        assert ended.wait(10)
+        assert ended.wait(60)
         assert client.exchange(upstream.origin, method="POST", body=streamed(b"x" * 100_000)) == b"ok"
 
 
@@ -696,7 +696,7 @@ def test_a_connection_that_was_closed_while_idle_is_not_even_tried(client: Clien
 
     with ScriptedUpstream(script, answering(OK)) as upstream:
         client.exchange(upstream.origin)
-        assert closed.wait(10)
+        assert closed.wait(60)
         assert client.exchange(upstream.origin, method="POST", body=streamed(b"once only")) == b"ok"
 
 
@@ -832,7 +832,7 @@ class PacedStream:
     def read1(self, size: int, /) -> bytes:
         self.asked += 1
         if self.asked > 1:
-            assert self.allowed.acquire(timeout=10)
+            assert self.allowed.acquire(timeout=60)
         size = min(size, self._left)
         self._left -= size
         return b"x" * size
@@ -976,7 +976,7 @@ def test_an_upload_that_the_upstream_does_not_take_is_a_read_timeout() -> None:
 
     def script(peer: Peer) -> None:
         peer.read_head()
-        assert over.wait(10)
+        assert over.wait(60)
 
     with ScriptedUpstream(script) as upstream:
         with pytest.raises(ReadTimeout):
@@ -1127,7 +1127,7 @@ def test_an_upload_over_tls_is_not_stopped_by_the_sessions_own_messages(
 
     class Waiting(io.BytesIO):
         def read1(self, size: int | None = -1, /) -> bytes:
-            assert handshake_over.wait(10)
+            assert handshake_over.wait(60)
             return super().read1(size)
 
     def script(peer: Peer) -> None:

@@ -18,7 +18,7 @@ def asked(answer: bytes, *, origin: Origin = ORIGIN, by_bytes: bool = False) -> 
     """What was sent for a tunnel to a proxy that answers so, and then hangs up."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.settimeout(10)
+        ours.settimeout(60)
         sender = threading.Thread(target=_send, args=(theirs, answer, by_bytes))
         sender.start()
         try:

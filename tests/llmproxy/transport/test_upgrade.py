@@ -19,7 +19,7 @@ SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnectio
 
 @pytest.fixture
 def adapter() -> Iterator[UpstreamAdapter]:
-    made = UpstreamAdapter(Timeouts(10, 10, 10), verifying_context())
+    made = UpstreamAdapter(Timeouts(60, 60, 60), verifying_context())
     yield made
     made.close()
 
@@ -70,7 +70,7 @@ def test_an_answer_that_is_forgotten_takes_nothing_of_the_new_protocol_along(ada
             sock.recv(3, socket.MSG_PEEK)
             del answer
             gc.collect()
-            sock.settimeout(10)
+            sock.settimeout(60)
             assert sock.recv(3) == b"bye"
 
 
