@@ -9,11 +9,12 @@ the same, by which it is held under budgets that reserve what is likely.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from llmproxy.limits.body.reading import Parts, Reading, listed
-from llmproxy.limits.cost import NotPriced
+from llmproxy.limits.cost import MOST_MICRODOLLARS, NotPriced
 from llmproxy.limits.judge import OUTPUT_NAMES, SEARCHING, tool_types
 from llmproxy.limits.price_row import IMAGE_MOST, NO_PRICE, PICO_PER_MICRO, Rates, Row
 from llmproxy.limits.routes import Route
@@ -134,6 +135,19 @@ class _Call:
             return int(min(max(value, 0), _MOST_NUMBER))
         return 0
 
+    def times(self, name: str, unsaid: int = 1) -> int:
+        """
+        How often something is asked for, `unsaid` times where nobody says. Some upstreams take a text for the number
+        in it, so it counts here, too, though it is no limit; what is no number counts as the most.
+        """
+        value = self._members.get(name)
+        if value is None:  # nearly always
+            return unsaid
+        try:
+            return math.ceil(min(max(float(value), min(unsaid, 1)), _MOST_NUMBER))
+        except (TypeError, ValueError, OverflowError):
+            return _MOST_NUMBER
+
     def text(self, name: str) -> str:
         """A parameter that is a text; "" for what is none."""
         value = self._members.get(name)
@@ -156,7 +170,18 @@ def bounds(route: Route, reading: Reading, row: Row | None, *, default_tier: str
     Raises NotPriced where the row has no price for something that the call will use.
     """
     kind = _KINDS.get(route.kind)
-    return kind(_Call(route, reading, row, default_tier)) if kind else Bounds()
+    figures = kind(_Call(route, reading, row, default_tier)) if kind else Bounds()
+    return figures if figures.cost <= MOST_MICRODOLLARS and figures.tokens <= _MOST_NUMBER else _capped(figures)
+
+
+def _capped(figures: Bounds) -> Bounds:
+    """What a meter can hold: nobody is charged more for a call, whatever its request asks for."""
+    return figures._replace(
+        cost=min(figures.cost, MOST_MICRODOLLARS),
+        tokens=min(figures.tokens, _MOST_NUMBER),
+        likely_cost=min(figures.likely_cost, MOST_MICRODOLLARS),
+        likely_tokens=min(figures.likely_tokens, _MOST_NUMBER),
+    )
 
 
 # Text, and what is like it.
@@ -170,7 +195,7 @@ def _text(call: _Call) -> Bounds:
     each = min(asked, max_out or asked) if asked and not hosted else max_out or ASSUMED_MAX_OUT
     if call.is_there("prediction"):  # what of it is not used is billed as if it had been written
         each += call.text_bytes
-    times = call.parts.prompts * max(call.number("n"), call.number("best_of"), 1)
+    times = call.parts.prompts * max(call.times("n"), call.times("best_of"))
     reads_more = bool(hosted) or _reads_more(call)
     most_in = max_in or (ASSUMED_MAX_IN if reads_more else _MOST_NUMBER)
     unseen = sum(map(_BUILT_IN_TOOLS.__contains__, tools)) * BUILT_IN_TOOL_TOKENS
@@ -277,8 +302,8 @@ def _transcription(call: _Call) -> Bounds:
 
 
 def _images(call: _Call) -> Bounds:
-    row, count = call.row, max(call.number("n"), 1)
-    partial = count * call.number("partial_images") * PARTIAL_IMAGE_TOKENS
+    row, count = call.row, call.times("n")
+    partial = count * call.times("partial_images", 0) * PARTIAL_IMAGE_TOKENS
     if not row or not row.dearest.image:
         out = count * ASSUMED_IMAGE_TOKENS + partial
         most, likely = _read_at_most(call, out=out), _read_likely(call, out=out)
@@ -291,8 +316,7 @@ def _images(call: _Call) -> Bounds:
 
 
 def _video(call: _Call) -> Bounds:
-    asked = call.text("seconds")
-    seconds = int(asked) if asked.isdigit() and len(asked) < 6 else call.number("seconds") or ASSUMED_VIDEO_S
+    seconds = call.times("seconds", ASSUMED_VIDEO_S)
     price = _dearest_of(call.row.dearest.second, call.text("size")) if call.row else 0
     return _billed(call, seconds * price)
 

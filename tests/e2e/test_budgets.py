@@ -133,9 +133,15 @@ def test_a_call_that_may_cost_more_than_is_left_is_told_what_would_fit(proxy, ch
     [
         {"tools": [{"type": "web_search"}], "input": "?"},
         {"reasoning": {"mode": "pro"}, "max_output_tokens": 1},
+        {"model": "o1-pro", "n": 10**12},
         {"input": [{"id": "msg_1"}], "max_output_tokens": 1},
     ],
-    ids=["of which nobody can tell", "in pro mode", "that reads an item by its id alone"],
+    ids=[
+        "of which nobody can tell",
+        "in pro mode",
+        "that would cost more than there is",
+        "that reads an item by its id alone",
+    ],
 )
 def test_a_call_that_may_read_more_than_it_says_passes_no_small_budget_that_reserves_bounds(
     proxy, chat, token, using, members

@@ -75,6 +75,10 @@ def test_a_chat_reads_at_most_its_bytes_and_writes_what_it_asks_for(bound):
         (RESPONSES, {"max_tokens": 10}, 16_384),
         (CHAT, {"max_tokens": 10, "n": 3}, 30),
         (CHAT, {"n": 3}, 3 * 16_384),
+        (CHAT, {"max_tokens": 10, "n": "+3"}, 30),
+        (CHAT, {"max_tokens": 10, "n": 2.5}, 30),
+        (CHAT, {"max_tokens": 10, "n": -3}, 10),
+        (CHAT, {"max_tokens": "10", "n": 1}, 16_384),
         (COMPLETIONS, {"max_tokens": 10, "n": 2, "best_of": 5}, 50),
         (COMPLETIONS, {"max_tokens": 10, "prompt": ["x"] * 1000}, 10_000),
         (COMPLETIONS, {"max_tokens": 10, "prompt": ["x"] * 10, "n": 2}, 200),
@@ -181,6 +185,13 @@ def test_the_callers_own_tools_are_text_and_those_that_the_upstream_describes_ar
 
 def test_a_model_that_searches_unasked_reads_what_it_finds(bound):
     assert bound(CHAT, "gpt-5-search-api", max_tokens=1).tokens == 272_000 + 1
+
+
+@pytest.mark.parametrize("n", [10**12, 10**300, "nan", "0x10", [2], {}])
+def test_what_nobody_could_pay_is_bound_by_what_a_meter_holds(bound, n):
+    figures = bound(COMPLETIONS, "o1-pro", prompt=["x"] * 9, n=n)
+
+    assert figures.cost == figures.likely_cost == figures.tokens == figures.likely_tokens == 10**12
 
 
 def test_a_prediction_that_is_not_used_is_written_all_the_same(bound):
