@@ -14,7 +14,7 @@ from llmproxy.limits.charge import FREE, NO_PRICES, UNKNOWN, Charge, charge, cha
 from llmproxy.limits.cost import BeyondReason
 from llmproxy.limits.prices import Prices
 from llmproxy.limits.usage import tells_all
-from llmproxy.observe.asked import read_asked
+from llmproxy.observe.asked import read_asked, read_asked_tier
 from llmproxy.observe.facts import Facts, UsageSource
 from llmproxy.observe.usage import UsageObserver
 from llmproxy.statuses import BAD_REQUEST, SWITCHING_PROTOCOLS
@@ -30,6 +30,7 @@ class Sent(NamedTuple):
         upstream_status: None where no response came.
         observer: Of the response, finished; None where none was passed on.
         body: The request's, where it was held in memory.
+        tier: What it was held for, under a budget.
     """
 
     project: str
@@ -38,6 +39,7 @@ class Sent(NamedTuple):
     upstream_status: int | None
     observer: UsageObserver | None
     body: bytes | None
+    tier: str | None = None
 
 
 class Bill(NamedTuple):
@@ -93,8 +95,10 @@ def bill(prices: Prices | None, call: Sent) -> Bill:
     return Bill(charged, metadata, source, usage_of, requested_model)
 
 
-def bill_response(prices: Prices | None, project: str, endpoint: str, told: Facts) -> Bill:
-    """The bill of one of a WebSocket's responses."""
+def bill_response(
+    prices: Prices | None, project: str, endpoint: str, told: Facts, *, tier: str | None = None
+) -> Bill:
+    """The bill of one of a WebSocket's responses; `tier` is what it was held for, under a budget."""
     metadata, source = told.metadata(), told.usage_source
     if prices is None:
         return Bill(NO_PRICES, metadata, source)
@@ -109,7 +113,7 @@ def bill_response(prices: Prices | None, project: str, endpoint: str, told: Fact
             project=project,
             endpoint=endpoint,
             told=told.usage | told.units,
-            tier=told.service_tier,
+            tier=told.service_tier or tier,
         )
     except BeyondReason:
         return Bill(UNKNOWN._replace(is_clamped=True), _without_counts(metadata))
@@ -126,7 +130,7 @@ def _charge(prices: Prices, call: Sent, told: dict[str, Any], source: UsageSourc
     if source == "partial" and not tells_all(told, source):
         return UNKNOWN
     if observer and source != "absent":
-        tier = observer.facts.service_tier
+        tier = observer.facts.service_tier or call.tier or _asked_tier(call)
         charged = charge(prices, model=model, project=call.project, endpoint=call.endpoint, told=told, tier=tier)
         is_stored = source == "stored" and charged.source == "reported"
         return charged._replace(source="stored") if is_stored else charged
@@ -136,6 +140,14 @@ def _charge(prices: Prices, call: Sent, told: dict[str, Any], source: UsageSourc
     return charge_untold(
         prices, model=model, project=call.project, endpoint=call.endpoint, method=call.method, told=used
     )
+
+
+def _asked_tier(call: Sent) -> str | None:
+    """The tier that the request asked for; OpenAI tells which served it, others need not."""
+    body = call.body
+    if body is None or b'"service_tier"' not in body or not _may_be_asked(call.method, call.endpoint, body):
+        return None
+    return read_asked_tier(body)
 
 
 def _without_counts(metadata: dict[str, Any] | None) -> dict[str, Any] | None:

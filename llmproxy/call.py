@@ -235,9 +235,10 @@ class Call:
             raise WrongOrder(f"a first byte of a call that is {self._phase.name}")
         self._ttft_s = time.perf_counter() - self._arrived
 
-    def bill_response(self, told: Facts) -> Bill:
-        """The bill of one of a WebSocket's responses, by what it told."""
-        return bill_response(self._prices, self._admitted_by.project_name, self.endpoint, told)
+    def bill_response(self, told: Facts, holding: Holding | None = None) -> Bill:
+        """The bill of one of a WebSocket's responses, by what it told, and by what it holds where it did not."""
+        tier = holding.tier if holding else None
+        return bill_response(self._prices, self._admitted_by.project_name, self.endpoint, told, tier=tier)
 
     def response_ended(self, part: Part, told: Facts, billed: Bill, *, cut: ProxyError | None = None) -> None:
         """
@@ -338,6 +339,7 @@ class Call:
             self._upstream_status,
             observer,
             held,
+            self._holding.tier if self._holding else None,
         )
         billed = bill(self._prices, sent)
         return self._holding.charged(billed) if self._holding and self._was_served else billed

@@ -38,7 +38,7 @@ class Judged(NamedTuple):
         meters: Those that it counts on.
         row: Its model's, where there is a budget in dollars or a price is known; it is priced by that to its end,
             unless the response names another model that has a price.
-        tier: As it is asked for.
+        tier: As it is asked for, or else the project's default.
         may_stream: Whether its response may be a stream, as far as its body has been read.
         output_name: What the API calls the most tokens that the call may write, where there is such a thing.
         allowed: Lists of which each must have the model; none where any will do.
@@ -104,6 +104,11 @@ class Holding:
     def would_refuse(self) -> str | None:
         """The code that rules in mode `report` would have refused the call with."""
         return self._judged.would_refuse
+
+    @property
+    def tier(self) -> str | None:
+        """What it is held for: asked for, or else the project's default."""
+        return self._judged.tier
 
     def note(self, code: str) -> None:
         """Rules in mode `report` would have refused something of it; the first code stays."""

@@ -65,7 +65,7 @@ def charge(
         project: The project's name, for rows of its own.
         endpoint: The path that was asked: what a batch did is told by it, and not by the tier.
         told: The `metadata` of the call's record.
-        tier: As the response told it.
+        tier: As the response told it, or else as it was asked for.
 
     Raises BeyondReason.
     """

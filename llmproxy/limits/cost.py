@@ -31,7 +31,7 @@ def cost(row: Row, usage: Usage, tier: str | None = None, *, is_sum: bool = Fals
     Micro-dollars that the call cost, from 0 to 10^12.
 
     Args:
-        tier: As the response told it, "batch" for what a batch did. None, and any tier that the row does not price,
+        tier: That served it, "batch" for what a batch did. None, and any tier that the row does not price,
             is the default.
         is_sum: The usage is that of many requests, each of which is taken to be below the line.
 

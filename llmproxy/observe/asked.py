@@ -40,6 +40,11 @@ def read_asked(endpoint: str, body: bytes) -> tuple[str | None, dict[str, Any]]:
     return read_model(asked.get("model")), {name: told for name, told in _units(endpoint, asked) if told is not None}
 
 
+def read_asked_tier(body: bytes) -> str | None:
+    """The `service_tier` that a request asked for, by its whole body."""
+    return word(_members(body).get("service_tier"))
+
+
 def _units(endpoint: str, asked: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """What is billed at this endpoint, and nothing else that a caller may write."""
     if _makes_images(endpoint):

@@ -37,8 +37,8 @@ class AdmitResponse(Protocol):
 class Session(Protocol):
     """The call that has the responses."""
 
-    def bill_response(self, told: Facts) -> Bill:
-        """The bill of a response, by what it told."""
+    def bill_response(self, told: Facts, holding: Holding | None = None) -> Bill:
+        """The bill of a response, by what it told, and by what it holds where it did not."""
 
     def response_ended(self, part: Part, told: Facts, billed: Bill, *, cut: ProxyError | None = None) -> None:
         """Write the record of a response."""
@@ -114,7 +114,7 @@ class Metering:
         if not self._running and self._asked:
             self.begun()
         part = self._running.pop(0) if self._running else self._unannounced()
-        billed = self._session.bill_response(told)
+        billed = self._session.bill_response(told, part.holding)
         is_free = told.has_failed and told.usage is None
         self._end(self._session, part, told, billed, is_free=is_free)
 

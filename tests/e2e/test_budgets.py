@@ -60,6 +60,21 @@ def code(answer):
     return answer.status, answer.json["error"]["code"]
 
 
+@pytest.mark.parametrize(
+    ("members", "dollars"), [({}, 0.005), ({"service_tier": "priority"}, 0.0175), ({"tier": "default"}, 0.01)]
+)
+def test_a_call_costs_the_tier_that_it_was_held_for_unless_the_response_tells_another(
+    proxy, token, chat, members, dollars
+):
+    set_columns(proxy, "projects", f"id = '{token.project_id}'", default_tier="flex")
+    meter = add_meter(proxy, token)
+
+    answer = chat(asking("o3", used=(1000, 1000), max_tokens=1000, **members))
+
+    assert proxy.record_of(answer["x-proxy-request-id"])["cost_usd"] == dollars
+    assert settled(proxy, meter) == (dollars * DOLLAR, 0, 0)
+
+
 @on_both_servers
 def test_a_call_is_charged_what_it_costs_and_its_caller_told_what_is_left(proxy, chat, token):
     meter = add_meter(proxy, token)

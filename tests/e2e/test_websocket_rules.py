@@ -655,8 +655,8 @@ def test_responses_are_held_priced_and_refused_one_by_one(proxy, token_for):
         set_rules(proxy, token, {"endpoints": ["POST responses"], "models": ["gpt-4o-mini"]})
         client = openai.OpenAI(api_key=token.secret, base_url=f"{proxy.url}/v1")
         with client.responses.connect() as connection:
-            for _ in range(2):
-                connection.response.create(model="gpt-4o-mini", input="Hi", store=False)
+            for tier in ("default", "priority"):  # which the upstream does not tell
+                connection.response.create(model="gpt-4o-mini", input="Hi", store=False, service_tier=tier)
                 assert connection.recv().type == "response.created"
                 assert connection.recv().type == "response.completed"
                 settled(proxy, meter)
@@ -666,8 +666,8 @@ def test_responses_are_held_priced_and_refused_one_by_one(proxy, token_for):
 
     assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1008, "budget_exhausted")
     records = proxy.wait_for_records(3, token)
-    assert [(one.get("part"), one["cost_usd"]) for one in records] == [(1, 0.15), (2, 0.15), (None, 0)]
-    assert settled(proxy, meter).spent == 300_000
+    assert [(one.get("part"), one["cost_usd"]) for one in records] == [(1, 0.15), (2, 0.25), (None, 0)]
+    assert settled(proxy, meter).spent == 400_000
 
 
 @pytest.mark.parametrize(

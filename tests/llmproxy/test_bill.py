@@ -37,12 +37,14 @@ values = st.recursive(
 documents = st.dictionaries(names, values, max_size=10)
 
 
-def billed(document, asked=None, *, endpoint="/v1/chat/completions", method="POST", status=200, prices=PRICES):
+def billed(
+    document, asked=None, *, endpoint="/v1/chat/completions", method="POST", status=200, prices=PRICES, tier=None
+):
     observer = observe(endpoint, method=method, status=status, content_type="application/json", content_encoding=None)
     observer.feed(json.dumps(document).encode())
     observer.finish()
     body = None if asked is None else json.dumps(asked).encode()
-    return bill(prices, Sent("project", method, endpoint, status, observer, body))
+    return bill(prices, Sent("project", method, endpoint, status, observer, body, tier))
 
 
 endpoints, methods, statuses = (st.sampled_from(choices) for choices in (ENDPOINTS, ("POST", "GET"), (200, 404)))
@@ -90,6 +92,28 @@ def test_a_count_that_nobody_can_read_is_not_free(usage, charge):
     told.take(document)
 
     assert billed(document).charge == bill_response(PRICES, "project", "/v1/realtime", told).charge == charge
+
+
+@pytest.mark.parametrize(
+    ("told", "asked", "held", "dollars"),
+    [
+        (None, None, None, 10),
+        (None, "flex", None, 5),
+        (None, "priority", None, 17.5),
+        (None, "auto", None, 10),
+        (None, "a word of another upstream's", None, 10),
+        (None, None, "flex", 5),
+        (None, "auto", "priority", 17.5),
+        ("default", "priority", "priority", 10),
+    ],
+)
+def test_a_tier_that_nobody_told_is_the_one_that_was_asked_for(told, asked, held, dollars):
+    usage = {"prompt_tokens": 10**6, "completion_tokens": 10**6}
+    document, request = {"model": "o3", "usage": usage, "service_tier": told}, {"service_tier": asked}
+
+    charge = billed(document, request, tier=held).charge
+
+    assert charge == Charge(int(dollars * MICRO), "reported")
 
 
 @given(st.lists(st.integers(0, MOST_MICRODOLLARS), max_size=20))
