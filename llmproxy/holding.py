@@ -24,7 +24,7 @@ from llmproxy.limits.periods import NEVER_US
 from llmproxy.limits.price_row import PICO_PER_MICRO, Row
 from llmproxy.limits.reservations import NOTHING, Settlement
 from llmproxy.limits.reservations import Charge as Told
-from llmproxy.limits.usage import tells_all, usage_of
+from llmproxy.limits.usage import tells_all, tokens_of, usage_of
 from llmproxy.observe.seen import SeenEvents
 from llmproxy.telemetry import metrics
 from llmproxy.times import at_microsecond, iso_utc
@@ -184,8 +184,7 @@ class Holding:
     def _tokens(self, billed: Bill) -> int:
         told = 0
         if billed.usage_source in ("reported", "partial") and billed.metadata:
-            usage = usage_of(billed.metadata)
-            told = usage.input + usage.output
+            told = sum(tokens_of(billed.metadata))
             if tells_all(billed.metadata, billed.usage_source):
                 return told
         figures = self._judged.figures

@@ -127,7 +127,7 @@ def corrected(meter: Meter, charged: int, cost: int, at_us: int) -> Meter:
     if meter.unit == "requests" or (not meter.holds and not has_begun_before(meter.period, meter.period_end, at_us)):
         return meter
     # Whoever set it to nothing meanwhile did not mean less than nothing.
-    return meter._replace(spent=max(meter.spent + cost - charged, 0))
+    return _with(meter, max(meter.spent + cost - charged, 0), meter.reserved, meter.bounds, meter.mean)
 
 
 def _with(meter: Meter, spent: int, reserved: int, bounds: int, mean: int) -> Meter:

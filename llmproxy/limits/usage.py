@@ -81,6 +81,22 @@ def usage_of(told: Mapping[str, object]) -> Usage:
     """
     The usage that a call's record tells in its `metadata`: `prompt_tokens`, `completion_tokens`, `total_tokens`,
     their details, and what `Extras` has besides.
+    """
+    tokens_in, tokens_out = tokens_of(told)
+    read, written = told.get("prompt_tokens_details"), told.get("completion_tokens_details")
+    if not isinstance(read, dict):
+        read = {}
+    if not isinstance(written, dict):
+        written = {}
+    cached, reasoning = read.get("cached_tokens"), written.get("reasoning_tokens")
+    if type(cached) is not int or type(reasoning) is not int:
+        cached, reasoning = _whole(cached), _whole(reasoning)
+    return Usage(tokens_in, cached, tokens_out, reasoning, _extras(told, read, written))
+
+
+def tokens_of(told: Mapping[str, object]) -> tuple[int, int]:
+    """
+    The input and the output of `usage_of`.
 
     Tokens that only the total has are taken as what they must be: input where that is not told, as for embeddings,
     and else output, as where an upstream leaves thinking out of the completion.
@@ -96,15 +112,7 @@ def usage_of(told: Mapping[str, object]) -> Usage:
             tokens_out = total - tokens_in
         else:
             tokens_in = total - tokens_out
-    read, written = told.get("prompt_tokens_details"), told.get("completion_tokens_details")
-    if not isinstance(read, dict):
-        read = {}
-    if not isinstance(written, dict):
-        written = {}
-    cached, reasoning = read.get("cached_tokens"), written.get("reasoning_tokens")
-    if type(cached) is not int or type(reasoning) is not int:
-        cached, reasoning = _whole(cached), _whole(reasoning)
-    return Usage(tokens_in, cached, tokens_out, reasoning, _extras(told, read, written))
+    return tokens_in, tokens_out
 
 
 def tells_all(told: Mapping[str, object], usage_source: str | None) -> bool:
