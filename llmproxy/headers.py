@@ -44,8 +44,16 @@ REMOVED_FROM_REQUEST = HOP_BY_HOP | {
     "path-info",  # with underscores: where gunicorn and others would look for the path
     "script-name",
     "x-api-key",
+    # By which gateways and frameworks take a request for another one than its first line says.
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-url",
     "x-real-ip",
+    "x-rewrite-url",
 }
+# How a body is read; what is called so but for an underscore, not every server would read it by.
+_OF_THE_BODY = frozenset({"content-encoding", "content-type"})
 _SET_HERE = frozenset({"authorization", "host"})
 _LOOKED_AT = _SET_HERE | {"accept-encoding", "connection"}
 _AS_SENT = ""
@@ -235,6 +243,8 @@ def _goes_up(name: str) -> str | None:
     if plain in _LOOKED_AT and "_" not in name:
         return plain
     if plain in REMOVED_FROM_REQUEST or plain in _SET_HERE or plain.startswith(REMOVED_REQUEST_PREFIXES):
+        return None
+    if plain in _OF_THE_BODY and "_" in name:
         return None
     return _AS_SENT
 

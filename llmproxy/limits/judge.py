@@ -180,8 +180,7 @@ def check_parameters(rules: Rules, route: Route, reading: Reading, *, default_ti
     if rules.max_output_tokens is not None or rules.require_max_output:
         _check_output(rules, route, members)
     if rules.n is not None:
-        for name in ("n", "best_of"):
-            _require_at_most(name, members.get(name), rules.n)
+        _check_choices(rules.n, route, reading)
     for tiers in rules.service_tier:
         _check_tier(tiers, route, members, default_tier or "default")
     if rules.tools is not None:
@@ -377,6 +376,17 @@ def _check_output(rules: Rules, route: Route, members: Mapping[str, Any]) -> Non
             raise ParameterNotAllowed(
                 f"Send `{names[0]}`{most}: this token must say how much it wants.", param=names[0]
             )
+
+
+def _check_choices(most: int, route: Route, reading: Reading) -> None:
+    for name in ("n", "best_of"):
+        _require_at_most(name, reading.members.get(name), most)
+    prompts = reading.parts.prompts if route.kind == "completions" and reading.parts else 1
+    if prompts > 1 and prompts * max(reading.members.get("n") or 1, 1) > most:
+        raise ParameterNotAllowed(
+            f"With this token a call may ask for {most} choices at most: each `prompt` of a list is one, times `n`.",
+            param="prompt",
+        )
 
 
 def _output_names(route: Route, members: Mapping[str, Any]) -> tuple[str, ...]:

@@ -215,6 +215,15 @@ WAYS = {
     "as a form of the web": Way(
         "ambiguous_body", b"model=gpt-4o", headers=(("Content-Type", "application/x-www-form-urlencoded"),)
     ),
+    **{
+        f"as a form of the web, of the type {kind}": Way(
+            "ambiguous_body", b"{" + MINI + b',"x":"&model=gpt-4o&"}', headers=(("Content-Type", kind),)
+        )
+        for kind in (
+            "application/x-www-form-urlencoded, application/json", "x,Application/X-WWW-Form-urlencoded",
+            '"application/x-www-form-urlencoded"', "application/json; x=application/x-www-form-urlencoded",
+        )
+    },
     "in chunks": Way("model_not_allowed", b'{"messages":[],"model":"gpt-4o"}', is_chunked=True),
     "in chunks, twice": Way("ambiguous_body", b"{" + MINI + b"," + BIG + b"}", is_chunked=True),
     "far behind": Way("model_not_allowed", b"{" + LONG + b"," + BIG + b"}"),

@@ -43,7 +43,7 @@ def sent_up(*received: tuple[str, str]) -> list[tuple[str, str]]:
         "Cookie", "Connection", "Keep-Alive", "TE", "Trailer", "Transfer-Encoding", "Upgrade", "Proxy-Connection",
         "Proxy-Authorization", "Proxy-Authenticate", "Expect", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host",
         "X-Real-IP", "CF-Connecting-IP", "CF-Ray", "OpenAI-Organization", "OpenAI-Project", "X-Proxy-Request-Id",
-        "X-Proxy-Anything", "Content-Length",
+        "X-Proxy-Anything", "Content-Length", "X-HTTP-Method-Override", "X-Original-URL",
     ],
 )  # fmt: skip
 def test_a_header_that_is_not_the_upstreams_business_stays_here_in_any_spelling(name: str) -> None:
@@ -52,8 +52,8 @@ def test_a_header_that_is_not_the_upstreams_business_stays_here_in_any_spelling(
     assert sent_up(*[(spelling, "value") for spelling in spellings if spelling != "Te"]) == []
 
 
-@pytest.mark.parametrize("name", ["SCRIPT_NAME", "PATH_INFO", "Path-Info"])
-def test_a_header_that_servers_behind_take_for_the_path_stays_here(name: str) -> None:
+@pytest.mark.parametrize("name", ["SCRIPT_NAME", "PATH_INFO", "Path-Info", "Content_Type", "CONTENT_ENCODING"])
+def test_a_header_that_servers_behind_take_for_another_stays_here(name: str) -> None:
     assert sent_up((name, "/v1/other")) == []
 
 

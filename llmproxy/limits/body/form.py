@@ -60,7 +60,8 @@ def boundary_of(content_type: str) -> bytes | None:
     if content_type == "application/json":  # nearly always
         return None
     kind, _, parameters = content_type.strip().lower().partition(";")
-    if kind.strip() == "application/x-www-form-urlencoded":
+    # Some readers look at the first of several types alone.
+    if "form-urlencoded" in content_type.lower():
         raise AmbiguousBody("The body must be JSON, or a multipart form where the endpoint takes one.")
     if not kind.startswith("multipart/"):
         if any(name not in _PLAIN_CHARSETS for name in _charsets(parameters)):
