@@ -15,7 +15,7 @@ from flask import Flask
 import config
 from control.findings import findings
 from database.errors import DatabaseError, DriverError, NoAnswer
-from database.schema import SchemaTooNew, migrate_to_head
+from database.schema import SchemaTooNew, migrate_to_head, version
 from services import Services
 
 # The exit code by which a worker tells gunicorn not to start it again and again.
@@ -76,10 +76,17 @@ def migrated(app: Flask, *, others_serve: bool) -> Flask:
 
     Args:
         others_serve: This process takes the place of one that found the database in order. It starts without an
-            answer of the database, too: to end here would end the server, and all running calls.
+            answer of the database, too: to end here would end the server, and all running calls. It does not begin
+            a new one: whatever was there is out of reach, and to a new one every token would be unknown.
     """
     parts = Services.of(app)
     try:
+        if others_serve and version(parts.engine) is None:
+            print(
+                "the database has become empty: is its disk mounted? Restore a backup where it is lost",
+                file=sys.stderr,
+            )
+            sys.exit(CANNOT_BOOT)
         migrate_to_head(parts.engine, parts.settings.data_dir)
     except DriverError as exc:
         if others_serve and isinstance(exc, NoAnswer):

@@ -263,6 +263,42 @@ def test_a_data_directory_that_became_read_only_stops_no_worker_from_being_repla
         assert finish().endswith(b"data: [DONE]\n\n")
 
 
+@contextmanager
+def database_gone(server: Server) -> Iterator[None]:
+    """Who opens the database from here on finds an empty one, as where its disk is not mounted."""
+    if url := server.settings.get("DATABASE_URL"):
+        execute(url, "ALTER TABLE alembic_version RENAME TO away")
+        yield
+        execute(url, "ALTER TABLE away RENAME TO alembic_version")
+        return
+    away = server.data_dir.with_name("away")
+    away.mkdir()
+    files = list(server.data_dir.glob("llm-proxy.db*"))
+    for file in files:
+        file.rename(away / file.name)
+    yield
+    for file in server.data_dir.glob("llm-proxy.db*"):
+        file.unlink()
+    for file in files:
+        (away / file.name).rename(file)
+
+
+def test_a_worker_begins_no_new_database_where_the_old_one_is_gone(server, upstream):
+    token = server.issue_token()
+    # Who runs a call has the database open.
+    with running_stream(server, token, upstream) as finish:
+        with database_gone(server):
+            killed = kill_one(server)
+            wait_for(lambda: "tried again" in server.output(), timeout_s=20, otherwise=server.output)
+
+            assert "the database has become empty: is its disk mounted?" in server.output()
+            # To a new one the token would be unknown.
+            assert outcomes(server, token) == {200}
+        assert finish().endswith(b"data: [DONE]\n\n")
+    wait_for(lambda: replaced(server, killed) and serving(server) == 2, timeout_s=40, otherwise=server.output)
+    assert outcomes(server, token) == {200}
+
+
 def test_a_worker_beside_a_newer_version_that_excludes_it_says_so_and_the_others_go_on(server, upstream):
     token = server.issue_token()
     url = server.settings.get("DATABASE_URL") or f"sqlite:///{server.data_dir}/llm-proxy.db"
