@@ -34,7 +34,7 @@ from llmproxy.api_log.retention import Dropped
 from llmproxy.api_log.segment import list_segments
 from llmproxy.api_log.shipper import Shipper
 from llmproxy.limits.reservations import ReservationStore
-from llmproxy.telemetry import metrics
+from llmproxy.telemetry import metrics, outages
 
 SHIPPER = "shipper"
 DEAD_LETTERS_NAME = "dead_letters.jsonl"
@@ -52,7 +52,7 @@ def open_shipper(settings: Settings, *, fsync: Callable[[int], None] = os.fsync)
     target, token = parse_logging_url(settings.logging_url), settings.logging_token or None
     sink = open_sink(target, token=token, egress=settings.egress)
     reader = LogReader(settings.log_path, SHIPPER, on_damage=_damage_counter(SHIPPER), fsync=fsync)
-    return Shipper(reader, sink, dead_letters(settings, fsync=fsync))
+    return Shipper(reader, sink, dead_letters(settings, fsync=fsync), tell=outages.note)
 
 
 def open_rollup(

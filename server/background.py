@@ -19,6 +19,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import gevent
 from gevent.event import Event
@@ -69,6 +70,30 @@ FAILURES_WORTH_TELLING = 3
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+
+class _Disk:
+    """Threads that wait for the disk, so that nobody else does."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPool(DISK_THREADS)
+
+    def wait_for(self, work: Callable[[T], object], what: T) -> None:
+        """Do it in a thread, and raise what it raises."""
+        failure = self._threads.apply(self._failure_of, (work, what))
+        if failure is not None:
+            raise failure
+
+    @staticmethod
+    def _failure_of(work: Callable[[T], object], what: T) -> Exception | None:
+        # gevent prints the traceback of whatever a thread raises: while a disk is read-only, once a second.
+        try:
+            work(what)
+        except Exception as exc:
+            return exc
+        return None
+
 
 class Background:
     """The background work of one process. Made after the fork: greenlets do not survive one."""
@@ -79,7 +104,7 @@ class Background:
         engine = parts.engine
         _give_up_on_silence(engine)
         sqlite_reads.ask_in_threads()
-        self._disk = ThreadPool(DISK_THREADS)
+        self._disk = _Disk()
         cleaner = _Cleaner(engine, parts.settings)
         rollup = ledger.open_rollup(parts.settings, engine, parts.store, fsync=self._fsync)
         self._reservations = Reservations(parts, self._ending)
@@ -148,10 +173,10 @@ class Background:
 
     def _fsync(self, fd: int) -> None:
         # A slow disk takes tens of milliseconds, in which no request would get its turn.
-        self._disk.apply(os.fsync, (fd,))
+        self._disk.wait_for(os.fsync, fd)
 
     def _checkpoint(self, database_url: str) -> None:
-        self._disk.apply(checkpoint, (database_url,))
+        self._disk.wait_for(checkpoint, database_url)
 
     def finish(self, timeout_s: float) -> None:
         """Add up, ship and save what there is by now, as far as the time suffices; the rest is done after a start."""

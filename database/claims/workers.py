@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from llmproxy.api_log.file_lock import FileLock
@@ -26,7 +27,8 @@ class Worker:
 
     def leave(self) -> None:
         """This process has no running calls any more."""
-        self._lock.path.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that is read-only it stays, until somebody buries the dead
+            self._lock.path.unlink()
         self._lock.release()
 
 

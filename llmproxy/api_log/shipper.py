@@ -46,6 +46,7 @@ class Shipper:
     One reader, one sink. `run` is for a thread or a greenlet of its own; `ship_once` for a command.
 
     Attributes:
+        tell: Warns of what may happen batch after batch, by its cause and a line. By default each time.
         wait: Waits that many seconds; True when the shipper shall stop. By default on an event that `stop` sets.
         uniform: Draws the pause between two bounds.
     """
@@ -60,6 +61,7 @@ class Shipper:
     poll_s: float = 0.5
     first_pause_s: float = 1.0
     max_pause_s: float = 60.0
+    tell: Callable[[str, str], object] = lambda _cause, line: logger.warning("%s", line)
     wait: Callable[[float], bool] | None = None
     uniform: Callable[[float, float], float] = random.uniform
     monotonic: Callable[[], float] = time.monotonic
@@ -171,17 +173,17 @@ class Shipper:
     def _set_aside(self, rejections: list[Rejection]) -> None:
         self.dead_letters.add(rejections, sink=self.sink.name, now_s=time.time())
         self.shipped.dead_lettered += len(rejections)
-        logger.warning(
-            "%s will not take %d call records: set aside in %s",
-            self.sink.name, len(rejections), self.dead_letters.path.name,
-        )  # fmt: skip
+        count, path = self.shipped.dead_lettered, self.dead_letters.path
+        self.tell(
+            "dead letters", f"{self.sink.name} will not take call records: {count} are set aside in {path.name}"
+        )
 
     def _finish(self, batch: Batch) -> None:
         try:
             self.reader.commit(batch)
         except OSError as exc:
             # A full disk is no reason to send the same records for ever: go on in memory, a later batch saves.
-            logger.warning("The shipper's position cannot be saved: %s", exc.strerror)
+            self.tell("the shipper's position", f"The shipper's position cannot be saved: {exc.strerror}")
             self.reader.advance(batch)
         self._batch = self._seen_at = None
 

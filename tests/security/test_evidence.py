@@ -42,6 +42,8 @@ def test_records_that_the_receiver_refuses_fill_a_tenth_of_the_cap_at_most(shipp
 
     assert len(letters()) <= 20_000
     wait_for(lambda: 0 < total(shipping.metrics(), "llmproxy_log_dead_letters") == letters().count(b"\n"))
+    told = [line for line in shipping.output().splitlines() if "set aside in dead_letters.jsonl" in line]
+    assert len([line for line in told if "more in" not in line]) == 1
 
 
 def test_a_torn_line_among_the_losses_leaves_the_metrics_whole(shipping):

@@ -162,6 +162,13 @@ def test_work_that_fails_is_tried_again_and_told_once(caplog):
     assert told == ["working fails, and is tried again: the disk is on fire", "working works again"]
 
 
+def test_what_fails_in_a_thread_is_raised_where_it_was_asked_for_and_printed_nowhere(tmp_path, capfd):
+    with pytest.raises(FileNotFoundError):
+        background._Disk().wait_for(os.unlink, tmp_path / "nothing")
+
+    assert capfd.readouterr() == ("", "")
+
+
 def test_what_the_cap_deletes_unread_is_kept_for_the_operator(tmp_path: Path):
     class Writer:
         pending = lost = 0

@@ -48,6 +48,17 @@ def test_this_process_lives_too(tmp_path):
     assert dead_among(tmp_path, [worker.name]) == [worker.name]
 
 
+def test_a_worker_whose_file_cannot_be_deleted_ends_all_the_same(tmp_path):
+    worker = Worker(tmp_path)
+    (tmp_path / "workers").rename(tmp_path / "moved")
+    (tmp_path / "workers").touch()  # in which nothing can be deleted
+    worker.leave()
+
+    (tmp_path / "workers").unlink()
+    (tmp_path / "moved").rename(tmp_path / "workers")
+    assert dead_among(tmp_path, [worker.name]) == [worker.name]
+
+
 def test_names_are_short_and_never_the_same(tmp_path):
     names = {Worker(tmp_path).name for _ in range(20)}
 
