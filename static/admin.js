@@ -17,13 +17,23 @@ window.addEventListener("pageshow", () => {
 for (const element of document.querySelectorAll(".js-only, [data-presets-for]")) element.hidden = false;
 
 /* Pages are made in the reader's zone once it is known: by a cookie, which it stands in from the first page on. That
-   page comes again, in it. One whose cookie is not kept, or names no zone, stays as it is. */
-function tellZone({ zone, home }) {
-  const cookie = `admin_time_zone=${Intl.DateTimeFormat().resolvedOptions().timeZone}`;
-  const isKept = () => document.cookie.split("; ").includes(cookie);
-  if (isKept()) return;
-  document.cookie = `${cookie}; path=${home}; max-age=31536000; samesite=lax`;
-  if (isKept() && !cookie.endsWith(`=${zone}`)) location.reload();
+   page comes again, in it. One whose cookie is not kept, or names no zone, stays as it is. Who chose the configured
+   zone, at the foot of a page, keeps it: no zone is called so. */
+const CONFIGURED = "configured";
+
+function tellZone({ zone, configured, home }) {
+  const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  const keeps = (choice) => document.cookie.split("; ").includes(`admin_time_zone=${choice}`);
+  const keep = (choice) => { document.cookie = `admin_time_zone=${choice}; path=${home}; max-age=31536000; samesite=lax`; };
+  if (!keeps(own) && !keeps(CONFIGURED)) {
+    keep(own);
+    if (keeps(own) && own !== zone) return location.reload();
+  }
+  const [other, name] = keeps(CONFIGURED) ? [own, own] : [CONFIGURED, configured];
+  const button = document.querySelector("[data-other-zone]");
+  button.textContent = `Use ${name}`;
+  button.hidden = name === zone || !keeps(own) && !keeps(CONFIGURED);
+  button.addEventListener("click", () => { keep(other); location.reload(); });
 }
 if (document.body.dataset.zone) tellZone(document.body.dataset);
 

@@ -80,6 +80,7 @@ def _for_every_page() -> dict[str, Any]:
         "operator": sign_in.admin.current_user(),
         "zone": str(zones.of_pages()),
         "whose_zone": zones.in_words(),
+        "configured_zone": str(zones.configured()),
     }
 
 

@@ -1,8 +1,9 @@
 """
 The zone that the pages tell times in, and whose days their charts have: the reader's.
 
-Its browser knows it, and tells it in a cookie that `admin.js` sets. A form that holds times names the zone that it
-was shown in, so that what was typed means the same wherever its reader is when it is sent.
+Its browser knows it, and tells it in a cookie that `admin.js` sets, and that names no zone for a reader who chose the
+configured one. A form that holds times names the zone that it was shown in, so that what was typed means the same
+wherever its reader is when it is sent.
 """
 
 from __future__ import annotations

@@ -349,9 +349,12 @@ def test_presets_fill_in_the_lifetime(chromium: Browser, fresh_proxy: Server):
         assert page.get_by_label("Lifetime in hours").input_value() == "168"
 
 
-def test_the_live_view_shows_calls_as_they_come(chromium: Browser, fresh_proxy: Server):
+def test_the_live_view_shows_calls_as_they_come_and_leads_to_those_that_made_room(
+    chromium: Browser, fresh_proxy: Server
+):
     token = fresh_proxy.issue_token()
     with signed_in(chromium, fresh_proxy) as page:
+        page.clock.install()
         page.goto("/admin/requests")
         expect(page.get_by_text("No requests yet")).to_be_visible()
         live = page.get_by_role("button", name="Live")
@@ -364,8 +367,22 @@ def test_the_live_view_shows_calls_as_they_come(chromium: Browser, fresh_proxy: 
         expect(page.get_by_text("No requests yet")).to_have_count(0)
         call(fresh_proxy, token.secret)
         expect(page.locator("tbody tr")).to_have_count(2)
+        older = page.get_by_role("link", name="The requests before these")
+        for count in (52, 102, 152, 202):
+            expect(older).to_be_hidden()
+            for _ in range(50):
+                call(fresh_proxy, token.secret)
+            fresh_proxy.wait_for_records(count)
+            page.clock.run_for(2000)
+            expect(page.locator("tbody tr")).to_have_count(min(count, 200))
         live.click()
         expect(live).to_have_attribute("aria-pressed", "false")
+
+        older.click()
+        expect(page.locator("tbody tr")).to_have_count(2)
+        shown = [link.get_attribute("href") for link in page.locator("tbody th a").all()]
+        first, second = (record["request_id"] for record in fresh_proxy.records()[:2])
+        assert second in shown[0] and first in shown[1]
 
 
 def test_nothing_that_callers_or_operators_wrote_runs(chromium: Browser, fresh_proxy: Server):

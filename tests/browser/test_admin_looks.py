@@ -229,7 +229,7 @@ def test_refusals_and_errors_of_one_day_are_both_seen_in_its_bar(chromium: Brows
     assert min(areas[2:]) > 0
 
 
-def test_the_first_page_comes_again_in_the_readers_zone_and_its_charts_are_in_it(
+def test_the_first_page_comes_again_in_the_readers_zone_which_can_be_left_and_taken_up_again(
     chromium: Browser, used_proxy: Server
 ):
     with signed_in(chromium, used_proxy, time_zone="Asia/Kolkata") as page:
@@ -243,6 +243,12 @@ def test_the_first_page_comes_again_in_the_readers_zone_and_its_charts_are_in_it
         assert page.locator(".numbers th[scope=row]").first.text_content().endswith(":30")
         page.goto("/admin/requests")
         assert [urlsplit(url).path for url in asked] == ["/admin/", "/admin/", "/admin/requests"]
+        page.get_by_role("button", name="Use UTC").click()
+        expect(page.get_by_text("Times are those of UTC, set by ADMIN_TIME_ZONE.")).to_be_visible()
+        page.goto("/admin/tokens/new")
+        expect(page.get_by_text("Times are those of UTC")).to_be_visible()
+        page.get_by_role("button", name="Use Asia/").click()
+        expect(page.get_by_text("this browser's zone")).to_contain_text("Times are those of Asia/")
 
 
 def test_readers_whose_browser_tells_no_zone_are_told_the_configured_one(chromium: Browser, used_proxy: Server):
@@ -250,6 +256,7 @@ def test_readers_whose_browser_tells_no_zone_are_told_the_configured_one(chromiu
         page.goto("/admin/requests")
 
         expect(page.get_by_text("Times are those of UTC, set by ADMIN_TIME_ZONE.")).to_be_visible()
+        expect(page.locator("[data-other-zone]")).to_be_hidden()
         expect(page.get_by_label("From (UTC)")).to_be_attached()
 
 
