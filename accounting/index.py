@@ -191,7 +191,7 @@ def _few_hours(session: Session, wanted: Filter, keys: list[int]) -> Subquery | 
 def tells(wanted: Filter) -> bool:
     """Whether rows alone tell nearly which records pass, so that not every record of a time has to be read."""
     has_foreign_code = wanted.code is not None and wanted.outcome != "refused"
-    return not (wanted.client_address or wanted.secret or wanted.lacks or has_foreign_code)
+    return not (wanted.client_address or wanted.secret or wanted.lacks or wanted.websocket or has_foreign_code)
 
 
 def end_of(session: Session, node: str, wanted: Filter) -> Place | None:

@@ -13,7 +13,9 @@ from accounting import index
 from blueprints.admin import queries, searches, time_range, zones
 from llmproxy.admission import utc_now
 from llmproxy.api_log.latest import Filter, Lack
+from llmproxy.api_log.read_record import ReadRecord
 from llmproxy.errors import Outcome
+from llmproxy.times import iso_utc
 
 # Of a project, a token, a billed model or an error's code: calls that name none.
 NONE = "(none)"
@@ -31,7 +33,10 @@ SPANS = {
     "30d": ("Last 30 days", timedelta(days=30)),
 }
 # Those that a page shows only when they are asked for.
-_RARE_TEXTS = ("status", "model", "billed_model", "code", "would_refuse", "secret", "lacks", "address", "request_id")
+_RARE_TEXTS = (
+    *("status", "model", "billed_model", "code", "would_refuse", "secret", "lacks", "address", "request_id"),
+    "websocket",
+)
 RARE = (*time_range.NAMES, *_RARE_TEXTS)
 NAMES = ("project_id", "token", "outcome", "span", "order", *RARE)
 # What is chosen among a few.
@@ -46,6 +51,7 @@ _STATUS = re.compile(r"[1-5](xx|[0-9]{2})", re.IGNORECASE)
 _ID_LENGTH = 36
 # Of a request's id its moment is told to the millisecond, of its record perhaps the next one.
 _AROUND = timedelta(milliseconds=2)
+_A_SECOND = timedelta(seconds=1)
 _TIMED_UUID = 7
 _UUID_CHARS = 36
 
@@ -75,16 +81,29 @@ def needs_index(sent: Sent, wanted: Filter) -> bool:
 
 def by_id(request_id: str) -> Filter:
     """A filter for one request. Its id tells when it arrived, unless an older version made it."""
-    session_id, part = request_id[:_UUID_CHARS], request_id[_UUID_CHARS:]
-    try:
-        known = uuid.UUID(session_id)
-    except ValueError:
+    at = _told_by(request_id[:_UUID_CHARS])
+    if at is None:
         return Filter(request_id=request_id)
-    if known.version != _TIMED_UUID:
-        return Filter(request_id=request_id)
-    at = datetime.fromtimestamp((known.int >> 80) / 1000, UTC)
     # A WebSocket's response may begin long after the opening, of which the id tells.
-    return Filter(request_id=request_id, begin=at - _AROUND, end=None if part else at + _AROUND)
+    is_part = len(request_id) > _UUID_CHARS
+    return Filter(request_id=request_id, begin=at - _AROUND, end=None if is_part else at + _AROUND)
+
+
+def responses_of(websocket_id: str, record: ReadRecord | None) -> Sent:
+    """What an address says for the responses that were made in a WebSocket; `record` is its own, if it has ended."""
+    sent = {"websocket": websocket_id}
+    if record is None or record.arrived_at is None:
+        return sent
+    ended = record.arrived_at + timedelta(milliseconds=record.duration_ms or 0)
+    return sent | {"to": iso_utc(ended + _A_SECOND)}
+
+
+def _told_by(request_id: str) -> datetime | None:
+    try:
+        known = uuid.UUID(request_id)
+    except ValueError:
+        return None
+    return datetime.fromtimestamp((known.int >> 80) / 1000, UTC) if known.version == _TIMED_UUID else None
 
 
 def read(said: Mapping[str, str], zone: str = "UTC") -> tuple[Sent, Filter, Problem | None]:
@@ -105,7 +124,7 @@ def read(said: Mapping[str, str], zone: str = "UTC") -> tuple[Sent, Filter, Prob
         return sent, Filter(), Problem(wrong, time_range.words(zone))
     if sent["span"] and begin is None and end is None:
         begin = utc_now() - SPANS[sent["span"]][1]
-    timed = by_id(sent["request_id"]) if sent["request_id"] else Filter()
+    timed = by_id(sent["request_id"]) if sent["request_id"] else Filter(begin=_told_by(sent["websocket"]))
     wanted = Filter(
         project_id=_named(sent["project_id"]),
         token_id=token_id,
@@ -121,6 +140,7 @@ def read(said: Mapping[str, str], zone: str = "UTC") -> tuple[Sent, Filter, Prob
         billed_model=_named(sent["billed_model"]),
         client_address=sent["address"] or None,
         request_id=sent["request_id"] or None,
+        websocket=sent["websocket"] or None,
         begin=begin or timed.begin,
         end=end or timed.end,
     )

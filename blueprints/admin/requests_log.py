@@ -258,9 +258,19 @@ def one_request(request_id: str) -> Response:
         row=row,
         status_words=_status_words(record),
         text=text,
+        websocket=_websocket(place, record),
         advice=told,
         way_out=way_out(told, record, has_project=bool(row.project), has_token=bool(row.token)) if told else None,
     )
+
+
+def _websocket(place: Place | None, record: ReadRecord) -> dict[str, Any] | None:
+    """Of a WebSocket and of its responses: where its own record stands, once it has ended, and what lists them."""
+    websocket_id = record.request_id if record.is_websocket else record.websocket_id
+    if websocket_id is None:
+        return None
+    at, own = (place, record) if record.is_websocket else _record_of(websocket_id)
+    return {"id": websocket_id, "at": at, "responses": request_filters.responses_of(websocket_id, own)}
 
 
 def _record_of(request_id: str) -> tuple[Place | None, ReadRecord | None]:

@@ -67,6 +67,7 @@ class Filter:
         code: Of the error.
         secret: "retired" for what came with a secret that has been replaced.
         would_refuse: The code that rules in mode `report` would have refused it with.
+        websocket: The id of one, for the responses that were made in it.
         model: How the name of the model begins that the response named, or else the request.
         billed_model: What usage counts under this model: see `ReadRecord.billed_model`.
         lacks: "price" for calls whose usage had none, "usage" for streams that came well and told none.
@@ -80,6 +81,7 @@ class Filter:
     model: str | None = None
     billed_model: str | None = None
     request_id: str | None = None
+    websocket: str | None = None
     code: str | None = None
     would_refuse: str | None = None
     secret: str | None = None
@@ -105,6 +107,8 @@ class Filter:
         exact = [_pair(name, value) for name, value in wanted.items() if value]
         if self.status:
             exact.append(b'"status_code":' + self.status.encode())
+        if self.websocket:
+            exact.append(_pair("request_id", f"{self.websocket}-")[:-1])
         if self.model:
             # "model" and "requested_model" alike.
             exact.append(_pair("model", self.model)[1:-1])
@@ -118,6 +122,7 @@ class Filter:
         """Whether `record` is one of them."""
         return (
             self.request_id in (None, record.request_id)
+            and self.websocket in (None, record.websocket_id)
             and self.token_id in (None, record.token_id or "")
             and self.project_id in (None, record.project_id or "")
             and self.outcome in (None, record.outcome)

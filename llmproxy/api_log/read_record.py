@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from llmproxy.api_log.record import MICRO
-from llmproxy.statuses import BAD_REQUEST
+from llmproxy.statuses import BAD_REQUEST, SWITCHING_PROTOCOLS
 from llmproxy.times import from_iso
 
 # A line stands for the refusals of a second. More than that is no count of ours.
@@ -81,6 +81,7 @@ class ReadRecord:
     requested_model: str | None = _field(_TEXT, "requested_model")
     secret: str | None = _field(_TEXT, "secret")
     usage_of: str | None = _field(_TEXT, "usage_of")
+    part: int | None = _field(_WHOLE, "part")
     model: str | None = _field(_TEXT, "metadata", "model")
     prompt_tokens: int | None = _field(_WHOLE, "metadata", "prompt_tokens")
     cached_tokens: int | None = _field(_WHOLE, "metadata", "prompt_tokens_details", "cached_tokens")
@@ -103,6 +104,16 @@ class ReadRecord:
     def is_cut(self) -> bool:
         """It was refused when it had gone up already."""
         return self.fields.get("cut") is True
+
+    @property
+    def is_websocket(self) -> bool:
+        """It is a WebSocket's own record, and none of a response that was made in it."""
+        return self.upstream_status == SWITCHING_PROTOCOLS and self.part is None
+
+    @property
+    def websocket_id(self) -> str | None:
+        """Of a response that was made in a WebSocket: the id of the WebSocket's own record."""
+        return self.request_id.removesuffix(f"-{self.part}") if self.part is not None else None
 
     @property
     def has_failed(self) -> bool:

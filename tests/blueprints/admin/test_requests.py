@@ -4,6 +4,7 @@ import html
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
@@ -12,6 +13,7 @@ from flask import Flask
 from blueprints.admin import exports, requests_log
 from control import tokens
 from control.audit import Actor
+from llmproxy.admission import utc_now
 from llmproxy.api_log.record import CallRecord
 from llmproxy.call import new_id
 from models import db
@@ -88,6 +90,37 @@ def test_a_request_of_long_ago_is_found_by_its_id_alone(
 
     assert "/v1/wanted" in browser.get(f"/admin/requests/{wanted}").text
     assert shown(browser, f"request_id={wanted}") == ["wanted"]
+
+
+def test_a_websocket_and_the_responses_made_in_it_lead_to_each_other(
+    app: Flask, browser: Browser, write_record: Write
+):
+    began = utc_now() - timedelta(minutes=5)
+    opened = new_id(began.timestamp())
+    told: dict[str, Any] = {"method": "GET", "status_code": 101, "upstream_status": 101}
+    for part in (1, 2):
+        at = (began + timedelta(minutes=part)).timestamp()
+        write_record(request_id=f"{opened}-{part}", timestamp=at, endpoint=f"/v1/part{part}", part=part, **told)
+    write_record(endpoint="/v1/other")
+    roll_up(app)
+
+    def lead(page: str, words: str) -> str:
+        found = re.search(rf'<a href="([^"]+)">{words}</a>', page)
+        assert found, page
+        return html.unescape(found[1])
+
+    response = browser.get(f"/admin/requests/{opened}-2").text
+    assert "Response 2 of one that has not ended" in response
+    assert shown(browser, urlsplit(lead(response, "all its responses")).query) == ["part2", "part1"]
+
+    write_record(request_id=opened, timestamp=began.timestamp(), duration_ms=250_000.0, endpoint="/v1/opened", **told)
+    roll_up(app)
+    response = browser.get(f"/admin/requests/{opened}-2").text
+    session = browser.get(lead(response, "this one")).text
+    assert "/v1/opened" in session
+    for page in (session, response):
+        assert shown(browser, urlsplit(lead(page, "[aA]ll its responses")).query) == ["part2", "part1"]
+    assert "all its responses" not in browser.get("/admin/requests/11111111-2222-4333-8444-555555555555").text
 
 
 def test_a_time_that_is_none_is_told_beside_its_field(browser: Browser):

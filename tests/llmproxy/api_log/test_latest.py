@@ -156,6 +156,7 @@ def test_what_came_after_a_place_is_found_over_a_rotation(ledger: Path):
     ("wanted", "changes"),
     [
         (Filter(project_id="b"), {"project_id": "b"}),
+        (Filter(websocket="w"), {"request_id": "w-30", "part": 30}),
         (Filter(token_id="t"), {"token": "t"}),
         (Filter(outcome="refused"), {"outcome": "refused"}),
         (Filter(status="429"), {"status_code": 429}),
