@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from llmproxy.limits.body.reading import Parts, Reading, listed
 from llmproxy.limits.cost import MOST_MICRODOLLARS, NotPriced
-from llmproxy.limits.judge import OUTPUT_NAMES, SEARCHING, tool_types
+from llmproxy.limits.judge import OUTPUT_NAMES, searches_unasked, tool_types
 from llmproxy.limits.price_row import IMAGE_MOST, NO_PRICE, PICO_PER_MICRO, Rates, Row
 from llmproxy.limits.routes import Route
 from llmproxy.limits.rules import undated
@@ -252,7 +252,7 @@ def _reads_more(call: _Call) -> bool:
     """Whether the model reads what is not in the body."""
     is_stored = call.is_there("previous_response_id") or call.is_there("conversation")
     is_stored = is_stored or call.reading.has_stored_prompt or call.parts.stored > 0
-    return is_stored or call.kind in _REMEMBERING or SEARCHING in (call.reading.model or "")
+    return is_stored or call.kind in _REMEMBERING or searches_unasked(call.reading.model)
 
 
 def _hosted_tools(call: _Call, tools: Iterable[str]) -> list[str]:

@@ -66,8 +66,8 @@ _TIERED = ("chat", "completions", "responses", "run")
 _MOST_NAMED = 10
 
 NOTHING = Reading({}, frozenset(), 0)
-# Models that look something up before they write, asked or not.
-SEARCHING = "-search-"
+# In names of models that look something up before they write, asked or not: OpenAI's own, and any by OpenRouter.
+_SEARCHING, _ONLINE = "-search-", ":online"
 # The sound that a client of Realtime sends, and of a translation.
 SOUND = ("input_audio_buffer.append", "session.input_audio_buffer.append")
 # Where a WebSocket's query names the model.
@@ -244,6 +244,8 @@ def tool_types(members: Mapping[str, Any]) -> Iterator[str]:
         yield "function"
     if members.get("web_search_options") is not None:
         yield "web_search"
+    if (plugins := members.get("plugins")) is not None:  # OpenRouter's, such as its `web`
+        yield from map(_id_of, listed(plugins))
     # Agents that the upstream hosts, as many and as deep as the model likes.
     agents = members.get("multi_agent")
     if agents is not None and not (isinstance(agents, dict) and agents.get("enabled") is False):
@@ -251,6 +253,11 @@ def tool_types(members: Mapping[str, Any]) -> Iterator[str]:
     for place in objects_in(members):
         if (tools := place.get("tools")) is not None:
             yield from map(_type_of, listed(tools))
+
+
+def searches_unasked(model: str | None) -> bool:
+    """Whether a model looks something up before it writes, though no tool is named."""
+    return model is not None and (_SEARCHING in model or model.endswith(_ONLINE))
 
 
 def _runs_in_background(route: Route, members: Mapping[str, Any]) -> bool:
@@ -295,7 +302,7 @@ def _unnamed(rules: Rules, members: Mapping[str, Any]) -> Iterator[str]:
 
 def _names_author(place: Mapping[str, Any]) -> bool:
     svg = place.get("svg")
-    return isinstance(svg.get("model") if isinstance(svg, dict) else place.get("svg[model]"), str)
+    return isinstance(svg, dict) and isinstance(svg.get("model"), str)
 
 
 def _asks_nobody_else(rules: Rules, tool: object) -> bool:
@@ -427,7 +434,7 @@ def _check_tools(allowed: frozenset[str], route: Route, reading: Reading) -> Non
         raise ParameterNotAllowed(
             "An assistant may bring tools that this token may not use: send the run's own `tools`.", param="tools"
         )
-    searches = ["web_search"] if route.kind == "chat" and SEARCHING in (reading.model or "") else []
+    searches = ["web_search"] if route.kind in ("chat", "responses") and searches_unasked(reading.model) else []
     for kind in (*tool_types(reading.members), *searches):
         if not has_tool(allowed, kind):
             raise ParameterNotAllowed(
@@ -485,8 +492,16 @@ def _is_in(allowed: frozenset[str], value: object) -> bool:
 
 
 def _type_of(tool: object) -> str:
-    kind = tool.get("type") if isinstance(tool, dict) else None
-    return kind if isinstance(kind, str) else ""
+    return _text_of(tool, "type")
+
+
+def _id_of(plugin: object) -> str:
+    return _text_of(plugin, "id")
+
+
+def _text_of(entry: object, name: str) -> str:
+    text = entry.get(name) if isinstance(entry, dict) else None
+    return text if isinstance(text, str) else ""
 
 
 def _named(names: Sequence[str]) -> str:

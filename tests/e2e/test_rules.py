@@ -504,6 +504,19 @@ def test_parameters_are_held_to_the_rules(proxy, ask, token, limits, good, bad, 
     )
 
 
+def test_an_effort_is_held_to_the_rules_in_a_form(proxy, ask, token, recorder):
+    set_rules(proxy, token, {"limits": {"reasoning_effort": ["low"]}})
+
+    def edit(effort):  # as OpenAI's SDK sends it
+        named = field(effort, b'form-data; name="svg[reasoning][effort]"')
+        return Way("", form(ALLOWED_FIELD, SHORT_FILE, named), "/v1/images/edits", (FORM,))
+
+    passed, refused = ask(edit(b"low")), ask(edit(b"high"))
+
+    assert (passed.status, refused.status, refused.json["error"]["param"]) == (200, 400, "reasoning.effort")
+    assert recorder.received().body == edit(b"low").body and not recorder.has_received()
+
+
 def test_output_is_held_to_the_rules_where_a_session_has_it(proxy, ask, token, recorder):
     secrets, limited = "/v1/realtime/client_secrets", {"max_output_tokens": 100, "require_max_output": True}
     opened = ["POST realtime/client_secrets", "POST realtime/calls", "POST responses/compact", "assistants"]

@@ -49,6 +49,7 @@ _disposition = re.compile(
     rf'(; ?filename=(?:{_FILE_NAME}))?(; ?filename\*=[^;" ]+)?',
     re.IGNORECASE,
 ).fullmatch
+_steps = re.compile(r"[\[.]").split
 _charsets = re.compile(r"charset\*?\s*=\s*[\"']?([^\"';,\s]*)").findall
 # In which every name of ours is written as in UTF-8; in UTF-7 or UTF-16 it is not.
 _PLAIN_CHARSETS = {"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "latin1", "windows-1252"}
@@ -109,13 +110,15 @@ class FormScanner:
         """The reading; the form is over."""
         if self._take != self._behind or self._rest not in (b"", b"\r\n"):
             _refuse()
-        members = {name: _value(raw) for name, raw in self._fields.items() if name not in FREE}
-        models = {str(members[name]) for name in members if "[" in name and _counts(name)}
+        members: dict[str, Any] = {}
+        for name, raw in self._fields.items():
+            if name not in FREE:
+                _put(members, name, _value(raw))
         session = self._session.finish() if self._session else None
         if session:
             members[_SESSION] = session.members
         has_stored_prompt = session is not None and session.has_stored_prompt
-        return Reading(members, models_in(members) | models, self._size, self._parts, has_stored_prompt)
+        return Reading(members, models_in(members), self._size, self._parts, has_stored_prompt)
 
     # Each takes what is there, keeps in `_rest` what it cannot tell yet, and returns what is left, or None to wait.
 
@@ -225,14 +228,30 @@ def _read_headers(block: bytes) -> _Part:
 
 
 def _counts(name: str) -> bool:
-    """Whether a field is one that rules and budgets go by, or one of an object's that has a model: `svg[model]`."""
-    return name in WATCHED or any(part == "model" or names_models(part) for part in _path_of(name))
+    """Whether rules and budgets go by a field, or by a member of the object that it is of: `svg[model]`."""
+    return name in WATCHED or any(part in WATCHED or names_models(part) for part in _path_of(name))
 
 
 def _path_of(name: str) -> list[str]:
-    """`svg[model]` as the names that lead to it; as far as they are not the caller's own."""
-    path = name.replace("]", "").split("[")
+    """`svg[model]`, or `svg.model`, as the names that lead to it; as far as they are not the caller's own."""
+    path = _steps(name.replace("]", ""))
     return path[:1] if path[0] in FREE or not FREE_INSIDE.isdisjoint(path) else path
+
+
+def _put(members: dict[str, Any], name: str, value: Any) -> None:
+    """Have a field in the place that its name stands for. Raises AmbiguousBody where another one has it."""
+    path = _path_of(name)
+    if len(path) == 1:
+        path = [name]
+    place = members
+    for step in path[:-1]:
+        inner = place.setdefault(step, {})
+        if not isinstance(inner, dict):
+            _refuse_place(name)
+        place = inner
+    if path[-1] in place:
+        _refuse_place(name)
+    place[path[-1]] = value
 
 
 def _value(raw: bytes) -> Any:
@@ -258,6 +277,10 @@ def _may_be_json(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _refuse_place(name: str) -> NoReturn:
+    raise AmbiguousBody(f"Two fields of the form stand for one: `{name[:_KEPT_BYTES]}`.")
 
 
 def _refuse() -> NoReturn:

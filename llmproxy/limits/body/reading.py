@@ -42,7 +42,7 @@ WATCHED = frozenset(
         "background", "best_of", "conversation", "effort", "functions", "images", "input",
         "input_audio_transcription", "mask", "max_completion_tokens", "max_completions_tokens", "max_output_tokens",
         "max_response_output_tokens", "max_tokens", "max_tool_calls", "messages", "modalities", "mode", "model",
-        "moderation", "multi_agent", "n", "output_format", "output_modalities", "partial_images", "preset",
+        "moderation", "multi_agent", "n", "output_format", "output_modalities", "partial_images", "plugins", "preset",
         "previous_response_id", "prompt", "quality", "reasoning", "reasoning_effort", "response", "route", "seconds",
         "service_tier", "session", "size", "store", "stream", "tools", "transcription", "type", "web_search_options",
     }

@@ -204,6 +204,7 @@ def test_what_werkzeug_reads_in_a_form_is_read_here():
     ("name", "value", "models"),
     [
         ("svg[model]", "a", {"a"}),
+        ("svg.model", "a", {"a"}),
         ("fallbacks[]", "a", {"a"}),
         ("svg", '{"model": "a"}', {"a"}),
         ("x", '[{"model": "a"}, {"models": ["b"]}]', {"a", "b"}),
@@ -228,11 +229,27 @@ def test_a_model_is_found_in_what_a_field_has_inside(name, value, models):
         [field("svg", '{"model": "a", "model": "b"}')],
         [field("svg", '{"model": "a", "x": "' + "x" * 1000 + '"}')],
         [field("session[model]", "a")],
+        [field("svg[reasoning][effort]", "low"), field("svg[reasoning][effort]", "high")],
+        [field("svg", '{"reasoning": 1}'), field("svg[reasoning]", "high")],
+        [field("svg[reasoning][effort]", "low"), field("svg[reasoning]", "high")],
+        [field("svg[reasoning]", "low"), field("svg.reasoning[effort]", "high")],
     ],
 )
 def test_an_object_in_a_form_is_read_in_one_way_alone(parts):
     with pytest.raises(AmbiguousBody):
         scan_form([raw(MODEL, *parts)], b"b")
+
+
+def test_what_brackets_and_dots_name_stands_where_json_has_it():
+    parts = [field("svg[reasoning][effort]", "high"), field("svg.model", "a"), field("include[]", "x")]
+    parts += [field("include[]", "y"), field("chunking_strategy[type]", "server_vad"), field("x[metadata][n]", "1")]
+
+    assert scan_form([raw(*parts)], b"b").members == {
+        "svg": {"reasoning": {"effort": "high"}, "model": "a"},
+        "include": {"": "y"},
+        "chunking_strategy": {"type": "server_vad"},
+        "x[metadata][n]": 1,
+    }
 
 
 def test_long_fields_are_cut():
