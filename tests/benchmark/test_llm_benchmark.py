@@ -332,7 +332,8 @@ def test_streams_are_timed_event_by_event(run: Run, mock: MockOpenAI) -> None:
     assert (found["events"], found["events_lost"], found["errors"]) == (6 * 14, 0, 0)
     assert found["streams_at_once"] == 3 and found["streams_sustained"] == 6
     assert 0 < found["ttfb_p50_ms"] <= found["first_event_p50_ms"] < found["p50_latency_ms"]
-    assert found["event_gap_p50_ms"] > 10 and found["event_delay_p50_ms"] > 0
+    # Not the p50: what comes while the machine is elsewhere comes at once.
+    assert found["event_gap_p99_ms"] > 10 and found["event_delay_p50_ms"] > 0
     assert found["p50_latency_ms"] >= 12 * 20
 
 
@@ -367,7 +368,8 @@ def test_tokens_are_counted_as_the_server_tells_them(run: Run, endpoint: str, st
 
 
 def test_the_first_token_is_no_empty_chunk(run: Run) -> None:
-    done = run("--stream", "--requests=2", "--concurrency=2", "--header=x-mock-gap-ms: 50")
+    gap = ["--header=x-mock-gap-ms: 400", "--header=x-mock-events: 1"]
+    done = run("--stream", "--requests=2", "--concurrency=2", *gap)
 
     # The chunk with the role alone comes a gap before the first word.
     assert done.figures["ttft_p50_ms"] - done.figures["first_event_p50_ms"] > 25
@@ -384,7 +386,7 @@ def test_a_ping_is_no_first_event(run: Run) -> None:
         "--stream", "--requests=2", "--concurrency=2", "--header=x-mock-ping: 1", "--header=x-mock-gap-ms: 300"
     )
 
-    assert done.figures["ttfb_p50_ms"] < 300 <= done.figures["first_event_p50_ms"]
+    assert done.figures["first_event_p50_ms"] >= max(300, done.figures["ttfb_p50_ms"] + 1)
     assert done.figures["events"] == 2 * 9
 
 
@@ -467,7 +469,8 @@ def test_a_sweep_of_rates_measures_both_servers_at_each(run: Run, mock: MockOpen
 
 def test_an_interrupted_sweep_tells_the_levels_that_it_has(mock: MockOpenAI, tmp_path: Path) -> None:
     command = [sys.executable, str(COMMAND), f"--base-url={mock.url}", f"--token={KEY}", "--output=results.json"]
-    gated = ["--sweep=1,2,4", "--requests=6", "--header=x-mock-delay-ms: 20"]
+    gated = ["--sweep=1,2,4", "--requests=6", "--header=x-mock-gate: sweep"]
+    mock.release("sweep", count=8)  # of the second level, two
     with subprocess.Popen([*command, *gated], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE) as going:
         mock.wait_for(path=PATH, count=8)
         going.send_signal(signal.SIGINT)
@@ -532,7 +535,7 @@ def test_a_saved_run_stands_beside_one_of_today(run: Run, mock: MockOpenAI, tmp_
 
 
 def test_every_request_is_a_line_of_csv(run: Run, tmp_path: Path) -> None:
-    gap = "--header=x-mock-gap-ms: 5"
+    gap = "--header=x-mock-gap-ms: 60"  # longer than the machine is elsewhere
     done = run("--requests=6", "--concurrency=2", "--stream", "--csv=requests.csv", gap)
     failed = run("--requests=2", "--concurrency=1", "--csv=failed.csv", "--header=x-mock-status: 429")
     lines = list(csv.DictReader((tmp_path / "requests.csv").read_text().splitlines()))
@@ -614,7 +617,8 @@ def test_kept_limits_are_status_0(run: Run) -> None:
 def test_an_interrupted_run_tells_what_it_has(mock: MockOpenAI, tmp_path: Path) -> None:
     output = tmp_path / "results.json"
     command = [sys.executable, str(COMMAND), f"--base-url={mock.url}", f"--token={KEY}", f"--output={output}"]
-    gated = ["--requests=50", "--concurrency=2", "--header=x-mock-delay-ms: 20"]
+    gated = ["--requests=50", "--concurrency=2", "--header=x-mock-gate: run"]
+    mock.release("run", count=6)
     with subprocess.Popen(
         [*command, *gated], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as going:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright
+from playwright.sync_api import Browser, Page, Playwright, expect
 
 from tests.servers import ADMIN_PASSWORD, Server
 
@@ -18,6 +18,9 @@ ARGUMENTS = [
     "--disable-sync",
     "--no-first-run",
 ]
+
+# It ends as soon as what is expected is there.
+expect.set_options(timeout=30_000)
 
 
 def launch(playwright: Playwright) -> Browser:

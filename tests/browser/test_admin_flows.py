@@ -159,6 +159,7 @@ def test_copy_buttons_copy(chromium: Browser, fresh_proxy: Server):
     with signed_in(chromium, fresh_proxy) as page:
         create_project(page, "Support")
         secret = issue_token(page, "ci")
+        page.evaluate("window.setTimeout = () => 0")  # which takes the word away again
 
         for source in ("secret", "snippet-curl"):
             button = page.locator(f"[data-copy={source}]")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from mock_openai.mock import MockOpenAI
 from tests.browser.axe import grave_violations
@@ -97,5 +97,6 @@ def test_the_pointer_reads_both_curves(chromium: Browser, report: Callable[[str]
     card = page.locator("section", has_text="How long responses took").first
     card.locator("svg:visible").hover()
 
-    assert " against " in card.locator(".readout").inner_text() and page.faults == []
+    expect(card.locator(".readout")).to_contain_text(" against ")
+    assert page.faults == []
     page.close()

@@ -43,9 +43,12 @@ def others():
 
 def test_others_run_while_a_question_is_asked(engine, others):
     with engine.connect() as connection:
-        count = connection.execute(text(f"SELECT count(*) FROM ({COUNT})"), {"most": 300_000}).scalar()
+        for _ in range(20):  # a question may be over before the machine lets anybody else run
+            count = connection.execute(text(f"SELECT count(*) FROM ({COUNT})"), {"most": 300_000}).scalar()
+            assert count == 300_000
+            if others:
+                break
 
-    assert count == 300_000
     assert others
 
 

@@ -137,7 +137,10 @@ def test_all_that_was_counted_is_in_the_charts(browser: Browser, reader_zone: st
 def test_an_expiry_is_entered_in_the_zone(app: Flask, browser: Browser, reader_zone: str):
     token = issue(app, browser.create_project())
     path = f"/admin/tokens/{token.id}"
-    soon = datetime.now(ZoneInfo(reader_zone)).replace(second=0, microsecond=0) + timedelta(days=30)
+    # At noon, which there is once on every day.
+    soon = datetime.now(ZoneInfo(reader_zone)).replace(hour=12, minute=0, second=0, microsecond=0) + timedelta(
+        days=30
+    )
 
     page = browser.get(path).text
     browser.submit(path, path, expires_at=soon.strftime("%Y-%m-%dT%H:%M"))

@@ -35,9 +35,7 @@ def open_shipper(open_reader, open_http_sink, dead_letters):
 
     def make(sink=None, wait=None, **options):
         options = {"uniform": lambda low, high: high, "max_age_s": 0.0} | options
-        shippers.append(
-            Shipper(open_reader(), sink or open_http_sink(read_timeout_s=1), dead_letters, wait=wait, **options)
-        )
+        shippers.append(Shipper(open_reader(), sink or open_http_sink(), dead_letters, wait=wait, **options))
         return shippers[-1]
 
     yield make
@@ -155,7 +153,7 @@ class TestPoison:
 
 class TestRun:
     def test_a_receiver_in_every_kind_of_trouble_gets_everything_in_the_end(
-        self, open_shipper, receiver, behave, append, caplog
+        self, open_shipper, open_http_sink, receiver, behave, append, caplog
     ):
         caplog.set_level(logging.INFO)
         ids = append(10)
@@ -169,7 +167,7 @@ class TestRun:
             behave.answer(401),
         ]
         receiver.script.extend([*faults, behave.take_and_hang_up])
-        shipper = open_shipper(wait=pauses, max_records=5)
+        shipper = open_shipper(open_http_sink(read_timeout_s=3), wait=pauses, max_records=5)
         shipper.run()
 
         assert set(receiver.ids) == set(ids)

@@ -74,7 +74,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture(autouse=True)
-def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever can be answered is, however slow the machine."""
+    monkeypatch.setattr(module, "PATIENCE_S", 60)
+
+
+@pytest.fixture
+def _no_patience(_patience: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a name server that is silent."""
     monkeypatch.setattr(module, "PATIENCE_S", 0.01)
 
 
@@ -116,6 +123,7 @@ def falls_silent(server: NameServer) -> None:
     server.is_silent = True
 
 
+@pytest.mark.usefixtures("_no_patience")
 @pytest.mark.parametrize("outage", [fails, falls_silent])
 def test_what_was_found_is_used_on_in_an_outage_of_the_name_server(
     outage: Callable[[NameServer], None], names: Names, server: NameServer, clock: Clock
@@ -170,6 +178,7 @@ def test_a_name_that_took_no_connection_is_looked_up_anew_though_it_is_fresh(
     assert hosts(names.addresses("a")) == ["10.0.0.2"]
 
 
+@pytest.mark.usefixtures("_no_patience")
 def test_an_answer_that_comes_late_is_used_by_the_next(names: Names, server: NameServer, clock: Clock) -> None:
     names.addresses("a")
     server.is_silent = True

@@ -25,7 +25,7 @@ from tests.upstream import Peer, Script, ScriptedUpstream, keeping, server_conte
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 CLOSING_HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 END = b"0\r\n\r\n"
-IDLE_S = 0.1
+IDLE_S = 1.0
 PATIENT = Timeouts(connect_s=60, first_byte_s=60, idle_s=60)
 
 

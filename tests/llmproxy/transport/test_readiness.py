@@ -43,9 +43,9 @@ def test_a_wait_for_nothing_ends_by_a_timeout(readiness) -> None:
 
 def test_a_wait_outlasts_the_time_of_an_earlier_one(pair, readiness) -> None:
     gevent.spawn(pair[1].send, b"x")
-    readiness.wait(0.05)
+    readiness.wait(0.5)
     pair[0].recv(1)
-    gevent.spawn_later(0.1, pair[1].send, b"y")
+    gevent.spawn_later(0.7, pair[1].send, b"y")
     assert readiness.wait(60) > 0
 
 
@@ -59,9 +59,9 @@ def test_a_shorter_wait_need_not_last_as_long_as_an_earlier_one(pair, readiness)
 
 def test_no_wait_times_out_after_a_pause_longer_than_its_time(pair, readiness) -> None:
     gevent.spawn(pair[1].send, b"x")
-    readiness.wait(0.02)
+    readiness.wait(0.5)
     pair[0].recv(1)
-    gevent.sleep(0.05)
+    gevent.sleep(0.7)
     gevent.spawn(pair[1].send, b"y")
     assert readiness.wait(60) > 0
 
@@ -103,12 +103,12 @@ def test_a_watch_times_out_where_its_deadline_was_put_off_to(pair, readiness) ->
 
     def read() -> None:
         pair[0].recv(1)
-        readiness.deadline = begun + 0.09
+        readiness.deadline = begun + 0.9
 
     gevent.spawn(pair[1].send, b"x")
     with gevent.Timeout(60), pytest.raises(TimeoutError):
-        readiness.watch(read, 0.03)
-    assert time.monotonic() >= begun + 0.09
+        readiness.watch(read, 0.5)
+    assert time.monotonic() >= begun + 0.9
 
 
 def test_a_watcher_that_is_killed_leaves_nothing_behind(pair, readiness) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import io
 import os
+import select
 import shutil
 import socket
 import ssl
@@ -546,6 +547,12 @@ def silent(peer: Peer) -> None:
     peer.read_to_end()
 
 
+def wait_for_the_end(client: Client, origin: Origin) -> None:
+    """Until the end of its kept connection has come to this side, too."""
+    [kept] = client.adapter._pool._idle[origin]
+    assert select.select([kept._sock], [], [], 60)[0]
+
+
 def closing(peer: Peer) -> None:
     peer.close()
 
@@ -603,13 +610,11 @@ def test_what_has_reached_the_upstream_is_not_sent_twice(method: str, end: Scrip
 @ONCE_ONLY
 def test_what_cannot_have_reached_the_upstream_is_sent_again(method: str, end: Script, client: Client) -> None:
     """It closed before the request was sent, which is seen by sending (reset) or by what was not confirmed (fin)."""
-    ended = threading.Event()
     asked: list[bytes] = []
 
     def first(peer: Peer) -> None:
         answering(OK)(peer)
         end(peer)
-        ended.set()
 
     def second(peer: Peer) -> None:
         asked.append(peer.read_request())
@@ -617,7 +622,7 @@ def test_what_cannot_have_reached_the_upstream_is_sent_again(method: str, end: S
 
     with ScriptedUpstream(first, second) as upstream:
         client.exchange(upstream.origin)
-        assert ended.wait(60)
+        wait_for_the_end(client, upstream.origin)
         assert client.exchange(upstream.origin, method=method, body=held(b"body")) == b"ok"
 
     assert asked[0].endswith(b"\r\n\r\nbody")
@@ -625,20 +630,16 @@ def test_what_cannot_have_reached_the_upstream_is_sent_again(method: str, end: S
 
 def test_what_lay_unread_when_the_upstream_died_is_not_sent_twice(client: Client) -> None:
     """Its machine had the request, and nobody can know from here that nobody read it."""
-    sent = threading.Event()
 
     def script(peer: Peer) -> None:
         answering(OK)(peer)
-        assert sent.wait(60)
+        assert peer.socket.recv(1, socket.MSG_PEEK)
         peer.close()
-
-    def on_connection(connection: Abortable | None) -> None:
-        threading.Timer(SHORT_S, sent.set).start()
 
     with ScriptedUpstream(script) as upstream:
         client.exchange(upstream.origin)
         with pytest.raises(RequestsConnectionError):
-            client.open(upstream.origin, method="POST", body=held(b"body"), on_connection=on_connection)
+            client.open(upstream.origin, method="POST", body=held(b"body"))
 
     assert upstream.connections == 1
 
@@ -647,16 +648,14 @@ def test_what_lay_unread_when_the_upstream_died_is_not_sent_twice(client: Client
 def test_a_streamed_body_is_sent_whole_on_a_fresh_connection_when_not_even_its_head_could_leave(
     client: Client,
 ) -> None:
-    ended = threading.Event()
 
     def first(peer: Peer) -> None:
         answering(OK)(peer)
         peer.reset()
-        ended.set()
 
     with ScriptedUpstream(first, answering(OK)) as upstream:
         client.exchange(upstream.origin)
-        assert ended.wait(60)
+        wait_for_the_end(client, upstream.origin)
         assert client.exchange(upstream.origin, method="POST", body=streamed(b"x" * 100_000)) == b"ok"
 
 
@@ -687,16 +686,9 @@ def test_a_request_is_not_repeated_twice(client: Client) -> None:
 
 
 def test_a_connection_that_was_closed_while_idle_is_not_even_tried(client: Client) -> None:
-    closed = threading.Event()
-
-    def script(peer: Peer) -> None:
-        answering(OK)(peer)
-        peer.close()
-        closed.set()
-
-    with ScriptedUpstream(script, answering(OK)) as upstream:
+    with ScriptedUpstream(answering(OK), answering(OK)) as upstream:
         client.exchange(upstream.origin)
-        assert closed.wait(60)
+        wait_for_the_end(client, upstream.origin)
         assert client.exchange(upstream.origin, method="POST", body=streamed(b"once only")) == b"ok"
 
 
@@ -736,7 +728,7 @@ def test_a_body_that_cannot_be_sent_again_is_not_repeated(client: Client) -> Non
 
 
 def test_a_silent_upstream_is_not_asked_twice() -> None:
-    client = Client(replace(PATIENT, first_byte_s=SHORT_S))
+    client = Client()
 
     def script(peer: Peer) -> None:
         answering(OK)(peer)
@@ -745,6 +737,7 @@ def test_a_silent_upstream_is_not_asked_twice() -> None:
 
     with ScriptedUpstream(script) as upstream:
         client.exchange(upstream.origin)
+        client.adapter._timeouts = replace(PATIENT, first_byte_s=SHORT_S)
         with pytest.raises(ReadTimeout):
             client.open(upstream.origin)
 
