@@ -8,6 +8,7 @@ pass as they came. The names of attributes stand here alone, because those of ge
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from random import getrandbits
 from typing import TYPE_CHECKING, Any, cast
@@ -20,6 +21,7 @@ from llmproxy.api_log.record import CallRecord
 from llmproxy.egress import Egress
 from llmproxy.endpoints import endpoint_class
 from llmproxy.headers import Headers, with_header
+from llmproxy.telemetry import outages
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -71,8 +73,30 @@ def start(endpoint: str, *, service_name: str, headers: str, egress: Egress) -> 
     session = _Session(egress.for_requests(endpoint)) if egress.has_proxies else None
     exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", headers=sent, session=session)
     provider.add_span_processor(BatchSpanProcessor(exporter))
+    _keep_quiet()
     _tracer = provider.get_tracer("llm-proxy", __version__)
     return lambda: provider.force_flush(int(FLUSH_S * 1000))
+
+
+def _keep_quiet() -> None:
+    """
+    Let the SDK have a line in the process's log once a minute, for each thing that it has to say.
+
+    It has one for each try of a collector that is away, and for each `tracestate` that is none, with its text:
+    whoever calls could fill the disk.
+    """
+    logging.getLogger("opentelemetry.trace.span").disabled = True
+    sdk = logging.getLogger("opentelemetry")
+    sdk.addHandler(_OnceAMinute(logging.WARNING))
+    sdk.propagate = False
+
+
+class _OnceAMinute(logging.Handler):
+    """Tells as `outages` does; what is said with other numbers is the same."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell it, or count it."""
+        outages.note(f"{record.name}: {record.msg}", f"traces: {record.getMessage()[: outages.MOST_TEXT]}")
 
 
 class _OwnSampling:

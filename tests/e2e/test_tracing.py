@@ -196,6 +196,14 @@ def test_a_broken_traceparent_begins_a_new_trace(traced, collector, upstream, to
     assert collector.span_of(answer["x-proxy-request-id"]).parent_span_id == b""
 
 
+def test_what_is_no_tracestate_has_no_line_in_the_log(traced, collector, upstream, token):
+    answer = call(traced.url, "GET", "/v1/models", token.bearer, TRACEPARENT, ("tracestate", "no-such-state " * 500))
+
+    assert answer.status == 200
+    assert collector.span_of(answer["x-proxy-request-id"]).parent_span_id.hex() == PARENT
+    assert "no-such-state" not in traced.output()
+
+
 def test_a_refusal_and_a_failure_are_told_apart(traced, collector, upstream, token):
     refused = call(traced.url, "GET", "/v1/models", ("Authorization", f"Bearer {uuid.uuid4()}"))
     failed = call(traced.url, "GET", "/v1/models", token.bearer, ("x-mock-drop", "1"))
@@ -252,6 +260,9 @@ def test_a_collector_that_is_not_there_costs_nobody_a_call(upstream, tmp_path):
         assert [call(server.url, "GET", "/v1/models", token.bearer).status for _ in range(5)] == [200] * 5
         server.terminate()
         assert server.wait() == 0
+    # Once a minute, and not by the SDK, which has a line for each try.
+    assert "WARNING llmproxy.telemetry.outages: traces: " in server.output()
+    assert "opentelemetry." not in server.output()
 
 
 def test_an_endpoint_without_the_extra_stops_the_start_and_says_what_to_install(collector, tmp_path):
