@@ -122,9 +122,12 @@ class PostgresTokenStore:
         meters = settlement.meters
         if meters is None or self._clock is None:
             rows = self._execute(METERS_HELD, {"request_id": settlement.request_id})
-            meters = tuple(Meter(*row[:-1]) for row in rows)
-            self._clock = (rows[0][-1], time.monotonic()) if rows else self._clock
-        now_us = database_us(*self._clock, time.monotonic()) if self._clock else 0
+            if not rows:
+                # Its claim may still take place before the next statement, which would end it without its meters.
+                return False
+            meters = tuple(Meter(*row[:-1]) for row in rows if row[0] is not None)
+            self._clock = rows[0][-1], time.monotonic()
+        now_us = database_us(*self._clock, time.monotonic())
         return bool(self._execute(SETTLE, postgres_ruled.settle_values(settlement, meters, now_us)))
 
     def settle_together(self, settlements: Sequence[Settlement]) -> int:

@@ -125,11 +125,12 @@ CLAIM_AGAIN = _CLAIM.replace(
     "(last_used_at = %(now)s OR EXISTS (SELECT FROM reservations WHERE request_id = %(request_id)s))",
 )
 
-# What a settlement must know of meters that its caller does not know.
+# What a settlement must know of meters that its caller does not know: a row for each, and one of nothing for none, so
+# that no row says that there is no reservation.
 METERS_HELD = f"""
-SELECT {_METER}, {_NOW} FROM meters WHERE id IN (
-    SELECT entry->>0 FROM reservations, json_array_elements(holds) AS entry WHERE request_id = %(request_id)s
-)
+SELECT {_METER}, {_NOW}
+FROM reservations LEFT JOIN json_array_elements(holds) AS entry ON TRUE LEFT JOIN meters ON id = entry->>0
+WHERE request_id = %(request_id)s
 """  # noqa: S608
 
 _COST = "CASE unit WHEN 'usd' THEN COALESCE(%(cost)s::bigint, assumed) ELSE COALESCE(%(tokens)s::bigint, assumed) END"

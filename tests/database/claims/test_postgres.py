@@ -87,6 +87,40 @@ def test_a_settlement_whose_answer_was_lost_charges_once(bench, monkeypatch):
     assert (bench.meter(meter).spent, bench.meter(meter).reserved, bench.token().in_flight) == (70, 0, 0)
 
 
+def test_a_claim_that_takes_place_while_its_end_is_told_keeps_its_hold_until_it_is_found(bench, monkeypatch):
+    meter = bench.add_meter()
+    request_id = new_id()
+    execute = bench.store._execute
+
+    def execute_and_claim(statement, values):
+        found = execute(statement, values)
+        if statement == postgres_ruled.METERS_HELD and not found:
+            bench.claim(cost(100), request_id=request_id)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            bench.store, "_execute", lambda statement, values, again=None: execute_and_claim(statement, values)
+        )
+        assert bench.release(request_id) is False
+    assert (bench.meter(meter).reserved, bench.rows()[request_id].state) == (100, "held")
+
+    assert bench.release(request_id) is True
+    assert (bench.meter(meter).spent, bench.meter(meter).reserved, bench.token().in_flight) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("has_meter", [True, False])
+def test_what_is_held_is_ended_also_where_nobody_knows_its_meters(bench, has_meter):
+    meter = bench.add_meter() if has_meter else None
+    request_id = new_id()
+    bench.claim(cost(100), request_id=request_id, concurrency=1)
+
+    assert bench.release(request_id)
+
+    assert (bench.token().in_flight, bench.rows()[request_id].state) == (0, "settled")
+    assert meter is None or bench.meter(meter).reserved == 0
+
+
 def test_a_lock_that_is_held_for_long_refuses_for_now_and_counts_nothing(bench, database_url):
     meter = bench.add_meter()
 
