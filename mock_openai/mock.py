@@ -11,6 +11,7 @@ from typing import Any, Self
 from urllib.parse import quote, urlencode, urlsplit
 
 STOP_S = 5
+WAIT_S = 60.0
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -89,14 +90,14 @@ class MockOpenAI:
         return self.requests()[-1]
 
     def wait_for(
-        self, outcome: str = "answered", *, path: str | None = None, count: int = 1, timeout: float = 60.0
+        self, outcome: str = "answered", *, path: str | None = None, count: int = 1, timeout: float = WAIT_S
     ) -> dict[str, Any]:
         """The newest of `count` requests with this outcome, as soon as there are so many. Raises TimeoutError."""
         asked = {"outcome": outcome, "count": str(count)} | ({"path": path} if path else {})
         found: list[dict[str, Any]] = self._wait(asked, timeout)
         return found[-1]
 
-    def wait_for_open_connections(self, count: int, *, timeout: float = 60.0) -> None:
+    def wait_for_open_connections(self, count: int, *, timeout: float = WAIT_S) -> None:
         """Returns once exactly `count` connections are open. Raises TimeoutError."""
         self._wait({"open": str(count)}, timeout)
 
@@ -117,7 +118,7 @@ class MockOpenAI:
         query = urlencode(asked | {"timeout": str(timeout_s)})
         return self._call("GET", f"wait?{query}", timeout_s=timeout_s + STOP_S)
 
-    def _call(self, method: str, command: str, *, timeout_s: float = 60.0) -> Any:
+    def _call(self, method: str, command: str, *, timeout_s: float = WAIT_S) -> Any:
         place = urlsplit(self.url)
         connection: http.client.HTTPConnection
         if place.scheme == "https":

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +56,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if is_of_sqlite(item)]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_runtest_setup() -> None:
+    """Let no test begin where an hour or a day (UTC), and with it a budget's period, would end while it runs."""
+    to_the_hour_s = 3600 - time.time() % 3600
+    is_before_midnight = time.gmtime().tm_hour == 23
+    if to_the_hour_s < (60 if is_before_midnight else 15):
+        time.sleep(to_the_hour_s + 0.1)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -145,8 +154,7 @@ def proxy(server_kind, running_upstream, tmp_path_factory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def impatient_proxy(server_kind, running_upstream, tmp_path_factory) -> Iterator[Server]:
     """The same with short timeouts and a small limit for bodies."""
-    settings = dict.fromkeys(["CONNECT_TIMEOUT", "FIRST_BYTE_TIMEOUT", "IDLE_TIMEOUT"], "1")
-    settings["MAX_BODY_BYTES"] = "1000000"
+    settings = {"CONNECT_TIMEOUT": "2", "FIRST_BYTE_TIMEOUT": "2", "IDLE_TIMEOUT": "1.5", "MAX_BODY_BYTES": "1000000"}
     yield from serve(server_kind, running_upstream, tmp_path_factory, **settings)
 
 

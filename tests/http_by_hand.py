@@ -3,6 +3,7 @@
 import json
 import socket
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -83,6 +84,11 @@ class HandClient:
     def send(self, data: bytes) -> None:
         """These bytes."""
         self.sock.sendall(data)
+
+    def finish_sending(self) -> None:
+        """Close this direction, and go on reading. A server that has ended the connection already does not mind."""
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
 
     def send_request(
         self,

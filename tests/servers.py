@@ -15,8 +15,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -38,10 +38,8 @@ on_both_servers = pytest.mark.servers(DEPLOYED, EMBEDDED)
 # Who passes a plain stream on: the event loop, as in the product, or always a greenlet.
 LOOP, GREENLET = "loop", "greenlet"
 RELAYS = {LOOP: [sys.executable], GREENLET: [sys.executable, "-m", "tests.by_greenlet"]}
-# A wait ends at once when what it is for is there: these are for a machine that has much else to do.
-START_S = 60.0
-STOP_S = 30.0
-WAIT_S = 30.0
+# Longer than a machine with much else to do takes for anything. What is waited for is gone on from at once.
+WAIT_S = START_S = STOP_S = 60.0
 LISTENS = re.compile(r"(?:serves|Listening at:) (http://[^/\s]+:\d+)")
 LISTENING = "0A"  # in /proc/net/tcp
 WATCHED = re.compile(r"^tfd:\s*(\d+)", re.MULTILINE)  # in an epoll's /proc/<pid>/fdinfo
@@ -274,6 +272,28 @@ class Server:
 
         wait_for(is_told_of_all, otherwise=self.records)
 
+    @contextmanager
+    def unwritable_log(self) -> Iterator[None]:
+        """
+        For as long as this lasts, no record can be written: where the log was, there is a directory.
+
+        What was written is in `aside`, and so are the records of the tenth of a second that a writer takes to notice.
+        """
+        log = self.data_dir / "api_logs.jsonl"
+        for number in itertools.count(1):
+            with suppress(FileNotFoundError):
+                log.rename(log.with_name(f"{log.name}.{number}"))
+            # In between, a writer may have made it anew.
+            with suppress(FileExistsError):
+                log.mkdir()
+                break
+        yield
+        log.rmdir()
+
+    def aside(self) -> str:
+        """What `unwritable_log` put aside."""
+        return "".join(path.read_text() for path in self.data_dir.glob("api_logs.jsonl.*"))
+
     def record_of(self, request_id: str | None) -> dict[str, Any]:
         """The one record of this request. A refusal may be counted in another's: see `count_calls`."""
 
@@ -333,7 +353,7 @@ def fetch(
     url: str, method: str, path: str, headers: dict[str, str] | None = None, body: Any = None
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
     """Status, headers and body of one call on a connection of its own. A body that is not bytes goes as JSON."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=WAIT_S)
     sent = dict(headers or {})
     if body is not None and not isinstance(body, bytes):
         body = json.dumps(body).encode()

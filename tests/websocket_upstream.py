@@ -41,8 +41,9 @@ class WebSocketUpstream(ScriptedUpstream):
         self.ends: list[ConnectionClosed | None] = []
         self.ended = threading.Semaphore(0)
         self._talk = talk
+        usual = {"compression": None, "ping_interval": None, "open_timeout": WAIT_S, "close_timeout": WAIT_S}
         self._library = serve(
-            self._opened, sock=self._listener, **{"compression": None, "ping_interval": None} | options
+            lambda peer: None, sock=self._listener, create_connection=self._connection, **usual | options
         )
 
     def wait_for_end(self) -> ConnectionClosed | None:
@@ -52,6 +53,19 @@ class WebSocketUpstream(ScriptedUpstream):
 
     def _serve(self, peer: Peer) -> None:
         self._library.handler(peer.socket, None)
+
+    def _connection(self, *args: Any, **options: Any) -> ServerConnection:
+        opened = self._opened
+
+        class Connection(ServerConnection):
+            """Talks as soon as it is open: the library's own way passes over a client that has left by then."""
+
+            def handshake(self, *args: Any, **options: Any) -> None:
+                super().handshake(*args, **options)
+                if self.response and self.response.status_code == 101:
+                    opened(self)
+
+        return Connection(*args, **options)
 
     def _opened(self, peer: ServerConnection) -> None:
         assert peer.request is not None

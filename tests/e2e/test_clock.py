@@ -143,7 +143,7 @@ def test_a_stream_and_its_record_outlast_a_jump(server, clock, upstream, jump):
     # Every record is summed up, in whichever hour it says that it was.
     begin, end = (f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%dT%H:00:00Z}" for days in (-2, 2))
     usage = f"/usage?token_id={token.id}&from={begin}&to={end}"
-    wait_for(lambda: server.manage("GET", usage)[1]["total"]["requests"] == 3, timeout_s=20, otherwise=server.output)
+    wait_for(lambda: server.manage("GET", usage)[1]["total"]["requests"] == 3, otherwise=server.output)
 
 
 @pytest.mark.parametrize(("begun", "ended"), [("+0", "+400d"), ("+400d", "+0"), ("+400d", "+400d")])
@@ -190,19 +190,19 @@ def at(text: str) -> datetime:
         (
             "day",
             23,
-            ["2027-03-28T00:00:01", "2027-03-28T01:59:59", "2027-03-28T03:00:01", "2027-03-28T23:59:50"],
+            ["2027-03-28T00:00:01", "2027-03-28T01:59:59", "2027-03-28T03:00:01", "2027-03-28T23:58:00"],
             "2027-03-29T00:00:00",
         ),
         (
             "day",
             25,
-            ["2027-10-31T00:00:01", "2027-10-31T02:30:00", "2027-10-31T02:30:00+", "2027-10-31T23:59:50"],
+            ["2027-10-31T00:00:01", "2027-10-31T02:30:00", "2027-10-31T02:30:00+", "2027-10-31T23:58:00"],
             "2027-11-01T00:00:00",
         ),
         (
             "month",
             31 * 24 + 1,
-            ["2027-10-01T00:00:01", "2027-10-31T02:30:00", "2027-10-31T02:30:00+", "2027-10-31T23:59:50"],
+            ["2027-10-01T00:00:01", "2027-10-31T02:30:00", "2027-10-31T02:30:00+", "2027-10-31T23:58:00"],
             "2027-11-01T00:00:00",
         ),
     ],
@@ -226,7 +226,7 @@ def test_a_budget_begins_anew_at_local_midnight_and_once(calendar_server, clock,
         def told(moment: datetime) -> str:
             return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
-        assert spent_after_a_call(begin - timedelta(seconds=10)) == (2800, told(begin))
+        assert spent_after_a_call(begin - timedelta(minutes=2)) == (2800, told(begin))
         for calls, moment in enumerate(map(at, within), 1):
             assert spent_after_a_call(moment) == (2800 * calls, told(end))
         spent, resets_at = spent_after_a_call(end + timedelta(seconds=1))

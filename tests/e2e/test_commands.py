@@ -80,7 +80,7 @@ def test_cleanup_deletes_sums_of_whole_days_alone(tmp_path):
             begin = f"{datetime.now(UTC) - timedelta(days=3):%Y-%m-%dT%H:00:00Z}"
             return server.manage("GET", f"/usage?from={begin}")[1]["total"]["requests"]
 
-        wait_for(lambda: requests() == 2, timeout_s=20, otherwise=server.output)
+        wait_for(lambda: requests() == 2, otherwise=server.output)
         assert "deleted 0 sums of usage" in flask(server, "cleanup")
         assert "deleted 0 sums of usage" not in flask(server, "cleanup", USAGE_RETENTION_DAYS="0")
         assert requests() == 1

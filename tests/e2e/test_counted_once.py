@@ -332,7 +332,7 @@ def usage_of(server: Server, token: Token, *, requests: int) -> dict:
         _, answer = server.manage("GET", f"/usage?project_id={token.project_id}&group_by=day")
         return answer["total"] if answer["total"]["requests"] == requests else None
 
-    found = wait_for(total, timeout_s=30)
+    found = wait_for(total)
     assert isinstance(found, dict)
     return found
 
@@ -370,7 +370,8 @@ def test_metrics_count_what_the_sums_do(server, played):
 def test_a_record_says_whose_usage_it_saw(server, played):
     def records_of(case):
         # Of two workers, the one that answered first may write last.
-        return sorted(server.records(played[case]), key=lambda record: record["timestamp"])
+        found = server.wait_for_records(len(CASES[case][0]), played[case])
+        return sorted(found, key=lambda record: record["timestamp"])
 
     records = records_of("a response in the background, read before its end and three times after")
 

@@ -11,7 +11,7 @@ from websockets.sync.client import connect
 
 from tests.conftest import serve
 from tests.http_by_hand import Answer, Broken, HandClient
-from tests.servers import DEPLOYED, Server, Token, wait_for
+from tests.servers import DEPLOYED, WAIT_S, Server, Token, wait_for
 from tests.websocket_upstream import WebSocketUpstream
 
 CHAT = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}]}'
@@ -186,6 +186,6 @@ def test_a_websocket_ends_whatever_is_set(opposite):
         with connect(url, additional_headers=dict([token.bearer]), proxy=None) as client:
             revoke(opposite, token)
             with pytest.raises(ConnectionClosedError) as closed:
-                client.recv(timeout=10)
+                client.recv(timeout=WAIT_S)
 
     assert closed.value.rcvd.code == 1008

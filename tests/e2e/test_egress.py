@@ -19,7 +19,7 @@ from tests.egress_proxy import CREDENTIALS, EgressProxyServer
 from tests.http_by_hand import HandClient, call
 from tests.meters import DOLLAR, add_meter
 from tests.receiver import Receiver, receiver  # noqa: F401
-from tests.servers import ADMIN_PASSWORD, DEPLOYED, Server, Token, fetch, on_both_servers, wait_for
+from tests.servers import ADMIN_PASSWORD, DEPLOYED, WAIT_S, Server, Token, fetch, on_both_servers, wait_for
 from tests.websocket_upstream import WebSocketUpstream
 
 
@@ -58,7 +58,7 @@ def server(server_kind, running_egress, authority, tmp_path_factory) -> Iterator
     authority.cert_pem.write_to_path(ca := place / "ca.pem")
     settings = {
         "HTTPS_PROXY": running_egress.proxy_url, "http_proxy": running_egress.proxy_url, "no_proxy": "near.internal",
-        "SSL_CERT_FILE": str(ca), "CONNECT_TIMEOUT": "2", "UPSTREAM_URL": "https://nobody.internal",
+        "SSL_CERT_FILE": str(ca), "CONNECT_TIMEOUT": "5", "UPSTREAM_URL": "https://nobody.internal",
     }  # fmt: skip
     with Server(server_kind, place / "data", **settings) as running:
         running.secrets |= set(CREDENTIALS.split(":")) | {"planted-p@ssword", "planted-reason"}
@@ -133,7 +133,7 @@ def test_a_websocket_takes_a_tunnel(server, egress, authority, upstream, encrypt
         where = server.url.replace("http", "ws") + "/v1/realtime"
         with connect(where, additional_headers=dict([token.bearer]), proxy=None) as client:
             client.send("hello")
-            assert client.recv(timeout=10) == "hello"
+            assert client.recv(timeout=WAIT_S) == "hello"
 
     assert egress.asked == [f"CONNECT {place_of(websockets, name)} HTTP/1.1"]
 
@@ -292,17 +292,17 @@ def test_records_traces_and_alerts_take_the_same_way(shipping, egress, collector
     add_meter(shipping, shipping.create_project(), spent=DOLLAR, period="total", period_end=2**62)
     answer = call(shipping.url, "GET", "/v1/models", shipping.issue_token().bearer)
     collector.span_of(answer["x-proxy-request-id"])
-    wait_for(lambda: receiver.records, timeout_s=20)
+    wait_for(lambda: receiver.records)
 
-    wait_for(lambda: hosts_in(egress.asked) == {"logs.test", "collector.test", "alerts.test"}, timeout_s=20)
+    wait_for(lambda: hosts_in(egress.asked) == {"logs.test", "collector.test", "alerts.test"})
 
 
 def test_a_refusal_to_pass_on_records_and_traces_is_logged_without_a_secret(shipping, egress):
     egress.refuses = 407
     call(shipping.url, "GET", "/v1/models", shipping.issue_token().bearer)
-    wait_for(lambda: hosts_in(egress.asked) == {"logs.test", "collector.test"}, timeout_s=20)
+    wait_for(lambda: hosts_in(egress.asked) == {"logs.test", "collector.test"})
 
-    wait_for(lambda: "it answered 407: check the credentials in HTTP_PROXY" in shipping.output(), timeout_s=20)
+    wait_for(lambda: "it answered 407: check the credentials in HTTP_PROXY" in shipping.output())
 
 
 def test_records_wait_for_a_proxy_that_is_away(upstream, receiver: Receiver, tmp_path: Path):  # noqa: F811
@@ -310,6 +310,6 @@ def test_records_wait_for_a_proxy_that_is_away(upstream, receiver: Receiver, tmp
     settings |= {"HTTP_PROXY": "http://planted-user:planted-word@127.0.0.1:9", "LOG_STRICT": "on"}
     with Server(DEPLOYED, tmp_path / "data", **settings) as server:
         assert call(server.url, "GET", "/v1/models", server.issue_token().bearer).status == 200
-        wait_for(lambda: "the egress proxy refused, or cannot be reached" in server.output(), timeout_s=20)
+        wait_for(lambda: "the egress proxy refused, or cannot be reached" in server.output())
         server.secrets |= {"planted-user", "planted-word"}
         assert server.leaks() == []

@@ -116,8 +116,8 @@ def test_a_chunked_upload_whose_client_leaves_never_ends_cleanly_upstream(proxy,
 
 def test_a_client_that_sent_its_next_request_early_is_not_taken_for_gone(proxy, upstream, token):
     with HandClient(proxy.url) as client:
-        client.send_request("GET", "/v1/models", token.bearer, ("x-mock-delay-ms", "100"))
-        upstream.wait_for("waiting")
+        client.send_request("GET", "/v1/models", token.bearer, ("x-mock-delay-ms", "500"))
+        wait_for(lambda: upstream.requests("/v1/models"))
         client.send_request("GET", "/v1/models/gpt-4o-mini", token.bearer)
 
         assert client.read_answer().json["object"] == "list"

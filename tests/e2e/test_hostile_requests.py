@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.conftest import serve
-from tests.http_by_hand import Broken, HandClient, call
-from tests.servers import DEPLOYED, ROOT, Server, environment, on_both_servers
+from tests.http_by_hand import TIMEOUT_S, Broken, HandClient, call
+from tests.servers import DEPLOYED, ROOT, WAIT_S, Server, environment, on_both_servers
 
 pytestmark = on_both_servers
 BAD_TARGETS = [
@@ -195,7 +195,7 @@ def test_malformed_chunks_are_refused_and_never_complete_upstream(proxy, upstrea
 
     with HandClient(proxy.url) as client:
         client.send(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + chunks)
-        client.sock.shutdown(socket.SHUT_WR)  # some of these promise more
+        client.finish_sending()  # some of these promise more
         try:
             status = client.read_answer().status
         except Broken:
@@ -226,7 +226,7 @@ def test_nothing_is_read_leniently(proxy, upstream, token, request_):
 
     with HandClient(proxy.url) as client:
         client.send((data % bearer if b"%b" in data else data + bearer) + b"\r\n")
-        client.sock.shutdown(socket.SHUT_WR)
+        client.finish_sending()
         try:
             status = client.read_answer().status
         except Broken:
@@ -319,7 +319,7 @@ def test_a_body_that_trickles_in_ends_with_408(hasty_proxy, upstream, framing):
             with contextlib.suppress(TimeoutError):
                 client.sock.recv(1, socket.MSG_PEEK)
                 break
-        client.sock.settimeout(20)
+        client.sock.settimeout(TIMEOUT_S)
         answer = client.read_answer()
 
     assert (answer.status, answer.json["error"]["code"]) == (408, "request_timeout")
@@ -352,7 +352,7 @@ EMBEDDED_WITH_A_SHORT_DEADLINE = """
     sys.path.insert(0, sys.argv.pop())
     import wsgi
     from server.pywsgi import handler
-    handler.HEAD_DEADLINE_S = 0.3
+    handler.HEAD_DEADLINE_S = 1
     wsgi.main()
 """
 
@@ -372,7 +372,7 @@ def hurried(server_kind, tmp_path_factory):
         yield process.stdout.readline().split()[2].removesuffix("/v1")
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(WAIT_S)
         process.stdout.close()
 
 
@@ -413,7 +413,7 @@ def test_a_head_that_trickles_in_is_cut_off_too(hurried):
 def assert_is_cut_off(client, drop):
     """The server ends the connection while the client goes on sending drops."""
     client.sock.settimeout(0.05)
-    for _ in range(100):
+    for _ in range(1000):
         try:
             client.send(drop)
             if not client.sock.recv(1, socket.MSG_PEEK):

@@ -23,7 +23,7 @@ def in_bash(script: str, **variables: str) -> str:
     """What a script prints. Fails when it does."""
     environ = {"PATH": "/usr/local/bin:/usr/bin:/bin"} | variables
     command = ["bash", "-euc", script]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

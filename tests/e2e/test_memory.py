@@ -62,7 +62,7 @@ def read_away(client: HandClient, answer) -> int:
 def until_it_stands(look) -> None:
     """Returns once a number has stood still for a while."""
     seen = []
-    wait_for(lambda: seen.append(look()) or (len(seen) > 25 and len(set(seen[-25:])) == 1), timeout_s=20)
+    wait_for(lambda: seen.append(look()) or (len(seen) > 25 and len(set(seen[-25:])) == 1))
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])

@@ -15,7 +15,7 @@ UPLOAD_BYTES = 64 * 1024 * 1024
 
 
 def client_of(url: str, key: str) -> openai.OpenAI:
-    return openai.OpenAI(api_key=key, base_url=f"{url}/v1", max_retries=0, timeout=30)
+    return openai.OpenAI(api_key=key, base_url=f"{url}/v1", max_retries=0, timeout=60)
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_an_error_of_the_upstream_raises_what_it_raises_directly(direct, proxied
 @pytest.mark.parametrize("name", ["chat", "stream with usage", "response", "models", "speech", "transcription"])
 def test_the_asynchronous_client_is_told_the_same(upstream, proxy, token, name):
     async def told(url: str, key: str) -> object:
-        async with openai.AsyncOpenAI(api_key=key, base_url=f"{url}/v1", max_retries=0, timeout=30) as client:
+        async with openai.AsyncOpenAI(api_key=key, base_url=f"{url}/v1", max_retries=0, timeout=60) as client:
             return await ASYNC_CALLS[name](client)
 
     proxied, direct = asyncio.run(told(proxy.url, token.secret)), asyncio.run(told(upstream.url, UPSTREAM_KEY))

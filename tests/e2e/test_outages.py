@@ -73,7 +73,7 @@ def test_a_change_that_a_locked_database_cannot_take_is_a_503_and_not_made(tmp_p
         with write_lock(server), ThreadPoolExecutor() as pool:
             change = pool.submit(server.manage, "POST", "/projects", {"name": "late", "openai_api_key": "sk-late"})
             # Whoever needs no database is served while the change waits for it.
-            assert [fetch(server.url, "GET", "/healthz")[0] for _ in range(10)] == [200] * 10
+            assert fetch(server.url, "GET", "/healthz")[0] == 200
             assert not change.done()
             status, told = change.result()
 
@@ -115,11 +115,8 @@ def test_a_key_sealed_under_a_lost_encryption_key_is_the_operators_matter(upstre
 
 def test_a_log_that_cannot_be_written_costs_nobody_a_call_and_is_caught_up_on(server, upstream):
     token = server.issue_token()
-    log = server.data_dir / "api_logs.jsonl"
-    log.unlink(missing_ok=True)
-    log.mkdir()
-    wait_for(lambda: call(server.url, "GET", "/v1/models", token.bearer).status == 200 and pending(server) > 0)
-    log.rmdir()
+    with server.unwritable_log():
+        wait_for(lambda: call(server.url, "GET", "/v1/models", token.bearer).status == 200 and pending(server) > 0)
 
     wait_for(lambda: pending(server) == 0)
     records = server.records(token)
@@ -136,16 +133,12 @@ def test_log_strict_forwards_nothing_that_it_cannot_record(upstream, tmp_path):
     with Server(DEPLOYED, tmp_path / "data", UPSTREAM_URL=upstream.url, LOG_STRICT="on") as server:
         token = server.issue_token()
         assert call(server.url, "GET", "/v1/models", token.bearer).status == 200
-        log = server.data_dir / "api_logs.jsonl"
-        log.rename(server.data_dir / "elsewhere.jsonl")
-        log.mkdir()
-
-        answer = wait_for(lambda: refused(server, token))
-        assert (answer.json["error"]["code"], answer["retry-after"]) == ("log_unavailable", "1")
-        forwarded = len(upstream.requests("/v1/models"))
-        assert call(server.url, "GET", "/v1/models", token.bearer).status == 503
-        assert len(upstream.requests("/v1/models")) == forwarded
-        log.rmdir()
+        with server.unwritable_log():
+            answer = wait_for(lambda: refused(server, token))
+            assert (answer.json["error"]["code"], answer["retry-after"]) == ("log_unavailable", "1")
+            forwarded = len(upstream.requests("/v1/models"))
+            assert call(server.url, "GET", "/v1/models", token.bearer).status == 503
+            assert len(upstream.requests("/v1/models")) == forwarded
         assert wait_for(lambda: call(server.url, "GET", "/v1/models", token.bearer).status == 200)
 
 

@@ -286,7 +286,7 @@ def test_a_model_without_a_price_is_unpriced(record_of, proxy):
     record = record_of(CHAT, chat("nobody-s-model", 10, 10)[0])
 
     assert (*costs(record), record["price_date"]) == (None, "unpriced", None)
-    assert 'llmproxy_unpriced_calls_total{model="nobody-s-model"} 1.0' in proxy.metrics()
+    wait_for(lambda: 'llmproxy_unpriced_calls_total{model="nobody-s-model"} 1.0' in proxy.metrics())
 
 
 def test_a_model_that_nobody_names_is_looked_for_in_no_large_body(record_of):
@@ -302,7 +302,7 @@ def test_a_usage_that_cannot_be_is_none(record_of, proxy):
 
     assert (*costs(record), record["usage_source"]) == (None, "absent", "absent")
     assert record["metadata"] == {"model": "gpt-4o", "created": 1}
-    assert "llmproxy_usage_clamped_total 0.0" not in proxy.metrics()
+    wait_for(lambda: "llmproxy_usage_clamped_total 0.0" not in proxy.metrics())
 
 
 def test_costs_and_tokens_are_counted_for_prometheus_under_the_model_that_is_billed(recorder, tmp_path):

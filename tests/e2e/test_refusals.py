@@ -88,6 +88,7 @@ def test_openais_client_raises_the_matching_exception_after_one_try(
 
     assert (error.value.status_code, error.value.code, error.value.type) == (status, code, type_)
     assert error.value.request_id
+    wait_for(lambda: proxy.count_calls(outcome="refused") > before)
     proxy.wait_for_refusals()
     assert proxy.count_calls(outcome="refused") == before + 1
 

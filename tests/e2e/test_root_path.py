@@ -10,7 +10,7 @@ from mock_openai.mock import MockOpenAI
 from tests.conftest import serve
 from tests.http_by_hand import Answer, call
 from tests.ports import free_port
-from tests.servers import ADMIN_PASSWORD, MANAGEMENT_TOKEN, Server, on_both_servers
+from tests.servers import ADMIN_PASSWORD, MANAGEMENT_TOKEN, WAIT_S, Server, on_both_servers
 from tests.websocket_upstream import WebSocketUpstream
 
 pytestmark = on_both_servers
@@ -94,7 +94,7 @@ def test_a_websocket_opens_below_the_path(below):
         url = below.url.replace("http", "ws") + "/tools/llm/v1/realtime?model=m"
         with connect(url, additional_headers=dict([token.bearer]), proxy=None) as client:
             client.send("hello")
-            assert client.recv(timeout=10) == "hello"
+            assert client.recv(timeout=WAIT_S) == "hello"
 
     assert upstream.paths == ["/v1/realtime?model=m"]
 

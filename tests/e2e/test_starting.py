@@ -113,7 +113,7 @@ def test_the_three_commands_of_the_first_start_work_when_pasted(upstream, tmp_pa
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
 

@@ -131,6 +131,7 @@ def test_of_many_large_bodies_at_once_some_go_up_as_they_were_sent(proxy, upstre
         for client in clients:
             client.send_request("POST", CHAT, *headers)
             client.send(body[:-1])
+        upstream.wait_for("receiving", path=CHAT, count=2)  # all have been looked at, and these two not held
         for client in clients:
             client.send(body[-1:])
         assert [client.read_answer().status for client in clients] == [200] * len(clients)

@@ -11,8 +11,8 @@ import trustme
 
 from mock_openai.mock import MockOpenAI
 from mock_openai.shapes import binary_pieces
-from tests.http_by_hand import Broken, HandClient, call
-from tests.servers import Server, on_both_servers, wait_for
+from tests.http_by_hand import TIMEOUT_S, Broken, HandClient, call
+from tests.servers import WAIT_S, Server, on_both_servers, wait_for
 from tests.upstream import Peer, ScriptedUpstream
 
 pytestmark = on_both_servers
@@ -120,7 +120,7 @@ def settled(look):
         seen.append(look())
         return len(seen) > 25 and len(set(seen[-25:])) == 1
 
-    wait_for(stands, timeout_s=20)
+    wait_for(stands)
     return seen[-1]
 
 
@@ -138,7 +138,7 @@ def test_an_upstream_that_does_not_read_stops_the_client_from_sending(proxy, ups
             pass
         assert sent < 24 * MIB
 
-        client.sock.settimeout(20)
+        client.sock.settimeout(TIMEOUT_S)
         upstream.release(gate)
         client.send(b"x" * (64 * MIB - sent))
         assert client.read_answer().json["body_length"] == 64 * MIB
@@ -215,7 +215,7 @@ def test_a_stream_that_falls_silent_is_cut_off(impatient_proxy, upstream, framin
     upstream.wait_for("client_gone")
     (record,) = impatient_proxy.wait_for_records(1, token)
     assert (record["outcome"], record["status_code"]) == ("upstream_timeout", 200)
-    assert record["duration_ms"] >= 1000 > record["ttft_ms"]
+    assert record["duration_ms"] - record["ttft_ms"] > 1400
 
 
 def test_an_upstream_that_never_answers_is_a_504(impatient_proxy, upstream):
@@ -240,11 +240,11 @@ def test_an_upstream_that_takes_no_connection_is_a_504(impatient_proxy, deaf_por
 def test_a_stream_may_last_longer_than_any_timeout(impatient_proxy, upstream):
     token = impatient_proxy.issue_token()
     with HandClient(impatient_proxy.url) as client:
-        ask(client, token, "gap-ms: 100", "events: 13")
+        ask(client, token, "gap-ms: 100", "events: 22")
         answer = client.read_answer()
 
     assert answer.body.endswith(b"data: [DONE]\n\n")
-    assert impatient_proxy.wait_for_records(1, token)[0]["duration_ms"] > 1000
+    assert impatient_proxy.wait_for_records(1, token)[0]["duration_ms"] > 2000
 
 
 # --- TLS ---
@@ -306,7 +306,7 @@ def test_many_streams_run_at_once(proxy, upstream, token, gate):
         for reader in readers:
             reader.start()
         for reader in readers:
-            reader.join(20)
+            reader.join(WAIT_S)
     finally:
         for client in clients:
             client.close()
@@ -338,7 +338,7 @@ def test_a_piece_of_an_upload_goes_up_before_the_client_sends_the_next(proxy, fr
         client.send_request("POST", "/v1/audio/transcriptions", token.bearer, header)
         for piece, has_come in zip(pieces, came, strict=True):
             client.send(b"%x\r\n%b\r\n" % (len(piece), piece) if framing == "chunked" else piece)
-            assert has_come.wait(10)
+            assert has_come.wait(WAIT_S)
         client.send(b"0\r\n\r\n" * (framing == "chunked"))
 
         assert client.read_answer().body == b"ok"

@@ -17,7 +17,7 @@ import trustme
 from tests.conftest import serve
 from tests.http_by_hand import Answer, Broken, HandClient, call
 from tests.ports import free_port
-from tests.servers import DEPLOYED, UPSTREAM_KEY, Server, Token
+from tests.servers import DEPLOYED, UPSTREAM_KEY, WAIT_S, Server, Token
 from tests.upstream import (
     Peer,
     Script,
@@ -47,11 +47,18 @@ def authority() -> trustme.CA:
 
 @pytest.fixture(scope="module")
 def proxy(running_upstream, authority, tmp_path_factory) -> Iterator[Server]:
-    """Soon tired of waiting for an answer, and never for a connection. No key may be left in anything it writes."""
+    """Never tired of waiting. No key may be left in anything it writes."""
     trusted = tmp_path_factory.mktemp("trusted") / "ca.pem"
     authority.cert_pem.write_to_path(str(trusted))
-    settings = {"FIRST_BYTE_TIMEOUT": "1", "IDLE_TIMEOUT": "1", "CONNECT_TIMEOUT": "60"}
-    yield from serve(DEPLOYED, running_upstream, tmp_path_factory, SSL_CERT_FILE=str(trusted), **settings)
+    settings = {"CONNECT_TIMEOUT": "60", "SSL_CERT_FILE": str(trusted)}
+    yield from serve(DEPLOYED, running_upstream, tmp_path_factory, **settings)
+
+
+@pytest.fixture(scope="module")
+def tired(running_upstream, tmp_path_factory) -> Iterator[Server]:
+    """Soon tired of waiting for an answer."""
+    settings = {"FIRST_BYTE_TIMEOUT": "1.5", "IDLE_TIMEOUT": "1.5"}
+    yield from serve(DEPLOYED, running_upstream, tmp_path_factory, **settings)
 
 
 def record_of(proxy: Server, answer: Answer) -> dict:
@@ -205,19 +212,19 @@ def test_an_answer_that_is_no_http(proxy, token_for, sent):
 
 
 def drips(peer: Peer) -> None:
-    for _ in range(200):
+    for _ in range(1200):
         peer.send(b"a")
         time.sleep(0.05)
     raise AssertionError("the proxy waited for ever")
 
 
 @pytest.mark.parametrize(("sent", "end"), [(b"", waits), (OK[:20], waits), (b"HTTP/1.1 200 OK\r\nX-A: ", drips)])
-def test_an_answer_whose_head_does_not_come_in_time(proxy, token_for, sent, end):
+def test_an_answer_whose_head_does_not_come_in_time(tired, sent, end):
     with ScriptedUpstream(sends(sent, end), answering(OK)) as upstream:
-        token = token_for(upstream.url)
-        answer = call(proxy.url, "POST", "/v1/x", token.bearer, body=b"x")
-        assert_refused(proxy, answer, "upstream_timeout", **TIMED_OUT)
-        assert_next_call_works(proxy, upstream, token)
+        token = tired.issue_token(tired.create_project(base_url=upstream.url))
+        answer = call(tired.url, "POST", "/v1/x", token.bearer, body=b"x")
+        assert_refused(tired, answer, "upstream_timeout", **TIMED_OUT)
+        assert_next_call_works(tired, upstream, token)
 
 
 # --- half an answer ---
@@ -264,7 +271,7 @@ def test_a_bad_chunk_is_a_cut(proxy, token_for, bad):
     def script(peer: Peer) -> None:
         peer.read_request()
         peer.send(CHUNKED[0] + b"5\r\nhello")
-        assert has_begun.wait(10)
+        assert has_begun.wait(WAIT_S)
         peer.send(BAD_CHUNKS[bad])
         waits(peer)
 
@@ -281,13 +288,13 @@ def test_a_bad_chunk_is_a_cut(proxy, token_for, bad):
 
 
 @pytest.mark.parametrize("framing", BODIES)
-def test_an_answer_that_falls_silent_is_a_cut(proxy, token_for, framing):
+def test_an_answer_that_falls_silent_is_a_cut(tired, framing):
     head, body = BODIES[framing]
     error = {"code": "upstream_timeout", "type": "server_error"}
     with ScriptedUpstream(sends(head + body[:4], waits), answering(OK)) as upstream:
-        token = token_for(upstream.url)
-        assert_cut(proxy, token, WHOLE[framing], outcome="upstream_timeout", error=error)
-        assert_next_call_works(proxy, upstream, token)
+        token = tired.issue_token(tired.create_project(base_url=upstream.url))
+        assert_cut(tired, token, WHOLE[framing], outcome="upstream_timeout", error=error)
+        assert_next_call_works(tired, upstream, token)
 
 
 # --- more than an answer ---

@@ -17,10 +17,9 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection
 
 from tests.http_by_hand import Answer, HandClient
-from tests.servers import DEPLOYED, UPSTREAM_KEY, Server, Token, fetch, on_both_servers, wait_for
+from tests.servers import DEPLOYED, UPSTREAM_KEY, WAIT_S, Server, Token, fetch, on_both_servers, wait_for
 from tests.websocket_upstream import WebSocketUpstream
 
-WAIT_S = 10.0
 PATH = "/v1/realtime?model=gpt-realtime"
 HANDSHAKE = (
     ("Connection", "Upgrade"),
@@ -55,7 +54,13 @@ def opens(proxy: Server) -> Callable[..., Any]:
 def connected(
     server: Server, token: Token | None, *, path: str = PATH, subprotocols: list[str] | None = None, **options: Any
 ) -> Iterator[ClientConnection]:
-    options = {"compression": None, "proxy": None, "ping_interval": None, "close_timeout": WAIT_S} | options
+    options = {
+        "compression": None,
+        "proxy": None,
+        "ping_interval": None,
+        "open_timeout": WAIT_S,
+        "close_timeout": WAIT_S,
+    } | options
     if subprotocols is not None:
         options["subprotocols"] = subprotocols
     elif token is not None and "additional_headers" not in options:
@@ -361,7 +366,7 @@ def test_a_server_goes_on_after_a_tunnel(proxy, token_for, opens, upstream, toke
 
 
 def test_silence_is_no_fault_but_not_reading_is(impatient_proxy):
-    """Its idle time is a second."""
+    """Its idle time is short."""
     with WebSocketUpstream() as quiet, WebSocketUpstream(flood) as flooding:
         project = impatient_proxy.create_project
         silent = impatient_proxy.issue_token(project(base_url=quiet.url))
@@ -466,7 +471,7 @@ def test_a_client_that_does_not_read_does_not_hold_the_cut_up(proxy, token_for):
 def test_a_stop_closes_what_is_open_when_balancers_have_looked_away(server_kind, tmp_path):
     with (
         WebSocketUpstream() as upstream,
-        Server(server_kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_OVERLAP="2") as server,
+        Server(server_kind, tmp_path / "data", UPSTREAM_URL=upstream.url, DRAIN_OVERLAP="4") as server,
     ):
         token = server.issue_token()
         with connected(server, token) as before:

@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from tests.meters import DOLLAR, add_meter, settled
-from tests.servers import on_both_servers, wait_for
+from tests.servers import WAIT_S, on_both_servers, wait_for
 from tests.websocket_upstream import WebSocketUpstream
 
 ALLOWED, OTHER = "gpt-realtime", "gpt-realtime-mini"
@@ -95,7 +95,14 @@ def set_rules(proxy, token, rules):
 def opened(proxy, token, path="/v1/realtime?model=gpt-realtime"):
     url = proxy.url.replace("http", "ws") + path
     # No pings by themselves: one would come in the midst of what a test sends by hand.
-    return connect(url, additional_headers=dict([token.bearer]), proxy=None, max_size=None, ping_interval=None)
+    return connect(
+        url,
+        additional_headers=dict([token.bearer]),
+        proxy=None,
+        max_size=None,
+        ping_interval=None,
+        open_timeout=WAIT_S,
+    )
 
 
 def closed_after(proxy, token, data, path="/v1/realtime?model=gpt-realtime"):
@@ -110,7 +117,7 @@ def closed(client):
     """The close frame that ends it, whatever comes before."""
     with pytest.raises(ConnectionClosed) as caught:  # noqa: PT012
         while True:
-            client.recv(timeout=30)
+            client.recv(timeout=WAIT_S)
     return caught.value.rcvd and (caught.value.rcvd.code, caught.value.rcvd.reason)
 
 
@@ -296,8 +303,8 @@ def test_what_a_session_was_told_holds_for_its_responses(proxy, token, heard):
         client.recv()
         client.send(said(b"session.update", b',"session":{"max_output_tokens":50}').decode())
         client.send('{"type":"response.create"}')
-        assert '"session.updated"' in client.recv(timeout=30)
-        assert [client.recv(timeout=30), client.recv(timeout=30)] == [BEGUN, DONE]
+        assert '"session.updated"' in client.recv(timeout=WAIT_S)
+        assert [client.recv(timeout=WAIT_S), client.recv(timeout=WAIT_S)] == [BEGUN, DONE]
 
     assert closed_after(proxy, token, frame(said(b"response.create"))) == (1008, "parameter_not_allowed")
 
@@ -347,7 +354,7 @@ def test_an_error_about_something_else_takes_no_setting_away(proxy, token, heard
         client.send('{"type":"conversation.item.create","session":{"voice":"x"}}')
         client.send(said(b"session.update", b',"session":{"max_output_tokens":50}').decode())
         client.send('{"type":"response.create"}')
-        told = [json.loads(client.recv(timeout=30))["type"] for _ in range(4)]
+        told = [json.loads(client.recv(timeout=WAIT_S))["type"] for _ in range(4)]
 
     assert told == ["error", "session.updated", "response.created", "response.done"]
 
@@ -554,14 +561,14 @@ def test_a_secret_that_was_replaced_works_on_in_open_sessions(proxy, token, hear
         assert status in (200, 201), answer
         client.send('{"type":"input_audio_buffer.clear"}')
         client.send('{"type":"response.create"}')
-        assert client.recv(timeout=30) == BEGUN
+        assert client.recv(timeout=WAIT_S) == BEGUN
 
 
 def test_a_rule_that_changes_holds_from_the_next_message_on(proxy, token, heard):
     with opened(proxy, token) as client:
         client.recv()
         client.send('{"type":"response.create"}')
-        client.recv(timeout=30)
+        client.recv(timeout=WAIT_S)
         set_rules(proxy, token, RULES | {"models": ["gpt-4o-mini"]})
         client.send('{"type":"response.create"}')
         assert closed(client) == (1008, "model_not_allowed")
@@ -579,7 +586,7 @@ def test_a_session_that_was_opened_before_its_token_had_rules_ends_with_its_next
         for rules in (None, RULES | {"mode": "report"}, {"endpoints": ["realtime"]}):
             set_rules(proxy, plain, rules)
             client.send(ask)
-            assert [client.recv(timeout=30), client.recv(timeout=30)] == [BEGUN, DONE]
+            assert [client.recv(timeout=WAIT_S), client.recv(timeout=WAIT_S)] == [BEGUN, DONE]
         set_rules(proxy, plain, RULES)
         client.send(ask)
         assert closed(client) == (1008, "endpoint_not_allowed")
@@ -595,7 +602,7 @@ def test_an_hourly_limit_that_messages_use_up_ends_the_session_at_the_next_respo
     with opened(proxy, token) as client:
         client.recv()
         client.send('{"type":"response.create"}')
-        assert [client.recv(timeout=30), client.recv(timeout=30)] == [BEGUN, DONE]
+        assert [client.recv(timeout=WAIT_S), client.recv(timeout=WAIT_S)] == [BEGUN, DONE]
         client.send('{"type":"input_audio_buffer.clear"}')  # which asks for nothing
         client.send('{"type":"response.create"}')
         assert closed(client) == (1008, "rate_limit_exceeded")
@@ -617,9 +624,9 @@ def test_in_report_mode_messages_go_up_and_what_would_have_refused_them_is_noted
         client.recv()
         for text in (NAMING.decode(), said(b"response.create", b',"response":{' + BIG + b"}").decode()):
             client.send(text)
-        assert '"session.updated"' in client.recv(timeout=30)
-        assert client.recv(timeout=30) == BEGUN
-        client.recv(timeout=30)
+        assert '"session.updated"' in client.recv(timeout=WAIT_S)
+        assert client.recv(timeout=WAIT_S) == BEGUN
+        client.recv(timeout=WAIT_S)
 
     response, session = proxy.wait_for_records(2, token)
     assert (response["part"], response["would_refuse"]) == (1, "model_not_allowed")
@@ -691,7 +698,7 @@ def test_a_response_that_may_not_be_made_is_not_asked_for(proxy, token_for, text
         with opened(proxy, token, "/v1/responses") as client:
             client.send(text)
             with pytest.raises(ConnectionClosed) as caught:
-                client.recv(timeout=30)
+                client.recv(timeout=WAIT_S)
 
     assert ((caught.value.rcvd.code, caught.value.rcvd.reason), asked) == ((1008, code), [])
 
@@ -702,14 +709,14 @@ def test_a_response_that_the_upstream_refuses_holds_nothing_and_costs_nothing(pr
     def talk(peer):
         peer.recv()
         peer.send('{"type":"error","error":{"code":"invalid_value","type":"invalid_request_error"}}')
-        leaves.wait(30)
+        leaves.wait(WAIT_S)
 
     with WebSocketUpstream(talk) as upstream:
         token = token_for(upstream.url)
         meter = add_meter(proxy, token)
         with opened(proxy, token, "/v1/responses") as client:
             client.send('{"type":"response.create","model":"gpt-4o-mini","input":"x"}')
-            client.recv(timeout=30)
+            client.recv(timeout=WAIT_S)
             assert settled(proxy, meter).spent == 0
             leaves.set()
 
