@@ -9,24 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
-# One of these in a header's name says what it is for, as in `x-tfy-provider-name` or `azureml-model-deployment`.
-_WORDS = frozenset(
-    {
-        "deployment", "deployments", "fallback", "fallbacks", "model", "models", "provider", "providers", "route",
-        "router", "routes", "routing",
-    }
-)  # fmt: skip
+# One of these in a header's name says what it is for, as in `x-litellm-model` or `azureml-model-deployment`. Not a
+# route, nor a provider: what stands in front of the proxy tells of them, as Heroku by `total-route-time`.
+_WORDS = frozenset({"deployment", "deployments", "fallback", "fallbacks", "model", "models", "routing"})
+_OF_THE_WAY = "x-vercel-"  # which has the deployment that a request came by
 # By these a gateway finds rules of its own, a key that has some, or where to send a request.
 _NAMES = frozenset(
     {
         "helicone-openai-api-base", "helicone-target-url",
-        "oe-gateway-name",  # EdgeOne
+        "oe-ai-provider", "oe-gateway-name",  # EdgeOne
         "x-amzn-sagemaker-inference-component", "x-amzn-sagemaker-target-variant",
         "x-bf-api-key", "x-bf-api-key-id", "x-bf-direct-key", "x-bf-passthrough-extra-params", "x-bf-vk",  # Bifrost
         "x-bt-endpoint-name",  # Braintrust
         "x-gateway-destination-endpoint",  # Kubernetes
         "x-litellm-tags",
-        "x-tfy-metadata",  # TrueFoundry
+        "x-provider",  # WSO2
+        "x-tfy-metadata", "x-tfy-provider-name",  # TrueFoundry
     }
 )  # fmt: skip
 # Portkey's choose by nearly everything, and Bifrost passes on what is in the others to whom it has chosen.
@@ -47,4 +45,6 @@ def choosing_header(received: Iterable[tuple[str, str]]) -> str | None:
 def _chooses(name: str) -> bool:
     # Servers behind may read an underscore as a dash.
     plain = name.lower().replace("_", "-")
+    if plain.startswith(_OF_THE_WAY):
+        return False
     return plain in _NAMES or plain.startswith(_PREFIXES) or not _WORDS.isdisjoint(plain.split("-"))
