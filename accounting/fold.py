@@ -10,7 +10,7 @@ import math
 import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -138,10 +138,9 @@ def fold(records: Iterable[ReadRecord], *, model_name: Callable[[str, str], str]
         usage_of, source = fields.get("usage_of"), fields.get("usage_source")
         if usage_of and type(usage_of) is str:
             object_id, is_stored = _text(usage_of, OBJECT_ID_LENGTH), source == "stored"
-            used = defaultdict[str, int](int)
-            _use(record, used)
-            _price(record, used)
-            sights.append(Sight(row.project_id, object_id, record.request_id, is_stored, int(arrived_s), row, used))
+            for under, used in _used(record, row, model_name):
+                sight = Sight(row.project_id, object_id, record.request_id, is_stored, int(arrived_s), under, used)
+                sights.append(sight)
         elif source in _OWN and not is_reading(record):
             _use(record, sums)
             _price(record, sums)
@@ -261,6 +260,35 @@ def has_failed_inside(record: ReadRecord) -> bool:
     """As the record says it; without asking it where it has no error, as nearly all."""
     fields = record.fields
     return (fields.get("error") is not None or "failed_inside" in fields) and record.failed_inside
+
+
+def _used(record: ReadRecord, row: Row, model_name: Callable[[str, str], str]) -> Iterator[tuple[Row, Sums]]:
+    """What an object's usage is counted under, and what it is: that of each model where it tells of several."""
+    told = record.fields.get("metadata")
+    by_model = told.get("by_model") if type(told) is dict else None
+    if type(by_model) is not dict:
+        yield row, _all_used(record)
+        return
+    is_first = True
+    for model, used in by_model.items():
+        if type(used) is not dict:
+            continue
+        cost, source = used.get("cost_usd"), record.cost_source
+        if source == "unpriced":  # what the others cost is not what it has cost
+            cost, source = None, source if cost is None else None
+        of_model = record.fields | {"metadata": used, "cost_usd": cost, "cost_source": source}
+        sums = _all_used(ReadRecord(record.line, of_model))
+        if not is_first:
+            del sums["usage_reported"]  # it is one record
+        is_first = False
+        yield row._replace(model=model_name(row.project_id, _text(model, MODEL_LENGTH))), sums
+
+
+def _all_used(record: ReadRecord) -> Sums:
+    sums = defaultdict[str, int](int)
+    _use(record, sums)
+    _price(record, sums)
+    return sums
 
 
 def _use(record: ReadRecord, sums: Sums) -> None:

@@ -205,7 +205,8 @@ def top(
         # There are many of them. To add up the numbers of all for the sake of a few would take most of the time.
         rows = _by_column(session, column, _sources(wanted, span, _RANK, column=column), _RANK, limit, after)
         wanted[column], after = [key for key, _ in rows], None
-    rows = _by_column(session, column, _sources(wanted, span, SUMS, column=column), SUMS, limit, after)
+    # A model may be used without a request of its own: by a run of an eval.
+    rows = _by_column(session, column, _sources(wanted, span, SUMS, column=column), SUMS, limit, after, least=0)
     names = _names(session, by, [key for key, *_ in rows])
     return [Consumer(key, names.get(key), _usage(sums)) for key, *sums in rows]
 
@@ -306,15 +307,22 @@ def _by_column(
     names: tuple[str, ...],
     limit: int | None,
     after: Place | None = None,
+    *,
+    least: int = 1,
 ) -> list[Any]:
-    """The groups of a column with their sums, those with most of the first sum first; none before or at a place."""
+    """
+    The groups of a column with their sums, those with most of the first sum first; none before or at a place.
+
+    Args:
+        least: Of the first sum, for a group to be among them.
+    """
     group, added = usage_keys.c[column], _added(sums, names)
     most = added[0]
     statement = (
         select(group, *added)
         .join(sums, sums.c.key_id == usage_keys.c.id)
         .group_by(group)
-        .having(most > 0, *([_follows(most, group, after)] if after else []))
+        .having(most >= least, *([_follows(most, group, after)] if after else []))
         .order_by(most.desc(), group)
         .limit(limit)
     )

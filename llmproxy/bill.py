@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from llmproxy.api_log.record import MICRO
 from llmproxy.client.request_body import HELD_BYTES
 from llmproxy.endpoints import CHAT, RESPONSES, TELLING_SESSIONS, plain_path
-from llmproxy.limits.charge import FREE, NO_PRICES, UNKNOWN, Charge, charge, charge_untold, is_free
-from llmproxy.limits.cost import BeyondReason
+from llmproxy.limits.charge import FREE, NO_PRICES, UNKNOWN, UNPRICED, Charge, charge, charge_untold, is_free
+from llmproxy.limits.cost import MOST_MICRODOLLARS, BeyondReason
 from llmproxy.limits.prices import Prices
 from llmproxy.limits.usage import tells_all
 from llmproxy.observe.asked import read_asked, read_asked_tier
@@ -88,7 +89,10 @@ def bill(prices: Prices | None, call: Sent) -> Bill:
     if prices is None:
         return Bill(NO_PRICES, metadata, source, usage_of, requested_model)
     try:
-        charged = _charge(prices, call, metadata or {}, source, model or requested_model)
+        if metadata and "by_model" in metadata:
+            charged, metadata = _charge_models(prices, call, metadata, source)
+        else:
+            charged = _charge(prices, call, metadata or {}, source, model or requested_model)
     except BeyondReason:
         # Whoever tells such counts is wrong about them: they are not kept.
         unknown = UNKNOWN._replace(is_clamped=True)
@@ -141,6 +145,22 @@ def _charge(prices: Prices, call: Sent, told: dict[str, Any], source: UsageSourc
     return charge_untold(
         prices, model=model, project=call.project, endpoint=call.endpoint, method=call.method, told=used
     )
+
+
+def _charge_models(
+    prices: Prices, call: Sent, told: dict[str, Any], source: UsageSource
+) -> tuple[Charge, dict[str, Any]]:
+    """The charge for all models together, unpriced where one of them is, and what was told with the cost of each."""
+    cost, by_model, is_clamped = 0, {}, False
+    for model, used in told["by_model"].items():
+        charged = _charge(prices, call, used, source, model)
+        cost, is_clamped = cost + (charged.microdollars or 0), is_clamped or charged.is_clamped
+        by_model[model] = used | {"cost_usd": None if charged.microdollars is None else charged.microdollars / MICRO}
+    if cost > MOST_MICRODOLLARS:
+        raise BeyondReason
+    is_priced = all(used["cost_usd"] is not None for used in by_model.values())
+    together = Charge(cost, "stored" if source == "stored" else "reported", is_clamped) if is_priced else UNPRICED
+    return together, told | {"by_model": by_model}
 
 
 def _asked_tier(call: Sent) -> str | None:

@@ -24,11 +24,12 @@ PRICED = ("reported", "stored", "computed", "assumed")
 
 # What is made, asked or changed there costs nothing, or is paid by what comes of it later.
 _FREE = re.compile(
-    r"/v1/(?:files|uploads|models|moderations|batches|vector_stores|conversations|chatkit|containers/.+"
+    r"/v1/(?:files|uploads|models|moderations|batches|evals|vector_stores|conversations|chatkit|containers/.+"
     r"|responses/input_tokens|responses/[^/]+/cancel|chat/completions/.+"
     r"|realtime/(?:(?:translations/)?client_secrets|sessions|transcription_sessions))(?:/|$)"
 )
 _is_batch = re.compile(r"/v1/batches(?:/|$)").match
+_is_run_of_eval = re.compile(r"/v1/evals/[^/]+/runs(?:/|$)").match
 # What is billed where no tokens are told.
 _UNITS = ("images", "characters", "seconds", "tool_calls")
 
@@ -76,9 +77,10 @@ def charge(
     is_batch = endpoint.startswith("/v1/batches") and _is_batch(endpoint) is not None
     if is_batch or "completion_window" in told:
         tier = "batch"
+    # Both tell the sum of all that they did.
+    is_sum = is_batch or (endpoint.startswith("/v1/evals") and _is_run_of_eval(endpoint) is not None)
     try:
-        # A batch tells the sum of all that it did.
-        microdollars = cost(row, usage, tier, is_sum=is_batch)
+        microdollars = cost(row, usage, tier, is_sum=is_sum)
         return Charge(microdollars, "reported", not _is_possible(usage))
     except NotPriced:
         return UNPRICED

@@ -20,6 +20,7 @@ UsageSource = Literal["reported", "partial", "stored", "absent"]
 _MAX_COUNT = 2**53
 _MAX_MODEL_CHARS = 200
 _MAX_DETAILS = 16
+_MAX_MODELS = 16
 
 # The design's name first, then what the surfaces call it: chat and embeddings; responses, images, batches;
 # transcriptions and realtime with their singular.
@@ -53,12 +54,15 @@ _is_secret = re.compile(r"(?i)(?:sk|pk|rk|sess|ghp|xox[a-z]|ek|bearer|akia[0-9a-
 _MAX_CODE_CHARS = 64
 _MAX_CODE_DIGITS = 4
 
+# What each model used that a run of an eval called, in a list.
+_PER_MODEL = "per_model_usage"
+
 # Groq's place for a stream's usage, and for what went wrong in it.
 _GROQ = "x_groq"
 
 # Members of a document that are read.
 NAMES = (
-    "usage", "model", "created", "created_at", "error", "type", "code", "duration", "last_error", _GROQ,
+    "usage", "model", "created", "created_at", "error", "type", "code", "duration", "last_error", _GROQ, _PER_MODEL,
     *units.NAMES, *stored.NAMES,
 )  # fmt: skip
 # The member around the response object in the events of a Responses stream.
@@ -128,7 +132,8 @@ class Facts:
         told = document.get("usage")
         if not isinstance(told, dict):
             told = self._usage_elsewhere(document)
-        if (usage := read_usage(told)) and (owner := self._reader.owner(document)):
+        usage = read_usage(told) or read_usage_by_model(document.get(_PER_MODEL))
+        if usage and (owner := self._reader.owner(document)):
             if kind == _MESSAGE_START:
                 usage.pop("completion_tokens", None)
             elif kind == _MESSAGE_DELTA and self.usage is not None:
@@ -196,6 +201,24 @@ def read_usage(usage: object) -> dict[str, Any] | None:
     if "input_tokens" in usage and "prompt_tokens" in told and "prompt_tokens" not in usage:
         _add_cache(told, usage)
     return told
+
+
+def read_usage_by_model(usages: object) -> dict[str, Any] | None:
+    """
+    A list of usage objects that each name a model, or None when it holds none.
+
+    Returns `by_model` with what `read_usage` makes of each, and the sums of its counts under their names.
+    """
+    if not isinstance(usages, list):
+        return None
+    by_model: dict[str, dict[str, Any]] = {}
+    for usage in usages[:_MAX_MODELS]:
+        if (told := read_usage(usage)) and (model := read_model(usage.get("model_name"))):
+            by_model[model] = told
+    if not by_model:
+        return None
+    sums = {name: sum(told.get(name, 0) for told in by_model.values()) for name in _COUNTS}
+    return sums | {"by_model": by_model}
 
 
 def _add_cache(told: dict[str, Any], usage: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@
 Whose usage a document tells: that of this call, or that of an object which some other call made. Pure.
 
 Whoever reads a stored object, or changes its metadata, gets the usage that it had when it was made. What runs on
-after its call (batches, runs, responses in the background) tells its usage only when it is read after it has ended:
+after its call (batches, runs of assistants and of evals, responses in the background) tells its usage only when it is
+read after it has ended:
 that counts, under the object's id, and once.
 """
 
@@ -16,12 +17,13 @@ from llmproxy.endpoints import plain_path
 # Members of a document that this module reads.
 NAMES = ("id", "object", "status", "background", "store")
 
-_KINDS = _BATCH, _RUN, _STEP, _RESPONSE = "batch", "thread.run", "thread.run.step", "response"
+_KINDS = _BATCH, _RUN, _STEP, _EVAL, _RESPONSE = "batch", "thread.run", "thread.run.step", "eval.run", "response"
 # Where an object does not say what it is, its place does.
 _PLACES = (
     (re.compile(r"/v1/batches(?:/(?P<id>[^/]+)|$)").match, _BATCH),
     (re.compile(r"/v1/threads/.*/steps(?:/(?P<id>[^/]+)|$)").match, _STEP),
     (re.compile(r"/v1/threads/(?:.*/)?runs(?:/(?P<id>[^/]+)|$)").match, _RUN),
+    (re.compile(r"/v1/evals/[^/]+/runs(?:/(?P<id>[^/]+)|$)").match, _EVAL),
     (re.compile(r"/v1/responses(?:/(?P<id>[^/]+)|$)").match, _RESPONSE),
 )
 _ENDED = frozenset({"completed", "failed", "incomplete", "cancelled", "canceled", "expired"})

@@ -59,6 +59,9 @@ def response(name: str = "resp_1", **more: object) -> dict:
 QUEUED = {"status": "queued", "usage": None}
 RUN = {"id": "run_1", "object": "thread.run", "status": "completed", "usage": chat_usage(123, 456, 579)}
 STEP = {"id": "step_1", "object": "thread.run.step", "status": "completed", "usage": chat_usage(100, 400, 500)}
+OF_MODEL = {"model_name": "gpt-4o", "invocation_count": 3, **chat_usage(1000, 300, 1300), "cached_tokens": 10}
+EVAL_RUN = {"id": "evalrun_1", "object": "eval.run", "status": "completed", "model": "gpt-4o"}
+EVAL_RUN |= {"per_model_usage": [OF_MODEL, OF_MODEL | {"model_name": "o3"}]}
 BATCH = {"id": "batch_1", "object": "batch", "status": "completed", "usage": told(1500, 500)}
 CHAT = {"id": "chatcmpl-1", "object": "chat.completion", "model": "gpt-4o", "usage": chat_usage(19, 10, 29)}
 CHUNK = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": "gpt-4o", "choices": [{"delta": {}}]}
@@ -141,6 +144,25 @@ CASES: dict[str, tuple[list[Exchange], tuple[int, int, int]]] = {
             *[get("/v1/batches/batch_1", BATCH)] * 3,
         ],
         (1500, 500, 2000),
+    ),
+    "a run of an eval, read while it runs and three times after, and cancelled": (
+        [
+            post("/v1/evals/eval_1/runs", EVAL_RUN | {"status": "queued", "per_model_usage": None}),
+            get("/v1/evals/eval_1/runs/evalrun_1", EVAL_RUN | {"status": "in_progress"}),
+            *[get("/v1/evals/eval_1/runs/evalrun_1", EVAL_RUN)] * 3,
+            post("/v1/evals/eval_1/runs/evalrun_1/cancel", EVAL_RUN),
+        ],
+        (2000, 600, 2600),
+    ),
+    "a large run of an eval that says nothing of itself, read twice": (
+        [
+            get(
+                "/v1/evals/eval_1/runs/evalrun_1",
+                {"data_source": "x" * 99_999, "per_model_usage": EVAL_RUN["per_model_usage"]},
+            )
+        ]
+        * 2,
+        (2000, 600, 2600),
     ),
     "a run, read four times": ([get("/v1/threads/t/runs/run_1", RUN)] * 4, (123, 456, 579)),
     "a run that says nothing of itself, read twice": (

@@ -148,6 +148,33 @@ def test_a_batch_of_many_requests_is_not_above_the_line_of_one(record_of):
     assert costs(record_of("/v1/batches/b", as_json(batch), None, (), "GET")) == (1.25, "stored")
 
 
+@pytest.mark.parametrize(
+    ("grader", "total", "of_grader"),
+    [
+        ("o3", (0.009, "stored"), {"cost_usd": 0.008, "unpriced": 0}),
+        ("llama3", (None, "unpriced"), {"cost_usd": 0, "unpriced": 1}),
+    ],
+)
+def test_a_run_of_an_eval_costs_what_each_of_its_models_does(record_of, proxy, grader, total, of_grader):
+    used = {"prompt_tokens": 0, "completion_tokens": 1_000, "total_tokens": 1_000, "cached_tokens": 0}
+    graded = {"model_name": "gpt-4o-mini", "prompt_tokens": 4_000, "completion_tokens": 666, "total_tokens": 4_666}
+    run = {"object": "eval.run", "id": f"evalrun_{uuid.uuid4()}", "status": "completed", "model": "gpt-4o-mini"}
+    run |= {"per_model_usage": [graded, used | {"model_name": grader}]}
+
+    record = record_of(f"/v1/evals/eval_1/runs/{run['id']}", as_json(run), body=None, headers=(), method="GET")
+
+    assert costs(record) == total
+
+    def counted():
+        _, usage = proxy.manage("GET", f"/usage?group_by=model&project_id={record['project_id']}")
+        return usage if usage["total"]["requests"] else None
+
+    usage = wait_for(counted)
+    row = next(row for row in usage["data"] if row["model"] == grader)
+    assert row | of_grader | {"completion_tokens": 1_000, "requests": 0} == row
+    assert (usage["total"]["usage_reported"], usage["total"]["cost_usd"]) == (1, record["cost_usd"] or 0)
+
+
 def test_a_response_in_the_background_costs_once_however_often_it_is_fetched(proxy, recorder, token_for):
     token = token_for(recorder.url)
     whole, _ = response("gpt-5", 1_000, 100, id="resp_1", background=True, status="completed")
