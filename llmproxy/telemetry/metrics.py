@@ -25,7 +25,7 @@ from llmproxy.api_log.record import MICRO, CallRecord
 from llmproxy.endpoints import endpoint_class
 from llmproxy.errors import Cause, all_codes
 from llmproxy.live_calls import LiveCall
-from llmproxy.statuses import SWITCHING_PROTOCOLS
+from llmproxy.statuses import BAD_REQUEST, SWITCHING_PROTOCOLS
 from llmproxy.telemetry import projects, shared_values
 from llmproxy.telemetry.shared_values import adding, observing
 
@@ -252,7 +252,10 @@ def call_ended(record: CallRecord, *, overhead_s: float | None) -> None:
 
 
 def _model_of(record: CallRecord) -> str:
-    model = (record.metadata or {}).get("model") or record.requested_model
+    """The model that a call counts under, as in the sums; see `ReadRecord.billed_model`."""
+    model = (record.metadata or {}).get("model")
+    if not model and (record.upstream_status or BAD_REQUEST) < BAD_REQUEST:
+        model = record.requested_model
     return model[:MODEL_CHARS] if isinstance(model, str) else NONE
 
 

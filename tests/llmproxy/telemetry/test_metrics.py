@@ -101,6 +101,20 @@ def test_models_that_an_upstream_makes_up_are_counted_as_one() -> None:
     assert seen.growth("llmproxy_usage_tokens_total", model="other", kind="completion") == 9
 
 
+@pytest.mark.parametrize(
+    ("status", "named", "model"),
+    [(200, "named", "named"), (200, None, "asked for"), (400, None, "none"), (None, None, "none")],
+)
+def test_usage_counts_under_the_model_that_was_asked_for_where_it_was_served(
+    status: int | None, named: str | None, model: str
+) -> None:
+    used = {"prompt_tokens": 7} | ({"model": named} if named else {})
+    seen = Seen()
+    end(metadata=used, usage_source="reported", requested_model="asked for", upstream_status=status)
+
+    assert seen.names("llmproxy_usage_tokens_total", "model") == {model}
+
+
 @pytest.mark.parametrize("amount", [None, "5", -5, 0, True, 5.5, {}])
 def test_tokens_that_are_no_number_are_not_counted(amount: object) -> None:
     seen = Seen()
