@@ -59,13 +59,15 @@ class RecordingUpstream(ScriptedUpstream):
         # A client may leave; what came is kept.
         with suppress(OSError), peer.socket.makefile("rb") as reader:
             while request := _read(reader):
+                # The next test may set others as soon as this answer is read.
+                pieces, closes = self._answer, self._closes
                 self._received.put(request)
-                for piece in self._answer:
+                for piece in pieces:
                     if isinstance(piece, bytes):
                         peer.send(piece)
                     elif not piece.wait(WAIT_S):
                         return
-                if self._closes:
+                if closes:
                     return
 
 

@@ -173,7 +173,7 @@ def test_an_endless_answer_is_cut_off(open_http_sink, receiver, records):
     receiver.always = endless
 
     assert open_http_sink().deliver(records) == []
-    assert receiver.released.wait(10)
+    assert receiver.released.wait(60)
 
 
 def test_no_failure_shows_the_urls_secrets(open_http_sink, receiver, behave, records, caplog):
