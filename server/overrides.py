@@ -27,7 +27,7 @@ Check = Callable[[], str | None]
 
 def require(database_url: str, **of_the_server: Check) -> None:
     """
-    End the process with one line where an override is lost.
+    End the process with one line where an override is lost; before it forks, where it does.
 
     Args:
         database_url: Of the settings: psycopg is not asked where it is not used.
@@ -43,7 +43,12 @@ def require(database_url: str, **of_the_server: Check) -> None:
         from database import postgres
 
         checks["psycopg"] = postgres.lost
-    for library, lost in [*checks.items(), *of_the_server.items()]:
+    ask(*checks.items(), *of_the_server.items())
+
+
+def ask(*checks: tuple[str, Check]) -> None:
+    """End the process likewise where one of these tells of a loss in the library that is named beside it."""
+    for library, lost in checks:
         if what := _ask(lost):
             print(
                 f"not starting: {library} {version(library)} {what}. Install the versions in requirements.txt",

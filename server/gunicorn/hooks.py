@@ -8,7 +8,6 @@ import resource
 import shutil
 import sys
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import gevent
@@ -36,6 +35,8 @@ def on_starting(settings: Settings, arbiter: Any) -> None:
     if arbiter.cfg.is_ssl:
         # Connections are watched and written to by what knows plain sockets alone.
         sys.exit("gunicorn's --certfile, --keyfile and --ssl options are not for this proxy: end TLS in front of it.")
+    # Once for all workers, whose code it is: what one of them runs, it copies out of the memory that all share.
+    overrides.require(settings.database_url, gunicorn=self_test.lost)
     # A call holds two descriptors, and many systems start with a thousand.
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
@@ -79,7 +80,8 @@ def post_fork(_arbiter: Any, _worker: Worker) -> None:
 def post_worker_init(worker: Worker) -> None:
     """Start this worker's background work, and let it know how to end."""
     parts = worker.parts = Services.of(worker.wsgi)
-    overrides.require(parts.settings.database_url, gunicorn=partial(self_test.lost, worker))
+    # The files of its numbers, which it has by now. All else was asked before the fork.
+    overrides.ask(("prometheus_client", shared_values.lost))
     # What the start has built stays: the collector need not walk over it again and again.
     gc.collect()
     gc.freeze()

@@ -20,3 +20,6 @@ class Logger(GunicornLogger):  # type: ignore[misc]
         for handler in logging.getLogger("gunicorn.error").handlers:
             if not isinstance(handler, SysLogHandler):  # syslog puts time and process before each line itself
                 handler.setFormatter(process_log.formatter())
+
+    def close_on_exec(self) -> None:
+        """Nothing: Python opens files so by itself. gunicorn's own would walk over all loggers in each worker."""

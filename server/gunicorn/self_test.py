@@ -1,7 +1,8 @@
-"""Whether gunicorn still reads and writes by what is ours: two requests, served before the first."""
+"""Whether gunicorn still reads and writes by what is ours: two requests, served by a worker that is none."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
@@ -30,8 +31,15 @@ class _NoLog:
         return lambda *_, **__: None
 
 
-def lost(own: worker.Worker) -> str | None:
-    """What an upgrade of gunicorn took away; see `server.overrides`. To be asked before `own` runs."""
+class _ToNobody(worker.Worker):
+    """Serves, and tells of no failure: it shows in what is missing."""
+
+    def handle_error(self, *_: object) -> None:
+        pass
+
+
+def lost() -> str | None:
+    """What an upgrade of gunicorn took away; see `server.overrides`. For the master, before it forks."""
     received, timeouts = [], set()
 
     def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
@@ -41,15 +49,11 @@ def lost(own: worker.Worker) -> str | None:
         return [b"ok"] if environ["REQUEST_METHOD"] == "GET" else []
 
     listener: Any = SimpleNamespace(getsockname=lambda: _PEER)
-    kept = own.wsgi, own.cfg, own.log
     # Not the operator's settings: without keep-alive, say, the second request would not be read.
-    own.wsgi, own.cfg, own.log = app, Config(), _NoLog()
-    try:
-        responses = exchange(_REQUESTS, lambda sock: own.handle(listener, sock, _PEER))
-    finally:
-        own.wsgi, own.cfg, own.log = kept
-    if not own.alive:  # told to stop meanwhile, and so it read nothing
-        return None
+    own = _ToNobody(0, os.getpid(), [], None, 0, Config(), _NoLog())
+    own.wsgi = app
+    responses = exchange(_REQUESTS, lambda sock: own.handle(listener, sock, _PEER))
+    own.tmp.close()
     if received != _RECEIVED:
         return "reads requests past `server.gunicorn.request`"
     if responses != _RESPONSES:
