@@ -20,6 +20,7 @@ from blueprints.wire import project_json, read_body
 from control import keys, projects
 from control.audit import version_of
 from control.projects import live_token_count
+from llmproxy.telemetry.standing import calls_of
 from models import Project, db
 from services import Services
 
@@ -139,12 +140,12 @@ def replace_key(project_id: str) -> Response:
 def confirm_switch_off(project_id: str) -> Response:
     """Ask before a project is switched off."""
     parts, found = Services.of(current_app), projects.find(db.session, project_id)
+    parts.tell_gauges()
     return page(
         "project_off.html",
         project=found,
         live_tokens=live_token_count(db.session, project_id),
-        # Of this worker, who knows of no other's.
-        running=sum(call.project_id == project_id for call in parts.live),
+        running=calls_of(project_id),
         cuts_streams=parts.settings.cut_streams,
     )
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
@@ -118,6 +119,9 @@ PRICE_SHEET_AGE = Gauge(
 )
 
 IN_FLIGHT = Gauge("llmproxy_requests_in_flight", "Calls under way.", multiprocess_mode="livesum")
+PROJECT_IN_FLIGHT = Gauge(
+    "llmproxy_project_requests_in_flight", "Admitted calls under way.", ["project"], multiprocess_mode="livesum"
+)
 OPEN_STREAMS = Gauge(
     "llmproxy_open_streams",
     "Calls under way that stream: server-sent events, or a WebSocket.",
@@ -353,5 +357,9 @@ def look_at_calls(live: Iterable[LiveCall]) -> None:
     """Tell what is under way."""
     calls = list(live)
     IN_FLIGHT.set(len(calls))
+    by_project = Tally(_capped(call.project_id, _projects, MAX_PROJECTS) for call in calls if call.project_id)
+    # Those of whom no call is under way any more, too.
+    for project in _projects | ({OTHER} if len(_projects) >= MAX_PROJECTS else set()):
+        PROJECT_IN_FLIGHT.labels(project).set(by_project[project])
     OPEN_STREAMS.labels("sse").set(sum(call.is_stream for call in calls))
     OPEN_STREAMS.labels("websocket").set(sum(call.is_session for call in calls))

@@ -39,6 +39,15 @@ class Standing:
     failures: Mapping[str, Failure]
 
 
+def calls_of(project_id: str) -> int:
+    """How many calls of a project are under way on this machine; of one among very many projects nobody can tell."""
+    return sum(
+        int(value)
+        for name, labels, value, *_ in shared_values.samples()
+        if name == "llmproxy_project_requests_in_flight" and labels["project"] == project_id
+    )
+
+
 def standing() -> Standing:
     """How each process told it last."""
     told: Counter[str] = Counter()

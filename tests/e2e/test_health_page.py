@@ -15,10 +15,13 @@ JSON = ("Content-Type", "application/json")
 STREAM = b'{"model": "gpt-4o-mini", "stream": true, "messages": []}'
 
 
-def health(server: Server) -> dict[str, Any]:
+def page(server: Server, path: str, kind: str = "text/html") -> str:
     basic = base64.b64encode(f"admin:{ADMIN_PASSWORD}".encode()).decode()
-    headers = {"Authorization": f"Basic {basic}", "Accept": "application/json"}
-    return json.loads(fetch(server.url, "GET", "/admin/health", headers)[2])
+    return fetch(server.url, "GET", path, {"Authorization": f"Basic {basic}", "Accept": kind})[2].decode()
+
+
+def health(server: Server) -> dict[str, Any]:
+    return json.loads(page(server, "/admin/health", "application/json"))
 
 
 def test_health_counts_the_workers_and_the_calls_of_all_of_them(upstream: MockOpenAI, tmp_path):
@@ -34,6 +37,8 @@ def test_health_counts_the_workers_and_the_calls_of_all_of_them(upstream: MockOp
         node = health(server)["node"]
 
         assert node == {"workers": 2, "workers_wanted": 2, "calls": 4, "streams": 4, "websockets": 0}
+        asked = page(server, f"/admin/projects/{token.project_id}/switch")
+        assert "At least <strong>4 calls</strong> of it run on this node now." in asked
         for client in clients:
             client.close()
 

@@ -162,7 +162,7 @@ def test_the_overview_has_a_chart_of_costs_and_who_caused_them(app: Flask, brows
 
     assert "<figcaption><strong>Cost</strong>" in text
     assert text.count("LLM tokens, $1.50</span>") == 3
-    assert "LLM tokens, $0</span>" in text
+    assert "LLM tokens, no price</span>" in text
 
 
 def test_where_all_calls_had_a_price_the_day_of_the_prices_is_told(app: Flask, browser: Browser, write_record: Write):

@@ -33,7 +33,7 @@ def stored(app: Flask, project_id: str) -> Project | None:
 @contextmanager
 def live_call(app: Flask, project_id: str) -> Iterator[None]:
     """A call of the project is running."""
-    live, call = Services.of(app).live, Mock(LiveCall, project_id=project_id)
+    live, call = Services.of(app).live, Mock(LiveCall, project_id=project_id, is_stream=True, is_session=False)
     live.join(call)
     yield
     live.leave(call)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmproxy.api_log.record import CallRecord
-from llmproxy.telemetry import metrics
+from llmproxy.telemetry import metrics, standing
 from tests.exposition import samples, total
 
 
@@ -142,14 +142,20 @@ def test_lost_records_only_grow() -> None:
     assert total(metrics.exposition().decode(), "llmproxy_log_pending_records") == 3
 
 
-def test_calls_under_way_are_counted_and_streams_by_kind() -> None:
-    kinds = [(True, False), (True, False), (False, True), (False, False)]
-    metrics.look_at_calls([SimpleNamespace(is_stream=stream, is_session=session) for stream, session in kinds])
+def test_calls_under_way_are_counted_by_project_and_streams_by_kind() -> None:
+    kinds = [(True, False, "a project"), (True, False, "a project"), (False, True, "another"), (False, False, None)]
+    calls = [SimpleNamespace(is_stream=one, is_session=two, project_id=project) for one, two, project in kinds]
+    metrics.look_at_calls(calls)
 
     text = metrics.exposition().decode()
     assert total(text, "llmproxy_requests_in_flight") == 4
     assert total(text, "llmproxy_open_streams", kind="sse") == 2
     assert total(text, "llmproxy_open_streams", kind="websocket") == 1
+    assert total(text, "llmproxy_project_requests_in_flight", project="a project") == 2
+    metrics.look_at_calls(calls[1:])
+    assert standing.calls_of("a project") == 1
+    metrics.look_at_calls([])
+    assert (standing.calls_of("a project"), standing.calls_of("nobody's")) == (0, 0)
 
 
 def test_a_call_that_failed_inside_is_counted_apart() -> None:
