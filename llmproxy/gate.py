@@ -48,6 +48,7 @@ from llmproxy.errors import (
     EndpointNotAllowed,
     ModelNotPriced,
     ModelUndetermined,
+    ParameterNotAllowed,
     ProxyError,
     RateLimited,
     TokensLimited,
@@ -328,6 +329,7 @@ class Gate:
             _check_said(rules := _rules_of(ruled), asked, said, size, ruled)
             if isinstance(said, Reading):
                 _require_told(ruled, asked, said)
+                _require_held(ruled, asked, said)
                 if rules.unpriced != "allow":
                     self._require_priced(ruled, asked, said)
             if isinstance(said, Reading) and said.models:
@@ -731,6 +733,21 @@ def _require_told(ruled: Ruled, asked: Asked, said: Reading) -> None:
         models = models_of(route, *_path_and_query(asked), said)
         if any(meter.unit != "requests" and _counts(meter, models) for meter in ruled.meters):
             require_metered(route, NOTHING)
+
+
+def _require_held(ruled: Ruled, asked: Asked, said: Reading) -> None:
+    """Raises where what is said on Responses, and asks for no response, may cost what nothing was held for."""
+    kind = said.members.get("type")
+    if _session_route(asked).path != "responses" or kind == "response.cancel":
+        return
+    if kind == "response.inject":
+        _require_no_bound(ruled.meters, "what is added to a response that runs was not held for")
+    elif any(meter.unit != "requests" for meter in ruled.meters):
+        raise ParameterNotAllowed(
+            "By `response.steer` the upstream begins responses by itself, and this token has a budget: send "
+            "`response.create`.",
+            param="type",
+        )
 
 
 def _as_no_call(route: Route) -> Route:

@@ -703,6 +703,37 @@ def test_a_response_that_may_not_be_made_is_not_asked_for(proxy, token_for, text
     assert ((caught.value.rcvd.code, caught.value.rcvd.reason), asked) == ((1008, code), [])
 
 
+@pytest.mark.parametrize(
+    ("budget", "kind", "code"),
+    [
+        ({"reserve": "bound"}, "response.inject", "budget_too_small"),
+        ({"reserve": "likely"}, "response.inject", None),
+        ({"reserve": "likely"}, "response.steer", "parameter_not_allowed"),
+        ({"unit": "tokens"}, "response.new", "parameter_not_allowed"),
+        ({"unit": "requests"}, "response.steer", None),
+    ],
+)
+def test_nothing_is_said_on_responses_that_may_cost_what_was_not_held_for(proxy, token_for, budget, kind, code):
+    heard = []
+
+    def hear(peer):
+        for message in peer:
+            heard.append(json.loads(message)["type"])
+            peer.send(json.dumps({"type": "heard"}))
+
+    with WebSocketUpstream(hear) as upstream:
+        token = token_for(upstream.url)
+        add_meter(proxy, token, **budget)
+        with opened(proxy, token, "/v1/responses") as client:
+            for text in ("response.cancel", kind):
+                client.send(json.dumps({"type": text, "input": [{"role": "user", "content": "x"}]}))
+                with suppress(ConnectionClosed):
+                    client.recv(timeout=30)
+
+    assert heard == ["response.cancel", *([] if code else [kind])]
+    assert code is None or (client.close_code, client.close_reason) == (1008, code)
+
+
 def test_a_response_that_the_upstream_refuses_holds_nothing_and_costs_nothing(proxy, token_for):
     leaves = threading.Event()
 
