@@ -177,6 +177,8 @@ def check_parameters(rules: Rules, route: Route, reading: Reading, *, default_ti
         default_tier: What the upstream serves where a request asks for no tier; None for `default`.
     """
     members = reading.members
+    if rules.limits_parameters:
+        _require_no_more(members)
     if rules.max_output_tokens is not None or rules.require_max_output:
         _check_output(rules, route, members)
     if rules.n is not None:
@@ -212,6 +214,8 @@ def require_metered(route: Route, reading: Reading) -> None:
         raise ParameterNotAllowed(
             "This token has a budget: send `stream: true`, for the run's end tells what it costs.", param="stream"
         )
+    if route.kind != "free":
+        _require_no_more(reading.members)
     if route.kind != "free" and (name := _choosing(reading.members)):
         raise ParameterNotAllowed(
             f"Leave out `{name}`: which of several models answers is told too late, and this token has a budget.",
@@ -385,11 +389,21 @@ def _check_output(rules: Rules, route: Route, members: Mapping[str, Any]) -> Non
             )
 
 
+def _require_no_more(members: Mapping[str, Any]) -> None:
+    """Raises ParameterNotAllowed for what LiteLLM lays over the request itself."""
+    if members.get("extra_body") is not None:
+        raise ParameterNotAllowed(
+            "Send what stands in `extra_body` beside the other parameters: this token's limits depend on it.",
+            param="extra_body",
+        )
+
+
 def _check_choices(most: int, route: Route, reading: Reading) -> None:
-    for name in ("n", "best_of"):
-        _require_at_most(name, reading.members.get(name), most)
+    asked = {name: reading.members.get(name) for name in ("n", "best_of")}
+    for name, value in asked.items():
+        _require_at_most(name, value, most)
     prompts = reading.parts.prompts if route.kind == "completions" and reading.parts else 1
-    if prompts > 1 and prompts * max(reading.members.get("n") or 1, 1) > most:
+    if prompts > 1 and prompts * max(value or 1 for value in asked.values()) > most:
         raise ParameterNotAllowed(
             f"With this token a call may ask for {most} choices at most: each `prompt` of a list is one, times `n`.",
             param="prompt",
@@ -468,11 +482,7 @@ def _check_effort(allowed: frozenset[str], route: Route, reading: Reading) -> No
 def _efforts_in(members: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Every effort that a request names, wherever: of a response, a tool, a grader, an item that changes it."""
     for place in objects_in(members):
-        reasoning = place.get("reasoning")
-        asked = {
-            "reasoning_effort": place.get("reasoning_effort"),
-            "reasoning.effort": reasoning.get("effort") if isinstance(reasoning, dict) else None,
-        }
+        asked = {"reasoning_effort": place.get("reasoning_effort"), "reasoning.effort": place.get("effort")}
         yield from ((name, effort) for name, effort in asked.items() if effort is not None)
 
 

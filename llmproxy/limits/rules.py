@@ -59,9 +59,14 @@ class Rules:
     @property
     def looks_at_bodies(self) -> bool:
         """Whether something else than a head may be refused."""
+        return bool(self.models) or self.limits_parameters
+
+    @property
+    def limits_parameters(self) -> bool:
+        """Whether something else than the model may be refused of a body."""
         limits = (self.max_output_tokens, self.n, self.tools, self.reasoning_effort)
         return (
-            bool(self.models or self.service_tier)
+            bool(self.service_tier)
             or self.require_max_output
             or not (self.background and self.store)
             or any(limit is not None for limit in limits)

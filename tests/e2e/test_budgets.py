@@ -288,6 +288,7 @@ def test_a_large_budget_changes_nothing_but_the_documented_headers(proxy, token_
         (b'{"model": "gpt-5-nano", "models": ["gpt-5-pro"]}', CHAT, 400, "parameter_not_allowed"),
         (b'{"model": "gpt-5-nano", "fallbacks": [{"model": "gpt-5-pro"}]}', CHAT, 400, "parameter_not_allowed"),
         (b'{"model": "gpt-5-nano", "preset": "dear"}', CHAT, 400, "parameter_not_allowed"),
+        (b'{"model": "gpt-5-nano", "extra_body": {"n": 9}}', CHAT, 400, "parameter_not_allowed"),
         (b'{"input_file_id": "f"}', "/v1/batches", 403, "endpoint_not_allowed"),
         (b'{"assistant_id": "a"}', "/v1/threads/runs", 403, "endpoint_not_allowed"),
         (b"{}", "/v1/realtime/client_secrets", 403, "endpoint_not_allowed"),

@@ -39,7 +39,7 @@ GRADERS = "graders"
 # what this one did not.
 WATCHED = frozenset(
     {
-        "background", "best_of", "conversation", "effort", "functions", "images", "input",
+        "background", "best_of", "conversation", "effort", "extra_body", "functions", "images", "input",
         "input_audio_transcription", "mask", "max_completion_tokens", "max_completions_tokens", "max_output_tokens",
         "max_response_output_tokens", "max_tokens", "max_tool_calls", "messages", "modalities", "mode", "model",
         "moderation", "multi_agent", "n", "output_format", "output_modalities", "partial_images", "plugins", "preset",
