@@ -23,6 +23,12 @@ FILES_PER_CALL, OTHER_FILES = 2, 128
 _MAX_KNOWN = 10_000
 
 
+def most_connections() -> int:
+    """As many as can all have a call at the same time, by the files that this process may open; at least one."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, (files - OTHER_FILES) // FILES_PER_CALL)
+
+
 class Pool(Protocol):
     """The connections of one listening socket; `size` is how many it takes."""
 
@@ -53,9 +59,8 @@ class Fairness:
 
     def serves(self, pools: Sequence[Pool]) -> None:
         """From here on these connections are to be shared. Without any, only WebSockets are counted."""
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._pools = pools
-        self._capacity = min(sum(pool.size for pool in pools), (files - OTHER_FILES) // FILES_PER_CALL)
+        self._capacity = min(sum(pool.size for pool in pools), most_connections())
 
     def check(self, token_hash: str, *, is_session: bool) -> None:
         """Before a claim: raise ConcurrencyLimited for a token that is known to hold too much."""

@@ -38,6 +38,12 @@ on_both_servers = pytest.mark.servers(DEPLOYED, EMBEDDED)
 # Who passes a plain stream on: the event loop, as in the product, or always a greenlet.
 LOOP, GREENLET = "loop", "greenlet"
 RELAYS = {LOOP: [sys.executable], GREENLET: [sys.executable, "-m", "tests.by_greenlet"]}
+# Becomes the command that follows a number of files, and may open so many.
+WITH_FILES = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]),) * 2)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 # Longer than a machine with much else to do takes for anything. What is waited for is gone on from at once.
 WAIT_S = START_S = STOP_S = 60.0
 LISTENS = re.compile(r"(?:serves|Listening at:) (http://[^/\s]+:\d+)")
@@ -83,6 +89,7 @@ class Server:
         arguments: More for the command line.
         empty: With a database that no start has migrated yet, instead of one at the newest schema.
         cwd: Where it is started.
+        most_files: That each of its processes may have open.
         settings: Environment variables in place of the complete set that is there by default; None unsets one.
     """
 
@@ -94,6 +101,7 @@ class Server:
         arguments: tuple[str, ...] = (),
         empty: bool = False,
         cwd: Path = ROOT,
+        most_files: int | None = None,
         **settings: str | None,
     ) -> None:
         self.kind = kind
@@ -103,6 +111,8 @@ class Server:
         self._got_metrics = 0.0
         self.secrets = {MANAGEMENT_TOKEN, ADMIN_PASSWORD, self.settings.get("ENCRYPTION_KEY", ADMIN_PASSWORD)}
         self._command = [*_interpreter, *COMMANDS[kind], *arguments]
+        if most_files is not None:
+            self._command = [sys.executable, "-c", WITH_FILES, str(most_files), *self._command]
         self._cwd = cwd
         self._output = data_dir.with_name(f"{data_dir.name}.{next(_numbers)}.output")
         self._process: subprocess.Popen[bytes] | None = None

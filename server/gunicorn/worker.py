@@ -26,6 +26,7 @@ from gunicorn.workers import base_async
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
+from llmproxy.fairness import most_connections
 from llmproxy.sockets import shut_down
 from llmproxy.telemetry import shared_values
 from server.drain import Stopping
@@ -85,7 +86,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def _open(self, sock: socket.socket) -> StreamServer:
         sock.setblocking(True)
         handle = partial(self.handle, _Listener(sock.getsockname()))
-        server = StreamServer(sock, handle=handle, spawn=Pool(self.worker_connections))
+        # Whoever only connects may take no file that a call, the log or the database needs.
+        pool = Pool(min(self.worker_connections, most_connections()))
+        server = StreamServer(sock, handle=handle, spawn=pool)
         if self.cfg.workers > 1:
             server.max_accept = 1
         server.start()

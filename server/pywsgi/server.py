@@ -12,6 +12,7 @@ from flask import Flask
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIServer
 
+from llmproxy.fairness import most_connections
 from llmproxy.sockets import shut_down
 from llmproxy.telemetry import metrics
 from llmproxy.urls import is_loopback
@@ -91,7 +92,8 @@ def _open(app: Flask, host: str, port: int) -> Server:
         sock = listener(host, port)
     except OSError as exc:
         sys.exit(f"cannot listen on {host}:{port}: {exc.strerror}")
-    server = Server(sock, app, handler_class=Handler, log=None, spawn=Pool(MAX_CONNECTIONS))
+    pool = Pool(min(MAX_CONNECTIONS, most_connections()))
+    server = Server(sock, app, handler_class=Handler, log=None, spawn=pool)
     server.parts = Services.of(app)
     return server
 

@@ -1,13 +1,16 @@
 """One token that takes all it can get leaves room for others."""
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from urllib.parse import urlsplit
 
 import pytest
 
+from llmproxy.fairness import FILES_PER_CALL, OTHER_FILES
 from tests.exposition import total
 from tests.http_by_hand import HandClient, call
-from tests.servers import DEPLOYED, Server, Token, on_both_servers, wait_for
+from tests.servers import DEPLOYED, Server, Token, on_both_servers, open_files, wait_for
 from tests.upstream import ScriptedUpstream
 
 SOCKETS = 3
@@ -140,3 +143,31 @@ def test_a_websocket_that_ended_makes_room_for_another(server_kind, tmp_path):
         server.wait_for_records(2, token)
 
         assert [client.read_head().status for client in hold(token, 1)] == [101]
+
+
+def answering_anew(peer) -> None:
+    peer.read_head()
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+
+
+@on_both_servers
+def test_connections_without_a_request_take_no_file_that_a_call_needs(server_kind, tmp_path):
+    calls = 20
+    files = OTHER_FILES + FILES_PER_CALL * calls
+    with (
+        ScriptedUpstream(every=answering_anew) as upstream,
+        Server(server_kind, tmp_path / "data", most_files=files, UPSTREAM_URL=upstream.url) as server,
+        HandClient(server.url) as client,
+        ExitStack() as idle,
+    ):
+        token = server.issue_token()
+        assert client.call("GET", "/v1/models", token.bearer).status == 200
+        (pid,) = server.worker_pids()
+        before = len(open_files(pid))
+        for _ in range(files):
+            idle.enter_context(socket.create_connection(("127.0.0.1", urlsplit(server.url).port)))
+        wait_for(lambda: len(open_files(pid)) >= before + calls - 1)
+
+        assert [client.call("GET", "/v1/models", token.bearer).status for _ in range(20)] == [200] * 20
+        assert len(open_files(pid)) < files
+    assert "Too many open files" not in server.output()
