@@ -258,7 +258,7 @@ def test_a_revoked_tokens_page_offers_no_limits_or_rules(app: Flask, browser: Br
 
     text = browser.get(page).text
     assert "/admin/limits/new" not in text and "/admin/rules" not in text
-    assert ">Expires" not in text and "Would have expired" in text
+    assert ">Expires" not in text and "Would have expired" in text and "it may do whatever" not in text
     for way in (new, f"/admin/rules?token_id={own.token_id}"):
         assert browser.get(way).status_code == 409
     late = browser.post("/admin/limits", form.fields | {"amount": "5.00"})
