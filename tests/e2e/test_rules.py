@@ -462,6 +462,17 @@ def test_a_projects_rules_hold_beside_its_tokens(proxy, ask, token):
     assert statuses == [200, 403, 403]
 
 
+def test_a_call_for_no_tier_passes_two_rules_that_share_no_name_and_allow_it(proxy, ask, token):
+    set_rules(proxy, token, {"limits": {"service_tier": ["auto", "flex"]}})
+    rules = {"limits": {"service_tier": ["default"]}}
+    status, _ = proxy.manage("PATCH", f"/projects/{token.project_id}", {"rules": rules})
+    assert status == 200
+
+    statuses = [ask(Way("", body)).status for body in (b'{"model":"x"}', b'{"model":"x","service_tier":"flex"}')]
+
+    assert statuses == [200, 400]
+
+
 # Parameters and tools.
 
 PARAMETERS = {
@@ -471,6 +482,8 @@ PARAMETERS = {
     "a negative number": ({"max_output_tokens": 100}, {"max_tokens": 0}, {"max_tokens": -1}, "max_tokens"),
     "require_max_output": ({"require_max_output": True}, {"max_tokens": 5}, {}, "max_completion_tokens"),
     "n": ({"n": 1}, {"n": 1}, {"n": 2}, "n"),
+    "what is laid over a request": ({"n": 1}, {"extra_body": None}, {"extra_body": {"n": 2}}, "extra_body"),
+    "a router's plugins": ({"tools": ["web"]}, {"plugins": [{"id": "web"}]}, {"plugins": [{"id": "x"}]}, "tools"),
     "service_tier": ({"service_tier": ["default", "flex"]}, {"service_tier": "flex"}, {"service_tier": "priority"},
                      "service_tier"),
     "tools": ({"tools": ["function"]}, {"tools": [{"type": "function"}]}, {"tools": [{"type": "web_search"}]},
