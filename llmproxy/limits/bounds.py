@@ -120,7 +120,8 @@ class _Call:
         # Asked for, or the project's; None where that is for the upstream to say, or nobody knows what it costs.
         asked = self.text("service_tier")
         if not asked or asked == "auto":
-            self.tier = default_tier if row is None or row.knows(default_tier) else None
+            is_known = default_tier is None or row is None or row.knows(default_tier)
+            self.tier = default_tier if is_known else None
         elif row is None or row.knows(asked):
             self.tier = asked
         else:
@@ -264,6 +265,8 @@ def _hosted_tools(call: _Call, tools: Iterable[str]) -> list[str]:
 
 def _is_pro(members: Mapping[str, Any]) -> bool:
     """Whether the request, or an item of it, asks for a reasoning mode other than `standard`."""
+    if "reasoning" not in members and "input" not in members:  # nearly always
+        return False
     for place in (members, *listed(members.get("input"))):
         reasoning = place.get("reasoning") if isinstance(place, dict) else None
         if isinstance(reasoning, dict) and reasoning.get("mode") not in (None, "standard"):
