@@ -1,5 +1,6 @@
 """The sums of usage: what a record counts as, and that each counts exactly once, whatever is killed."""
 
+import calendar
 import json
 import os
 import random
@@ -70,7 +71,7 @@ def counted_by_hand(*paths: Path) -> Counter:
     for path in paths:
         for line in path.read_bytes().splitlines():
             call = json.loads(line)
-            hour = int(time.mktime(time.strptime(call["timestamp"][:13], "%Y-%m-%dT%H"))) - time.timezone
+            hour = calendar.timegm(time.strptime(call["timestamp"][:13], "%Y-%m-%dT%H"))
             code = (call["error"] or {}).get("code", "") if call["outcome"] == "refused" else ""
             model = (call["metadata"] or {}).get("model", "")
             chat = "chat" if call["endpoint"].startswith("/v1/chat") else "embeddings"
