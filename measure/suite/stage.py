@@ -26,6 +26,8 @@ RESPONSE = {RESPONSE!r}
 def view():
     return Response(RESPONSE, content_type="application/json")
 """
+# A developer's tool brings it, and requests loads it where it is: 3 MB that no server has as it is deployed.
+NOT_DEPLOYED = "chardet"
 
 
 @contextmanager
@@ -83,6 +85,7 @@ def proxy_that_answers(
     """The proxy as soon as it answers; `secret` opens its management API."""
     server = Server(free_port())
     settings = {
+        "PYTHONPATH": str(_hiding_what_is_not_deployed(data_dir)),
         "HOST": "127.0.0.1",
         "PORT": str(server.port),
         "DATA_DIR": str(data_dir),
@@ -106,6 +109,14 @@ def proxy_that_answers(
             yield replace(server, pids=children(process.pid), master=process.pid)
         else:
             yield replace(server, pids=(process.pid,))
+
+
+def _hiding_what_is_not_deployed(data_dir: Path) -> Path:
+    """A directory to import from before others."""
+    hiding = data_dir / "not-deployed"
+    hiding.mkdir(parents=True, exist_ok=True)
+    (hiding / f"{NOT_DEPLOYED}.py").write_text("raise ImportError\n")
+    return hiding
 
 
 def _issue_token(server: Server, stream_usage: str, limits: Mapping[str, Any]) -> str:
