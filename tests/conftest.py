@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
@@ -17,6 +18,12 @@ from tests import databases
 from tests.postgres import PostgresServer, end_shared_postgres, shared_postgres
 from tests.recorder import RecordingUpstream
 from tests.servers import DEPLOYED, EMBEDDED, LOOP, RELAYS, Server, Token, choose_relay, wait_for
+
+# Of property tests: no verdict by the clock of a busy machine, and the same examples on each; others are tried with
+# `--hypothesis-profile=search`.
+settings.register_profile("search", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", settings.get_profile("search"), derandomize=True)
+settings.load_profile("same")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

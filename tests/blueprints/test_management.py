@@ -682,7 +682,7 @@ bodies = (
 )
 
 
-@hypothesis_settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@hypothesis_settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(
     call=st.sampled_from(
         [("POST", "/projects"), ("PATCH", "/projects/{}"), ("POST", "/tokens"), ("DELETE", "/tokens")]

@@ -452,7 +452,7 @@ class Raw:
         return b""
 
 
-@hypothesis_settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@hypothesis_settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     body=st.sampled_from([b"", b"{}", b'{"stream": true}', b"x" * 100_000]),
     body_error=st.sampled_from([None, ConnectionResetError(), TimeoutError(), ValueError("bad chunk")]),

@@ -137,7 +137,5 @@ def test_any_life_of_tokens_goes_as_the_model_says(
 
     run_state_machine_as_test(
         TokenLife,
-        settings=settings(
-            max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=30, stateful_step_count=30, suppress_health_check=list(HealthCheck)),
     )

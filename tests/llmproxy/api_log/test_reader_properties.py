@@ -112,4 +112,4 @@ class LedgerLife(RuleBasedStateMachine):
 
 
 TestLedgerLife = LedgerLife.TestCase
-TestLedgerLife.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestLedgerLife.settings = settings(max_examples=40, stateful_step_count=30)
