@@ -173,10 +173,8 @@ class Shipper:
     def _set_aside(self, rejections: list[Rejection]) -> None:
         self.dead_letters.add(rejections, sink=self.sink.name, now_s=time.time())
         self.shipped.dead_lettered += len(rejections)
-        count, path = self.shipped.dead_lettered, self.dead_letters.path
-        self.tell(
-            "dead letters", f"{self.sink.name} will not take call records: {count} are set aside in {path.name}"
-        )
+        where = self.dead_letters.path.name
+        self.tell("dead letters", f"{self.sink.name} will not take some call records: set aside in {where}")
 
     def _finish(self, batch: Batch) -> None:
         try:
