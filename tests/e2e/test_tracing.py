@@ -1,5 +1,6 @@
 """Traces of the running proxy, as a collector gets them over OTLP."""
 
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -111,13 +112,13 @@ def test_a_span_lasts_until_the_last_byte_of_a_stream(traced, collector, upstrea
         client.send_request("POST", "/v1/chat/completions", *headers, body=STREAM)
         answer = client.read_head()
         client.read_chunk(answer)
+        went_on_at = time.time_ns()
         upstream.release(gate, count=100)
         client.read_rest(answer)
     record = traced.record_of(answer["x-proxy-request-id"])
     span = collector.span_of(answer["x-proxy-request-id"])
 
-    took_ms = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e6
-    assert took_ms == pytest.approx(record["duration_ms"], abs=100)
+    assert span.start_time_unix_nano < went_on_at < span.end_time_unix_nano
     assert attributes(span)["gen_ai.usage.output_tokens"] == record["metadata"]["completion_tokens"]
     assert attributes(span)["llmproxy.stream"] is True
 
