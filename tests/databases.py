@@ -24,6 +24,7 @@ from models import db, schema_floor
 from tests.postgres import PostgresServer, shared_postgres
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
+WAIT_S = 60.0  # for whoever writes at that moment
 
 
 class Kind(Protocol):
@@ -161,7 +162,7 @@ def locked(url: str) -> Iterator[None]:
             connection.execute("LOCK TABLE tokens, meters, reservations IN SHARE MODE")
             yield
         return
-    with closing(sqlite3.connect(url.replace("sqlite:///", "file:"), uri=True)) as file:
+    with closing(sqlite3.connect(url.replace("sqlite:///", "file:"), uri=True, timeout=WAIT_S)) as file:
         file.execute("BEGIN IMMEDIATE")
         yield
         file.execute("ROLLBACK")
@@ -173,6 +174,6 @@ def execute(url: str, statement: str) -> list[dict[str, Any]]:
         with psycopg.connect(url, row_factory=dict_row) as connection:
             done = connection.execute(statement)
             return done.fetchall() if done.description else []
-    with closing(sqlite3.connect(url.replace("sqlite:///", "file:"), uri=True)) as file, file:
+    with closing(sqlite3.connect(url.replace("sqlite:///", "file:"), uri=True, timeout=WAIT_S)) as file, file:
         file.row_factory = sqlite3.Row
         return [dict(row) for row in file.execute(statement)]
