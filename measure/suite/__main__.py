@@ -46,7 +46,7 @@ def plan(*, quick: bool) -> dict[str, Callable[[Path], Figures]]:
         "streams": lambda work: measurements.many_streams(work, count=800, duration_s=2 if quick else 10),
         "waits": lambda work: measurements.waits(work, rounds=rounds, seconds=0.5 if quick else 1.5),
         "memory": lambda work: measurements.memory(
-            work, streams=200 if quick else 2000, idle=1000 if quick else 10_000
+            work, streams=200 if quick else 2000, idle=1000 if quick else 9_000
         ),
         "start": lambda work: measurements.starting(work, times=1 if quick else 5),
         "growth": lambda _: measurements.growth(tokens=10_000 if quick else 100_000),
