@@ -31,27 +31,10 @@ from llmproxy.limits.reservations import (
     judged,
 )
 
-_MAY_CALL = """
-SELECT tokens.id, project_id, openai_api_key, base_url, stream_usage, name, in_flight
-FROM tokens JOIN projects ON projects.id = tokens.project_id
-WHERE token = :token AND tokens.is_active AND projects.is_active AND expires_at > :now
-    AND tokens.rules_version = :version AND projects.rules_version = :project_version
-    AND projects.name = :project_name AND projects.default_tier IS :default_tier
-    AND (window_started_at IS NULL OR window_started_at <= :window_floor
-         OR request_count < COALESCE(rate_limit, :default_limit))
-"""
-_COUNT = """
-UPDATE tokens SET
-    request_count = CASE WHEN window_started_at > :window_floor THEN request_count + 1 ELSE 1 END,
-    window_started_at = CASE WHEN window_started_at > :window_floor THEN window_started_at ELSE :now END,
-    last_used_at = :now, in_flight = in_flight + :reserves
-WHERE token = :token
-"""
 _RESERVE = """
 INSERT INTO reservations (request_id, project_id, token_id, node, worker, at, state, holds, estimate)
 VALUES (?, ?, ?, ?, ?, ?, 'held', ?, ?) ON CONFLICT DO NOTHING
 """
-_RELEASE = "UPDATE tokens SET in_flight = in_flight - ? WHERE id = ?"
 
 
 class _Reserved(NamedTuple):
@@ -72,28 +55,22 @@ def claim(
     Args:
         values: As the plain claim's statement has them.
     """
-    judged_by = {
-        "version": asked.version,
-        "project_version": asked.project_version,
-        "project_name": asked.project_name,
-        "default_tier": asked.default_tier,
-    }
-    connection = transaction.connection
-    row = connection.execute(_MAY_CALL, values | judged_by).fetchone()
-    if row is None:
+    now, floor = values["now"], values["window_floor"]
+    token = transaction.token(values["token"], asked, values["default_limit"])
+    if token is None or not token.may_call(now, floor):
         return None, STALE
-    *granted, in_flight = row
     found = transaction.meters([demand.meter_id for demand in asked.demands])
     if len(found) < len(asked.demands):
         return None, STALE
     meters, calls, is_admitted = judged(found, asked.demands, now_us)
-    if asked.concurrency is not None and in_flight >= asked.concurrency:
+    if asked.concurrency is not None and token.in_flight >= asked.concurrency:
         is_admitted = False
-    grant = Grant(*granted)
-    if is_admitted and (not asked.reserves or _reserve(connection, asked, grant, meters, calls, now_us)):
-        connection.execute(_COUNT, values | {"reserves": asked.reserves})
+    verdict = Verdict(is_admitted, False, meters, calls, token.in_flight, now_us)
+    connection = transaction.connection
+    if is_admitted and (not asked.reserves or _reserve(connection, asked, token.grant, meters, calls, now_us)):
+        token.count(now, floor, reserves=asked.reserves)
         transaction.change(map(admitted, meters, calls))
-    return (grant if is_admitted else None), Verdict(is_admitted, False, meters, calls, in_flight, now_us)
+    return (token.grant if is_admitted else None), verdict
 
 
 def settle(transaction: Transaction, settlements: Sequence[Settlement], now_us: int) -> int:
@@ -122,7 +99,8 @@ def settle(transaction: Transaction, settlements: Sequence[Settlement], now_us: 
             found[request_id] = reserved._replace(state=state)
             states.append((state, request_id))
     transaction.change(meter for meter in after.values() if meter is not before[meter.id])
-    connection.executemany(_RELEASE, [(count, token_id) for token_id, count in released.items()])
+    for token_id, ended_calls in released.items():
+        transaction.release(token_id, ended_calls)
     connection.executemany("UPDATE reservations SET state = ? WHERE request_id = ?", states)
     connection.executemany("DELETE FROM reservations WHERE request_id = ?", deleted)
     return count

@@ -1,6 +1,7 @@
 """Claims and settlements of tokens with rules or meters, on whichever database the run has chosen."""
 
 import time
+from collections import Counter
 from datetime import timedelta
 
 import gevent
@@ -368,6 +369,21 @@ def test_calls_that_are_claimed_and_settled_together_count_as_one_after_another(
     ends = [gevent.spawn(bench.settle, request_id, 7, 9) for request_id in admitted]
     gevent.joinall(ends, raise_error=True)
     assert numbers(bench.meter(mine))[:3] == (70, 0, 0) and numbers(bench.meter(its))[:3] == (90, 0, 0)
+
+
+def test_calls_that_are_claimed_together_pass_as_often_as_the_hour_and_the_concurrency_allow(bench):
+    bench.change(Token, rate_limit=7)
+    bench.add_meter()
+    claims = [gevent.spawn(bench.claim, cost(10), request_id=new_id(), concurrency=5) for _ in range(20)]
+    gevent.joinall(claims, raise_error=True)
+
+    assert Counter(claim.value[0] is not None for claim in claims) == {True: 5, False: 15}
+    assert (bench.token().request_count, bench.token().in_flight) == (5, 5)
+    ends = [gevent.spawn(bench.settle, request_id, 7) for request_id in bench.rows()]
+    more = [gevent.spawn(bench.claim, cost(10), request_id=new_id()) for _ in range(20)]
+    gevent.joinall([*ends, *more], raise_error=True)
+    assert Counter(claim.value[0] is not None for claim in more) == {True: 2, False: 18}
+    assert (bench.token().request_count, bench.token().in_flight) == (7, 2)
 
 
 def test_a_call_is_paid_by_the_period_in_which_it_is_settled(bench):
