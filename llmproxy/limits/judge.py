@@ -214,9 +214,10 @@ def require_metered(route: Route, reading: Reading) -> None:
         raise ParameterNotAllowed(
             "This token has a budget: send `stream: true`, for the run's end tells what it costs.", param="stream"
         )
-    if route.kind != "free":
-        _require_no_more(reading.members)
-    if route.kind != "free" and (name := _choosing(reading.members)):
+    if route.kind == "free":
+        return
+    _require_no_more(reading.members)
+    if name := _choosing(reading.members):
         raise ParameterNotAllowed(
             f"Leave out `{name}`: which of several models answers is told too late, and this token has a budget.",
             param=name,
@@ -225,8 +226,7 @@ def require_metered(route: Route, reading: Reading) -> None:
 
 def asked_values(query: str, name: str) -> list[str]:
     """What a query has under a name, as any upstream may read it."""
-    pairs = (pair.partition("=") for pair in query.replace(";", "&").split("&"))
-    return [unquote_plus(value) for raw, _, value in pairs if _plain(unquote_plus(raw)) == name]
+    return [value for asked, value in _pairs(query) if _plain(asked) == name]
 
 
 def hearing_places(session: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -352,8 +352,7 @@ def _hearing_in(session: Mapping[str, Any]) -> str | None:
 def _in_query(query: str) -> list[str]:
     if not query:  # nearly always
         return []
-    pairs = [pair.partition("=") for pair in query.replace(";", "&").split("&")]
-    found = [(name, unquote_plus(value)) for raw, _, value in pairs if _is_like_model(name := unquote_plus(raw))]
+    found = [(name, value) for name, value in _pairs(query) if _plain(name) == "model"]
     # Whether semicolons part pairs, too, each server sees in its own way.
     if len(found) > 1 or any(name != "model" or ";" in query for name, _ in found):
         raise AmbiguousBody("The query must name `model` once at most.", param="model")
@@ -362,13 +361,14 @@ def _in_query(query: str) -> list[str]:
 
 def _others_in_query(query: str) -> list[str]:
     """What else a query names like a model, as Azure's `deployment`."""
-    pairs = [pair.partition("=") for pair in query.replace(";", "&").split("&")]
-    named = [(_plain(unquote_plus(raw)), unquote_plus(value)) for raw, _, value in pairs]
+    named = [(_plain(name), value) for name, value in _pairs(query)]
     return [value for name, value in named if names_models(name) or "deployment" in name]
 
 
-def _is_like_model(name: str) -> bool:
-    return _plain(name) == "model"
+def _pairs(query: str) -> list[tuple[str, str]]:
+    """What a query names, and what it says of each. Semicolons part pairs for some upstreams, so they do here."""
+    pairs = [pair.partition("=") for pair in query.replace(";", "&").split("&")]
+    return [(unquote_plus(name), unquote_plus(value)) for name, _, value in pairs]
 
 
 def _plain(name: str) -> str:
